@@ -1,0 +1,17 @@
+//! Who a workload is, and when a certificate that says so is believed.
+
+mod bundle;
+mod pattern;
+mod spiffe_id;
+mod svid;
+mod trust_domain;
+mod verify;
+
+pub use bundle::{
+    BUNDLE_BYTES_MAX, BUNDLE_ROOTS_MAX, BundleError, BundlePin, BundlePinError, TrustBundle, TrustBundles,
+};
+pub use pattern::{IdPattern, IdPatternError};
+pub use spiffe_id::{SPIFFE_ID_BYTES_MAX, SpiffeId, SpiffeIdError};
+pub use svid::{PrivateKey, Svid, SvidError};
+pub use trust_domain::{TRUST_DOMAIN_BYTES_MAX, TrustDomain, TrustDomainError};
+pub use verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, VerifiedSvid, VerifyError, verify};

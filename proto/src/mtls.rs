@@ -1,0 +1,422 @@
+//! The only place that names a crypto provider and builds TLS configurations: TLS 1.3, both sides authenticated,
+//! no resumption, no early data.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use thiserror::Error;
+use time::OffsetDateTime;
+
+use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
+use crate::identity::{VerifiedSvid, VerifyError, verify};
+
+/// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(build_provider())).clone()
+}
+
+#[cfg(feature = "aws-lc-rs")]
+fn build_provider() -> CryptoProvider {
+    use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        ..default_provider()
+    }
+}
+
+#[cfg(not(feature = "aws-lc-rs"))]
+fn build_provider() -> CryptoProvider {
+    use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        ..default_provider()
+    }
+}
+
+/// The signature algorithms that certificates and handshakes may use.
+pub fn signature_algorithms() -> WebPkiSupportedAlgorithms {
+    provider().signature_verification_algorithms
+}
+
+/// An own identity, loaded once for any number of handshakes.
+#[derive(Debug, Clone)]
+pub struct TlsIdentity(Arc<SingleCertAndKey>);
+
+impl TlsIdentity {
+    /// Presents the SVID's chain.
+    pub fn new(svid: &Svid) -> Result<Self, rustls::Error> {
+        Self::with_roots(svid, &[])
+    }
+
+    /// Presents the SVID's chain followed by `roots`, so that a client that holds only a pin can check them.
+    pub fn with_roots(svid: &Svid, roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
+        let chain = [svid.chain(), roots].concat();
+        Ok(Self(Arc::new(SingleCertAndKey::from(certified_key(&chain, svid.key())?))))
+    }
+}
+
+/// Loads a chain and its key; an error where they do not belong together.
+pub(crate) fn certified_key(
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKey,
+) -> Result<CertifiedKey, rustls::Error> {
+    let key = PrivateKeyDer::Pkcs8(key.pkcs8().clone_key());
+    let certified = CertifiedKey::new(chain.to_vec(), provider().key_provider.load_private_key(key)?);
+    certified.keys_match()?;
+    Ok(certified)
+}
+
+/// A server's configuration for one handshake, whose client is judged by `judge`.
+pub fn server_config(
+    identity: &TlsIdentity,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(judge)
+        .with_cert_resolver(identity.0.clone());
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// A client's configuration for one handshake, whose server is judged by `judge`. Without an identity the client
+/// shows no certificate, as when it enrols.
+pub fn client_config(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(judge);
+    let mut config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity.0.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// The name a client gives rustls: peers are known by SPIFFE ID, so it is never sent nor compared.
+pub fn server_name() -> ServerName<'static> {
+    ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into())
+}
+
+/// Whom a party lets in, once the certificate is believed.
+pub trait Admission: fmt::Debug + Send + Sync {
+    /// Admits the peer, or says why not; the handshake then ends with the alert `access_denied`.
+    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial>;
+}
+
+/// Why a party with a good certificate is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{detail}")]
+pub struct Denial {
+    /// A stable word for logs, metrics and JSON.
+    pub code: &'static str,
+    /// The whole reason, in words.
+    pub detail: String,
+}
+
+/// Admits exactly one identity: what an outbound connection demands of its server.
+#[derive(Debug, Clone)]
+pub struct Exactly(pub SpiffeId);
+
+impl Admission for Exactly {
+    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        if *peer.id() == self.0 {
+            return Ok(());
+        }
+        let detail = format!("expected {}, found {}", self.0, peer.id());
+        Err(Denial { code: "wrong_identity", detail })
+    }
+}
+
+/// Admits every identity whose certificate is believed; what it may do is decided later.
+#[derive(Debug, Clone, Copy)]
+pub struct Anyone;
+
+impl Admission for Anyone {
+    fn admit(&self, _: &VerifiedSvid) -> Result<(), Denial> {
+        Ok(())
+    }
+}
+
+/// What one handshake's judge found out about the peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Certificate believed, peer admitted.
+    Admitted(VerifiedSvid),
+    /// Certificate believed, peer not admitted.
+    Denied(VerifiedSvid, Denial),
+    /// Certificate not believed.
+    Unverified(VerifyError),
+    /// The pinned bundle is not the one the server showed.
+    WrongPin {
+        /// What the join token carries.
+        expected: BundlePin,
+        /// What the server's roots hash to.
+        found: BundlePin,
+    },
+}
+
+/// Judges the peer of one handshake and keeps what it found, so that a refusal can be explained afterwards.
+#[derive(Debug)]
+pub struct Judge {
+    trust: Trust,
+    admission: Arc<dyn Admission>,
+    presence: Presence,
+    expired_for_max: Duration,
+    verdict: OnceLock<Verdict>,
+}
+
+#[derive(Debug)]
+enum Trust {
+    Bundles(Arc<TrustBundles>),
+    Pin(TrustDomain, BundlePin),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Presence {
+    Required,
+    Optional,
+}
+
+impl Judge {
+    /// Believes what `bundles` vouch for, and admits whom `admission` admits.
+    pub fn new(bundles: Arc<TrustBundles>, admission: Arc<dyn Admission>) -> Self {
+        Self::with_trust(Trust::Bundles(bundles), admission)
+    }
+
+    /// Believes a server that shows, behind its chain, the roots that hash to `pin`, and is that domain's CA.
+    pub fn pinned(trust_domain: TrustDomain, pin: BundlePin) -> Self {
+        let ca = Exactly(SpiffeId::of_ca(&trust_domain));
+        Self::with_trust(Trust::Pin(trust_domain, pin), Arc::new(ca))
+    }
+
+    fn with_trust(trust: Trust, admission: Arc<dyn Admission>) -> Self {
+        let verdict = OnceLock::new();
+        Self { trust, admission, presence: Presence::Required, expired_for_max: Duration::ZERO, verdict }
+    }
+
+    /// Lets clients without a certificate connect, too; [`Self::verdict`] then stays empty.
+    pub fn certificate_optional(mut self) -> Self {
+        self.presence = Presence::Optional;
+        self
+    }
+
+    /// Believes a leaf that was valid until at most this long ago: only for a CA that lets workloads renew after a
+    /// long sleep. The finding carries the true end of validity.
+    pub fn expired_for_at_most(mut self, duration: Duration) -> Self {
+        self.expired_for_max = duration;
+        self
+    }
+
+    /// What was found; nothing before the peer has shown a certificate.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.get()
+    }
+
+    /// The peer, if it was admitted.
+    pub fn admitted(&self) -> Option<&VerifiedSvid> {
+        match self.verdict() {
+            Some(Verdict::Admitted(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let mut chain = Vec::with_capacity(rest.len() + 1);
+        chain.push(leaf.clone());
+        chain.extend_from_slice(rest);
+        let verdict = self.weigh(&chain, now);
+        let result = match &verdict {
+            Verdict::Admitted(_) => Ok(()),
+            Verdict::Denied(..) => Err(CertificateError::ApplicationVerificationFailure.into()),
+            Verdict::Unverified(error) => Err(certificate_error(error).into()),
+            Verdict::WrongPin { .. } => Err(CertificateError::UnknownIssuer.into()),
+        };
+        // One judge serves one handshake; should rustls ask twice, the first finding stands.
+        let _already_set = self.verdict.set(verdict);
+        result
+    }
+
+    fn weigh(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Verdict {
+        let now = match i64::try_from(now.as_secs()).map(OffsetDateTime::from_unix_timestamp) {
+            Ok(Ok(now)) => now,
+            _ => OffsetDateTime::UNIX_EPOCH,
+        };
+        let pinned;
+        let bundles = match &self.trust {
+            Trust::Bundles(bundles) => bundles.as_ref(),
+            Trust::Pin(trust_domain, pin) => match pinned_bundle(trust_domain, *pin, chain) {
+                Ok(bundles) => {
+                    pinned = bundles;
+                    &pinned
+                }
+                Err(verdict) => return verdict,
+            },
+        };
+        match self.verify_with_grace(chain, bundles, now) {
+            Err(error) => Verdict::Unverified(error),
+            Ok(peer) => match self.admission.admit(&peer) {
+                Ok(()) => Verdict::Admitted(peer),
+                Err(denial) => Verdict::Denied(peer, denial),
+            },
+        }
+    }
+
+    fn verify_with_grace(
+        &self,
+        chain: &[CertificateDer<'_>],
+        bundles: &TrustBundles,
+        now: OffsetDateTime,
+    ) -> Result<VerifiedSvid, VerifyError> {
+        match verify(chain, bundles, now) {
+            Err(VerifyError::Expired { not_after, .. }) if now - not_after <= self.expired_for_max => {
+                verify(chain, bundles, not_after)
+            }
+            result => result,
+        }
+    }
+}
+
+/// The bundle of self-issued certificates in the chain, if it is the pinned one.
+fn pinned_bundle(
+    trust_domain: &TrustDomain,
+    pin: BundlePin,
+    chain: &[CertificateDer<'_>],
+) -> Result<TrustBundles, Verdict> {
+    let roots = chain.iter().filter(|der| is_self_issued(der)).map(|der| der.clone().into_owned());
+    let bundle = TrustBundle::new(trust_domain.clone(), roots.collect())
+        .map_err(|error| Verdict::Unverified(VerifyError::Malformed { detail: error.to_string() }))?;
+    if bundle.pin() != pin {
+        return Err(Verdict::WrongPin { expected: pin, found: bundle.pin() });
+    }
+    Ok([bundle].into_iter().collect())
+}
+
+fn is_self_issued(der: &CertificateDer<'_>) -> bool {
+    webpki::EndEntityCert::try_from(der).is_ok_and(|cert| cert.issuer() == cert.subject())
+}
+
+/// The rustls error whose alert says most precisely what is wrong (RFC 8446 §6.2).
+fn certificate_error(error: &VerifyError) -> CertificateError {
+    match error {
+        VerifyError::Expired { .. } => CertificateError::Expired,
+        VerifyError::UnknownTrustDomain { .. } => CertificateError::UnknownIssuer,
+        VerifyError::Malformed { .. } => CertificateError::BadEncoding,
+        other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
+    }
+}
+
+const NO_TLS12: &str = "TLS 1.2 is never offered";
+
+impl ClientCertVerifier for Judge {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.presence == Presence::Required
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General(NO_TLS12.to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &signature_algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        signature_algorithms().supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General(NO_TLS12.to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &signature_algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        signature_algorithms().supported_schemes()
+    }
+}

@@ -1,0 +1,54 @@
+//! The one snapshot of what this sidecar is and whom it believes: key, chain and roots change together.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use postern_proto::identity::{Svid, TrustBundles};
+use postern_proto::mtls::TlsIdentity;
+use tokio::sync::watch;
+
+/// An identity and the trust that goes with it, at one moment.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Grows by one with each change.
+    pub generation: u64,
+    pub svid: Svid,
+    pub tls: TlsIdentity,
+    pub bundles: Arc<TrustBundles>,
+}
+
+/// Holds the newest credentials: one writer, many readers. Empty until the first identity has come.
+#[derive(Debug)]
+pub struct CredentialStore {
+    current: ArcSwapOption<Credentials>,
+    generation: watch::Sender<u64>,
+}
+
+impl Default for CredentialStore {
+    fn default() -> Self {
+        Self { current: ArcSwapOption::empty(), generation: watch::Sender::new(0) }
+    }
+}
+
+impl CredentialStore {
+    /// The newest credentials. They may have expired: whoever uses them asks the clock.
+    pub fn current(&self) -> Option<Arc<Credentials>> {
+        self.current.load_full()
+    }
+
+    /// Wakes with each change; the value is the generation.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Puts a new identity in place.
+    pub fn replace(&self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+        let tls = TlsIdentity::new(&svid)?;
+        self.generation.send_modify(|generation| {
+            *generation += 1;
+            let generation = *generation;
+            self.current.store(Some(Arc::new(Credentials { generation, svid, tls, bundles })));
+        });
+        Ok(())
+    }
+}
