@@ -1,1 +1,14 @@
-//! placeholder
+//! A whole Postern on loopback, made of the real programs, for the tests in `tests/`: one file per promise.
+
+pub mod apps;
+pub mod certs;
+pub mod load;
+mod mesh;
+mod ports;
+mod program;
+pub mod shop;
+pub mod tls;
+
+pub use mesh::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, TRUST_DOMAIN};
+pub use ports::free_port;
+pub use program::{PATIENCE, Program, ca_binary, eventually, sidecar_binary};

@@ -1,7 +1,15 @@
 //! The generated messages of `proto/schema/`, and their conversions to and from the types that cannot be wrong.
 
 /// Package `postern.v1`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code is not ours to polish")]
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code is not ours to polish"
+)]
 pub mod v1 {
     include!("generated/postern.v1.rs");
 }

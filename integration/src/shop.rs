@@ -1,0 +1,82 @@
+//! The mesh most tests need: `orders` may call `payments`, `reports` may not.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::apps::App;
+use crate::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec};
+
+/// Who may call whom: one rule.
+pub const POLICY: &str = r#"trust_domain = "shop.example"
+
+[service.payments]
+ports = { api = "tcp" }
+
+[[service.payments.allow]]
+from = ["orders"]
+port = "api"
+owner = "team-checkout"
+reason = "orders charges the card"
+
+[service.orders]
+[service.reports]
+"#;
+
+/// The same without its rule: nobody may call anybody.
+pub const POLICY_NOBODY: &str = r#"trust_domain = "shop.example"
+
+[service.payments]
+ports = { api = "tcp" }
+
+[service.orders]
+[service.reports]
+"#;
+
+/// A CA and three services with a sidecar each, all ready.
+#[derive(Debug)]
+pub struct Shop {
+    pub payments: Sidecar,
+    pub orders: Sidecar,
+    pub reports: Sidecar,
+    pub policy: PathBuf,
+    pub ca: Ca,
+    pub mesh: Mesh,
+    _app: App,
+}
+
+impl Shop {
+    /// Starts everything with an echo server behind `payments`.
+    pub async fn start(options: CaOptions) -> Self {
+        Self::start_with(options, App::echo().await, "").await
+    }
+
+    /// Starts everything; `extra` is appended to every `sidecar.toml`.
+    pub async fn start_with(options: CaOptions, app: App, extra: &str) -> Self {
+        let mesh = Mesh::default();
+        let ca = mesh.ca(options).await;
+        let policy = mesh.write("policy.toml", POLICY);
+        let spec = |name| SidecarSpec::new(name).policy(&policy).extra(extra);
+        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", app.address));
+        let caller = |name| mesh.sidecar(&ca, &spec(name).outbound("payments", payments.inbounds[0]));
+        let (orders, reports) = (caller("orders"), caller("reports"));
+        for sidecar in [&payments, &orders, &reports] {
+            sidecar.ready().await;
+        }
+        Self { payments, orders, reports, policy, ca, mesh, _app: app }
+    }
+
+    /// Where `orders` reaches `payments`.
+    pub fn orders_to_payments(&self) -> SocketAddr {
+        self.orders.outbounds[0]
+    }
+
+    /// Where `reports` tries to.
+    pub fn reports_to_payments(&self) -> SocketAddr {
+        self.reports.outbounds[0]
+    }
+
+    /// Where peers reach `payments`.
+    pub fn payments_inbound(&self) -> SocketAddr {
+        self.payments.inbounds[0]
+    }
+}
