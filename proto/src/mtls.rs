@@ -17,7 +17,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
-use crate::identity::{VerifiedSvid, VerifyError, verify};
+use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
 
 /// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -287,7 +287,7 @@ impl Judge {
                     pinned = bundles;
                     &pinned
                 }
-                Err(verdict) => return verdict,
+                Err(verdict) => return *verdict,
             },
         };
         match self.verify_with_grace(chain, bundles, now) {
@@ -319,12 +319,14 @@ fn pinned_bundle(
     trust_domain: &TrustDomain,
     pin: BundlePin,
     chain: &[CertificateDer<'_>],
-) -> Result<TrustBundles, Verdict> {
+) -> Result<TrustBundles, Box<Verdict>> {
     let roots = chain.iter().filter(|der| is_self_issued(der)).map(|der| der.clone().into_owned());
-    let bundle = TrustBundle::new(trust_domain.clone(), roots.collect())
-        .map_err(|error| Verdict::Unverified(VerifyError::Malformed { detail: error.to_string() }))?;
+    let bundle = TrustBundle::new(trust_domain.clone(), roots.collect()).map_err(|error| {
+        let detail = error.to_string();
+        Box::new(Verdict::Unverified(VerifyError::Malformed { place: Place::Root, detail }))
+    })?;
     if bundle.pin() != pin {
-        return Err(Verdict::WrongPin { expected: pin, found: bundle.pin() });
+        return Err(Box::new(Verdict::WrongPin { expected: pin, found: bundle.pin() }));
     }
     Ok([bundle].into_iter().collect())
 }
@@ -336,9 +338,17 @@ fn is_self_issued(der: &CertificateDer<'_>) -> bool {
 /// The rustls error whose alert says most precisely what is wrong (RFC 8446 §6.2).
 fn certificate_error(error: &VerifyError) -> CertificateError {
     match error {
-        VerifyError::Expired { .. } => CertificateError::Expired,
-        VerifyError::UnknownTrustDomain { .. } => CertificateError::UnknownIssuer,
-        VerifyError::Malformed { .. } => CertificateError::BadEncoding,
+        VerifyError::Expired { .. } | VerifyError::IssuerExpired => CertificateError::Expired,
+        VerifyError::NotYetValid { .. } | VerifyError::IssuerNotYetValid => CertificateError::NotValidYet,
+        VerifyError::UnknownTrustDomain { .. }
+        | VerifyError::NoUsableRoot { .. }
+        | VerifyError::UnknownIssuer => CertificateError::UnknownIssuer,
+        VerifyError::BadSignature => CertificateError::BadSignature,
+        VerifyError::ExtendedKeyUsage { .. } => CertificateError::InvalidPurpose,
+        VerifyError::Malformed { .. }
+        | VerifyError::RepeatedExtension { .. }
+        | VerifyError::Serial { .. }
+        | VerifyError::SignatureAlgorithmMismatch { .. } => CertificateError::BadEncoding,
         other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
     }
 }

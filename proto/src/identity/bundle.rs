@@ -8,10 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use thiserror::Error;
 
-use super::TrustDomain;
+use super::pem::{PemError, certificates_from_pem};
+use super::verify::Root;
+use super::{TrustDomain, VerifyError};
 
 /// A bundle holds at most this many bytes of DER.
 pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
@@ -19,10 +20,10 @@ pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 pub const BUNDLE_ROOTS_MAX: usize = 100;
 
 /// One trust domain's roots, in ascending order of their bytes, without repetition.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
-    roots: Vec<CertificateDer<'static>>,
+    roots: Vec<Root>,
 }
 
 impl TrustBundle {
@@ -40,6 +41,10 @@ impl TrustBundle {
         if bytes > BUNDLE_BYTES_MAX {
             return Err(BundleError::TooLarge { bytes });
         }
+        let parse = |(at, der)| {
+            Root::parse(der).map_err(|error| BundleError::Unreadable { certificate: at + 1, error })
+        };
+        let roots = roots.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
         Ok(Self { trust_domain, roots })
     }
 
@@ -49,14 +54,18 @@ impl TrustBundle {
     }
 
     /// The roots, DER.
-    pub fn roots(&self) -> &[CertificateDer<'static>] {
+    pub fn roots(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
+        self.roots.iter().map(Root::der)
+    }
+
+    pub(super) fn parsed_roots(&self) -> &[Root] {
         &self.roots
     }
 
     /// The fingerprint that a join token carries.
     pub fn pin(&self) -> BundlePin {
         let mut context = digest::Context::new(&digest::SHA256);
-        for root in &self.roots {
+        for root in self.roots() {
             context.update(root);
         }
         let mut pin = [0; 32];
@@ -64,6 +73,15 @@ impl TrustBundle {
         BundlePin(pin)
     }
 }
+
+/// The same roots for the same domain.
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain && self.roots().eq(other.roots())
+    }
+}
+
+impl Eq for TrustBundle {}
 
 impl fmt::Debug for TrustBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,14 +94,26 @@ impl fmt::Debug for TrustBundle {
 pub struct TrustBundles(BTreeMap<TrustDomain, Arc<TrustBundle>>);
 
 impl TrustBundles {
-    /// Reads a PEM file of roots. A root with a SPIFFE ID belongs to that ID's domain, any other to `default`.
+    /// Reads a PEM file of roots, whole or not at all. A root with a SPIFFE ID belongs to that ID's domain, any
+    /// other to `default`.
     pub fn from_pem(default: &TrustDomain, pem: &[u8]) -> Result<Self, BundleError> {
         if pem.len() > BUNDLE_BYTES_MAX {
             return Err(BundleError::TooLarge { bytes: pem.len() });
         }
-        let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let roots = roots.map_err(|error| BundleError::Pem { detail: error.to_string() })?;
-        Ok([TrustBundle::new(default.clone(), roots)?].into_iter().collect())
+        let certificates = certificates_from_pem(pem)?;
+        if certificates.is_empty() {
+            return Err(BundleError::Empty);
+        }
+        if certificates.len() > BUNDLE_ROOTS_MAX {
+            return Err(BundleError::TooManyRoots { roots: certificates.len() });
+        }
+        let mut domains: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>> = BTreeMap::new();
+        for (at, der) in certificates.into_iter().enumerate() {
+            let root = Root::parse(der.clone());
+            let root = root.map_err(|error| BundleError::Unreadable { certificate: at + 1, error })?;
+            domains.entry(root.trust_domain().unwrap_or(default).clone()).or_default().push(der);
+        }
+        domains.into_iter().map(|(domain, roots)| TrustBundle::new(domain, roots)).collect()
     }
 
     /// The roots of one trust domain.
@@ -118,11 +148,19 @@ pub enum BundleError {
         /// How long it is.
         bytes: usize,
     },
-    /// Text that is not PEM throughout.
-    #[error("bundle is not readable PEM: {detail}")]
-    Pem {
-        /// What the reader met.
-        detail: String,
+    /// Not one root.
+    #[error("bundle has no certificate")]
+    Empty,
+    /// Text that is not PEM of certificates throughout.
+    #[error("bundle is refused whole: {0}")]
+    Pem(#[from] PemError),
+    /// One certificate that cannot be read refuses the whole.
+    #[error("bundle is refused whole: certificate {certificate} in it: {error}")]
+    Unreadable {
+        /// Counts from 1.
+        certificate: usize,
+        /// What is wrong with it.
+        error: VerifyError,
     },
 }
 

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod pattern;
+mod pem;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
@@ -11,7 +12,10 @@ pub use bundle::{
     BUNDLE_BYTES_MAX, BUNDLE_ROOTS_MAX, BundleError, BundlePin, BundlePinError, TrustBundle, TrustBundles,
 };
 pub use pattern::{IdPattern, IdPatternError};
+pub use pem::{PemError, certificates_from_pem};
 pub use spiffe_id::{SPIFFE_ID_BYTES_MAX, SpiffeId, SpiffeIdError};
 pub use svid::{PrivateKey, Svid, SvidError};
 pub use trust_domain::{TRUST_DOMAIN_BYTES_MAX, TrustDomain, TrustDomainError};
-pub use verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, VerifiedSvid, VerifyError, verify};
+pub use verify::{
+    CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, Place, VerifiedSvid, VerifyError, claimed_id, verify,
+};

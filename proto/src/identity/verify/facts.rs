@@ -1,0 +1,174 @@
+//! One certificate as the judge sees it: parsed once, with the rules that hold for any certificate of a path.
+
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{ExtendedKeyUsage, KeyUsage, ParsedExtension, X509Extension};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
+};
+use x509_parser::prelude::FromDer as _;
+
+use super::algorithms::{check_key, check_signature};
+use super::{Place, VerifyError, der};
+use crate::identity::SpiffeId;
+
+/// RFC 5280 §4.1.2.2.
+const SERIAL_OCTETS_MAX: usize = 20;
+
+/// A parsed certificate and where it stands.
+pub(super) struct Facts<'a> {
+    pub(super) place: Place,
+    cert: X509Certificate<'a>,
+}
+
+impl<'a> Facts<'a> {
+    /// Parses a certificate of version 3, and nothing behind it.
+    pub(super) fn parse(place: Place, der: &'a CertificateDer<'_>) -> Result<Self, VerifyError> {
+        let malformed = |detail: String| VerifyError::Malformed { place: place.clone(), detail };
+        if der::single(der).is_none() {
+            return Err(malformed("not one DER element".to_owned()));
+        }
+        let (_, cert) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        Ok(Self { place, cert })
+    }
+
+    /// The subject as people read it.
+    pub(super) fn subject(&self) -> String {
+        self.cert.subject().to_string()
+    }
+
+    pub(super) fn serial(&self) -> &[u8] {
+        self.cert.raw_serial()
+    }
+
+    pub(super) fn not_before(&self) -> OffsetDateTime {
+        self.cert.validity().not_before.to_datetime()
+    }
+
+    pub(super) fn not_after(&self) -> OffsetDateTime {
+        self.cert.validity().not_after.to_datetime()
+    }
+
+    /// Whether the subject has no attribute at all.
+    pub(super) fn subject_is_empty(&self) -> bool {
+        self.cert.subject().iter().next().is_none()
+    }
+
+    /// Rules for every certificate of a path: extensions once, serial, algorithms.
+    pub(super) fn check_form(&self) -> Result<(), VerifyError> {
+        self.check_extensions()?;
+        self.check_serial()?;
+        if self.cert.signature_algorithm != self.cert.tbs_certificate.signature {
+            return Err(VerifyError::SignatureAlgorithmMismatch { place: self.place.clone() });
+        }
+        check_signature(&self.place, &self.cert.signature_algorithm)?;
+        check_key(&self.place, &self.cert.tbs_certificate.subject_pki)
+    }
+
+    /// RFC 5280 §4.2: no extension twice, known or not; and each known one is a single DER element.
+    fn check_extensions(&self) -> Result<(), VerifyError> {
+        let extensions = self.cert.extensions();
+        for (at, extension) in extensions.iter().enumerate() {
+            if extensions.iter().take(at).any(|earlier| earlier.oid == extension.oid) {
+                let oid = extension.oid.to_id_string();
+                return Err(VerifyError::RepeatedExtension { place: self.place.clone(), oid });
+            }
+            let unread = matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. });
+            if unread || der::single(extension.value).is_none() {
+                let detail = format!("extension {} is not readable", extension.oid.to_id_string());
+                return Err(VerifyError::Malformed { place: self.place.clone(), detail });
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 5280 §4.1.2.2 and X.690 §8.3.2: positive, minimal, at most 20 octets.
+    fn check_serial(&self) -> Result<(), VerifyError> {
+        let rule = match self.serial() {
+            [] | [0] => "is not positive",
+            [first, ..] if *first >= 0x80 => "is not positive",
+            [0, second, ..] if *second < 0x80 => "is not minimal",
+            long if long.len() > SERIAL_OCTETS_MAX => "has more than 20 octets",
+            _ => return Ok(()),
+        };
+        Err(VerifyError::Serial { place: self.place.clone(), rule })
+    }
+
+    fn extension(&self, oid: &Oid<'_>) -> Option<&X509Extension<'a>> {
+        self.cert.extensions().iter().find(|extension| extension.oid == *oid)
+    }
+
+    /// The key usage, which must be there and critical (X509-SVID §4.3, RFC 5280 §4.2.1.3).
+    pub(super) fn critical_key_usage(&self) -> Result<&KeyUsage, VerifyError> {
+        match self.extension(&OID_X509_EXT_KEY_USAGE) {
+            None => Err(VerifyError::NoKeyUsage { place: self.place.clone() }),
+            Some(extension) if !extension.critical => {
+                Err(VerifyError::KeyUsageNotCritical { place: self.place.clone() })
+            }
+            Some(_) => self.key_usage().ok_or_else(|| VerifyError::NoKeyUsage { place: self.place.clone() }),
+        }
+    }
+
+    /// The key usage, if there is one.
+    pub(super) fn key_usage(&self) -> Option<&KeyUsage> {
+        match self.extension(&OID_X509_EXT_KEY_USAGE)?.parsed_extension() {
+            ParsedExtension::KeyUsage(usage) => Some(usage),
+            _ => None,
+        }
+    }
+
+    /// The extended key usage, if there is one.
+    pub(super) fn extended_key_usage(&self) -> Option<&ExtendedKeyUsage<'a>> {
+        match self.extension(&OID_X509_EXT_EXTENDED_KEY_USAGE)?.parsed_extension() {
+            ParsedExtension::ExtendedKeyUsage(usage) => Some(usage),
+            _ => None,
+        }
+    }
+
+    /// cA and pathLenConstraint; a certificate without basic constraints is no CA (RFC 5280 §4.2.1.9).
+    pub(super) fn basic_constraints(&self) -> (bool, Option<u32>) {
+        match self.extension(&OID_X509_EXT_BASIC_CONSTRAINTS).map(X509Extension::parsed_extension) {
+            Some(ParsedExtension::BasicConstraints(constraints)) => {
+                (constraints.ca, constraints.path_len_constraint)
+            }
+            _ => (false, None),
+        }
+    }
+
+    /// Whether the subject alternative name is marked critical.
+    pub(super) fn san_is_critical(&self) -> bool {
+        self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME).is_some_and(|extension| extension.critical)
+    }
+
+    /// The one URI name, if there is any. They are counted on the raw DER: parsers drop what they cannot read.
+    pub(super) fn spiffe_id(&self) -> Result<Option<SpiffeId>, VerifyError> {
+        let sans = self.cert.extensions().iter().filter(|ext| ext.oid == OID_X509_EXT_SUBJECT_ALT_NAME);
+        let mut uris = Vec::new();
+        for (at, extension) in sans.enumerate() {
+            if at > 0 {
+                let oid = extension.oid.to_id_string();
+                return Err(VerifyError::RepeatedExtension { place: self.place.clone(), oid });
+            }
+            let names = der::sequence(extension.value).filter(|names| !names.is_empty());
+            let names = names.ok_or_else(|| VerifyError::Malformed {
+                place: self.place.clone(),
+                detail: "subject alternative name is not readable".to_owned(),
+            })?;
+            // `[6]` is primitive; its constructed form is no DER, but it would be a URI to a lenient reader.
+            uris.extend(names.into_iter().filter(|(tag, _)| tag | 0x20 == der::TAG_URI | 0x20));
+        }
+        match uris.as_slice() {
+            [] => Ok(None),
+            [(der::TAG_URI, uri)] => {
+                let not_text = |_| VerifyError::UriNotText { place: self.place.clone() };
+                let uri = std::str::from_utf8(uri).map_err(not_text)?;
+                let bad = |error| VerifyError::SpiffeId { place: self.place.clone(), error };
+                SpiffeId::parse_canonical(uri).map(Some).map_err(bad)
+            }
+            [_] => Err(VerifyError::UriNotText { place: self.place.clone() }),
+            many => Err(VerifyError::ManyUris { place: self.place.clone(), count: many.len() }),
+        }
+    }
+}

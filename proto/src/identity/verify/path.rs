@@ -1,0 +1,133 @@
+//! The path from the leaf to a root: built by rustls-webpki, then looked at for what it leaves out.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use time::OffsetDateTime;
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+
+use super::root::Root;
+use super::{Facts, Place, VerifyError};
+use crate::identity::{TrustBundle, TrustDomain};
+
+/// Finds a path whose every certificate keeps the rules, and returns the subjects from the leaf's issuer to the root.
+pub(super) fn check_path(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: OffsetDateTime,
+) -> Result<Vec<String>, VerifyError> {
+    let trust_domain = bundle.trust_domain();
+    let (roots, anchors) = usable(bundle, trust_domain, now);
+    if anchors.is_empty() {
+        return Err(VerifyError::NoUsableRoot { trust_domain: trust_domain.clone() });
+    }
+    let Some((leaf, issuers)) = chain.split_first() else { return Err(VerifyError::EmptyChain) };
+    let leaf = EndEntityCert::try_from(leaf).map_err(|error| path_error(&error))?;
+    let found = RefCell::new(Found::default());
+    let look = |path: &VerifiedPath<'_>| match look_at(path, &roots) {
+        Ok(subjects) => {
+            found.borrow_mut().subjects = subjects;
+            Ok(())
+        }
+        Err(error) => {
+            found.borrow_mut().error.get_or_insert(error);
+            Err(webpki::Error::UnknownIssuer)
+        }
+    };
+    // One pass for client authentication; `look_at` asks for server authentication, so signatures are checked once.
+    let result = leaf.verify_for_usage(
+        crate::mtls::signature_algorithms().all,
+        &anchors,
+        issuers,
+        unix_time(now),
+        KeyUsage::client_auth(),
+        None,
+        Some(&look),
+    );
+    let outcome = result.map(|_| ()).map_err(|error| path_error(&error));
+    let Found { subjects, error } = found.into_inner();
+    match (outcome, error) {
+        (Ok(()), _) => Ok(subjects),
+        (Err(_), Some(specific)) => Err(specific),
+        (Err(error), None) => Err(error),
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    subjects: Vec<String>,
+    error: Option<VerifyError>,
+}
+
+fn usable<'b>(
+    bundle: &'b TrustBundle,
+    trust_domain: &TrustDomain,
+    now: OffsetDateTime,
+) -> (Vec<&'b Root>, Vec<TrustAnchor<'b>>) {
+    let roots = bundle.parsed_roots().iter();
+    roots.filter_map(|root| Some((root, root.anchor_for(trust_domain, now)?.clone()))).unzip()
+}
+
+fn unix_time(now: OffsetDateTime) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or(0)))
+}
+
+/// What webpki does not look at, on every issuer of a path that it would accept.
+fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vec<String>, VerifyError> {
+    let mut subjects = Vec::new();
+    for (below, issuer) in path.intermediate_certificates().enumerate() {
+        let der = issuer.der();
+        let facts = Facts::parse(Place::Issuer { above_leaf: below + 1 }, &der)?;
+        check_issuer(&facts)?;
+        subjects.push(facts.subject());
+    }
+    let anchor = path.anchor();
+    let of_anchor = |root: &&&Root| root.is_anchor(anchor);
+    let root = roots.iter().find(of_anchor).ok_or(VerifyError::UnknownIssuer)?;
+    // webpki does not apply a root's own constraint.
+    if root.path_len().is_some_and(|longest| subjects.len() > longest as usize) {
+        return Err(VerifyError::PathLength);
+    }
+    subjects.push(root.subject().to_owned());
+    Ok(subjects)
+}
+
+fn check_issuer(issuer: &Facts<'_>) -> Result<(), VerifyError> {
+    issuer.check_form()?;
+    let place = || issuer.place.clone();
+    let (ca, _) = issuer.basic_constraints();
+    if !ca {
+        return Err(VerifyError::IssuerNotCa { place: place() });
+    }
+    if !issuer.critical_key_usage()?.key_cert_sign() {
+        return Err(VerifyError::IssuerDoesNotSign { place: place() });
+    }
+    if issuer.extended_key_usage().is_some_and(|usage| !(usage.server_auth && usage.client_auth)) {
+        return Err(VerifyError::ExtendedKeyUsage { place: place() });
+    }
+    // X509-SVID §4.1.
+    match issuer.spiffe_id()? {
+        Some(id) if !id.path().is_empty() => Err(VerifyError::IssuerWithPath { place: place(), id }),
+        _ => Ok(()),
+    }
+}
+
+/// webpki's word for what is wrong, in ours.
+fn path_error(error: &webpki::Error) -> VerifyError {
+    use webpki::Error;
+    match error {
+        Error::UnknownIssuer => VerifyError::UnknownIssuer,
+        Error::InvalidSignatureForPublicKey => VerifyError::BadSignature,
+        Error::CertExpired { .. } => VerifyError::IssuerExpired,
+        Error::CertNotValidYet { .. } => VerifyError::IssuerNotYetValid,
+        Error::PathLenConstraintViolated | Error::MaximumPathDepthExceeded => VerifyError::PathLength,
+        Error::NameConstraintViolation => VerifyError::NameConstraints,
+        Error::UnsupportedCriticalExtension => VerifyError::CriticalExtension,
+        Error::EndEntityUsedAsCa => VerifyError::IssuerNotCa { place: Place::Issuer { above_leaf: 1 } },
+        Error::RequiredEkuNotFoundContext(_) => {
+            VerifyError::ExtendedKeyUsage { place: Place::Issuer { above_leaf: 1 } }
+        }
+        other => VerifyError::Path { detail: format!("{other:?}") },
+    }
+}
