@@ -1,8 +1,40 @@
 //! The command line.
 
+mod verify;
+
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The proxy beside each service: rotates its identity, wraps its traffic in mutual TLS, lets in only allowed peers.
+#[derive(Debug, Parser)]
+#[command(name = "postern-sidecar", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How to print what is found.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Verify(verify::Args),
+}
+
+/// For whom output is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
 
 /// Reads the command line, does what it says, and returns the exit code: 0 yes, 1 no, 2 usage.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Verify(args) => verify::run(&args, cli.format),
+    }
 }

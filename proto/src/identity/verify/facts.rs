@@ -6,7 +6,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ExtendedKeyUsage, KeyUsage, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
-    OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
 use x509_parser::prelude::FromDer as _;
 
@@ -94,6 +94,18 @@ impl<'a> Facts<'a> {
             _ => return Ok(()),
         };
         Err(VerifyError::Serial { place: self.place.clone(), rule })
+    }
+
+    /// Whether an extension must be understood and is not (RFC 5280 §4.2). webpki asks this of leaf and issuers.
+    pub(super) fn has_unknown_critical_extension(&self) -> bool {
+        let known = [
+            OID_X509_EXT_BASIC_CONSTRAINTS,
+            OID_X509_EXT_EXTENDED_KEY_USAGE,
+            OID_X509_EXT_KEY_USAGE,
+            OID_X509_EXT_NAME_CONSTRAINTS,
+            OID_X509_EXT_SUBJECT_ALT_NAME,
+        ];
+        self.cert.extensions().iter().any(|extension| extension.critical && !known.contains(&extension.oid))
     }
 
     fn extension(&self, oid: &Oid<'_>) -> Option<&X509Extension<'a>> {

@@ -50,8 +50,18 @@ pub(super) fn check_path(
     match (outcome, error) {
         (Ok(()), _) => Ok(subjects),
         (Err(_), Some(specific)) => Err(specific),
+        (Err(error @ VerifyError::Path { .. }), None) => Err(first_fault(issuers).unwrap_or(error)),
         (Err(error), None) => Err(error),
     }
+}
+
+/// A rule that one of the presented issuers breaks: says more than webpki does of an issuer it cannot read.
+fn first_fault(issuers: &[CertificateDer<'_>]) -> Option<VerifyError> {
+    let check = |(at, der)| {
+        let facts = Facts::parse(Place::Issuer { above_leaf: at + 1 }, der)?;
+        check_issuer(&facts)
+    };
+    issuers.iter().enumerate().find_map(|issuer| check(issuer).err())
 }
 
 #[derive(Default)]

@@ -78,6 +78,9 @@ impl Root {
 /// A root is a CA, signs certificates where it says what it is for, and keeps the rules of any certificate.
 fn check_root(facts: &Facts<'_>) -> Result<(), VerifyError> {
     facts.check_form()?;
+    if facts.has_unknown_critical_extension() {
+        return Err(VerifyError::CriticalExtension);
+    }
     let (ca, _) = facts.basic_constraints();
     let signs = facts.key_usage().is_none_or(|usage| usage.key_cert_sign());
     if ca && signs { Ok(()) } else { Err(VerifyError::IssuerNotCa { place: facts.place.clone() }) }
