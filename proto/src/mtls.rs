@@ -12,7 +12,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
 use time::OffsetDateTime;
 
@@ -80,8 +80,8 @@ pub(crate) fn certified_key(
     chain: &[CertificateDer<'static>],
     key: &PrivateKey,
 ) -> Result<CertifiedKey, rustls::Error> {
-    let key = PrivateKeyDer::Pkcs8(key.pkcs8().clone_key());
-    let certified = CertifiedKey::new(chain.to_vec(), provider().key_provider.load_private_key(key)?);
+    let key = provider().key_provider.load_private_key(key.der().clone_key())?;
+    let certified = CertifiedKey::new(chain.to_vec(), key);
     certified.keys_match()?;
     Ok(certified)
 }

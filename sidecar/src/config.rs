@@ -1,11 +1,27 @@
 //! `sidecar.toml`, read into types that cannot be wrong.
 
+mod bounds;
+mod convert;
+mod identity_source;
+mod listeners;
+mod problem;
+mod raw;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_proto::identity::SpiffeId;
 use postern_proto::policy::Protocol;
+
+pub use bounds::*;
+pub use problem::{ConfigError, Problem};
+pub use values::HostPortError;
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -18,6 +34,20 @@ pub struct Config {
     pub admin: SocketAddr,
     pub limits: Limits,
     pub shutdown: Shutdown,
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads a file. Paths in it that are relative start at the file's own directory.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = problem::read(file)?;
+        Self::parse(file, &text)
+    }
+
+    /// Reads a text; `file` is its name in messages and the start of relative paths.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        raw::Document::new(file, text)?.try_into()
+    }
 }
 
 /// Where the own identity comes from.
@@ -50,6 +80,15 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            return write!(f, "[{}]:{}", self.host, self.port);
+        }
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// mTLS from peers to the own app.
 #[derive(Debug, Clone)]
 pub struct Inbound {
@@ -79,6 +118,15 @@ pub enum Target {
     Id(SpiffeId),
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => f.write_str(name),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
 /// Bounds, each with a default.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -92,6 +140,17 @@ pub struct Limits {
     pub connections_max: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshakes_pending_max: HANDSHAKES_PENDING_DEFAULT,
+            handshake_timeout: HANDSHAKE_TIMEOUT_DEFAULT,
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            connections_max: CONNECTIONS_DEFAULT,
+        }
+    }
+}
+
 /// How it ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Shutdown {
@@ -99,4 +158,33 @@ pub struct Shutdown {
     pub drain_delay: Duration,
     /// From then on, open connections may end by themselves; afterwards they are cut.
     pub drain_deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_delay: DRAIN_DELAY_DEFAULT, drain_deadline: DRAIN_DEADLINE_DEFAULT }
+    }
+}
+
+/// What is written to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// The least important kind of line that is written.
+    pub level: tracing::Level,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: tracing::Level::INFO }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }

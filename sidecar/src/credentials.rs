@@ -41,14 +41,15 @@ impl CredentialStore {
         self.generation.subscribe()
     }
 
-    /// Puts a new identity in place.
-    pub fn replace(&self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+    /// Puts a new identity in place and returns its generation.
+    pub fn replace(&self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<u64, rustls::Error> {
         let tls = TlsIdentity::new(&svid)?;
-        self.generation.send_modify(|generation| {
-            *generation += 1;
-            let generation = *generation;
+        let mut generation = 0;
+        self.generation.send_modify(|newest| {
+            *newest += 1;
+            generation = *newest;
             self.current.store(Some(Arc::new(Credentials { generation, svid, tls, bundles })));
         });
-        Ok(())
+        Ok(generation)
     }
 }

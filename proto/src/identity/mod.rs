@@ -14,7 +14,7 @@ pub use bundle::{
 pub use pattern::{IdPattern, IdPatternError};
 pub use pem::{PemError, certificates_from_pem};
 pub use spiffe_id::{SPIFFE_ID_BYTES_MAX, SpiffeId, SpiffeIdError};
-pub use svid::{PrivateKey, Svid, SvidError};
+pub use svid::{PrivateKey, PrivateKeyError, Svid, SvidError};
 pub use trust_domain::{TRUST_DOMAIN_BYTES_MAX, TrustDomain, TrustDomainError};
 pub use verify::{
     CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, Place, VerifiedSvid, VerifyError, claimed_id, verify,

@@ -1,0 +1,87 @@
+//! The one way from what is written to a [`Config`].
+
+use std::time::Duration;
+
+use super::problem::ConfigError;
+use super::raw::{Document, Raw, RawLimits, RawLog, RawShutdown};
+use super::rules::Rules;
+use super::{
+    CONNECTIONS_MAX, Config, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, HANDSHAKES_PENDING_MAX, Limits, Log,
+    LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
+};
+
+impl TryFrom<Document<'_>> for Config {
+    type Error = ConfigError;
+
+    fn try_from(document: Document<'_>) -> Result<Self, ConfigError> {
+        let Document { file, text, raw } = document;
+        let mut rules = Rules::new(file, text);
+        let config = rules.config(raw);
+        let problems = rules.into_problems();
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(ConfigError::invalid(file, problems)),
+        }
+    }
+}
+
+impl Rules<'_> {
+    fn config(&mut self, raw: Raw) -> Option<Config> {
+        let identity = match raw.identity {
+            Some(identity) => self.identity(identity),
+            None => {
+                self.refuse(0..0, "identity", "the section is missing; it says where the identity comes from")
+            }
+        };
+        let listeners = self.listeners(raw.inbound, raw.outbound, raw.admin);
+        let policy_file = self.path("policy.file", raw.policy.file);
+        let limits = self.limits(raw.limits);
+        let shutdown = self.shutdown(raw.shutdown);
+        let log = self.log(raw.log);
+        let (inbounds, outbounds, admin) = listeners?;
+        Some(Config { identity: identity?, inbounds, outbounds, policy_file, admin, limits, shutdown, log })
+    }
+
+    fn limits(&mut self, raw: RawLimits) -> Limits {
+        let default = Limits::default();
+        let pending =
+            self.count("limits.handshakes_pending_max", raw.handshakes_pending_max, HANDSHAKES_PENDING_MAX);
+        let connections = self.count("limits.connections_max", raw.connections_max, CONNECTIONS_MAX);
+        let handshake =
+            self.duration("limits.handshake_timeout", raw.handshake_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
+        let connect = self.duration("limits.connect_timeout", raw.connect_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
+        Limits {
+            handshakes_pending_max: pending.unwrap_or(default.handshakes_pending_max),
+            handshake_timeout: handshake.unwrap_or(default.handshake_timeout),
+            connect_timeout: connect.unwrap_or(default.connect_timeout),
+            connections_max: connections.unwrap_or(default.connections_max),
+        }
+    }
+
+    fn shutdown(&mut self, raw: RawShutdown) -> Shutdown {
+        let default = Shutdown::default();
+        let delay = self.duration("shutdown.drain_delay", raw.drain_delay, Duration::ZERO..=DRAIN_DELAY_MAX);
+        let deadline =
+            self.duration("shutdown.drain_deadline", raw.drain_deadline, Duration::ZERO..=DRAIN_DEADLINE_MAX);
+        Shutdown {
+            drain_delay: delay.unwrap_or(default.drain_delay),
+            drain_deadline: deadline.unwrap_or(default.drain_deadline),
+        }
+    }
+
+    fn log(&mut self, raw: RawLog) -> Log {
+        let format =
+            self.one_of("log.format", raw.format, &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        let level = self.one_of("log.level", raw.level, LEVELS);
+        let default = Log::default();
+        Log { format: format.unwrap_or(default.format), level: level.unwrap_or(default.level) }
+    }
+}
+
+const LEVELS: &[(&str, tracing::Level)] = &[
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];

@@ -1,0 +1,116 @@
+//! `sidecar.toml` as written: its keys and their kinds, not yet its rules.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::problem::{ConfigError, Problem};
+
+/// A file whose keys are all known and of the right kind.
+pub(super) struct Document<'a> {
+    pub(super) file: &'a Path,
+    pub(super) text: &'a str,
+    pub(super) raw: Raw,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(file: &'a Path, text: &'a str) -> Result<Self, ConfigError> {
+        let raw = toml::from_str(text)
+            .map_err(|error| ConfigError::invalid(file, vec![Problem::of_syntax(text, &error)]))?;
+        Ok(Self { file, text, raw })
+    }
+}
+
+pub(super) type Text = Option<Spanned<String>>;
+pub(super) type Count = Option<Spanned<i64>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) identity: Option<Spanned<RawIdentity>>,
+    #[serde(default)]
+    pub(super) inbound: Vec<Spanned<RawInbound>>,
+    #[serde(default)]
+    pub(super) outbound: Vec<Spanned<RawOutbound>>,
+    #[serde(default)]
+    pub(super) policy: RawPolicy,
+    #[serde(default)]
+    pub(super) admin: RawAdmin,
+    #[serde(default)]
+    pub(super) limits: RawLimits,
+    #[serde(default)]
+    pub(super) shutdown: RawShutdown,
+    #[serde(default)]
+    pub(super) log: RawLog,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIdentity {
+    pub(super) ca: Text,
+    pub(super) join_token_file: Text,
+    pub(super) join_token_env: Text,
+    pub(super) state_dir: Text,
+    pub(super) svid_file: Text,
+    pub(super) key_file: Text,
+    pub(super) bundle_file: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInbound {
+    pub(super) name: Text,
+    pub(super) listen: Text,
+    pub(super) app: Text,
+    pub(super) protocol: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutbound {
+    pub(super) listen: Text,
+    pub(super) service: Text,
+    pub(super) id: Text,
+    pub(super) to: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) protocol: Text,
+    #[serde(default)]
+    pub(super) allow_non_loopback: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    pub(super) file: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Text,
+    #[serde(default)]
+    pub(super) allow_non_loopback: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) handshakes_pending_max: Count,
+    pub(super) connections_max: Count,
+    pub(super) handshake_timeout: Text,
+    pub(super) connect_timeout: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawShutdown {
+    pub(super) drain_delay: Text,
+    pub(super) drain_deadline: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) format: Text,
+    pub(super) level: Text,
+}

@@ -1,0 +1,152 @@
+//! The small values of `sidecar.toml`: addresses, durations, names.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::{HostPort, NAME_BYTES_MAX};
+
+/// Why a text is no `HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("must be HOST:PORT, the host a name or an address (IPv6 in brackets), the port from 1 to 65535")]
+pub struct HostPortError;
+
+impl FromStr for HostPort {
+    type Err = HostPortError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = text.rsplit_once(':').ok_or(HostPortError)?;
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => address.parse::<Ipv6Addr>().map_err(|_| HostPortError)?.to_string(),
+            None if is_host_name(host) => host.to_owned(),
+            None => return Err(HostPortError),
+        };
+        Ok(Self { host, port: parse_port(port)? })
+    }
+}
+
+/// DNS host name or IPv4 address; only the characters are looked at (RFC 1123 §2.1, and `_` as found in practice).
+fn is_host_name(host: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !host.is_empty()
+        && host.len() <= HOST_BYTES_MAX
+        && !host.starts_with('.')
+        && !host.contains("..")
+        && host.bytes().all(allowed)
+}
+
+/// RFC 1035 §2.3.4.
+const HOST_BYTES_MAX: usize = 253;
+
+fn parse_port(text: &str) -> Result<u16, HostPortError> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(HostPortError);
+    }
+    match text.parse() {
+        Ok(0) | Err(_) => Err(HostPortError),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// Reads `https://HOST:PORT`.
+pub(super) fn parse_ca(text: &str) -> Result<HostPort, &'static str> {
+    const RULE: &str = "must be https://HOST:PORT";
+    let rest = text.strip_prefix("https://").ok_or(RULE)?;
+    rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| RULE)
+}
+
+/// Reads `500ms`, `10s`, `5m` or `1h`.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+/// Writes a duration as [`parse_duration`] reads it, in the largest unit that fits.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    match millis {
+        0 => "0s".to_owned(),
+        _ if millis.is_multiple_of(3_600_000) => format!("{}h", millis / 3_600_000),
+        _ if millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
+        _ if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
+        _ => format!("{millis}ms"),
+    }
+}
+
+/// Names of inbounds and services (policy.md, Names).
+pub(super) fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.bytes().all(allowed)
+}
+
+/// Whether only programs on this machine can reach the address.
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// Whether two listeners would want the same port.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let everywhere = |address: SocketAddr| address.ip().to_canonical().is_unspecified();
+    let same = |a: IpAddr, b: IpAddr| a.to_canonical() == b.to_canonical();
+    one.port() == other.port()
+        && one.port() != 0
+        && (same(one.ip(), other.ip()) || everywhere(one) || everywhere(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_and_port_are_read_back_as_written() {
+        for text in ["payments.internal:8443", "127.0.0.1:1", "[::1]:65535", "a_b:80"] {
+            assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_and_port_is_refused() {
+        let long = format!("{}:80", "a".repeat(HOST_BYTES_MAX + 1));
+        for text in
+            ["", ":", "host", "host:", ":80", "host:0", "host:65536", "host:+80", "::1:80", "[::1]", "[x]:80"]
+        {
+            assert_eq!(text.parse::<HostPort>(), Err(HostPortError), "{text}");
+        }
+        for text in ["http://host:80", "ho st:80", "host/x:80", "a..b:80", ".a:80", "hö:80", long.as_str()] {
+            assert_eq!(text.parse::<HostPort>(), Err(HostPortError), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(parse_duration("5m"), Some(Duration::from_secs(300)));
+        assert_eq!(parse_duration("1h"), Some(Duration::from_secs(3600)));
+        for text in
+            ["", "10", "s", "-1s", "1.5s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"]
+        {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_listener_overlaps_every_other_on_its_port() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(overlap(at("127.0.0.1:1"), at("127.0.0.1:1")));
+        assert!(overlap(at("0.0.0.0:1"), at("127.0.0.1:1")));
+        assert!(overlap(at("[::]:1"), at("127.0.0.1:1")));
+        assert!(!overlap(at("127.0.0.2:1"), at("127.0.0.1:1")));
+        assert!(!overlap(at("127.0.0.1:0"), at("127.0.0.1:0")));
+    }
+}

@@ -1,0 +1,162 @@
+//! Who holds the own identity: puts new ones in place and tells everybody how it stands.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use postern_proto::identity::{SpiffeId, Svid, TrustBundles};
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::credentials::{CredentialStore, Credentials};
+
+/// The own identity at one moment, for `/status`, metrics and readiness. Whether it has expired, the reader's clock
+/// says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct IdentityStatus {
+    /// Absent until there is a certificate.
+    #[serde(serialize_with = "as_text")]
+    pub id: Option<SpiffeId>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub not_before: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub not_after: Option<OffsetDateTime>,
+    /// Of [`crate::credentials::Credentials`]: 0 until there are any.
+    pub generation: u64,
+    /// How often a certificate was replaced by a newer one.
+    pub rotations: u64,
+    /// How often getting one failed.
+    pub failures: u64,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_success: Option<OffsetDateTime>,
+    /// What stands in the way since the last success, if anything.
+    pub last_error: Option<IdentityError>,
+    /// When the CA is asked next; absent where the identity comes from files.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub next_attempt: Option<OffsetDateTime>,
+}
+
+/// A failure to get a fresh identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IdentityError {
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// A stable word for metrics and alerts.
+    pub code: &'static str,
+    /// In words, with its causes. Text from others in it is escaped.
+    pub reason: String,
+}
+
+fn as_text<S: Serializer>(id: &Option<SpiffeId>, serializer: S) -> Result<S::Ok, S::Error> {
+    id.as_ref().map(SpiffeId::as_str).serialize(serializer)
+}
+
+/// The one writer of the credential store and of the status.
+#[derive(Debug)]
+pub struct Holder {
+    store: Arc<CredentialStore>,
+    status: watch::Sender<IdentityStatus>,
+    clock: Arc<dyn Clock>,
+    /// The generation whose expiry has been told.
+    expired: Option<u64>,
+}
+
+impl Holder {
+    pub fn new(
+        store: Arc<CredentialStore>,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, watch::Receiver<IdentityStatus>) {
+        let (status, watched) = watch::channel(IdentityStatus::default());
+        (Self { store, status, clock, expired: None }, watched)
+    }
+
+    pub fn now(&self) -> OffsetDateTime {
+        self.clock.now()
+    }
+
+    pub fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.store.current()
+    }
+
+    /// Puts an identity in place that has just come.
+    pub fn adopt(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+        let now = self.now();
+        let first = self.credentials().is_none();
+        self.put(svid, bundles)?;
+        self.status.send_modify(|status| {
+            status.rotations += u64::from(!first);
+            status.last_success = Some(now);
+            status.last_error = None;
+        });
+        Ok(())
+    }
+
+    /// Puts an identity in place that was kept over a restart. It may have expired.
+    pub fn restore(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+        self.put(svid, bundles)
+    }
+
+    fn put(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+        let (id, verified) = (svid.id().clone(), svid.verified().clone());
+        let generation = self.store.replace(svid, bundles)?;
+        info!(id = %id, not_after = %verified.not_after(), generation, "identity in place");
+        self.status.send_modify(|status| {
+            status.id = Some(id);
+            status.not_before = Some(verified.not_before());
+            status.not_after = Some(verified.not_after());
+            status.generation = generation;
+        });
+        Ok(())
+    }
+
+    /// Tells that getting an identity failed; what is in place stays.
+    pub fn failed(&mut self, code: &'static str, cause: &dyn Error) {
+        let reason = in_one_line(cause);
+        warn!(code, reason, "no fresh identity");
+        let last_error = Some(IdentityError { at: self.now(), code, reason });
+        self.status.send_modify(|status| {
+            status.failures += 1;
+            status.last_error = last_error;
+        });
+    }
+
+    /// Tells that nothing stands in the way any more, though the identity is the same.
+    pub fn recovered(&mut self) {
+        self.status.send_if_modified(|status| status.last_error.take().is_some());
+    }
+
+    /// Tells when the CA is asked next.
+    pub fn next_attempt(&mut self, at: OffsetDateTime) {
+        self.status.send_if_modified(|status| status.next_attempt.replace(at) != Some(at));
+    }
+
+    /// Logs, once for each, that the identity in place has expired.
+    pub fn watch_expiry(&mut self) {
+        let Some(credentials) = self.credentials() else { return };
+        let not_after = credentials.svid.verified().not_after();
+        if self.now() > not_after && self.expired != Some(credentials.generation) {
+            self.expired = Some(credentials.generation);
+            error!(id = %credentials.svid.id(), not_after = %not_after, reason = "expired", "identity lost");
+        }
+    }
+}
+
+/// An error with its causes, without line breaks and control characters, which peers may have put there.
+pub fn in_one_line(error: &dyn Error) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let colon = if text.is_empty() { "" } else { ": " };
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "{colon}{error}");
+        next = error.source();
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().take(REASON_CHARS_MAX).map(escaped).collect()
+}
+
+/// A reason in log and status is cut here.
+const REASON_CHARS_MAX: usize = 1000;

@@ -1,0 +1,19 @@
+//! How a sidecar gets its identity, keeps it, and what it never believes: against a CA that misbehaves on demand.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test says no"
+)]
+#![allow(unreachable_pub, reason = "a test program has no public items, only shared ones")]
+
+mod authority;
+mod clock;
+mod enrolling;
+mod fake_ca;
+mod files;
+mod keeping;
+mod misbehaviour;
+mod outage;
+mod workload;
