@@ -23,7 +23,9 @@ pub const BUNDLE_ROOTS_MAX: usize = 100;
 #[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
-    roots: Vec<Root>,
+    roots: Vec<CertificateDer<'static>>,
+    /// The same roots, parsed once.
+    parsed: Vec<Root>,
 }
 
 impl TrustBundle {
@@ -44,8 +46,8 @@ impl TrustBundle {
         let parse = |(at, der)| {
             Root::parse(der).map_err(|error| BundleError::Unreadable { certificate: at + 1, error })
         };
-        let roots = roots.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-        Ok(Self { trust_domain, roots })
+        let parsed = roots.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        Ok(Self { trust_domain, roots, parsed })
     }
 
     /// Whose roots these are.
@@ -54,18 +56,18 @@ impl TrustBundle {
     }
 
     /// The roots, DER.
-    pub fn roots(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
-        self.roots.iter().map(Root::der)
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
     }
 
     pub(super) fn parsed_roots(&self) -> &[Root] {
-        &self.roots
+        &self.parsed
     }
 
     /// The fingerprint that a join token carries.
     pub fn pin(&self) -> BundlePin {
         let mut context = digest::Context::new(&digest::SHA256);
-        for root in self.roots() {
+        for root in &self.roots {
             context.update(root);
         }
         let mut pin = [0; 32];
@@ -77,7 +79,7 @@ impl TrustBundle {
 /// The same roots for the same domain.
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
-        self.trust_domain == other.trust_domain && self.roots().eq(other.roots())
+        self.trust_domain == other.trust_domain && self.roots == other.roots
     }
 }
 
@@ -109,7 +111,7 @@ impl TrustBundles {
         }
         let mut domains: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>> = BTreeMap::new();
         for (at, der) in certificates.into_iter().enumerate() {
-            let root = Root::parse(der.clone());
+            let root = Root::parse(&der);
             let root = root.map_err(|error| BundleError::Unreadable { certificate: at + 1, error })?;
             domains.entry(root.trust_domain().unwrap_or(default).clone()).or_default().push(der);
         }

@@ -9,7 +9,6 @@ use crate::identity::{SpiffeId, TrustDomain};
 /// A bundle's certificate, parsed once for any number of judgements.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
-    der: CertificateDer<'static>,
     subject: String,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
@@ -22,12 +21,12 @@ pub(crate) struct Root {
 
 impl Root {
     /// Reads a certificate. One that is readable but no CA, or that breaks a rule, is kept and never used.
-    pub(crate) fn parse(der: CertificateDer<'static>) -> Result<Self, VerifyError> {
-        let facts = Facts::parse(Place::Root, &der)?;
+    pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Self, VerifyError> {
+        let facts = Facts::parse(Place::Root, der)?;
         let (_, path_len) = facts.basic_constraints();
         let id = facts.spiffe_id();
         let fit = check_root(&facts).is_ok() && id.as_ref().is_ok_and(names_a_domain);
-        let anchor = webpki::anchor_from_trusted_cert(&der).ok().filter(|_| fit);
+        let anchor = webpki::anchor_from_trusted_cert(der).ok().filter(|_| fit);
         Ok(Self {
             subject: facts.subject(),
             not_before: facts.not_before(),
@@ -35,12 +34,7 @@ impl Root {
             path_len,
             id: id.ok().flatten(),
             anchor: anchor.map(|anchor| anchor.to_owned()),
-            der,
         })
-    }
-
-    pub(crate) fn der(&self) -> &CertificateDer<'static> {
-        &self.der
     }
 
     /// The trust domain that its URI name claims; without one it belongs to whom its bundle was given for.
