@@ -196,7 +196,8 @@ fn a_root_that_is_no_unexpired_ca_vouches_for_nothing() {
     let mut own = Spec::leaf("orders", ID, &case.leaf_key);
     own.subject = name("orders");
     let leaf = own.sign(&case.leaf_key);
-    let error = verify(std::slice::from_ref(&leaf), &bundles("shop.example", vec![leaf.clone()]), NOW).unwrap_err();
+    let error =
+        verify(std::slice::from_ref(&leaf), &bundles("shop.example", vec![leaf.clone()]), NOW).unwrap_err();
     assert_eq!(error.code(), "no_usable_root", "a leaf in the bundle does not vouch for itself");
 }
 

@@ -1,15 +1,29 @@
 //! The proxy beside each service: keeps one identity fresh, wraps every connection in mutual TLS and lets in only
 //! the peers on the allow-list.
 
+pub mod admin;
 pub mod ca_client;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credentials;
+pub mod ending;
 pub mod holder;
 pub mod identity;
 pub mod identity_files;
+pub mod inbound;
 pub mod join_token;
+pub mod listen;
+pub mod live;
+pub mod metrics;
+pub mod outbound;
+pub mod pending;
+pub mod plane;
+pub mod policy_file;
+pub mod refusals;
+pub mod relay;
 pub mod renewal;
+pub mod run;
 pub mod schedule;
 pub mod state_dir;
+pub mod upstream;

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 pub use error::{Place, VerifyError};
 use facts::Facts;
+use root::Fingerprint;
 pub(super) use root::Root;
 
 use super::{SpiffeId, TrustBundles};
@@ -30,6 +31,7 @@ pub struct VerifiedSvid {
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     issuer_path: Vec<String>,
+    root: Fingerprint,
 }
 
 impl VerifiedSvid {
@@ -57,6 +59,12 @@ impl VerifiedSvid {
     pub fn issuer_path(&self) -> &[String] {
         &self.issuer_path
     }
+
+    /// Whether the root that vouched for it is still believed.
+    pub fn is_still_vouched_for(&self, bundles: &TrustBundles) -> bool {
+        let bundle = bundles.of(self.id.trust_domain());
+        bundle.is_some_and(|bundle| bundle.parsed_roots().iter().any(|root| root.fingerprint() == self.root))
+    }
 }
 
 /// Judges `chain` (DER, leaf first, then issuers in any order) at the time `now` against the roots of the trust
@@ -75,13 +83,14 @@ pub fn verify(
         bundle.ok_or_else(|| VerifyError::UnknownTrustDomain { trust_domain: id.trust_domain().clone() })?;
     leaf::check_leaf(&leaf)?;
     leaf::check_time(&leaf, now)?;
-    let issuer_path = path::check_path(chain, bundle, now)?;
+    let vouched = path::check_path(chain, bundle, now)?;
     Ok(VerifiedSvid {
         id,
         serial: leaf.serial().to_vec(),
         not_before: leaf.not_before(),
         not_after: leaf.not_after(),
-        issuer_path,
+        issuer_path: vouched.subjects,
+        root: vouched.root,
     })
 }
 

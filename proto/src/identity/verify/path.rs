@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::root::Root;
+use super::root::{Fingerprint, Root};
 use super::{Facts, Place, VerifyError};
 use crate::identity::{TrustBundle, TrustDomain};
 
@@ -16,7 +16,7 @@ pub(super) fn check_path(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     now: OffsetDateTime,
-) -> Result<Vec<String>, VerifyError> {
+) -> Result<Vouched, VerifyError> {
     let trust_domain = bundle.trust_domain();
     let (roots, anchors) = usable(bundle, trust_domain, now);
     if anchors.is_empty() {
@@ -26,8 +26,8 @@ pub(super) fn check_path(
     let leaf = EndEntityCert::try_from(leaf).map_err(|error| path_error(&error))?;
     let found = RefCell::new(Found::default());
     let look = |path: &VerifiedPath<'_>| match look_at(path, &roots) {
-        Ok(subjects) => {
-            found.borrow_mut().subjects = subjects;
+        Ok(vouched) => {
+            found.borrow_mut().vouched = Some(vouched);
             Ok(())
         }
         Err(error) => {
@@ -46,9 +46,9 @@ pub(super) fn check_path(
         Some(&look),
     );
     let outcome = result.map(|_| ()).map_err(|error| path_error(&error));
-    let Found { subjects, error } = found.into_inner();
+    let Found { vouched, error } = found.into_inner();
     match (outcome, error) {
-        (Ok(()), _) => Ok(subjects),
+        (Ok(()), _) => vouched.ok_or(VerifyError::UnknownIssuer),
         (Err(_), Some(specific)) => Err(specific),
         (Err(error @ VerifyError::Path { .. }), None) => Err(first_fault(issuers).unwrap_or(error)),
         (Err(error), None) => Err(error),
@@ -64,9 +64,16 @@ fn first_fault(issuers: &[CertificateDer<'_>]) -> Option<VerifyError> {
     issuers.iter().enumerate().find_map(|issuer| check(issuer).err())
 }
 
+/// Who vouches for a leaf.
+pub(super) struct Vouched {
+    /// From the leaf's issuer to the root.
+    pub(super) subjects: Vec<String>,
+    pub(super) root: Fingerprint,
+}
+
 #[derive(Default)]
 struct Found {
-    subjects: Vec<String>,
+    vouched: Option<Vouched>,
     error: Option<VerifyError>,
 }
 
@@ -84,7 +91,7 @@ fn unix_time(now: OffsetDateTime) -> UnixTime {
 }
 
 /// What webpki does not look at, on every issuer of a path that it would accept.
-fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vec<String>, VerifyError> {
+fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vouched, VerifyError> {
     let mut subjects = Vec::new();
     for (below, issuer) in path.intermediate_certificates().enumerate() {
         let der = issuer.der();
@@ -100,7 +107,7 @@ fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vec<String>, Veri
         return Err(VerifyError::PathLength);
     }
     subjects.push(root.subject().to_owned());
-    Ok(subjects)
+    Ok(Vouched { subjects, root: root.fingerprint() })
 }
 
 fn check_issuer(issuer: &Facts<'_>) -> Result<(), VerifyError> {

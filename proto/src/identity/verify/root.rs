@@ -1,14 +1,19 @@
 //! A certificate of a bundle, and whether it may vouch.
 
+use ring::digest;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use time::OffsetDateTime;
 
 use super::{Facts, Place, VerifyError};
 use crate::identity::{SpiffeId, TrustDomain};
 
+/// SHA-256 of a certificate's DER.
+pub(crate) type Fingerprint = [u8; 32];
+
 /// A bundle's certificate, parsed once for any number of judgements.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
+    fingerprint: Fingerprint,
     subject: String,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
@@ -27,7 +32,10 @@ impl Root {
         let id = facts.spiffe_id();
         let fit = check_root(&facts).is_ok() && id.as_ref().is_ok_and(names_a_domain);
         let anchor = webpki::anchor_from_trusted_cert(der).ok().filter(|_| fit);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
         Ok(Self {
+            fingerprint,
             subject: facts.subject(),
             not_before: facts.not_before(),
             not_after: facts.not_after(),
@@ -40,6 +48,10 @@ impl Root {
     /// The trust domain that its URI name claims; without one it belongs to whom its bundle was given for.
     pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
         self.id.as_ref().map(SpiffeId::trust_domain)
+    }
+
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// What it vouches with for `trust_domain` at `now`, if it does.

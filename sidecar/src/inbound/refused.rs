@@ -1,0 +1,122 @@
+//! Where an inbound connection stopped, and how that is told.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use postern_proto::identity::SpiffeId;
+use postern_proto::mtls::{Denial, Verdict};
+use rustls::{Error as TlsError, PeerIncompatible};
+use tokio::net::TcpStream;
+
+use super::InboundServer;
+use crate::holder::in_one_line;
+use crate::metrics::Direction;
+use crate::refusals::Refusal;
+use crate::upstream::ConnectError;
+
+/// A connection that goes no further.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    pub(super) stage: Stage,
+    /// Where the peer can still be told.
+    pub(super) stream: Option<TcpStream>,
+}
+
+impl Stopped {
+    pub(super) fn at(stage: Stage) -> Self {
+        Self { stage, stream: None }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Ended or broke before its first byte.
+    Silent(Option<io::Error>),
+    NotTls { looks_like: &'static str },
+    /// By us, before the peer was asked who it is.
+    Denied(Denial),
+    Config(TlsError),
+    Handshake { error: io::Error, verdict: Option<Verdict> },
+    TimedOut { limit: Duration },
+    Evicted,
+    AppUnreachable(ConnectError),
+}
+
+impl InboundServer {
+    /// Tells a refusal. A peer that comes and goes without a byte, as a health check does, is none.
+    pub(super) fn tell(&self, from: SocketAddr, stopped: &Stopped) {
+        let Some((from, reason, detail)) = story(&stopped.stage, from) else { return };
+        let own = self.plane.credentials.current().map(|credentials| credentials.svid.id().clone());
+        let to = match &own {
+            Some(own) => format!("{own} port {}", self.inbound.name),
+            None => format!("port {}", self.inbound.name),
+        };
+        let explain = match (&own, reason) {
+            (Some(own), "denied") => Some(self.explain(&from, own)),
+            _ => None,
+        };
+        self.plane.refusals.tell(Refusal { direction: Direction::Inbound, from, to, reason, detail, explain });
+    }
+
+    fn explain(&self, from: &str, own: &SpiffeId) -> String {
+        let policy = self.plane.policy.current();
+        let file = policy.as_ref().map_or("POLICY", |policy| policy.file());
+        format!("postern-ca policy explain {file} --from {from} --to {own} --port {}", self.inbound.name)
+    }
+}
+
+/// Who, the stable word, and the words.
+fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, String)> {
+    let address = from.to_string();
+    Some(match stage {
+        Stage::Silent(_) => return None,
+        Stage::NotTls { looks_like } => {
+            (address, "not_tls", format!("not TLS: the first bytes look like {looks_like}"))
+        }
+        Stage::Denied(denial) => (address, denial.code, denial.detail.clone()),
+        Stage::Config(error) => (address, "tls_config", error.to_string()),
+        Stage::TimedOut { limit } => (address, "handshake_timeout", format!("no handshake within {limit:?}")),
+        Stage::Evicted => {
+            let detail = "too many handshakes under way: the oldest gave way to a new one";
+            (address, "handshakes_pending", detail.to_owned())
+        }
+        Stage::AppUnreachable(error) => (address, "app_unreachable", in_one_line(error)),
+        Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address)?,
+    })
+}
+
+fn of_handshake(
+    error: &io::Error,
+    verdict: Option<&Verdict>,
+    address: String,
+) -> Option<(String, &'static str, String)> {
+    Some(match verdict {
+        Some(Verdict::Denied(peer, denial)) => (peer.id().to_string(), denial.code, denial.detail.clone()),
+        Some(Verdict::Unverified(refused)) => (address, refused.code(), refused.to_string()),
+        _ => {
+            let (reason, detail) = of_tls(error)?;
+            (address, reason, detail)
+        }
+    })
+}
+
+/// What a TLS error means. A peer that leaves in the middle is told as such, for a scan shows like this.
+fn of_tls(error: &io::Error) -> Option<(&'static str, String)> {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    let reason = match tls {
+        None => "handshake_aborted",
+        Some(TlsError::NoCertificatesPresented) => "no_certificate",
+        Some(TlsError::AlertReceived(_)) => "peer_alert",
+        Some(TlsError::PeerIncompatible(
+            PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic,
+        )) => "tls_version",
+        Some(TlsError::PeerIncompatible(why)) => {
+            let version = format!("{why:?}").contains("Tls1");
+            if version { "tls_version" } else { "tls_incompatible" }
+        }
+        Some(TlsError::InvalidMessage(_)) => "not_tls",
+        Some(_) => "handshake_failed",
+    };
+    Some((reason, in_one_line(error)))
+}

@@ -1,0 +1,102 @@
+//! One listener: accepts within its limit, survives running out of descriptors, and ends in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::ending::reset_on_close;
+use crate::metrics::Direction;
+use crate::plane::Plane;
+use crate::refusals::Refusal;
+
+/// Connections that the kernel may hold until they are accepted.
+const BACKLOG: u32 = 4096;
+/// After accept failed for want of descriptors or memory, the next try waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is done with a connection.
+pub trait Serve: Send + Sync + 'static {
+    fn direction(&self) -> Direction;
+    /// For refusals: the inbound's name or the outbound's service.
+    fn name(&self) -> &str;
+    /// Serves one connection to its end, which `abort` brings near.
+    fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        abort: CancellationToken,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// Opens a listener. A port that an ended connection still holds is taken over.
+pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until `stop`, then waits for the open connections, which `abort` cuts.
+pub async fn run<S: Serve>(
+    listener: TcpListener,
+    service: Arc<S>,
+    plane: Arc<Plane>,
+    stop: CancellationToken,
+    abort: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = connections.join_next() => report(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        debug!(%error, "the connection broke at once");
+                        continue;
+                    }
+                    connections.spawn(service.clone().serve(stream, from, abort.clone()));
+                }
+                Ok((stream, from)) => {
+                    reset_on_close(&stream);
+                    plane.refusals.tell(too_many(&*service, from, plane.config.limits.connections_max));
+                }
+                Err(error) => {
+                    // A peer that left early is nothing; want of descriptors passes when connections end.
+                    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+                        warn!(%error, listener = service.name(), "cannot accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            },
+        }
+    }
+    drop(listener);
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+}
+
+/// A panic in one connection is that connection's end, and is told.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "a connection's task failed");
+    }
+}
+
+fn too_many<S: Serve>(service: &S, from: SocketAddr, max: usize) -> Refusal {
+    Refusal {
+        direction: service.direction(),
+        from: from.to_string(),
+        to: service.name().to_owned(),
+        reason: "connections_max",
+        detail: format!("{max} connections are open, as many as connections_max allows"),
+        explain: None,
+    }
+}

@@ -1,0 +1,141 @@
+//! The register of live connections. A connection is in it before its peer is decided, so that no change of policy
+//! or trust can fall between the decision and the register.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postern_proto::identity::VerifiedSvid;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::metrics::{Direction, Metrics};
+
+/// `/connections` shows at most this many.
+pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;
+
+/// What is known of a live connection.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub direction: Direction,
+    /// Which listener it came by.
+    pub listener: usize,
+    /// The inbound's name or the outbound's service, for people.
+    pub service: String,
+    /// Who is at the other side of mTLS, once that is known.
+    pub peer: Option<VerifiedSvid>,
+    pub since: OffsetDateTime,
+}
+
+#[derive(Debug)]
+struct Entry {
+    facts: Facts,
+    cut: CancellationToken,
+    bytes: Arc<Bytes>,
+}
+
+/// Bytes that a connection has carried.
+#[derive(Debug, Default)]
+pub struct Bytes {
+    pub to_peer: AtomicU64,
+    pub to_app: AtomicU64,
+}
+
+/// All live connections of one sidecar.
+#[derive(Debug)]
+pub struct Register {
+    entries: Mutex<HashMap<u64, Entry>>,
+    next: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection's place in the register; dropping it leaves the register.
+#[derive(Debug)]
+pub struct Registration {
+    number: u64,
+    register: Arc<Register>,
+    direction: Direction,
+    /// Cancelled when the connection is no longer allowed.
+    pub cut: CancellationToken,
+    pub bytes: Arc<Bytes>,
+}
+
+impl Register {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics }
+    }
+
+    /// Puts a connection into the register, before anything is decided about it.
+    pub fn enter(self: &Arc<Self>, facts: Facts) -> Registration {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (direction, cut, bytes) = (facts.direction, CancellationToken::new(), Arc::<Bytes>::default());
+        self.metrics.opened(direction);
+        let entry = Entry { facts, cut: cut.clone(), bytes: bytes.clone() };
+        self.lock().insert(number, entry);
+        Registration { number, register: self.clone(), direction, cut, bytes }
+    }
+
+    /// Asks about every connection whose peer is known whether it is still allowed, and cuts those that are not.
+    pub fn decide_again(&self, allowed: impl Fn(&Facts) -> Result<(), String>) {
+        let mut entries = self.lock();
+        for (number, entry) in entries.iter_mut() {
+            let Some(peer) = entry.facts.peer.as_ref().filter(|_| !entry.cut.is_cancelled()) else { continue };
+            if let Err(reason) = allowed(&entry.facts) {
+                warn!(connection = number, peer = %peer.id(), service = %entry.facts.service, reason, "cut");
+                self.metrics.was_cut();
+                entry.cut.cancel();
+            }
+        }
+    }
+
+    /// The live connections as `/connections` shows them.
+    pub fn shown(&self) -> Value {
+        let entries = self.lock();
+        let mut numbers: Vec<_> = entries.keys().copied().collect();
+        numbers.sort_unstable();
+        let shown = numbers.iter().take(CONNECTIONS_SHOWN_MAX).filter_map(|number| {
+            let Entry { facts, bytes, .. } = entries.get(number)?;
+            Some(json!({
+                "connection": number,
+                "direction": facts.direction,
+                "service": facts.service,
+                "peer": facts.peer.as_ref().map(|peer| peer.id().as_str()),
+                "peer_not_after": facts.peer.as_ref().and_then(|peer| peer.not_after().format(&Rfc3339).ok()),
+                "since": facts.since.format(&Rfc3339).ok(),
+                "bytes_to_peer": bytes.to_peer.load(Ordering::Relaxed),
+                "bytes_to_app": bytes.to_app.load(Ordering::Relaxed),
+            }))
+        });
+        json!({ "live": numbers.len(), "connections": shown.collect::<Vec<_>>() })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registration {
+    /// Says who the peer is. Whoever decides about it must read the policy after this.
+    pub fn identify(&self, peer: &VerifiedSvid) {
+        if let Some(entry) = self.register.lock().get_mut(&self.number) {
+            entry.facts.peer = Some(peer.clone());
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.register.lock().remove(&self.number);
+        let metrics = &self.register.metrics;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (received, sent) = match self.direction {
+            Direction::Inbound => (of(&self.bytes.to_app), of(&self.bytes.to_peer)),
+            Direction::Outbound => (of(&self.bytes.to_peer), of(&self.bytes.to_app)),
+        };
+        metrics.carried(self.direction, received, sent);
+        metrics.closed(self.direction);
+    }
+}

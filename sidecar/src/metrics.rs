@@ -1,0 +1,182 @@
+//! What Prometheus is told, by its naming conventions.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
+/// metrics grow.
+pub const REFUSAL_SERIES_MAX: usize = 1_000;
+
+/// Which way a connection goes, seen from the own app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    #[prometheus(rename = "inbound")]
+    Inbound,
+    #[prometheus(rename = "outbound")]
+    Outbound,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDirection {
+    direction: Direction,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+/// Who was refused, by whom and why.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabels {
+    pub direction: Direction,
+    pub from: String,
+    pub to: String,
+    pub reason: String,
+}
+
+/// All metrics of one sidecar.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections: Family<ByDirection, Counter>,
+    live: Family<ByDirection, Gauge>,
+    cut: Counter,
+    received: Family<ByDirection, Counter>,
+    sent: Family<ByDirection, Counter>,
+    handshakes: Histogram,
+    refusals: Family<RefusalLabels, Counter>,
+    refusals_seen: Mutex<HashSet<RefusalLabels>>,
+    policy_reloads: Family<ByResult, Counter>,
+    /// Set when the metrics are asked for.
+    pub(crate) svid_not_after: Gauge,
+    pub(crate) svid_rotations: Gauge,
+    pub(crate) log_lines_dropped: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // 0.1 ms to 1.6 s.
+        let handshakes = Histogram::new(exponential_buckets(0.0001, 2.0, 15));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("postern"),
+            connections: Family::default(),
+            live: Family::default(),
+            cut: Counter::default(),
+            received: Family::default(),
+            sent: Family::default(),
+            handshakes,
+            refusals: Family::default(),
+            refusals_seen: Mutex::default(),
+            policy_reloads: Family::default(),
+            svid_not_after: Gauge::default(),
+            svid_rotations: Gauge::default(),
+            log_lines_dropped: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        let registry = &mut self.registry;
+        registry.register("build", "The program", build);
+        registry.register("connections", "App connections begun", self.connections.clone());
+        registry.register("connections_live", "App connections open now", self.live.clone());
+        registry.register("connections_cut", "Live connections no longer allowed", self.cut.clone());
+        registry.register_with_unit("received", "Sent by the client", Unit::Bytes, self.received.clone());
+        registry.register_with_unit("sent", "Sent to the client", Unit::Bytes, self.sent.clone());
+        let duration = self.handshakes.clone();
+        registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
+        registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
+        registry.register("policy_reloads", "Changes of the policy file", self.policy_reloads.clone());
+        let not_after = self.svid_not_after.clone();
+        registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
+        registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
+        registry.register("log_lines_dropped", "Lost because the log pipe was full", self.log_lines_dropped.clone());
+    }
+
+    pub fn opened(&self, direction: Direction) {
+        self.connections.get_or_create(&ByDirection { direction }).inc();
+        self.live.get_or_create(&ByDirection { direction }).inc();
+    }
+
+    pub fn closed(&self, direction: Direction) {
+        self.live.get_or_create(&ByDirection { direction }).dec();
+    }
+
+    pub fn was_cut(&self) {
+        self.cut.inc();
+    }
+
+    pub fn carried(&self, direction: Direction, received: u64, sent: u64) {
+        self.received.get_or_create(&ByDirection { direction }).inc_by(received);
+        self.sent.get_or_create(&ByDirection { direction }).inc_by(sent);
+    }
+
+    pub fn handshake(&self, duration: std::time::Duration) {
+        self.handshakes.observe(duration.as_secs_f64());
+    }
+
+    pub fn refused(&self, labels: RefusalLabels) {
+        let mut seen = self.refusals_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = seen.contains(&labels) || (seen.len() < REFUSAL_SERIES_MAX && seen.insert(labels.clone()));
+        drop(seen);
+        let other = || "other".to_owned();
+        let labels = if known { labels } else { RefusalLabels { from: other(), to: other(), ..labels } };
+        self.refusals.get_or_create(&labels).inc();
+    }
+
+    pub fn policy_reloaded(&self, result: &'static str) {
+        self.policy_reloads.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// Connections begun and open now, both ways together.
+    pub fn connections(&self) -> (u64, i64) {
+        let both = [Direction::Inbound, Direction::Outbound].map(|direction| ByDirection { direction });
+        let begun = both.iter().map(|labels| self.connections.get_or_create(labels).get()).sum();
+        (begun, both.iter().map(|labels| self.live.get_or_create(labels).get()).sum())
+    }
+
+    /// The exposition text.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_names_do_not_make_a_million_series() {
+        let metrics = Metrics::default();
+        for at in 0..REFUSAL_SERIES_MAX * 3 {
+            metrics.refused(RefusalLabels {
+                direction: Direction::Inbound,
+                from: format!("spiffe://shop.example/{at}"),
+                to: "payments".to_owned(),
+                reason: "denied".to_owned(),
+            });
+        }
+        let text = metrics.text().unwrap();
+        let series = text.lines().filter(|line| line.starts_with("postern_refusals_total{")).count();
+        assert_eq!(series, REFUSAL_SERIES_MAX + 1);
+        let other = format!("from=\"other\",to=\"other\",reason=\"denied\"}} {}", REFUSAL_SERIES_MAX * 2);
+        assert!(text.contains(&other), "{other}");
+    }
+}

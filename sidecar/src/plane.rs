@@ -1,0 +1,132 @@
+//! What every connection of this sidecar shares: identity, policy, register, and the decision made of them.
+
+use std::sync::Arc;
+
+use postern_proto::identity::SpiffeId;
+use postern_proto::mtls::Denial;
+use postern_proto::policy::{Decision, Port, may_connect};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::{Config, Inbound, Target};
+use crate::credentials::{CredentialStore, Credentials};
+use crate::live::{Facts, Register};
+use crate::metrics::{Direction, Metrics};
+use crate::policy_file::PolicyStore;
+use crate::refusals::Refusals;
+
+/// The shared state of the data plane.
+#[derive(Debug)]
+pub struct Plane {
+    pub config: Config,
+    pub credentials: Arc<CredentialStore>,
+    pub policy: Arc<PolicyStore>,
+    pub register: Arc<Register>,
+    pub refusals: Refusals,
+    pub metrics: Arc<Metrics>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Plane {
+    pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
+        let metrics = Arc::<Metrics>::default();
+        Self {
+            config,
+            credentials: Arc::default(),
+            policy: Arc::default(),
+            register: Arc::new(Register::new(metrics.clone())),
+            refusals: Refusals::new(metrics.clone(), clock.clone()),
+            metrics,
+            clock,
+        }
+    }
+
+    /// The own credentials, if there are any and they have not expired.
+    pub fn valid_credentials(&self) -> Result<Arc<Credentials>, Denial> {
+        let credentials = self.credentials.current().ok_or_else(|| Denial {
+            code: "no_identity",
+            detail: "this sidecar has no identity yet".to_owned(),
+        })?;
+        let not_after = credentials.svid.verified().not_after();
+        if self.clock.now().unix_timestamp() > not_after.unix_timestamp() {
+            let detail = format!("this sidecar's own certificate expired at {not_after}");
+            return Err(Denial { code: "own_identity_expired", detail });
+        }
+        Ok(credentials)
+    }
+
+    /// Whether the policy in force lets `peer` connect to an inbound of `own`.
+    pub fn admit(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<(), Denial> {
+        let policy = self.policy.current().ok_or_else(|| Denial {
+            code: "no_policy",
+            detail: "there is no policy, so every peer is refused".to_owned(),
+        })?;
+        let port = Port { name: &inbound.name, protocol: inbound.protocol };
+        let decision = may_connect(&policy, peer, own, port, self.clock.now());
+        match &decision {
+            Decision::Deny { .. } => Err(Denial { code: "denied", detail: decision.reason() }),
+            Decision::Allow { .. } => Ok(()),
+            Decision::Observed { .. } => {
+                tracing::info!(peer = %peer, service = %own, port = port.name, reason = decision.reason(), "observed");
+                Ok(())
+            }
+        }
+    }
+
+    /// The identity that must answer an outbound.
+    pub fn expected(&self, target: &Target) -> Result<SpiffeId, Denial> {
+        let name = match target {
+            Target::Id(id) => return Ok(id.clone()),
+            Target::Service(name) => name,
+        };
+        let policy = self.policy.current().ok_or_else(|| Denial {
+            code: "no_policy",
+            detail: format!("there is no policy to say which identity the service {name:?} has"),
+        })?;
+        policy.identity_of(name).cloned().ok_or_else(|| Denial {
+            code: "unknown_service",
+            detail: format!("{} declares no service {name:?}", policy.file()),
+        })
+    }
+
+    /// Decides about live connections again whenever policy, identity or trust change, until `cancel`.
+    pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
+        let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
+        let watch = async {
+            loop {
+                let changed = tokio::select! {
+                    changed = policy.changed() => changed,
+                    changed = credentials.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+                self.register.decide_again(|facts| self.still_allowed(facts));
+            }
+        };
+        cancel.run_until_cancelled(watch).await;
+    }
+
+    fn still_allowed(&self, facts: &Facts) -> Result<(), String> {
+        let Some(peer) = &facts.peer else { return Ok(()) };
+        let Some(credentials) = self.credentials.current() else { return Ok(()) };
+        if !peer.is_still_vouched_for(&credentials.bundles) {
+            return Err("the root that vouched for its certificate is no longer trusted".to_owned());
+        }
+        match facts.direction {
+            Direction::Inbound => {
+                let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };
+                let own = credentials.svid.id();
+                self.admit(peer.id(), own, inbound).map_err(|denial| denial.detail)
+            }
+            Direction::Outbound => {
+                let Some(outbound) = self.config.outbounds.get(facts.listener) else { return Ok(()) };
+                match self.expected(&outbound.target) {
+                    Ok(expected) if expected == *peer.id() => Ok(()),
+                    Ok(expected) => Err(format!("{} is now {expected}", outbound.target)),
+                    Err(denial) => Err(denial.detail),
+                }
+            }
+        }
+    }
+}

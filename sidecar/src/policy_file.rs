@@ -1,0 +1,156 @@
+//! The policy in force: read from its file, reloaded as a whole when that changes, never replaced by a broken one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use postern_proto::policy::{FILE_BYTES_MAX, Policy};
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// How often the file is looked at. Its content is compared, so that symlink swaps and quick rewrites are seen.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// A broken file's problems are logged up to this many; `postern-ca policy check` shows all.
+const PROBLEMS_LOGGED_MAX: usize = 5;
+
+/// The policy that decides now: one writer, many readers.
+#[derive(Debug, Default)]
+pub struct PolicyStore {
+    current: ArcSwapOption<Policy>,
+    changes: watch::Sender<u64>,
+    status: Mutex<PolicyStatus>,
+}
+
+/// How the policy stands, for `/status`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PolicyStatus {
+    pub file: Option<PathBuf>,
+    /// Of the policy in force; absent until there is one.
+    pub digest: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub loaded_at: Option<OffsetDateTime>,
+    /// Why the file as it is now is not in force.
+    pub last_error: Option<String>,
+}
+
+impl PolicyStore {
+    /// The policy in force.
+    pub fn current(&self) -> Option<Arc<Policy>> {
+        self.current.load_full()
+    }
+
+    /// Wakes after each change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub fn status(&self) -> PolicyStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a policy in force.
+    pub fn replace(&self, policy: Policy, now: OffsetDateTime) {
+        let digest = policy.digest().to_owned();
+        self.update(|status| {
+            status.digest = Some(digest);
+            status.loaded_at = Some(now);
+            status.last_error = None;
+        });
+        self.current.store(Some(Arc::new(policy)));
+        self.changes.send_modify(|change| *change += 1);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut PolicyStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Watches one file.
+#[derive(Debug)]
+pub struct PolicyFile {
+    path: PathBuf,
+    store: Arc<PolicyStore>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    /// Wakes the watch before its time, as SIGHUP asks.
+    pub look_now: Arc<Notify>,
+    /// What the last look saw: each content is judged once.
+    seen: Option<Result<Vec<u8>, String>>,
+}
+
+impl PolicyFile {
+    pub fn new(path: PathBuf, store: Arc<PolicyStore>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        store.update(|status| status.file = Some(path.clone()));
+        Self { path, store, metrics, clock, look_now: Arc::default(), seen: None }
+    }
+
+    /// Watches until `cancel`.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let watch = async {
+            loop {
+                self.look().await;
+                // Whether it was time or SIGHUP, the next step is the same.
+                let _woken = tokio::time::timeout(LOOK_INTERVAL, self.look_now.notified()).await;
+            }
+        };
+        cancel.run_until_cancelled(watch).await;
+    }
+
+    /// Looks at the file once.
+    pub async fn look(&mut self) {
+        let content = read(&self.path).await;
+        if self.seen.as_ref() == Some(&content) {
+            return;
+        }
+        let parsed = content.as_deref().map_err(|error| vec![error.clone()]).and_then(|bytes| self.parse(bytes));
+        self.seen = Some(content);
+        match parsed {
+            Ok(policy) => {
+                info!(file = %self.path.display(), digest = policy.digest(), "policy in force");
+                self.metrics.policy_reloaded("ok");
+                self.store.replace(policy, self.clock.now());
+            }
+            Err(problems) => self.keep_last_good(&problems),
+        }
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Policy, Vec<String>> {
+        let file = self.path.display().to_string();
+        let text = std::str::from_utf8(bytes).map_err(|error| vec![format!("{file}: not UTF-8 text: {error}")])?;
+        Policy::parse(&file, text).map_err(|problems| problems.iter().map(one_line).collect())
+    }
+
+    fn keep_last_good(&self, problems: &[String]) {
+        let kept = self.store.current().is_some();
+        let consequence = if kept { "the last good policy stays in force" } else { "every peer is refused" };
+        for problem in problems.iter().take(PROBLEMS_LOGGED_MAX) {
+            error!(problem, consequence, problems = problems.len(), "policy file not taken");
+        }
+        self.metrics.policy_reloaded("error");
+        let joined = problems.iter().take(PROBLEMS_LOGGED_MAX).cloned().collect::<Vec<_>>().join("; ");
+        self.store.update(|status| status.last_error = Some(joined));
+    }
+}
+
+/// A problem without the picture of its line.
+fn one_line(problem: &postern_proto::policy::Problem) -> String {
+    problem.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The file's bytes, or why there are none. It is never larger in memory than a policy may be.
+async fn read(path: &Path) -> Result<Vec<u8>, String> {
+    use tokio::io::AsyncReadExt as _;
+    let tell = |error: std::io::Error| format!("{}: {error}", path.display());
+    let file = tokio::fs::File::open(path).await.map_err(tell)?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).await.map_err(tell)?;
+    Ok(bytes)
+}
