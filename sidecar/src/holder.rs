@@ -137,7 +137,7 @@ impl Holder {
     pub fn watch_expiry(&mut self) {
         let Some(credentials) = self.credentials() else { return };
         let not_after = credentials.svid.verified().not_after();
-        if self.now() > not_after && self.expired != Some(credentials.generation) {
+        if credentials.is_expired(self.now()) && self.expired != Some(credentials.generation) {
             self.expired = Some(credentials.generation);
             error!(id = %credentials.svid.id(), not_after = %not_after, reason = "expired", "identity lost");
         }

@@ -205,8 +205,7 @@ impl Renewal {
 
 /// Whether only a join token can help. An expired certificate's refusal may show as a broken connection only.
 fn lost_for_renewal(credentials: &Credentials, refusal: &CaError, now: OffsetDateTime) -> bool {
-    let expired = now > credentials.svid.verified().not_after();
-    refusal.wants_join_token() || expired && matches!(refusal, CaError::Broken { .. })
+    refusal.wants_join_token() || credentials.is_expired(now) && matches!(refusal, CaError::Broken { .. })
 }
 
 async fn set_aside(state: StateDir, reason: &str) {

@@ -51,9 +51,10 @@ impl StateDir {
         let (chain, key, bundles) = Stored::parse(&bytes).and_then(Stored::into_parts).map_err(damaged)?;
         let svid = match Svid::new(chain.clone(), key.clone(), &bundles, now) {
             // Judged at the edge of its life instead: it will be renewed, or wait for the clock to be set.
-            Err(SvidError::Chain(VerifyError::Expired { not_after, .. })) => {
-                Svid::new(chain, key, &bundles, not_after)
-            }
+            Err(SvidError::Chain(
+                VerifyError::Expired { not_after: edge, .. }
+                | VerifyError::NotYetValid { not_before: edge, .. },
+            )) => Svid::new(chain, key, &bundles, edge),
             judged => judged,
         };
         let svid = svid.map_err(|cause| StateError::Mismatched { path: file.clone(), cause })?;
