@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use postern_proto::identity::{Svid, SvidError, TrustBundles, VerifyError};
 use thiserror::Error;
@@ -107,11 +107,6 @@ impl StateDir {
 
     fn file(&self) -> PathBuf {
         self.0.join(FILE)
-    }
-
-    /// The directory itself.
-    pub fn path(&self) -> &Path {
-        &self.0
     }
 }
 

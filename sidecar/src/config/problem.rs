@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::CONFIG_BYTES_MAX;
+use crate::holder::in_one_line;
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -30,6 +31,14 @@ pub enum ConfigError {
 impl ConfigError {
     pub(super) fn invalid(file: &Path, problems: Vec<Problem>) -> Self {
         Self::Invalid { file: file.to_owned(), problems }
+    }
+
+    /// One message for each problem, complete in itself: file, line, key, value, rule.
+    pub fn messages(&self) -> Vec<String> {
+        match self {
+            Self::Invalid { .. } => self.to_string().lines().map(str::to_owned).collect(),
+            _ => vec![in_one_line(self)],
+        }
     }
 }
 
