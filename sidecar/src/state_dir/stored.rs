@@ -26,8 +26,9 @@ pub(super) type Parts = (Vec<CertificateDer<'static>>, PrivateKey, TrustBundles)
 
 impl Stored {
     pub(super) fn new(svid: &Svid, bundles: &TrustBundles) -> Self {
-        let bundle =
-            |bundle: &TrustBundle| (bundle.trust_domain().to_string(), bundle.roots().map(encode).collect());
+        let bundle = |bundle: &TrustBundle| {
+            (bundle.trust_domain().to_string(), bundle.roots().iter().map(encode).collect())
+        };
         Self {
             version: VERSION,
             key: Zeroizing::new(STANDARD.encode(svid.key().der().secret_der())),
