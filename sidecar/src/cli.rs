@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod verify;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Args),
     Verify(verify::Args),
 }
 
@@ -35,6 +37,7 @@ enum Format {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Command::Check(args) => check::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use postern_proto::identity::{Svid, TrustBundles};
 use postern_proto::mtls::TlsIdentity;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 /// An identity and the trust that goes with it, at one moment.
@@ -15,6 +16,13 @@ pub struct Credentials {
     pub svid: Svid,
     pub tls: TlsIdentity,
     pub bundles: Arc<TrustBundles>,
+}
+
+impl Credentials {
+    /// Whether the identity's time is over. It is good through the whole second of notAfter (svid.md, Time).
+    pub fn is_expired(&self, now: OffsetDateTime) -> bool {
+        now.unix_timestamp() > self.svid.verified().not_after().unix_timestamp()
+    }
 }
 
 /// Holds the newest credentials: one writer, many readers. Empty until the first identity has come.

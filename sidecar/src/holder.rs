@@ -137,7 +137,7 @@ impl Holder {
     pub fn watch_expiry(&mut self) {
         let Some(credentials) = self.credentials() else { return };
         let not_after = credentials.svid.verified().not_after();
-        if self.now() > not_after && self.expired != Some(credentials.generation) {
+        if credentials.is_expired(self.now()) && self.expired != Some(credentials.generation) {
             self.expired = Some(credentials.generation);
             error!(id = %credentials.svid.id(), not_after = %not_after, reason = "expired", "identity lost");
         }
@@ -160,3 +160,64 @@ pub fn in_one_line(error: &dyn Error) -> String {
 
 /// A reason in log and status is cut here.
 const REASON_CHARS_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    /// What `act` logs, as text.
+    fn logged(act: impl FnOnce()) -> String {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || Lines(writer.clone()));
+        tracing::subscriber::with_default(subscriber.finish(), act);
+        let bytes = lines.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failure_is_one_line_with_its_causes_and_shows_in_the_status() {
+        let (mut holder, status) = Holder::new(Arc::default(), Arc::new(SystemClock));
+        let cause = io::Error::other("first\n\u{1b}[31msecond");
+        let error =
+            crate::ca_client::CaError::Unreachable { address: "ca.internal:7443".parse().unwrap(), cause };
+        let told = logged(|| holder.failed("ca_unreachable", &error));
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains("CA ca.internal:7443 cannot be reached: first"), "{told}");
+        assert!(!told.contains('\u{1b}'), "{told:?}");
+        let status = status.borrow();
+        let reason = &status.last_error.as_ref().unwrap().reason;
+        assert_eq!(reason, "CA ca.internal:7443 cannot be reached: first\\n\\u{1b}[31msecond");
+        assert_eq!(status.failures, 1);
+    }
+
+    #[test]
+    fn a_reason_without_end_is_cut() {
+        let endless = io::Error::other("x".repeat(1 << 20));
+        assert_eq!(in_one_line(&endless).len(), REASON_CHARS_MAX);
+    }
+
+    #[test]
+    fn the_status_has_a_json_form() {
+        let json = serde_json::to_value(IdentityStatus::default()).unwrap();
+        assert_eq!((json["id"].is_null(), json["rotations"].as_u64()), (true, Some(0)));
+    }
+}

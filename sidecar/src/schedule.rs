@@ -64,9 +64,12 @@ impl Plan {
     }
 
     /// For a certificate kept over a restart, of which nobody remembers when it came: at half of its whole life, or
-    /// at half of what is left if that is sooner.
+    /// at half of what is left if that is sooner. At once if it is not valid at `now`.
     pub fn to_renew_kept(life: Lifetime, now: OffsetDateTime) -> Self {
         let to_half: time::Duration = (life.not_after - life.not_before) / 2 - (now - life.not_before);
+        if now < life.not_before {
+            return Self::at_once(now);
+        }
         let delay: time::Duration = to_half.min((life.not_after - now) / 2);
         Self { made: now, delay: delay.try_into().unwrap_or(Duration::ZERO) }
     }
@@ -167,6 +170,7 @@ mod tests {
         assert!(kept(Duration::from_secs(600)).at() <= T0 + HOUR / 2);
         assert!(kept(Duration::from_secs(2400)).is_due(T0 + Duration::from_secs(2400)));
         assert!(kept(2 * HOUR).is_due(T0 + 2 * HOUR));
+        assert!(Plan::to_renew_kept(life(HOUR), T0 - DAY).is_due(T0 - DAY));
     }
 
     #[test]

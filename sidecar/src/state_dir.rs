@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use postern_proto::identity::{Svid, SvidError, TrustBundles, VerifyError};
 use thiserror::Error;
@@ -51,9 +51,10 @@ impl StateDir {
         let (chain, key, bundles) = Stored::parse(&bytes).and_then(Stored::into_parts).map_err(damaged)?;
         let svid = match Svid::new(chain.clone(), key.clone(), &bundles, now) {
             // Judged at the edge of its life instead: it will be renewed, or wait for the clock to be set.
-            Err(SvidError::Chain(VerifyError::Expired { not_after, .. })) => {
-                Svid::new(chain, key, &bundles, not_after)
-            }
+            Err(SvidError::Chain(
+                VerifyError::Expired { not_after: edge, .. }
+                | VerifyError::NotYetValid { not_before: edge, .. },
+            )) => Svid::new(chain, key, &bundles, edge),
             judged => judged,
         };
         let svid = svid.map_err(|cause| StateError::Mismatched { path: file.clone(), cause })?;
@@ -106,11 +107,6 @@ impl StateDir {
 
     fn file(&self) -> PathBuf {
         self.0.join(FILE)
-    }
-
-    /// The directory itself.
-    pub fn path(&self) -> &Path {
-        &self.0
     }
 }
 

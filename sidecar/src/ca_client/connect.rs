@@ -22,6 +22,9 @@ use crate::config::HostPort;
 
 const ALPN: &[u8] = b"h2";
 
+/// The headers and trailers of an answer have at most this many bytes.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+
 /// A connection for one request.
 pub(super) struct Connection {
     pub(super) ca: CertificateAuthorityClient<Channel>,
@@ -107,7 +110,8 @@ async fn http2(stream: Observed) -> Result<Channel, tonic::transport::Error> {
         std::future::ready(stream)
     });
     // The URI fills `:authority`; peers are known by SPIFFE ID, and the stream is open already.
-    Endpoint::from_static("https://postern-ca").connect_with_connector(connector).await
+    let endpoint = Endpoint::from_static("https://postern-ca").http2_max_header_list_size(HEADER_BYTES_MAX);
+    endpoint.connect_with_connector(connector).await
 }
 
 /// A TLS stream that remembers the alert it ended with: on the way up through HTTP/2 that is lost.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::CONFIG_BYTES_MAX;
+use crate::holder::in_one_line;
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -30,6 +31,14 @@ pub enum ConfigError {
 impl ConfigError {
     pub(super) fn invalid(file: &Path, problems: Vec<Problem>) -> Self {
         Self::Invalid { file: file.to_owned(), problems }
+    }
+
+    /// One message for each problem, complete in itself: file, line, key, value, rule.
+    pub fn messages(&self) -> Vec<String> {
+        match self {
+            Self::Invalid { .. } => self.to_string().lines().map(str::to_owned).collect(),
+            _ => vec![in_one_line(self)],
+        }
     }
 }
 
@@ -81,12 +90,22 @@ impl Problem {
         if message.starts_with("unknown field") {
             return Self::of_unknown_key(text, span, &section, &message);
         }
+        if let Some(header) = header_at(text, span.start) {
+            return Self {
+                line,
+                key: name_in(header).to_owned(),
+                value: None,
+                rule: rule_of_header(header, message),
+            };
+        }
         let key = match key_of(text, span.start) {
             Some(key) => join(&section, key),
             None if section.is_empty() => "file".to_owned(),
             None => section,
         };
-        Self { line, key, value: shown(text, span), rule: message }
+        // As TOML calls them.
+        let rule = message.replace("a sequence", "a list").replace("a map", "a table");
+        Self { line, key, value: shown(text, span), rule }
     }
 
     /// The value of an unknown key is not repeated: it may be a secret in the wrong place.
@@ -97,7 +116,7 @@ impl Problem {
             Some(near) => format!("unknown key; did you mean \"{near}\"?"),
             None => format!("unknown key; known are {}", known.join(", ")),
         };
-        let key = if is_header(text, span.start) { found.to_owned() } else { join(section, found) };
+        let key = if header_at(text, span.start).is_some() { found.to_owned() } else { join(section, found) };
         Self { line: line_of(text, span.start), key: key.escape_debug().collect(), value: None, rule }
     }
 }
@@ -138,10 +157,11 @@ fn line_of(text: &str, offset: usize) -> usize {
 /// The value as written, on one line, without control characters, cut where it is long.
 fn shown(text: &str, span: Range<usize>) -> Option<String> {
     let source = text.get(span).filter(|source| !source.is_empty())?;
-    let line: String = source.lines().next().unwrap_or_default().escape_debug().collect();
-    let mut value: String =
-        line.replace("\\\"", "\"").replace("\\\\", "\\").chars().take(VALUE_SHOWN_MAX).collect();
-    if value.len() < line.len().min(VALUE_SHOWN_MAX) || source.lines().count() > 1 {
+    let line = source.lines().next().unwrap_or_default();
+    let cut = line.len() < source.len() || line.chars().count() > VALUE_SHOWN_MAX;
+    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    let mut value: String = line.chars().take(VALUE_SHOWN_MAX).map(escaped).collect();
+    if cut {
         value.push('…');
     }
     Some(value)
@@ -158,15 +178,33 @@ fn key_of(text: &str, offset: usize) -> Option<&str> {
     Some(key.trim())
 }
 
-fn is_header(text: &str, offset: usize) -> bool {
-    let start = text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
-    text.get(start..).is_some_and(|line| line.trim_start().starts_with('['))
+/// The line at `offset`, if it is a `[header]`.
+fn header_at(text: &str, offset: usize) -> Option<&str> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |at| at + 1);
+    text.get(start..)?.lines().next().and_then(as_header)
+}
+
+fn as_header(line: &str) -> Option<&str> {
+    let line = line.trim_start_matches('\u{feff}').trim();
+    line.starts_with('[').then_some(line)
+}
+
+fn name_in(header: &str) -> &str {
+    header.trim_start_matches('[').split(']').next().unwrap_or_default().trim()
+}
+
+/// One pair of brackets where two are right, or two where one is, is the usual slip.
+fn rule_of_header(header: &str, message: String) -> String {
+    let name = name_in(header);
+    match message.starts_with("invalid type") {
+        true if header.starts_with("[[") => format!("write [{name}]: there is only one"),
+        true => format!("write [[{name}]]: there may be several"),
+        false => message,
+    }
 }
 
 /// The name in the last `[header]` before `offset`.
 fn section_of(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or_default();
-    let header = before.lines().rev().find(|line| line.trim_start().starts_with('['));
-    let name = header.map(|line| line.trim().trim_start_matches('[').split(']').next().unwrap_or_default());
-    name.unwrap_or_default().trim().to_owned()
+    before.lines().rev().find_map(as_header).map(name_in).unwrap_or_default().to_owned()
 }

@@ -153,6 +153,14 @@ fn a_value_of_another_kind_is_refused() {
 }
 
 #[test]
+fn one_pair_of_brackets_for_two_and_two_for_one_are_told_apart() {
+    assert_says(&refusal("[inbound]\nname = \"a\"\n"), &[":1: inbound", "write [[inbound]]"]);
+    assert_says(&refusal("[[identity]]\nca = \"a\"\n"), &[":1: identity", "write [identity]"]);
+    let to = with(r#"to = ["payments.internal:8443", "[::1]:8443"]"#, r#"to = "payments.internal:8443""#);
+    assert_says(&to, &["outbound.to = \"payments.internal:8443\":", "expected a list"]);
+}
+
+#[test]
 fn broken_toml_is_refused_with_its_line() {
     assert_says(&with("name = \"api\"", "name = api"), &["sidecar.toml:7: inbound.name"]);
     assert_says(

@@ -4,12 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use postern_proto::identity::{
-    BUNDLE_BYTES_MAX, BundleError, PrivateKey, PrivateKeyError, Svid, SvidError, TrustBundles, TrustDomain,
-    VerifyError, verify,
+    BUNDLE_BYTES_MAX, BundleError, PemError, PrivateKey, PrivateKeyError, Svid, SvidError, TrustBundles,
+    certificates_from_pem, claimed_id,
 };
 use ring::digest;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::fs::{self, File};
@@ -86,22 +84,13 @@ impl Contents {
 
     /// Whether the three belong together and are valid now.
     pub(super) fn judge(&self, now: OffsetDateTime) -> Result<(Svid, TrustBundles), FilesError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.svid).collect();
-        let chain = chain.map_err(|_| FilesError::ChainPem)?;
+        let chain = certificates_from_pem(&self.svid)?;
         let key = PrivateKey::from_pem(&self.key)?;
-        let bundles = TrustBundles::from_pem(&trust_domain(&chain, now)?, &self.bundle)?;
+        let id = claimed_id(&chain).map_err(SvidError::from)?;
+        // Roots without a SPIFFE ID of their own belong to the leaf's trust domain (svid.md, Roots).
+        let bundles = TrustBundles::from_pem(id.trust_domain(), &self.bundle)?;
         let svid = Svid::new(chain, key, &bundles, now)?;
         Ok((svid, bundles))
-    }
-}
-
-/// The leaf's trust domain, which roots without a SPIFFE ID of their own belong to.
-fn trust_domain(chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<TrustDomain, SvidError> {
-    // Nobody's roots are asked, so the judge gets as far as the domain it misses them for.
-    match verify(chain, &TrustBundles::default(), now) {
-        Ok(verified) => Ok(verified.id().trust_domain().clone()),
-        Err(VerifyError::UnknownTrustDomain { trust_domain }) => Ok(trust_domain),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -118,8 +107,8 @@ pub enum FilesError {
     NoFile { path: PathBuf },
     #[error("{} has more than the {bytes_max} bytes allowed", path.display())]
     TooLarge { path: PathBuf, bytes_max: usize },
-    #[error("svid_file is not readable PEM")]
-    ChainPem,
+    #[error("svid_file is refused")]
+    Chain(#[from] PemError),
     #[error("key_file is refused")]
     Key(#[from] PrivateKeyError),
     #[error("bundle_file is refused")]
@@ -136,7 +125,7 @@ impl FilesError {
         match self {
             Self::Unreadable { .. } | Self::NoFile { .. } => "file_unreadable",
             Self::TooLarge { .. } => "file_too_large",
-            Self::ChainPem | Self::Key(_) => "file_malformed",
+            Self::Chain(_) | Self::Key(_) => "file_malformed",
             Self::Bundle(_) => "bundle_refused",
             Self::Svid(SvidError::Chain(error)) => error.code(),
             Self::Svid(SvidError::Key { .. }) | Self::Unusable(_) => "key_mismatch",

@@ -26,11 +26,13 @@ pub(super) type Parts = (Vec<CertificateDer<'static>>, PrivateKey, TrustBundles)
 
 impl Stored {
     pub(super) fn new(svid: &Svid, bundles: &TrustBundles) -> Self {
-        let bundle = |bundle: &TrustBundle| (bundle.trust_domain().to_string(), encode(bundle.roots()));
+        let bundle = |bundle: &TrustBundle| {
+            (bundle.trust_domain().to_string(), bundle.roots().iter().map(encode).collect())
+        };
         Self {
             version: VERSION,
             key: Zeroizing::new(STANDARD.encode(svid.key().der().secret_der())),
-            chain: encode(svid.chain()),
+            chain: svid.chain().iter().map(encode).collect(),
             bundles: bundles.iter().map(|one| bundle(one)).collect(),
         }
     }
@@ -61,8 +63,8 @@ impl Stored {
 
 const VERSION: u32 = 1;
 
-fn encode(certificates: &[CertificateDer<'_>]) -> Vec<String> {
-    certificates.iter().map(|der| STANDARD.encode(der)).collect()
+fn encode(certificate: &CertificateDer<'_>) -> String {
+    STANDARD.encode(certificate)
 }
 
 fn decode(certificates: &[String]) -> Result<Vec<CertificateDer<'static>>, StoredError> {

@@ -162,7 +162,8 @@ async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
         }
         _ => {}
     }
-    let identity = TlsIdentity::with_roots(&shared.own, &[shared.authority.root.clone()]).unwrap();
+    let identity =
+        TlsIdentity::with_roots(&shared.own, std::slice::from_ref(&shared.authority.root)).unwrap();
     let grace = *shared.grace.lock().unwrap();
     let judge = Judge::new(Arc::new(shared.authority.bundles()), Arc::new(Anyone))
         .certificate_optional()

@@ -9,6 +9,7 @@
 #![allow(unreachable_pub, reason = "a test program has no public items, only shared ones")]
 
 mod authority;
+mod check;
 mod clock;
 mod enrolling;
 mod fake_ca;

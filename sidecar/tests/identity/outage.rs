@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use postern_sidecar::clock::SystemClock;
 use time::Duration;
 use tonic::Status;
 
@@ -41,10 +42,7 @@ async fn past_all_of_the_life_it_renews_with_the_expired_certificate() {
     let clock = home.clock();
     workload
         .until(|status| {
-            status
-                .last_error
-                .as_ref()
-                .is_some_and(|e| e.at > status.not_after.unwrap() + Duration::milliseconds(100))
+            status.last_error.as_ref().is_some_and(|e| e.at > status.not_after.unwrap() + Duration::SECOND)
         })
         .await;
     assert!(workload.store.current().unwrap().svid.verified().not_after() < clock.now());
@@ -61,10 +59,7 @@ async fn past_the_grace_only_a_fresh_token_helps_and_the_used_one_is_not_shown_a
     ca.behave(Behaviour::Away);
     workload
         .until(|status| {
-            status
-                .last_error
-                .as_ref()
-                .is_some_and(|e| e.at > status.not_after.unwrap() + Duration::milliseconds(100))
+            status.last_error.as_ref().is_some_and(|e| e.at > status.not_after.unwrap() + Duration::SECOND)
         })
         .await;
     ca.behave(ca.issue_for(Duration::hours(1), home.clock()));
@@ -114,13 +109,26 @@ async fn a_ca_that_lost_its_root_is_believed_again_by_a_fresh_token() {
 }
 
 #[tokio::test]
-async fn a_clock_a_day_ahead_and_then_right_again_ends_with_a_fresh_certificate() {
+async fn a_day_that_passes_in_sleep_ends_with_a_fresh_certificate() {
     let home = Home::new();
     let (ca, mut workload) = enrolled(&home, Duration::seconds(60)).await;
     ca.renew_expired_for(GRACE);
     home.clock.set_wrong_by(Duration::days(1));
     let forth = workload.until(|status| status.rotations == 1).await;
     assert!(forth.not_after.unwrap() > home.clock().now());
+}
+
+#[tokio::test]
+async fn a_clock_a_day_ahead_of_the_ca_replaces_nothing_and_is_no_matter_once_it_is_right_again() {
+    let home = Home::new();
+    let (ca, mut workload) = enrolled(&home, Duration::seconds(60)).await;
+    ca.behave(ca.issue_for(Duration::seconds(60), Arc::new(SystemClock)));
+    home.clock.set_wrong_by(Duration::days(1));
+    let error = workload.until_error().await;
+    assert!(error.code == "bad_answer" && error.reason.contains("expired"), "{error:?}");
+    assert_eq!(workload.status().generation, 1);
+    home.clock.set_wrong_by(Duration::ZERO);
+    workload.until(|status| status.rotations == 1 && status.last_error.is_none()).await;
 }
 
 #[tokio::test]

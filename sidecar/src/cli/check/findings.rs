@@ -1,0 +1,204 @@
+//! What `check` finds: facts, warnings and errors, about each thing that `run` would use.
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use postern_proto::identity::{SpiffeId, Svid};
+use postern_proto::policy::Policy;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::config::{Config, HostPort, IdentitySource, JoinTokenSource, Target};
+use crate::holder::in_one_line;
+use crate::identity_files::{FilePaths, load};
+use crate::join_token::{self, ReadTokenError};
+use crate::state_dir::{Kept, StateDir};
+
+/// Everything found, in the order of the file.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) facts: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    pub(super) errors: Vec<String>,
+}
+
+impl Findings {
+    /// Looks at everything; opens no port and asks no CA.
+    pub(super) async fn of(config: &Config, now: OffsetDateTime) -> Self {
+        let mut findings = Self::default();
+        let id = findings.identity(&config.identity, now).await;
+        findings.listeners(config);
+        findings.policy(config, id.as_ref());
+        findings
+    }
+
+    async fn identity(&mut self, source: &IdentitySource, now: OffsetDateTime) -> Option<SpiffeId> {
+        match source {
+            IdentitySource::Ca { ca, join_token, state_dir } => {
+                self.facts.push(format!("identity: from the CA at {ca}"));
+                let kept = state_dir.as_deref().and_then(|dir| self.kept(dir, now));
+                self.join_token(join_token.as_ref(), kept).await
+            }
+            IdentitySource::Files { svid, key, bundle } => {
+                self.private(key);
+                let paths = FilePaths { svid: svid.clone(), key: key.clone(), bundle: bundle.clone() };
+                match load(&paths, now).await {
+                    Ok((svid, _)) => Some(self.svid("from files", &svid)),
+                    Err(error) => self.error(format!("identity: {}", in_one_line(&error))),
+                }
+            }
+        }
+    }
+
+    fn kept(&mut self, dir: &Path, now: OffsetDateTime) -> Option<SpiffeId> {
+        match StateDir::new(dir.to_owned()).load(now) {
+            Ok(Some(Kept { svid, .. })) => {
+                if now.unix_timestamp() > svid.verified().not_after().unix_timestamp() {
+                    self.warnings
+                        .push("identity: the kept one has expired; it is good for renewing only".to_owned());
+                }
+                Some(self.svid("kept", &svid))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.warnings
+                    .push(format!("identity: the kept one will not be used: {}", in_one_line(&error)));
+                None
+            }
+        }
+    }
+
+    /// With an identity kept, a token is good to have; without, it is the only way in.
+    async fn join_token(
+        &mut self,
+        source: Option<&JoinTokenSource>,
+        kept: Option<SpiffeId>,
+    ) -> Option<SpiffeId> {
+        if let Some(JoinTokenSource::File(file)) = source {
+            self.private(file);
+        }
+        let read = match source {
+            Some(source) => join_token::read(source).await,
+            None => return self.without_token(kept, "no join token is configured and no identity was kept"),
+        };
+        match (read, kept) {
+            (Ok(read), Some(kept)) if *read.token.id() != kept => {
+                let found = read.token.id().clone();
+                self.warnings
+                    .push(format!("identity: the join token is for {found}, so {kept} will be set aside"));
+                Some(found)
+            }
+            (Ok(read), kept) => {
+                let id = read.token.id().clone();
+                self.facts.push(format!(
+                    "join token: for {id}, to be redeemed at a CA with the pin {}",
+                    read.token.pin()
+                ));
+                Some(kept.unwrap_or(id))
+            }
+            (Err(error @ ReadTokenError::Token(_)), Some(kept)) => {
+                self.warnings.push(in_one_line(&error));
+                Some(kept)
+            }
+            (Err(error), kept) => self.without_token(kept, &in_one_line(&error)),
+        }
+    }
+
+    fn without_token(&mut self, kept: Option<SpiffeId>, reason: &str) -> Option<SpiffeId> {
+        if kept.is_none() {
+            self.errors.push(format!("identity: {reason}"));
+        }
+        kept
+    }
+
+    fn svid(&mut self, origin: &str, svid: &Svid) -> SpiffeId {
+        let until = svid.verified().not_after();
+        let until = until.format(&Rfc3339).unwrap_or_else(|_| until.to_string());
+        self.facts.push(format!("identity: {} ({origin}), valid until {until}", svid.id()));
+        svid.id().clone()
+    }
+
+    fn listeners(&mut self, config: &Config) {
+        for inbound in &config.inbounds {
+            self.facts.push(format!("inbound {}: {} to {}", inbound.name, inbound.listen, inbound.app));
+            if !is_loopback(&inbound.app) {
+                let rule =
+                    "the app is not on a loopback address: whoever can reach it goes round the sidecar";
+                self.warnings.push(format!("inbound {}: app = {}: {rule}", inbound.name, inbound.app));
+            }
+        }
+        for outbound in &config.outbounds {
+            let to: Vec<_> = outbound.to.iter().map(HostPort::to_string).collect();
+            self.facts.push(format!(
+                "outbound {}: {} at {}",
+                outbound.listen,
+                outbound.target,
+                to.join(", ")
+            ));
+        }
+        if config.inbounds.is_empty() && config.outbounds.is_empty() {
+            self.warnings.push("neither inbound nor outbound: no traffic is carried".to_owned());
+        }
+        self.facts.push(format!("admin: {}", config.admin));
+    }
+
+    fn policy(&mut self, config: &Config, id: Option<&SpiffeId>) {
+        let Some(file) = &config.policy_file else {
+            self.warnings
+                .push("policy: none, so every peer is refused and no service is resolved".to_owned());
+            return;
+        };
+        let Some(policy) = self.read_policy(file) else { return };
+        self.facts.push(format!("policy: {} ({})", file.display(), policy.digest()));
+        if let Some(id) = id
+            && id.trust_domain() != policy.trust_domain()
+        {
+            let (own, other) = (id.trust_domain(), policy.trust_domain());
+            self.warnings.push(format!("policy: it is about trust domain {other}, the identity is of {own}"));
+        }
+        for outbound in &config.outbounds {
+            if let Target::Service(name) = &outbound.target
+                && policy.identity_of(name).is_none()
+            {
+                self.errors
+                    .push(format!("outbound {}: the policy declares no service {name:?}", outbound.listen));
+            }
+        }
+    }
+
+    fn read_policy(&mut self, file: &Path) -> Option<Policy> {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) => return self.error(format!("policy: {} cannot be read: {error}", file.display())),
+        };
+        match Policy::parse(&file.display().to_string(), &text) {
+            Ok(policy) => Some(policy),
+            Err(problems) => {
+                self.errors.extend(problems.iter().map(ToString::to_string));
+                None
+            }
+        }
+    }
+
+    /// Others on the machine should not read a secret.
+    fn private(&mut self, file: &Path) {
+        // Whether the file is there at all, its reader says.
+        if let Ok(metadata) = std::fs::metadata(file)
+            && metadata.permissions().mode() & 0o077 != 0
+        {
+            let mode = metadata.permissions().mode() & 0o777;
+            self.warnings.push(format!("{}: mode {mode:o} lets others read a secret", file.display()));
+        }
+    }
+
+    fn error<T>(&mut self, text: String) -> Option<T> {
+        self.errors.push(text);
+        None
+    }
+}
+
+fn is_loopback(app: &HostPort) -> bool {
+    let address: Result<IpAddr, _> = app.host.parse();
+    app.host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
