@@ -1,6 +1,8 @@
 //! The command line.
 
 mod check;
+mod run;
+mod status;
 mod verify;
 
 use std::process::ExitCode;
@@ -20,7 +22,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Check(check::Args),
+    Status(status::Args),
     Verify(verify::Args),
 }
 
@@ -37,7 +41,9 @@ enum Format {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args, cli.format),
+        Command::Status(args) => status::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),
     }
 }

@@ -1,0 +1,198 @@
+//! What operators ask of a running sidecar, over HTTP on loopback: nothing here changes anything or tells a secret.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Json, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::config::{Config, HostPort, IdentitySource};
+use crate::holder::IdentityStatus;
+use crate::plane::Plane;
+
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Where in its life the sidecar is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Listeners are not open yet.
+    Starting,
+    Serving,
+    /// It has been told to end.
+    Ending,
+}
+
+/// What the endpoints look at.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub plane: Arc<Plane>,
+    pub identity: watch::Receiver<IdentityStatus>,
+    pub phase: watch::Receiver<Phase>,
+    pub log_lines_dropped: LogLinesDropped,
+}
+
+/// Counts log lines that were dropped because nobody read them.
+#[derive(Clone)]
+pub struct LogLinesDropped(pub Arc<dyn Fn() -> usize + Send + Sync>);
+
+impl std::fmt::Debug for LogLinesDropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogLinesDropped")
+    }
+}
+
+impl Admin {
+    /// Answers until `cancel`.
+    pub async fn run(self, listener: TcpListener, cancel: CancellationToken) {
+        let admin = Arc::new(self);
+        let routes = Router::new()
+            .route("/live", get(async || "live\n"))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/status", get(async |State(admin): State<Arc<Self>>| Json(admin.status())))
+            .route("/connections", get(async |State(admin): State<Arc<Self>>| Json(admin.plane.register.shown())))
+            .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
+            .layer(from_fn_with_state(admin.clone(), local_only))
+            .with_state(admin);
+        let serve = async { axum::serve(listener, routes).await };
+        if let Some(Err(error)) = cancel.run_until_cancelled(serve).await {
+            error!(%error, "the admin endpoint failed");
+        }
+    }
+
+    /// What is missing until the sidecar can do its work.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if let Err(denial) = self.plane.valid_credentials() {
+            let code = if denial.code == "own_identity_expired" { "identity expired" } else { "identity" };
+            missing.push(format!("{code}: {}", denial.detail));
+        }
+        if self.plane.policy.current().is_none() {
+            let why = self.plane.policy.status().last_error;
+            missing.push(format!("policy: {}", why.unwrap_or_else(|| "no file is configured or read yet".to_owned())));
+        }
+        match *self.phase.borrow() {
+            Phase::Starting => missing.push("listeners: not open yet".to_owned()),
+            Phase::Ending => missing.push("ending: it has been told to stop".to_owned()),
+            Phase::Serving => {}
+        }
+        missing
+    }
+
+    fn status(&self) -> Value {
+        let missing = self.missing();
+        let identity = self.identity.borrow().clone();
+        let config = &self.plane.config;
+        let (begun, live) = self.plane.metrics.connections();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "ready": missing.is_empty(),
+            "missing": missing,
+            "identity": identity,
+            "policy": self.plane.policy.status(),
+            "inbounds": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
+            "outbounds": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
+            "connections": { "live": live, "begun": begun },
+            "refusals": self.plane.refusals.newest(),
+        })
+    }
+
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        let metrics = &self.plane.metrics;
+        let identity = self.identity.borrow().clone();
+        metrics.svid_not_after.set(identity.not_after.map_or(0, OffsetDateTime::unix_timestamp));
+        metrics.svid_rotations.set(i64::try_from(identity.rotations).unwrap_or(i64::MAX));
+        metrics.log_lines_dropped.set(i64::try_from((self.log_lines_dropped.0)()).unwrap_or(i64::MAX));
+        metrics.text()
+    }
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let missing = admin.missing();
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.metrics() {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// A web page must not read this through its visitor's browser: none may call it, and no name that was made to point
+/// here is answered to.
+async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let own = admin.plane.config.admin;
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| match port.parse::<u16>() {
+        Ok(_) => name,
+        Err(_) => host,
+    });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let ours = name == "localhost" || address.is_ok_and(|address| address.is_loopback() || address == own.ip());
+    if request.headers().contains_key(header::ORIGIN) || !(ours || own.ip().is_unspecified()) {
+        let rule = "this endpoint is for operators on this host: no Origin, and a Host that is an address of it\n";
+        return (StatusCode::FORBIDDEN, rule).into_response();
+    }
+    next.run(request).await
+}
+
+fn inbound_shown(inbound: &crate::config::Inbound) -> Value {
+    json!({
+        "name": inbound.name,
+        "listen": inbound.listen,
+        "app": inbound.app.to_string(),
+        "protocol": inbound.protocol.as_str(),
+    })
+}
+
+fn outbound_shown(outbound: &crate::config::Outbound) -> Value {
+    json!({
+        "listen": outbound.listen,
+        "target": outbound.target.to_string(),
+        "to": outbound.to.iter().map(HostPort::to_string).collect::<Vec<_>>(),
+        "protocol": outbound.protocol.as_str(),
+    })
+}
+
+/// The configuration in force, defaults included. It names files that hold secrets, never what is in them.
+fn shown(config: &Config) -> Value {
+    let identity = match &config.identity {
+        IdentitySource::Ca { ca, join_token, state_dir } => json!({
+            "ca": format!("https://{ca}"),
+            "join_token": join_token.is_some(),
+            "state_dir": state_dir,
+        }),
+        IdentitySource::Files { svid, key, bundle } => {
+            json!({ "svid_file": svid, "key_file": key, "bundle_file": bundle })
+        }
+    };
+    let (limits, shutdown) = (&config.limits, &config.shutdown);
+    json!({
+        "identity": identity,
+        "inbound": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
+        "outbound": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
+        "policy": { "file": config.policy_file },
+        "admin": { "listen": config.admin },
+        "limits": {
+            "handshakes_pending_max": limits.handshakes_pending_max,
+            "handshake_timeout": format!("{:?}", limits.handshake_timeout),
+            "connect_timeout": format!("{:?}", limits.connect_timeout),
+            "connections_max": limits.connections_max,
+        },
+        "shutdown": {
+            "drain_delay": format!("{:?}", shutdown.drain_delay),
+            "drain_deadline": format!("{:?}", shutdown.drain_deadline),
+        },
+    })
+}

@@ -1,0 +1,86 @@
+//! `postern-sidecar run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use postern_proto::policy::Protocol;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use crate::admin::LogLinesDropped;
+use crate::config::{Config, Log, LogFormat};
+use crate::holder::in_one_line;
+
+/// Log lines that wait for a reader; further ones are dropped and counted, so that a blocked pipe never stalls traffic.
+const LOG_LINES_WAITING_MAX: usize = 16_384;
+
+/// Stand beside a service until told to end (SIGTERM or Ctrl-C).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  postern-sidecar run --config sidecar.toml\n\n\
+    SIGTERM: not ready, then no new connections, then, after the deadline, none at all; exit code 0.\n\
+    A second SIGTERM cuts what is open at once. SIGHUP looks at the policy file now.\n\
+    Exit code 1: it could not start. Exit code 2: the configuration is bad.")]
+pub(super) struct Args {
+    /// The configuration file; sidecar.example.toml explains every key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            error.messages().iter().for_each(|message| eprintln!("{message}"));
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(problem) = not_yet(&args.config, &config) {
+        eprintln!("{problem}");
+        return ExitCode::from(2);
+    }
+    let (writer, _flushed_at_end) = log_to_stderr(config.log);
+    let counter = writer.error_counter();
+    let dropped = LogLinesDropped(Arc::new(move || counter.dropped_lines()));
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))
+        .and_then(|runtime| runtime.block_on(crate::run::run(config, dropped)).map_err(|error| in_one_line(&error)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postern-sidecar: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the format knows and this version cannot enforce is refused, never relayed unseen.
+fn not_yet(file: &std::path::Path, config: &Config) -> Option<String> {
+    let http = |protocol: Protocol| protocol == Protocol::Http;
+    let inbound = config.inbounds.iter().find(|inbound| http(inbound.protocol)).map(|inbound| &inbound.listen);
+    let outbound = config.outbounds.iter().find(|outbound| http(outbound.protocol)).map(|outbound| &outbound.listen);
+    let listen = inbound.or(outbound)?;
+    Some(format!(
+        "{}: the listener {listen} has protocol = \"http\", which this version does not speak yet; \
+         write \"tcp\", and in the policy allow the caller without `calls`",
+        file.display()
+    ))
+}
+
+fn log_to_stderr(log: Log) -> (NonBlocking, WorkerGuard) {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES_WAITING_MAX)
+        .finish(std::io::stderr());
+    let builder = tracing_subscriber::fmt()
+        .with_writer(writer.clone())
+        .with_max_level(log.level)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false);
+    match log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    (writer, guard)
+}
