@@ -1,5 +1,11 @@
 //! The allow-list: read from one reviewed file, decided by one pure function.
 
+mod call;
+mod path;
+
+pub use call::{Call, CallError, CallPattern};
+pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
+
 use std::fmt;
 
 use time::OffsetDateTime;
@@ -72,15 +78,6 @@ pub enum Protocol {
     Tcp,
     /// HTTP/1.1 and HTTP/2.
     Http,
-}
-
-/// One HTTP request, as the policy sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call<'a> {
-    /// The method, as sent.
-    pub method: &'a str,
-    /// The path, as sent: what precedes `?`.
-    pub path: &'a str,
 }
 
 /// What the policy says to one question.
