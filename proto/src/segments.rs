@@ -18,7 +18,7 @@ impl Segment {
     }
 
     /// Whether everything `other` matches is matched by `self`, too.
-    fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, Self::Any) => true,
             (Self::Any, Self::Literal(literal)) => !literal.is_empty(),
@@ -68,6 +68,22 @@ impl SegmentPattern {
     /// Whether it ends in `**`.
     pub(crate) fn has_rest(&self) -> bool {
         self.rest
+    }
+
+    /// A pattern that ends in `**` as parts that together match the same: one more segment, empty or not, or more.
+    pub(crate) fn split_rest(&self) -> Option<[Self; 3]> {
+        let longer = |last: Segment, rest: bool| Self {
+            segments: self.segments.iter().cloned().chain([last]).collect(),
+            rest,
+        };
+        let parts = || {
+            [
+                longer(Segment::Literal("".into()), false),
+                longer(Segment::Any, false),
+                longer(Segment::Any, true),
+            ]
+        };
+        self.rest.then(parts)
     }
 
     /// Whether it has no wildcard at all.

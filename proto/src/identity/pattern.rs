@@ -87,6 +87,12 @@ impl IdPattern {
         self.trust_domain == other.trust_domain && self.path.covers(&other.path)
     }
 
+    /// A pattern that ends in `**` as parts that together match the same IDs: no ID has an empty segment.
+    pub(crate) fn split_rest(&self) -> Option<[Self; 2]> {
+        let with = |path| Self { trust_domain: self.trust_domain.clone(), path };
+        self.path.split_rest().map(|[_, one, more]| [with(one), with(more)])
+    }
+
     pub(crate) fn path(&self) -> &SegmentPattern {
         &self.path
     }

@@ -72,6 +72,12 @@ impl CallPattern {
         (self.method == Segment::Any || self.method == other.method) && self.path.covers(&other.path)
     }
 
+    /// A pattern that ends in `**` as parts that together match the same calls.
+    pub(super) fn split_rest(&self) -> Option<[Self; 3]> {
+        let with = |path| Self { method: self.method.clone(), path };
+        self.path.split_rest().map(|parts| parts.map(with))
+    }
+
     pub(crate) fn method(&self) -> &Segment {
         &self.method
     }

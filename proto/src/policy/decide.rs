@@ -93,7 +93,7 @@ impl<'a> Question<'a> {
 
     /// The verdict as if enforced: the first rule of the file that allows it, or what stood in the way.
     pub(super) fn judge(&self, service: &'a Service) -> Result<&'a Rule, Gap> {
-        if let Some(gap) = self.inbound_gap(service) {
+        if let Some(gap) = service.inbound_gap(self.port) {
             return Err(gap);
         }
         let peers = service.index.of_peer(self.peer);
@@ -109,20 +109,6 @@ impl<'a> Question<'a> {
         };
         let gap = if service.rules.is_empty() { Gap::NoRules } else { gap };
         number.and_then(|number| service.rules.get(number as usize)).ok_or(gap)
-    }
-
-    /// policy.md `Ports`: a declared list is complete.
-    fn inbound_gap(&self, service: &Service) -> Option<Gap> {
-        let ports = service.ports.as_ref()?;
-        match ports.get(self.port.name) {
-            None => {
-                Some(Gap::PortNotDeclared { declared: ports.keys().map(|name| name.to_string()).collect() })
-            }
-            Some(declared) if *declared != self.port.protocol => {
-                Some(Gap::ProtocolMismatch { declared: *declared })
-            }
-            Some(_) => None,
-        }
     }
 
     fn port_fits(&self, rule: &Rule) -> bool {

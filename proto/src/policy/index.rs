@@ -61,6 +61,28 @@ impl RuleIndex {
         lists
     }
 
+    /// The rules whose `from` has one entry that covers all of a peer pattern.
+    pub(super) fn covering_peer(&self, peer: &IdPattern) -> RuleLists<'_> {
+        let mut lists = RuleLists::default();
+        if peer.path().is_exact()
+            && let Some(rules) = self.exact_peers.get(&*peer.to_string())
+        {
+            lists.add(rules);
+        }
+        let domain = Segment::Literal(peer.trust_domain().as_str().into());
+        let segments = std::iter::once(&domain).chain(peer.path().segments());
+        self.peer_patterns.find_covering(segments, peer.path().has_rest(), &mut lists);
+        lists
+    }
+
+    /// The rules without `calls`, and those of which one call covers all of a call pattern.
+    pub(super) fn covering_call(&self, call: &CallPattern) -> RuleLists<'_> {
+        let mut lists = self.of_any_bytes();
+        let segments = std::iter::once(call.method()).chain(call.path().segments());
+        self.calls.find_covering(segments, call.path().has_rest(), &mut lists);
+        lists
+    }
+
     /// The rules without `calls`.
     pub(super) fn of_any_bytes(&self) -> RuleLists<'_> {
         let mut lists = RuleLists::default();
@@ -96,6 +118,10 @@ impl<'a> RuleLists<'a> {
 
     pub(super) fn contains(&self, number: RuleNumber) -> bool {
         self.0.iter().any(|rules| rules.binary_search(&number).is_ok())
+    }
+
+    pub(super) fn lists(&self) -> impl Iterator<Item = &'a [RuleNumber]> {
+        self.0.iter().copied()
     }
 
     fn len(&self) -> usize {
@@ -184,6 +210,41 @@ impl PatternTree {
         }
         if let (Some(next), false) = (node.any, segment.is_empty()) {
             self.find_below(next, segments, found);
+        }
+    }
+
+    /// The rules of the patterns that cover a whole pattern.
+    fn find_covering<'a, 's>(
+        &'a self,
+        segments: impl Iterator<Item = &'s Segment> + Clone,
+        rest: bool,
+        found: &mut RuleLists<'a>,
+    ) {
+        self.find_covering_below(0, segments, rest, found);
+    }
+
+    fn find_covering_below<'a, 's>(
+        &'a self,
+        at: usize,
+        mut segments: impl Iterator<Item = &'s Segment> + Clone,
+        rest: bool,
+        found: &mut RuleLists<'a>,
+    ) {
+        let Some(node) = self.nodes.get(at) else { return };
+        let Some(segment) = segments.next() else {
+            found.add(if rest { &node.ending_in_rest } else { &node.ending_here });
+            return;
+        };
+        found.add(&node.ending_in_rest);
+        if let Segment::Literal(literal) = segment
+            && let Some(next) = node.literals.get(literal)
+        {
+            self.find_covering_below(*next, segments.clone(), rest, found);
+        }
+        if let Some(next) = node.any
+            && Segment::Any.covers(segment)
+        {
+            self.find_covering_below(next, segments, rest, found);
         }
     }
 }

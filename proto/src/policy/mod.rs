@@ -2,11 +2,14 @@
 
 mod bounds;
 mod call;
+mod check;
+mod coverage;
 mod decide;
 mod decision;
 mod document;
 mod expectation;
 mod expires;
+mod inbounds;
 mod index;
 mod path;
 mod peer;
@@ -26,11 +29,13 @@ use std::sync::Arc;
 
 pub use bounds::{FILE_BYTES_MAX, NESTING_MAX};
 pub use call::{Call, CallError, CallPattern};
+pub use check::{Checked, WARN_DAYS_DEFAULT, check};
 pub use decide::{NEAREST_RULES_MAX, NEAREST_SCAN_MAX, Port, decide, may_connect};
 pub use decision::{Decision, Gap, Lacked, Nearest, Refusal};
 pub use document::{EXPECTATIONS_MAX, LIST_ENTRIES_MAX, RULES_MAX};
 pub use expectation::{Expectation, ExpectationResult, run_expectations};
 pub use expires::{Expires, ExpiresError};
+pub use inbounds::Unenforceable;
 pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
 pub use peer::PeerError;
 pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};

@@ -15,7 +15,7 @@ use super::read_rule::{RuleReader, rules};
 use super::read_service::declare;
 use super::service::Service;
 use super::source::Source;
-use crate::identity::{TrustDomain, TrustDomainError};
+use crate::identity::TrustDomain;
 
 /// Reads a policy file. The policy is there when no problem is an error.
 pub(super) fn read(file: &str, text: &str) -> (Option<Policy>, Vec<Problem>) {
@@ -65,10 +65,12 @@ fn parse_toml<'a>(text: &'a str, problems: &mut Problems<'_>) -> DeTable<'a> {
 fn build(file: &str, document: &Document<'_>, problems: &mut Problems<'_>) -> Option<Policy> {
     let trust_domain = trust_domain(&document.trust_domain, problems);
     let required = required(document, problems);
-    // Without the own trust domain the rest is still read, under a name that is not used for anything.
-    let own = match &trust_domain {
-        Some(own) => own.clone(),
-        None => TrustDomain::new("unknown").ok()?,
+    // With a wrong trust domain the rest is still read, under the name that was probably meant.
+    let own = match (&trust_domain, document.trust_domain.given()) {
+        (Some(own), _) => own.clone(),
+        (None, given) => TrustDomain::new(&probably_meant(given.map_or("", |at| at.value)))
+            .or_else(|_| TrustDomain::new("unknown"))
+            .ok()?,
     };
     let declared = declare(&document.services, &own, problems);
     let reader = RuleReader { file: Arc::from(file), own: &own, declared: &declared, required: &required };
@@ -114,19 +116,16 @@ fn trust_domain(given: &Text<'_>, problems: &mut Problems<'_>) -> Option<TrustDo
     match TrustDomain::new(value) {
         Ok(trust_domain) => Some(trust_domain),
         Err(error) => {
-            let suggestion = match &error {
-                TrustDomainError::UpperCase { canonical, .. } => Some(format!("write {canonical:?}")),
-                _ => {
-                    let bare = value.strip_prefix("spiffe://").unwrap_or(value).to_ascii_lowercase();
-                    TrustDomain::new(bare.trim_end_matches('/'))
-                        .ok()
-                        .map(|right| format!("write {:?}", right.as_str()))
-                }
-            };
+            let meant = TrustDomain::new(&probably_meant(value)).ok();
+            let suggestion = meant.map(|right| format!("write {:?}", right.as_str()));
             problems.report_with(ProblemKind::TrustDomain, place.clone(), error.to_string(), suggestion);
             None
         }
     }
+}
+
+fn probably_meant(written: &str) -> String {
+    written.strip_prefix("spiffe://").unwrap_or(written).trim_matches([' ', '/']).to_ascii_lowercase()
 }
 
 /// The fields that `require` can make mandatory.

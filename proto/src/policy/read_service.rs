@@ -30,24 +30,29 @@ pub(super) fn declare<'a>(
 ) -> HashMap<&'a str, Declared> {
     let mut declared = HashMap::new();
     let mut holders: HashMap<SpiffeId, &str> = HashMap::new();
-    for raw in services {
+    for (number, raw) in services.iter().enumerate() {
         let name = &raw.name;
         check_name(name, problems);
         let identity = identity(raw, own, problems);
-        // A name that is wrong still needs an identity of its own to go on with.
-        let known = identity.or_else(|| SpiffeId::from_parts(own.clone(), &format!("/{}", name.value)).ok());
-        let Some(identity) = known.or_else(|| SpiffeId::from_parts(own.clone(), "").ok()) else { continue };
-        if let Some(other) = holders.insert(identity.clone(), name.value) {
+        if let Some(identity) = &identity
+            && let Some(other) = holders.insert(identity.clone(), name.value)
+        {
             let place = raw.identity.given().map_or(&name.place, |at| &at.place).clone();
             let message = format!("services {other:?} and {:?} share the identity {identity}", name.value);
             problems.report(ProblemKind::SharedIdentity, place, message);
         }
+        let Some(identity) = identity.or_else(|| stand_in(own, number)) else { continue };
         let ports = ports(raw, problems);
         let ports_unknown = ports.is_none() && !raw.ports.is_absent();
         let mode = mode(&raw.mode, problems);
         declared.insert(name.value, Declared { identity, ports, mode, ports_unknown });
     }
     declared
+}
+
+/// A service whose identity is wrong still needs one of its own, so that the rest can be read.
+fn stand_in(own: &TrustDomain, number: usize) -> Option<SpiffeId> {
+    SpiffeId::from_parts(own.clone(), &format!("/unreadable-identity/{number}")).ok()
 }
 
 fn check_name(name: &At<&str>, problems: &mut Problems<'_>) {
