@@ -5,4 +5,5 @@ pub mod identity;
 pub mod join_token;
 pub mod mtls;
 pub mod policy;
+mod segments;
 pub mod wire;

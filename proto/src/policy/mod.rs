@@ -1,36 +1,73 @@
-//! The allow-list: read from one reviewed file, decided by one pure function.
+//! The allow-list: read from one reviewed file, decided by one pure function (`policy.md` is its exact meaning).
 
-use std::fmt;
+mod bounds;
+mod call;
+mod check;
+mod coverage;
+mod decide;
+mod decision;
+mod document;
+mod expectation;
+mod expires;
+mod inbounds;
+mod index;
+mod path;
+mod peer;
+mod problem;
+mod problems;
+mod read;
+mod read_rule;
+mod read_service;
+mod rule;
+mod service;
+mod source;
+mod spelling;
+mod verdict;
 
-use time::OffsetDateTime;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use bounds::{FILE_BYTES_MAX, NESTING_MAX};
+pub use call::{Call, CallError, CallPattern};
+pub use check::{Checked, WARN_DAYS_DEFAULT, check};
+pub use decide::{NEAREST_RULES_MAX, NEAREST_SCAN_MAX, Port, decide, may_connect};
+pub use decision::{Decision, Gap, Lacked, Nearest, Refusal};
+pub use document::{EXPECTATIONS_MAX, LIST_ENTRIES_MAX, RULES_MAX};
+pub use expectation::{Expectation, ExpectationResult, run_expectations};
+pub use expires::{Expires, ExpiresError};
+pub use inbounds::Unenforceable;
+pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
+pub use peer::PeerError;
+pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
+pub use rule::RuleRef;
+pub use service::{Mode, Protocol, Service};
+pub use verdict::Verdict;
 
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// A whole policy file, checked and compiled.
 #[derive(Debug, Clone)]
 pub struct Policy {
+    file: Arc<str>,
     trust_domain: TrustDomain,
     digest: String,
-}
-
-/// One problem of a policy file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// `file:line:column`, the rule, what was found, the line itself and a suggestion.
-    pub text: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
+    services: Vec<Service>,
+    by_name: HashMap<Arc<str>, usize>,
+    by_identity: HashMap<Box<str>, usize>,
+    expectations: Vec<Expectation>,
 }
 
 impl Policy {
-    /// SKELETON. Reads a policy; `file` is only for messages. All errors at once.
+    /// Reads a policy; `file` is only for messages. All errors at once, in the order of the file.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
-        let _ = (file, text);
-        Err(vec![Problem { text: "skeleton".into() }])
+        let (policy, mut problems) = read::read(file, text);
+        problems.retain(|problem| problem.severity == Severity::Error);
+        policy.ok_or(problems)
+    }
+
+    /// The file as it was named.
+    pub fn file(&self) -> &str {
+        &self.file
     }
 
     /// The own trust domain.
@@ -43,96 +80,38 @@ impl Policy {
         &self.digest
     }
 
+    /// Every declared service, in the order of the file.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// A declared service.
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.get(*self.by_name.get(name)?)
+    }
+
+    /// The service that has an identity.
+    pub fn service_with(&self, id: &SpiffeId) -> Option<&Service> {
+        self.services.get(*self.by_identity.get(id.as_str())?)
+    }
+
     /// The identity of a declared service.
     pub fn identity_of(&self, service: &str) -> Option<&SpiffeId> {
-        let _ = service;
-        None
+        self.service(service).map(Service::identity)
     }
 
     /// The name under which an identity is declared.
     pub fn service_of(&self, id: &SpiffeId) -> Option<&str> {
-        let _ = id;
-        None
+        self.service_with(id).map(Service::name)
     }
-}
 
-/// Where a question arrives: an inbound's name and what it speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Port<'a> {
-    /// The inbound's name.
-    pub name: &'a str,
-    /// What the sidecar enforces there.
-    pub protocol: Protocol,
-}
+    /// Reads a peer as a question names it: a declared service, a path under the own domain, or a full SPIFFE ID.
+    pub fn peer(&self, text: &str) -> Result<SpiffeId, PeerError> {
+        peer::parse_one(text, &self.trust_domain, |name| self.identity_of(name))
+    }
 
-/// What an inbound speaks. It is declared, never guessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// Any bytes.
-    Tcp,
-    /// HTTP/1.1 and HTTP/2.
-    Http,
-}
-
-/// One HTTP request, as the policy sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call<'a> {
-    /// The method, as sent.
-    pub method: &'a str,
-    /// The path, as sent: what precedes `?`.
-    pub path: &'a str,
-}
-
-/// What the policy says to one question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// A rule allows it.
-    Allow {
-        /// Which.
-        rule: RuleRef,
-    },
-    /// No rule does.
-    Deny {
-        /// Why, in words: the nearest rules and what each lacked.
-        reason: String,
-    },
-    /// No rule does, but the service only observes.
-    Observed {
-        /// What a denial would have said.
-        reason: String,
-    },
-}
-
-/// Points at a rule of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleRef {
-    /// The policy file as it was named.
-    pub file: String,
-    /// 1-based line of the rule's header.
-    pub line: u32,
-}
-
-/// Decides whether `peer` may do `call` on `port` of the service that has the identity `service`; without a call,
-/// whether it may send any bytes. Total and pure.
-pub fn decide(
-    policy: &Policy,
-    peer: &SpiffeId,
-    service: &SpiffeId,
-    port: Port<'_>,
-    call: Option<Call<'_>>,
-    now: OffsetDateTime,
-) -> Decision {
-    let _ = (policy, peer, service, port, call, now);
-    Decision::Deny { reason: "skeleton".into() }
-}
-
-/// Decides whether a connection is let in: on `tcp`, whether any bytes are; on `http`, whether some call could be.
-pub fn may_connect(
-    policy: &Policy,
-    peer: &SpiffeId,
-    service: &SpiffeId,
-    port: Port<'_>,
-    now: OffsetDateTime,
-) -> Decision {
-    decide(policy, peer, service, port, None, now)
+    /// Every `[[expect]]`, in the order of the file.
+    pub fn expectations(&self) -> &[Expectation] {
+        &self.expectations
+    }
 }

@@ -1,0 +1,74 @@
+//! What a sidecar cannot enforce or refuses whole, because its inbounds are not what the policy says.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::decide::Port;
+use super::decision::Gap;
+use super::rule::RuleRef;
+use super::service::{Protocol, Service};
+
+/// One thing that a sidecar reports about its inbounds and the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unenforceable {
+    /// The policy declares `ports`, and this inbound is not one of them or speaks something else: all its traffic
+    /// is refused.
+    Inbound {
+        /// The inbound's name.
+        name: String,
+        /// What is wrong with it.
+        gap: Gap,
+    },
+    /// The rule has `calls`, but on this inbound calls cannot be told apart: the rule allows nothing there.
+    Rule {
+        /// Which.
+        rule: Arc<RuleRef>,
+        /// The inbound's name.
+        inbound: String,
+    },
+}
+
+impl Service {
+    /// What a sidecar of this service with these inbounds reports: nothing, when it can enforce every rule.
+    pub fn unenforceable(&self, inbounds: &[Port<'_>]) -> Vec<Unenforceable> {
+        let mut found = Vec::new();
+        for inbound in inbounds {
+            if let Some(gap) = self.inbound_gap(*inbound) {
+                found.push(Unenforceable::Inbound { name: inbound.name.to_owned(), gap });
+            } else if self.ports.is_none() && inbound.protocol == Protocol::Tcp {
+                let with_calls = self.rules.iter().filter(|rule| rule.calls.is_some());
+                found.extend(with_calls.map(|rule| Unenforceable::Rule {
+                    rule: Arc::clone(&rule.about),
+                    inbound: inbound.name.to_owned(),
+                }));
+            }
+        }
+        found
+    }
+
+    /// policy.md `Ports`: a declared list is complete.
+    pub(super) fn inbound_gap(&self, inbound: Port<'_>) -> Option<Gap> {
+        let ports = self.ports.as_ref()?;
+        match ports.get(inbound.name) {
+            None => {
+                Some(Gap::PortNotDeclared { declared: ports.keys().map(|name| name.to_string()).collect() })
+            }
+            Some(declared) if *declared != inbound.protocol => {
+                Some(Gap::ProtocolMismatch { declared: *declared })
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Unenforceable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inbound { name, gap } => write!(f, "inbound {name:?} is refused whole: {gap}"),
+            Self::Rule { rule, inbound } => {
+                let (file, line) = (rule.file.escape_debug(), rule.line);
+                write!(f, "the rule at {file}:{line} has calls, but inbound {inbound:?} is not declared http")
+            }
+        }
+    }
+}

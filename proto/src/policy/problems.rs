@@ -1,0 +1,91 @@
+//! Collects the problems of one file, so that all of them are told in one run.
+
+use std::ops::Range;
+
+use super::problem::{PROBLEMS_MAX, Problem, ProblemKind};
+use super::source::{Source, escape};
+use super::spelling::Speller;
+
+/// The problems found so far.
+#[derive(Debug)]
+pub(super) struct Problems<'a> {
+    source: &'a Source<'a>,
+    found: Vec<Problem>,
+    dropped: usize,
+    last_dropped: Range<usize>,
+    incomplete: bool,
+    pub(super) speller: Speller,
+}
+
+impl<'a> Problems<'a> {
+    pub(super) fn new(source: &'a Source<'a>) -> Self {
+        Self {
+            source,
+            found: Vec::new(),
+            dropped: 0,
+            last_dropped: 0..0,
+            incomplete: false,
+            speller: Speller::default(),
+        }
+    }
+
+    pub(super) fn source(&self) -> &'a Source<'a> {
+        self.source
+    }
+
+    /// Says that parts of the file could not be read: from now on, nothing is called missing or undeclared.
+    pub(super) fn reading_is_incomplete(&mut self) {
+        self.incomplete = true;
+    }
+
+    pub(super) fn report(&mut self, kind: ProblemKind, place: Range<usize>, message: impl AsRef<str>) {
+        self.report_with(kind, place, message, None);
+    }
+
+    pub(super) fn report_with(
+        &mut self,
+        kind: ProblemKind,
+        place: Range<usize>,
+        message: impl AsRef<str>,
+        suggestion: Option<String>,
+    ) {
+        if self.incomplete && follows_from_gaps(kind) {
+            return;
+        }
+        if self.found.len() >= PROBLEMS_MAX {
+            self.dropped += 1;
+            self.last_dropped = place;
+            return;
+        }
+        let mut problem = self.source.problem(kind, place, escape(message.as_ref().chars()));
+        problem.suggestion = suggestion.map(|text| escape(text.chars()));
+        self.found.push(problem);
+    }
+
+    /// All of them in the order of the file.
+    pub(super) fn finish(mut self) -> Vec<Problem> {
+        if self.dropped > 0 {
+            let message = format!("{} more problems are not shown", self.dropped);
+            self.found.push(self.source.problem(ProblemKind::Bound, self.last_dropped.clone(), message));
+        }
+        self.found.sort_by_key(|problem| (problem.line, problem.column));
+        self.found
+    }
+}
+
+/// Whether a problem may only follow from a part that could not be read.
+fn follows_from_gaps(kind: ProblemKind) -> bool {
+    matches!(
+        kind,
+        ProblemKind::Missing
+            | ProblemKind::Empty
+            | ProblemKind::UnknownService
+            | ProblemKind::UnknownPort
+            | ProblemKind::NoExpectation
+    )
+}
+
+/// `did you mean "…"?`
+pub(super) fn did_you_mean(name: Option<&str>) -> Option<String> {
+    name.map(|name| format!("did you mean {name:?}?"))
+}

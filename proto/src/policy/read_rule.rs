@@ -1,0 +1,307 @@
+//! Rules as written, checked against what the file declares.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::call::{CallError, CallPattern};
+use super::document::{At, RawRule, RawService, Text};
+use super::expires::{Expires, ExpiresError};
+use super::peer;
+use super::problem::ProblemKind;
+use super::problems::{Problems, did_you_mean};
+use super::read_service::Declared;
+use super::rule::{Rule, RuleRef};
+use super::service::Protocol;
+use crate::identity::{IdPattern, TrustDomain};
+
+/// What every rule is read against.
+#[derive(Debug)]
+pub(super) struct RuleReader<'a> {
+    pub(super) file: Arc<str>,
+    pub(super) own: &'a TrustDomain,
+    pub(super) declared: &'a HashMap<&'a str, Declared>,
+    pub(super) required: &'a [&'a str],
+}
+
+/// The rules of one service: those that could be read, in the order of the file.
+pub(super) fn rules(
+    raw: &RawService<'_>,
+    declared: &Declared,
+    service: &Arc<str>,
+    reader: &RuleReader<'_>,
+    problems: &mut Problems<'_>,
+) -> Vec<Rule> {
+    if let (Some(first), false) = (raw.rules.first(), declared.identity.trust_domain() == reader.own) {
+        let message = format!(
+            "service {service:?} belongs to the trust domain {}, so it has no `allow`",
+            declared.identity.trust_domain()
+        );
+        problems.report(ProblemKind::ForeignAllow, first.place.clone(), message);
+    }
+    let rules: Vec<Rule> =
+        raw.rules.iter().filter_map(|raw| reader.rule(raw, declared, service, problems)).collect();
+    let mut seen = HashMap::new();
+    for rule in &rules {
+        if let Some(first) = seen.insert(rule.sense(), rule.about.line) {
+            let message = format!("the rule of line {first} has the same `from`, `calls` and `port`");
+            problems.report(ProblemKind::Duplicate, rule.place.clone(), message);
+        }
+    }
+    rules
+}
+
+impl RuleReader<'_> {
+    fn rule(
+        &self,
+        raw: &RawRule<'_>,
+        declared: &Declared,
+        service: &Arc<str>,
+        problems: &mut Problems<'_>,
+    ) -> Option<Rule> {
+        self.check_required(raw, problems);
+        let from = self.from(raw, problems);
+        let calls = calls(raw, problems);
+        let port = port(raw, declared, service, problems);
+        let expires = raw.expires.given().map(|at| expires(at, problems));
+        let text = |field: &Text<'_>| field.given().map(|at| at.value.to_owned());
+        let about = RuleRef {
+            file: Arc::clone(&self.file),
+            line: problems.source().line_of(raw.place.start),
+            service: Arc::clone(service),
+            owner: text(&raw.owner),
+            reason: text(&raw.reason),
+            expires: expires.flatten(),
+        };
+        Some(Rule {
+            about: Arc::new(about),
+            place: raw.place.clone(),
+            from: from?,
+            calls: calls?,
+            port: port?,
+        })
+    }
+
+    fn check_required(&self, raw: &RawRule<'_>, problems: &mut Problems<'_>) {
+        let blank = |text: &Text<'_>| text.given().is_some_and(|at| at.value.trim().is_empty());
+        for (name, absent) in [
+            ("owner", raw.owner.is_absent() || blank(&raw.owner)),
+            ("reason", raw.reason.is_absent() || blank(&raw.reason)),
+            ("expires", raw.expires.is_absent()),
+        ] {
+            if absent && self.required.contains(&name) {
+                let message = format!("the rule has no `{name}`, which this file requires of every rule");
+                problems.report(ProblemKind::Missing, raw.place.clone(), message);
+            }
+        }
+    }
+
+    fn from(&self, raw: &RawRule<'_>, problems: &mut Problems<'_>) -> Option<Vec<IdPattern>> {
+        let list = list(&raw.from, "from", &raw.place, problems)?;
+        let mut seen = HashSet::new();
+        let mut peers = Vec::new();
+        for at in list {
+            let Some(peer) = self.peer(at, problems) else { continue };
+            if seen.insert(peer.clone()) {
+                peers.push(peer);
+            } else {
+                problems.report(ProblemKind::Duplicate, at.place.clone(), format!("`from` has {peer} twice"));
+            }
+        }
+        (peers.len() == list.len()).then_some(peers)
+    }
+
+    fn peer(&self, at: &At<&str>, problems: &mut Problems<'_>) -> Option<IdPattern> {
+        let At { value, place } = at;
+        let identity_of = |name: &str| self.declared.get(name).map(|declared| &declared.identity);
+        match peer::parse(value, self.own, identity_of) {
+            Ok(peer) if peer.is_reserved() => {
+                let message = format!("peer {value:?} lies under \"/postern/\", which is reserved");
+                problems.report(ProblemKind::Reserved, place.clone(), message);
+                None
+            }
+            Ok(peer) => {
+                if peer.is_everyone() && peer.trust_domain() == self.own {
+                    let message = format!("{value:?} is everyone of the trust domain {}", self.own);
+                    problems.report(ProblemKind::Everyone, place.clone(), message);
+                }
+                Some(peer)
+            }
+            Err(error) => {
+                report_peer(&error, at, self.declared.keys().copied(), problems);
+                None
+            }
+        }
+    }
+}
+
+/// Tells why a text is no peer, with the nearest declared name.
+pub(super) fn report_peer<'a>(
+    error: &peer::PeerError,
+    at: &At<&str>,
+    names: impl Iterator<Item = &'a str>,
+    problems: &mut Problems<'_>,
+) {
+    let (kind, suggestion) = match error {
+        peer::PeerError::Undeclared { name } if name.contains('*') || name.contains('/') => {
+            (ProblemKind::Peer, Some(format!("a path starts with \"/\": {:?}", format!("/{name}"))))
+        }
+        peer::PeerError::Undeclared { name } => {
+            (ProblemKind::UnknownService, did_you_mean(problems.speller.nearest(name, names)))
+        }
+        _ => (ProblemKind::Peer, error.right_spelling().map(|right| format!("write {right:?}"))),
+    };
+    problems.report_with(kind, at.place.clone(), error.to_string(), suggestion);
+}
+
+/// A list that has at least one entry. `None` when it is unusable, which has been told.
+fn list<'r, 'a>(
+    field: &'r super::document::Texts<'a>,
+    key: &str,
+    rule: &Range<usize>,
+    problems: &mut Problems<'_>,
+) -> Option<&'r [At<&'a str>]> {
+    match field.given() {
+        Some(list) if list.value.is_empty() => {
+            let message = format!("`{key}` is empty; it must have at least one entry");
+            problems.report(ProblemKind::Empty, list.place.clone(), message);
+            None
+        }
+        Some(list) => Some(&list.value),
+        None => {
+            if field.is_absent() {
+                problems.report(ProblemKind::Missing, rule.clone(), format!("the rule has no `{key}`"));
+            }
+            None
+        }
+    }
+}
+
+fn calls(raw: &RawRule<'_>, problems: &mut Problems<'_>) -> Option<Option<Vec<CallPattern>>> {
+    if raw.calls.is_absent() {
+        return Some(None);
+    }
+    let list = list(&raw.calls, "calls", &raw.place, problems)?;
+    let mut seen = HashSet::new();
+    let mut calls = Vec::new();
+    for At { value, place } in list {
+        match CallPattern::parse(value) {
+            Ok(call) if seen.insert(call.clone()) => calls.push(call),
+            Ok(call) => {
+                problems.report(
+                    ProblemKind::Duplicate,
+                    place.clone(),
+                    format!("`calls` has {call:?} twice", call = call.to_string()),
+                );
+            }
+            Err(error) => {
+                let suggestion = right_call(value, &error);
+                problems.report_with(ProblemKind::Call, place.clone(), error.to_string(), suggestion);
+            }
+        }
+    }
+    (calls.len() == list.len()).then_some(Some(calls))
+}
+
+fn right_call(written: &str, error: &CallError) -> Option<String> {
+    let (method, path) = written.split_once(' ').unwrap_or(("", written));
+    let right = match error {
+        CallError::LowerCaseMethod { .. } => format!("{} {path}", method.to_ascii_uppercase()),
+        CallError::NotNormal { normal, .. } => format!("{method} {normal}"),
+        CallError::Query { .. } => format!("{method} {}", path.split('?').next().unwrap_or_default()),
+        CallError::Path { path } => format!("{method} {}", path.trim()),
+        CallError::Shape { call } if call.starts_with('/') => format!("* {call}"),
+        CallError::InsideSegment { .. } => {
+            return Some("a wildcard is a whole segment: \"*\" or a last \"**\"".into());
+        }
+        _ => return None,
+    };
+    CallPattern::parse(&right).is_ok().then(|| format!("write {right:?}"))
+}
+
+/// policy.md `Ports`. The outer `None` means unusable, which has been told.
+fn port(
+    raw: &RawRule<'_>,
+    declared: &Declared,
+    service: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Option<Box<str>>> {
+    if declared.ports_unknown {
+        return Some(raw.port.given().map(|at| at.value.into()));
+    }
+    let with_calls = !raw.calls.is_absent();
+    let Some(At { value, place }) = raw.port.given() else {
+        let can_arrive = declared.ports.as_ref().is_none_or(|ports| {
+            if with_calls {
+                ports.values().any(|protocol| *protocol == Protocol::Http)
+            } else {
+                !ports.is_empty()
+            }
+        });
+        if !can_arrive && raw.port.is_absent() {
+            let (kind, message) = if with_calls {
+                (
+                    ProblemKind::CallsOnTcp,
+                    format!("service {service:?} has no \"http\" port, so `calls` can never match"),
+                )
+            } else {
+                (
+                    ProblemKind::UnknownPort,
+                    format!("service {service:?} has no ports, so the rule can never match"),
+                )
+            };
+            problems.report(kind, raw.place.clone(), message);
+        }
+        return raw.port.is_absent().then_some(None);
+    };
+    let Some(ports) = &declared.ports else {
+        let message = format!("port {value:?}: service {service:?} declares no `ports`");
+        let suggestion = Some(format!("write ports = {{ {value} = \"http\" }} in [service.{service}]"));
+        problems.report_with(ProblemKind::UnknownPort, place.clone(), message, suggestion);
+        return None;
+    };
+    match ports.get(*value) {
+        Some(Protocol::Tcp) if with_calls => {
+            let place = raw.calls.given().map_or(place, |at| &at.place).clone();
+            problems.report(
+                ProblemKind::CallsOnTcp,
+                place,
+                format!("port {value:?} is \"tcp\", where no calls can be told apart"),
+            );
+            None
+        }
+        Some(_) => Some(Some((*value).into())),
+        None => {
+            unknown_port(value, place, service, ports.keys().map(|name| &**name), problems);
+            None
+        }
+    }
+}
+
+/// Tells that a service does not declare a port.
+pub(super) fn unknown_port<'a>(
+    port: &str,
+    place: &Range<usize>,
+    service: &str,
+    declared: impl Iterator<Item = &'a str> + Clone,
+    problems: &mut Problems<'_>,
+) {
+    let suggestion = problems.speller.nearest(port, declared.clone());
+    let shown = declared.take(10).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let message = format!("service {service:?} declares no port {port:?}; it has {shown}");
+    problems.report_with(ProblemKind::UnknownPort, place.clone(), message, did_you_mean(suggestion));
+}
+
+fn expires(at: &At<toml::value::Datetime>, problems: &mut Problems<'_>) -> Option<Expires> {
+    match Expires::new(&at.value) {
+        Ok(expires) => Some(expires),
+        Err(error) => {
+            let suggestion = match &error {
+                ExpiresError::NoOffset { written } => Some(format!("write {written}Z")),
+                _ => None,
+            };
+            problems.report_with(ProblemKind::Expires, at.place.clone(), error.to_string(), suggestion);
+            None
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The verdict on a question that may leave the call open, as `explain` and `[[expect]]` ask it.
+
+use time::OffsetDateTime;
+
+use super::Policy;
+use super::call::Call;
+use super::decide::{Port, Question, Wanted};
+use super::service::{Protocol, Service};
+use crate::identity::SpiffeId;
+
+/// What the policy says to a question as a person asks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Allowed; without a call: every call is.
+    Allow,
+    /// Not allowed; without a call: no call is.
+    Deny,
+    /// Without a call: some calls are allowed.
+    Depends,
+    /// Not allowed by any rule, but let in, because the service only observes.
+    Observed,
+}
+
+impl Verdict {
+    /// As JSON and `[[expect]]` say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Depends => "depends",
+            Self::Observed => "observed",
+        }
+    }
+}
+
+/// The verdict as if the service enforced, whatever its mode.
+pub(super) fn verdict_as_enforced(
+    policy: &Policy,
+    peer: &SpiffeId,
+    service: &Service,
+    port: Port<'_>,
+    call: Option<Call<'_>>,
+    now: OffsetDateTime,
+) -> Verdict {
+    let asks = |wanted| Question { policy, peer, port, wanted, now }.judge(service).is_ok();
+    match call {
+        Some(call) if asks(Wanted::Call(call)) => Verdict::Allow,
+        None if asks(Wanted::AnyBytes) => Verdict::Allow,
+        None if port.protocol == Protocol::Http && asks(Wanted::SomeCall) => Verdict::Depends,
+        _ => Verdict::Deny,
+    }
+}
