@@ -18,11 +18,11 @@ pub(super) async fn expect_tls(mut stream: TcpStream) -> Result<TcpStream, Stopp
     let mut look = [0; LOOK_BYTES];
     let seen = match stream.peek(&mut look).await {
         Ok(seen) => look.get(..seen).unwrap_or_default(),
-        Err(error) => return Err(Stopped::at(Stage::Silent(Some(error)))),
+        Err(_) => return Err(Stopped::at(Stage::Silent)),
     };
     match seen.first() {
         Some(&HANDSHAKE_RECORD) => Ok(stream),
-        None => Err(Stopped::at(Stage::Silent(None))),
+        None => Err(Stopped::at(Stage::Silent)),
         Some(_) => {
             let looks_like = looks_like(seen);
             if looks_like == "plaintext HTTP"

@@ -32,7 +32,7 @@ impl Stopped {
 #[derive(Debug)]
 pub(super) enum Stage {
     /// Ended or broke before its first byte.
-    Silent(Option<io::Error>),
+    Silent,
     NotTls { looks_like: &'static str },
     /// By us, before the peer was asked who it is.
     Denied(Denial),
@@ -70,7 +70,7 @@ impl InboundServer {
 fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, String)> {
     let address = from.to_string();
     Some(match stage {
-        Stage::Silent(_) => return None,
+        Stage::Silent => return None,
         Stage::NotTls { looks_like } => {
             (address, "not_tls", format!("not TLS: the first bytes look like {looks_like}"))
         }
