@@ -1,5 +1,6 @@
 //! Collects the problems of one file, so that all of them are told in one run.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::problem::{PROBLEMS_MAX, Problem, ProblemKind};
@@ -13,7 +14,7 @@ pub(super) struct Problems<'a> {
     found: Vec<Problem>,
     dropped: usize,
     last_dropped: Range<usize>,
-    incomplete: bool,
+    unreadable_lines: HashSet<u32>,
     pub(super) speller: Speller,
 }
 
@@ -24,7 +25,7 @@ impl<'a> Problems<'a> {
             found: Vec::new(),
             dropped: 0,
             last_dropped: 0..0,
-            incomplete: false,
+            unreadable_lines: HashSet::new(),
             speller: Speller::default(),
         }
     }
@@ -33,9 +34,14 @@ impl<'a> Problems<'a> {
         self.source
     }
 
-    /// Says that parts of the file could not be read: from now on, nothing is called missing or undeclared.
-    pub(super) fn reading_is_incomplete(&mut self) {
-        self.incomplete = true;
+    /// Tells what the TOML reader met. From then on, nothing is called missing or undeclared, and nothing more is
+    /// told of that line: it would mostly be an echo.
+    pub(super) fn unreadable(&mut self, kind: ProblemKind, place: Range<usize>, message: &str) {
+        let line = self.source.line_of(place.start);
+        if !self.unreadable_lines.contains(&line) {
+            self.report(kind, place, message);
+            self.unreadable_lines.insert(line);
+        }
     }
 
     pub(super) fn report(&mut self, kind: ProblemKind, place: Range<usize>, message: impl AsRef<str>) {
@@ -49,8 +55,11 @@ impl<'a> Problems<'a> {
         message: impl AsRef<str>,
         suggestion: Option<String>,
     ) {
-        if self.incomplete && follows_from_gaps(kind) {
-            return;
+        if !self.unreadable_lines.is_empty() {
+            let line = self.source.line_of(place.start);
+            if self.unreadable_lines.contains(&line) || follows_from_gaps(kind) {
+                return;
+            }
         }
         if self.found.len() >= PROBLEMS_MAX {
             self.dropped += 1;
