@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::problem::{PROBLEMS_MAX, Problem, ProblemKind};
+use super::problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
 use super::source::{Source, escape};
 use super::spelling::Speller;
 
@@ -11,9 +11,8 @@ use super::spelling::Speller;
 #[derive(Debug)]
 pub(super) struct Problems<'a> {
     source: &'a Source<'a>,
-    found: Vec<Problem>,
-    dropped: usize,
-    last_dropped: Range<usize>,
+    errors: Capped,
+    warnings: Capped,
     unreadable_lines: HashSet<u32>,
     pub(super) speller: Speller,
 }
@@ -22,9 +21,8 @@ impl<'a> Problems<'a> {
     pub(super) fn new(source: &'a Source<'a>) -> Self {
         Self {
             source,
-            found: Vec::new(),
-            dropped: 0,
-            last_dropped: 0..0,
+            errors: Capped::default(),
+            warnings: Capped::default(),
             unreadable_lines: HashSet::new(),
             speller: Speller::default(),
         }
@@ -61,24 +59,45 @@ impl<'a> Problems<'a> {
                 return;
             }
         }
-        if self.found.len() >= PROBLEMS_MAX {
-            self.dropped += 1;
-            self.last_dropped = place;
+        let capped = match kind.severity() {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        if capped.kept.len() >= PROBLEMS_MAX {
+            capped.dropped += 1;
+            capped.last_dropped = place;
             return;
         }
         let mut problem = self.source.problem(kind, place, escape(message.as_ref().chars()));
         problem.suggestion = suggestion.map(|text| escape(text.chars()));
-        self.found.push(problem);
+        capped.kept.push(problem);
     }
 
     /// All of them in the order of the file.
-    pub(super) fn finish(mut self) -> Vec<Problem> {
+    pub(super) fn finish(self) -> Vec<Problem> {
+        let mut found = self.errors.finish(self.source, Severity::Error);
+        found.extend(self.warnings.finish(self.source, Severity::Warning));
+        found.sort_by_key(|problem| (problem.line, problem.column));
+        found
+    }
+}
+
+/// Problems of one severity, up to the bound.
+#[derive(Debug, Default)]
+struct Capped {
+    kept: Vec<Problem>,
+    dropped: usize,
+    last_dropped: Range<usize>,
+}
+
+impl Capped {
+    fn finish(mut self, source: &Source<'_>, severity: Severity) -> Vec<Problem> {
         if self.dropped > 0 {
-            let message = format!("{} more problems are not shown", self.dropped);
-            self.found.push(self.source.problem(ProblemKind::Bound, self.last_dropped.clone(), message));
+            let message = format!("{} more {}s are not shown", self.dropped, severity.as_str());
+            let rest = source.problem(ProblemKind::Bound, self.last_dropped, message);
+            self.kept.push(Problem { severity, ..rest });
         }
-        self.found.sort_by_key(|problem| (problem.line, problem.column));
-        self.found
+        self.kept
     }
 }
 

@@ -5,10 +5,10 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 
 /// The time at which tests ask unless they say otherwise.
-pub const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+pub(crate) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
 
 /// A policy of the trust domain `shop.example`; panics with the problems if it is none.
-pub fn policy(text: &str) -> Policy {
+pub(crate) fn policy(text: &str) -> Policy {
     let text = format!("trust_domain = \"shop.example\"\n{text}");
     Policy::parse("policy.toml", &text).unwrap_or_else(|problems| {
         let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -17,23 +17,23 @@ pub fn policy(text: &str) -> Policy {
 }
 
 /// A policy with one rule for `payments`, beside `orders` and `reports`.
-pub fn with_rule(rule: &str) -> Policy {
+pub(crate) fn with_rule(rule: &str) -> Policy {
     policy(&one_rule(rule))
 }
 
-pub fn one_rule(rule: &str) -> String {
+pub(crate) fn one_rule(rule: &str) -> String {
     format!("[service.payments]\n[service.orders]\n[service.reports]\n[[service.payments.allow]]\n{rule}\n")
 }
 
 /// The errors of a file, as their kinds.
-pub fn errors(text: &str) -> Vec<ProblemKind> {
+pub(crate) fn errors(text: &str) -> Vec<ProblemKind> {
     let text = format!("trust_domain = \"shop.example\"\n{text}");
     let problems = Policy::parse("policy.toml", &text).err().unwrap_or_default();
     problems.iter().map(|problem| problem.kind).collect()
 }
 
 /// The warnings of a file that has no errors, as their kinds; services without expectations left out.
-pub fn warnings(text: &str) -> Vec<ProblemKind> {
+pub(crate) fn warnings(text: &str) -> Vec<ProblemKind> {
     let text = format!("trust_domain = \"shop.example\"\n{text}");
     let Checked { policy, problems } = check("policy.toml", &text, NOW, 14);
     assert!(policy.is_some(), "{problems:?}");
@@ -41,16 +41,16 @@ pub fn warnings(text: &str) -> Vec<ProblemKind> {
     kinds.filter(|kind| *kind != ProblemKind::NoExpectation).collect()
 }
 
-pub const HTTP: Port<'static> = Port { name: "api", protocol: Protocol::Http };
-pub const TCP: Port<'static> = Port { name: "bulk", protocol: Protocol::Tcp };
+pub(crate) const HTTP: Port<'static> = Port { name: "api", protocol: Protocol::Http };
+pub(crate) const TCP: Port<'static> = Port { name: "bulk", protocol: Protocol::Tcp };
 
 /// Asks whether `from` may make `call` on a port of `payments`.
-pub fn ask(policy: &Policy, from: &str, port: Port<'_>, call: Option<&str>) -> Decision {
+pub(crate) fn ask(policy: &Policy, from: &str, port: Port<'_>, call: Option<&str>) -> Decision {
     let call = call.map(|call| Call::parse(call).unwrap());
     ask_at(policy, from, port, call, NOW)
 }
 
-pub fn ask_at(
+pub(crate) fn ask_at(
     policy: &Policy,
     from: &str,
     port: Port<'_>,
@@ -61,11 +61,11 @@ pub fn ask_at(
     decide(policy, &peer, policy.identity_of("payments").unwrap(), port, call, now)
 }
 
-pub fn allowed(decision: &Decision) -> bool {
+pub(crate) fn allowed(decision: &Decision) -> bool {
     matches!(decision, Decision::Allow { .. })
 }
 
 /// Whether `from` may make `call` on an `http` inbound of `payments`.
-pub fn may(policy: &Policy, from: &str, call: &str) -> bool {
+pub(crate) fn may(policy: &Policy, from: &str, call: &str) -> bool {
     allowed(&ask(policy, from, HTTP, Some(call)))
 }

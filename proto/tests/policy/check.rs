@@ -281,5 +281,22 @@ fn problems_beyond_the_bound_are_counted() {
     let text: String = (0..PROBLEMS_MAX + 7).map(|n| format!("k{n} = 1\n")).collect();
     let found = Policy::parse("p", &format!("trust_domain = \"a\"\n{text}")).unwrap_err();
     assert_eq!(found.len(), PROBLEMS_MAX + 1);
-    assert!(found.iter().any(|problem| problem.message.contains("7 more problems")));
+    assert!(found.iter().any(|problem| problem.message.contains("7 more errors")));
+}
+
+#[test]
+fn however_many_warnings_refuse_no_policy() {
+    let text: String = (0..PROBLEMS_MAX + 7).map(|n| format!("[service.s{n}]\n")).collect();
+    let found = check("p", &format!("trust_domain = \"a\"\n{text}"), NOW, 14);
+    assert!(found.policy.is_some());
+    assert_eq!(found.problems.len(), PROBLEMS_MAX + 1);
+    assert!(found.problems.iter().all(|problem| problem.severity == Severity::Warning));
+}
+
+#[test]
+fn no_number_of_warnings_hides_an_error() {
+    let text: String = (0..PROBLEMS_MAX + 7)
+        .map(|n| format!("[[service.a.allow]]\nfrom=[\"/**\"]\ncalls=[\"GET /{n}\"]\n"))
+        .collect();
+    assert_eq!(errors(&format!("{text}[service.a]\nmode = \"x\"")), [ProblemKind::WrongValue]);
 }
