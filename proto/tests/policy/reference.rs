@@ -10,6 +10,9 @@ use time::OffsetDateTime;
 
 use crate::ask::NOW;
 
+/// Peer, port, and method with path.
+type Question = (&'static str, Port<'static>, Option<(&'static str, &'static str)>);
+
 #[derive(Debug, Clone)]
 struct Rule {
     from: Vec<&'static str>,
@@ -171,7 +174,7 @@ fn plain_path(path: &str) -> Option<String> {
     if !path.starts_with('/') || path.len() > 8192 {
         return None;
     }
-    if path.contains([';', '\\', '#', '?']) || path.bytes().any(|b| b < 0x20 || b >= 0x7f) {
+    if path.contains([';', '\\', '#', '?']) || path.bytes().any(|b| !(0x20..0x7f).contains(&b)) {
         return None;
     }
     let mut out = String::new();
@@ -259,8 +262,7 @@ fn port() -> impl Strategy<Value = Port<'static>> {
     (name, protocol).prop_map(|(name, protocol)| Port { name, protocol })
 }
 
-fn questions()
--> impl Strategy<Value = Vec<(&'static str, Port<'static>, Option<(&'static str, &'static str)>)>> {
+fn questions() -> impl Strategy<Value = Vec<Question>> {
     let call = proptest::option::weighted(0.8, (select(METHODS.to_vec()), select(PATHS.to_vec())));
     proptest::collection::vec((select(IDS.to_vec()), port(), call), 40)
 }

@@ -19,7 +19,6 @@ fn ends(what: &str, text: &str) {
     if let Some(policy) = &checked.policy {
         run_expectations(policy, NOW);
     }
-    println!("{what}: {:?}, {} problems", start.elapsed(), checked.problems.len());
     let shown: usize = checked.problems.iter().map(|problem| problem.to_string().len()).sum();
     assert!(start.elapsed() < UNOPTIMISED, "{what} took {:?}", start.elapsed());
     assert!(shown < 4 * 1024 * 1024, "{what} says {shown} bytes");
