@@ -79,13 +79,13 @@ struct RawLog {
 pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let raw: Raw = toml::from_str(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
-        let named = text.get(span.clone()).unwrap_or_default();
-        let near =
-            KEYS.into_iter().filter(|key| *key != named && strsim::damerau_levenshtein(key, named) <= 2);
-        let hint = near.map(|key| format!("; did you mean {key:?}?")).next().unwrap_or_default();
-        let message = error.message().replace('\n', "; ");
-        let shown =
-            format!("{}{message}{hint}", if named.len() < 80 { format!("{named}: ") } else { String::new() });
+        // The key stands on the line of what is wrong with it.
+        let line_start =
+            text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |end| end + 1);
+        let line = text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let near = nearest(text.get(span.clone()).unwrap_or_default());
+        let hint = near.map(|key| format!("; did you mean {key:?}?")).unwrap_or_default();
+        let shown = format!("{}: {}{hint}", line.trim(), error.message().replace('\n', "; "));
         ConfigError::Invalid { problems: vec![Problem::new(file, text, span, shown)] }
     })?;
     let mut reader = Reader { file, text, problems: Vec::new() };
@@ -94,6 +94,12 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         Some(config) if reader.problems.is_empty() => Ok(config),
         _ => Err(ConfigError::Invalid { problems: reader.problems }),
     }
+}
+
+/// The known key that an unknown one was meant to be.
+fn nearest(key: &str) -> Option<&'static str> {
+    let near = |known: &&str| *known != key && strsim::damerau_levenshtein(known, key) <= 2;
+    KEYS.into_iter().find(near)
 }
 
 struct Reader<'a> {
