@@ -1,6 +1,5 @@
 //! `postern-sidecar status`: what a running sidecar says of itself.
 
-use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
@@ -40,7 +39,7 @@ pub(super) fn run(args: &Args, format: Format) -> ExitCode {
         Format::Json => status.to_string(),
         Format::Text => for_people(&status),
     });
-    if status["ready"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_ready(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn ask(admin: SocketAddr) -> std::io::Result<Value> {
@@ -54,37 +53,43 @@ fn ask(admin: SocketAddr) -> std::io::Result<Value> {
     serde_json::from_str(body).map_err(|_| std::io::Error::other("the answer is not a sidecar's"))
 }
 
+fn is_ready(status: &Value) -> bool {
+    status.get("ready").and_then(Value::as_bool) == Some(true)
+}
+
 fn for_people(status: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("none").to_owned();
-    let mut shown = String::new();
-    let mut line = |name: &str, value: String| {
-        // Writing to a String cannot fail.
-        let _infallible = writeln!(shown, "{name:<12}{value}");
+    let at = |path: &str| match status.pointer(path) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "none".to_owned(),
+        Some(other) => other.to_string(),
     };
-    line("ready", if status["ready"] == true { "yes".to_owned() } else { "no".to_owned() });
-    for missing in status["missing"].as_array().into_iter().flatten() {
-        line("", text(missing));
+    let list = |path: &str| status.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let mut lines = vec![("ready", if is_ready(status) { "yes" } else { "no" }.to_owned())];
+    lines.extend(list("/missing").map(|missing| ("", missing.as_str().unwrap_or_default().to_owned())));
+    lines.push(("identity", at("/identity/id")));
+    lines.push(("  until", at("/identity/not_after")));
+    lines.push(("  rotations", at("/identity/rotations")));
+    if status.pointer("/identity/last_error").is_some_and(Value::is_object) {
+        lines.push(("  trouble", at("/identity/last_error/reason")));
     }
-    let identity = &status["identity"];
-    line("identity", text(&identity["id"]));
-    line("  until", text(&identity["not_after"]));
-    line("  rotations", identity["rotations"].to_string());
-    if let Some(reason) = identity["last_error"]["reason"].as_str() {
-        line("  trouble", reason.to_owned());
+    lines.push(("policy", at("/policy/digest")));
+    if status.pointer("/policy/last_error").is_some_and(Value::is_string) {
+        lines.push(("  trouble", at("/policy/last_error")));
     }
-    let policy = &status["policy"];
-    line("policy", text(&policy["digest"]));
-    if let Some(error) = policy["last_error"].as_str() {
-        line("  trouble", error.to_owned());
+    lines.push((
+        "connections",
+        format!("{} live, {} begun", at("/connections/live"), at("/connections/begun")),
+    ));
+    for (number, _) in list("/refusals").take(REFUSALS_SHOWN).enumerate() {
+        let of = |key: &str| at(&format!("/refusals/{number}/{key}"));
+        lines.push((
+            "refused",
+            format!("{} -> {} ({}, {}x)", of("from"), of("to"), of("reason"), of("count")),
+        ));
+        lines.push(("", of("detail")));
     }
-    let connections = &status["connections"];
-    line("connections", format!("{} live, {} begun", connections["live"], connections["begun"]));
-    for refusal in status["refusals"].as_array().into_iter().flatten().take(REFUSALS_SHOWN) {
-        let of = |key: &str| text(&refusal[key]);
-        line("refused", format!("{} -> {} ({}, {}x)", of("from"), of("to"), of("reason"), refusal["count"]));
-        line("", of("detail"));
-    }
-    shown.trim_end().to_owned()
+    let shown: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<13}{value}")).collect();
+    shown.join("\n")
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command goes to stdout")]
