@@ -59,7 +59,10 @@ impl Admin {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/status", get(async |State(admin): State<Arc<Self>>| Json(admin.status())))
-            .route("/connections", get(async |State(admin): State<Arc<Self>>| Json(admin.plane.register.shown())))
+            .route(
+                "/connections",
+                get(async |State(admin): State<Arc<Self>>| Json(admin.plane.register.shown())),
+            )
             .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
             .layer(from_fn_with_state(admin.clone(), local_only))
             .with_state(admin);
@@ -78,7 +81,10 @@ impl Admin {
         }
         if self.plane.policy.current().is_none() {
             let why = self.plane.policy.status().last_error;
-            missing.push(format!("policy: {}", why.unwrap_or_else(|| "no file is configured or read yet".to_owned())));
+            missing.push(format!(
+                "policy: {}",
+                why.unwrap_or_else(|| "no file is configured or read yet".to_owned())
+            ));
         }
         match *self.phase.borrow() {
             Phase::Starting => missing.push("listeners: not open yet".to_owned()),
@@ -139,9 +145,11 @@ async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Nex
         Err(_) => host,
     });
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    let ours = name == "localhost" || address.is_ok_and(|address| address.is_loopback() || address == own.ip());
+    let ours =
+        name == "localhost" || address.is_ok_and(|address| address.is_loopback() || address == own.ip());
     if request.headers().contains_key(header::ORIGIN) || !(ours || own.ip().is_unspecified()) {
-        let rule = "this endpoint is for operators on this host: no Origin, and a Host that is an address of it\n";
+        let rule =
+            "this endpoint is for operators on this host: no Origin, and a Host that is an address of it\n";
         return (StatusCode::FORBIDDEN, rule).into_response();
     }
     next.run(request).await

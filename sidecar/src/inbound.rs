@@ -63,7 +63,9 @@ impl Serve for InboundServer {
         // Boxed, so that the handshake's state is gone while bytes are relayed.
         let handshake = Box::pin(self.handshake(stream, from, registration.clone(), &abort));
         let Some(mut tls) = handshake.await else { return };
-        let Some(mut app) = Box::pin(self.connect_app(&tls)).await else { return reset_on_close(tls.get_ref().0) };
+        let Some(mut app) = Box::pin(self.connect_app(&tls)).await else {
+            return reset_on_close(tls.get_ref().0);
+        };
         let ended = tokio::select! {
             ended = relay(&mut app, &mut tls, &registration.bytes) => ended.is_ok(),
             () = registration.cut.cancelled() => false,
@@ -137,7 +139,8 @@ impl InboundServer {
     }
 
     async fn connect_app(&self, tls: &TlsStream<TcpStream>) -> Option<TcpStream> {
-        match connect(std::slice::from_ref(&self.inbound.app), self.plane.config.limits.connect_timeout).await {
+        match connect(std::slice::from_ref(&self.inbound.app), self.plane.config.limits.connect_timeout).await
+        {
             Ok(app) => Some(app),
             Err(error) => {
                 let from = tls.get_ref().0.peer_addr();

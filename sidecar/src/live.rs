@@ -82,7 +82,9 @@ impl Register {
     pub fn decide_again(&self, allowed: impl Fn(&Facts) -> Result<(), String>) {
         let mut entries = self.lock();
         for (number, entry) in entries.iter_mut() {
-            let Some(peer) = entry.facts.peer.as_ref().filter(|_| !entry.cut.is_cancelled()) else { continue };
+            let Some(peer) = entry.facts.peer.as_ref().filter(|_| !entry.cut.is_cancelled()) else {
+                continue;
+            };
             if let Err(reason) = allowed(&entry.facts) {
                 warn!(connection = number, peer = %peer.id(), service = %entry.facts.service, reason, "cut");
                 self.metrics.was_cut();

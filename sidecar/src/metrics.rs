@@ -118,7 +118,11 @@ impl Metrics {
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
         registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
-        registry.register("log_lines_dropped", "Lost because the log pipe was full", self.log_lines_dropped.clone());
+        registry.register(
+            "log_lines_dropped",
+            "Lost because the log pipe was full",
+            self.log_lines_dropped.clone(),
+        );
     }
 
     pub fn opened(&self, direction: Direction) {
@@ -145,7 +149,8 @@ impl Metrics {
 
     pub fn refused(&self, labels: RefusalLabels) {
         let mut seen = self.refusals_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = seen.contains(&labels) || (seen.len() < REFUSAL_SERIES_MAX && seen.insert(labels.clone()));
+        let known =
+            seen.contains(&labels) || (seen.len() < REFUSAL_SERIES_MAX && seen.insert(labels.clone()));
         drop(seen);
         let other = || "other".to_owned();
         let labels = if known { labels } else { RefusalLabels { from: other(), to: other(), ..labels } };

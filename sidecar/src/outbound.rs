@@ -105,7 +105,8 @@ impl OutboundServer {
             Ok(Ok(tls)) => Ok(tls),
             Ok(Err(error)) => Err(why(&error, judge.verdict(), &far)),
             Err(_) => {
-                let detail = format!("{far} did not finish the handshake within {:?}", limits.handshake_timeout);
+                let detail =
+                    format!("{far} did not finish the handshake within {:?}", limits.handshake_timeout);
                 Err(Denial { code: "handshake_timeout", detail })
             }
         }
@@ -135,7 +136,14 @@ impl OutboundServer {
             Err(_) => self.name.clone(),
         };
         let from = own.unwrap_or_else(|| "this sidecar, which has no identity yet".to_owned());
-        self.plane.refusals.tell(Refusal { direction: Direction::Outbound, from, to, reason, detail, explain });
+        self.plane.refusals.tell(Refusal {
+            direction: Direction::Outbound,
+            from,
+            to,
+            reason,
+            detail,
+            explain,
+        });
     }
 
     fn explain(&self) -> String {

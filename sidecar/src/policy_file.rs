@@ -109,7 +109,8 @@ impl PolicyFile {
         if self.seen.as_ref() == Some(&content) {
             return;
         }
-        let parsed = content.as_deref().map_err(|error| vec![error.clone()]).and_then(|bytes| self.parse(bytes));
+        let parsed =
+            content.as_deref().map_err(|error| vec![error.clone()]).and_then(|bytes| self.parse(bytes));
         self.seen = Some(content);
         match parsed {
             Ok(policy) => {
@@ -123,7 +124,8 @@ impl PolicyFile {
 
     fn parse(&self, bytes: &[u8]) -> Result<Policy, Vec<String>> {
         let file = self.path.display().to_string();
-        let text = std::str::from_utf8(bytes).map_err(|error| vec![format!("{file}: not UTF-8 text: {error}")])?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|error| vec![format!("{file}: not UTF-8 text: {error}")])?;
         Policy::parse(&file, text).map_err(|problems| problems.iter().map(one_line).collect())
     }
 

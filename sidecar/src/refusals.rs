@@ -123,7 +123,10 @@ mod tests {
         refusals.tell(refusal("spiffe://shop.example/100", "no rule\n\u{1b}[31m"));
         let newest = refusals.newest();
         assert_eq!(newest.as_array().unwrap().len(), REFUSALS_SHOWN_MAX);
-        assert_eq!((&newest[0]["from"], &newest[0]["count"]), (&"spiffe://shop.example/100".into(), &2.into()));
+        assert_eq!(
+            (&newest[0]["from"], &newest[0]["count"]),
+            (&"spiffe://shop.example/100".into(), &2.into())
+        );
         assert_eq!(newest[0]["detail"], "no rule\\n\\u{1b}[31m", "peer text is escaped");
     }
 }

@@ -101,10 +101,16 @@ fn open(what: &str, address: SocketAddr) -> Result<TcpListener, RunError> {
 /// Opens all listeners, or none is served.
 fn open_listeners(plane: &Arc<Plane>, ends: &Ends) -> Result<JoinSet<()>, RunError> {
     let config = &plane.config;
-    let inbounds: Result<Vec<_>, _> =
-        config.inbounds.iter().map(|inbound| open(&format!("inbound {}", inbound.name), inbound.listen)).collect();
-    let outbounds: Result<Vec<_>, _> =
-        config.outbounds.iter().map(|outbound| open(&format!("outbound {}", outbound.target), outbound.listen)).collect();
+    let inbounds: Result<Vec<_>, _> = config
+        .inbounds
+        .iter()
+        .map(|inbound| open(&format!("inbound {}", inbound.name), inbound.listen))
+        .collect();
+    let outbounds: Result<Vec<_>, _> = config
+        .outbounds
+        .iter()
+        .map(|outbound| open(&format!("outbound {}", outbound.target), outbound.listen))
+        .collect();
     let (inbounds, outbounds) = (inbounds?, outbounds?);
     let mut listeners = JoinSet::new();
     for (index, (listener, inbound)) in inbounds.into_iter().zip(&config.inbounds).enumerate() {

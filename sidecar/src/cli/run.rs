@@ -45,7 +45,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))
-        .and_then(|runtime| runtime.block_on(crate::run::run(config, dropped)).map_err(|error| in_one_line(&error)));
+        .and_then(|runtime| {
+            runtime.block_on(crate::run::run(config, dropped)).map_err(|error| in_one_line(&error))
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -58,8 +60,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
 /// What the format knows and this version cannot enforce is refused, never relayed unseen.
 fn not_yet(file: &std::path::Path, config: &Config) -> Option<String> {
     let http = |protocol: Protocol| protocol == Protocol::Http;
-    let inbound = config.inbounds.iter().find(|inbound| http(inbound.protocol)).map(|inbound| &inbound.listen);
-    let outbound = config.outbounds.iter().find(|outbound| http(outbound.protocol)).map(|outbound| &outbound.listen);
+    let inbound =
+        config.inbounds.iter().find(|inbound| http(inbound.protocol)).map(|inbound| &inbound.listen);
+    let outbound =
+        config.outbounds.iter().find(|outbound| http(outbound.protocol)).map(|outbound| &outbound.listen);
     let listen = inbound.or(outbound)?;
     Some(format!(
         "{}: the listener {listen} has protocol = \"http\", which this version does not speak yet; \

@@ -33,12 +33,19 @@ impl Stopped {
 pub(super) enum Stage {
     /// Ended or broke before its first byte.
     Silent,
-    NotTls { looks_like: &'static str },
+    NotTls {
+        looks_like: &'static str,
+    },
     /// By us, before the peer was asked who it is.
     Denied(Denial),
     Config(TlsError),
-    Handshake { error: io::Error, verdict: Option<Verdict> },
-    TimedOut { limit: Duration },
+    Handshake {
+        error: io::Error,
+        verdict: Option<Verdict>,
+    },
+    TimedOut {
+        limit: Duration,
+    },
     Evicted,
     AppUnreachable(ConnectError),
 }
@@ -56,7 +63,14 @@ impl InboundServer {
             (Some(own), "denied") => Some(self.explain(&from, own)),
             _ => None,
         };
-        self.plane.refusals.tell(Refusal { direction: Direction::Inbound, from, to, reason, detail, explain });
+        self.plane.refusals.tell(Refusal {
+            direction: Direction::Inbound,
+            from,
+            to,
+            reason,
+            detail,
+            explain,
+        });
     }
 
     fn explain(&self, from: &str, own: &SpiffeId) -> String {
