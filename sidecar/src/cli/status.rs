@@ -86,7 +86,8 @@ fn for_people(status: &Value) -> String {
     for refusal in list("/refusals").take(REFUSALS_SHOWN) {
         let of = |key: &str| refusal.get(key).and_then(Value::as_str).unwrap_or("?");
         let times = refusal.get("count").and_then(Value::as_u64).unwrap_or_default();
-        line("refused", &format!("{} -> {} ({}, {times} times)", of("from"), of("to"), of("reason")));
+        let to = if refusal.get("service").is_some_and(Value::is_string) { of("service") } else { of("to") };
+        line("refused", &format!("{} -> {to} ({}, {times} times)", of("from"), of("reason")));
         line("", of("detail"));
     }
     shown.trim_end().to_owned()

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::InboundServer;
 use crate::holder::in_one_line;
 use crate::metrics::Direction;
-use crate::refusals::Refusal;
+use crate::refusals::{Called, Refusal, explain_command};
 use crate::upstream::ConnectError;
 
 /// A connection that goes no further.
@@ -52,31 +52,34 @@ pub(super) enum Stage {
 
 impl InboundServer {
     /// Tells a refusal. A peer that comes and goes without a byte, as a health check does, is none.
-    pub(super) fn tell(&self, from: SocketAddr, stopped: &Stopped) {
+    pub(super) fn tell(&self, from: SocketAddr, peer: Option<SpiffeId>, stopped: &Stopped) {
         let Some((from, reason, detail)) = story(&stopped.stage, from) else { return };
-        let own = self.plane.credentials.current().map(|credentials| credentials.svid.id().clone());
-        let to = match &own {
-            Some(own) => format!("{own} port {}", self.inbound.name),
-            None => format!("port {}", self.inbound.name),
-        };
-        let explain = match (&own, reason) {
-            (Some(own), "denied") => Some(self.explain(&from, own)),
+        let from = peer.map_or(from, |peer| peer.to_string());
+        let called = self.called();
+        let explain = match &called.id {
+            Some(own) if reason == "denied" => {
+                let policy = self.plane.policy.current();
+                Some(explain_command(policy.as_deref(), &from, own, Some(&self.inbound.name)))
+            }
             _ => None,
         };
         self.plane.refusals.tell(Refusal {
             direction: Direction::Inbound,
             from,
-            to,
+            called,
             reason,
             detail,
             explain,
         });
     }
 
-    fn explain(&self, from: &str, own: &SpiffeId) -> String {
+    pub(super) fn called(&self) -> Called {
+        let own = self.plane.credentials.current();
+        let own = own.as_ref().map(|credentials| credentials.svid.id());
         let policy = self.plane.policy.current();
-        let file = policy.as_ref().map_or("POLICY", |policy| policy.file());
-        format!("postern-ca policy explain {file} --from {from} --to {own} --port {}", self.inbound.name)
+        let service = own.and_then(|own| policy.as_ref()?.service_of(own).map(str::to_owned));
+        let port = Some(self.inbound.name.clone());
+        Called { id: own.map(SpiffeId::to_string), service, port, address: None }
     }
 }
 
