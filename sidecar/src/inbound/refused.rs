@@ -99,7 +99,7 @@ fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Strin
             (address, "handshakes_pending", detail.to_owned())
         }
         Stage::AppUnreachable(error) => (address, "app_unreachable", in_one_line(error)),
-        Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address)?,
+        Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address),
     })
 }
 
@@ -107,33 +107,40 @@ fn of_handshake(
     error: &io::Error,
     verdict: Option<&Verdict>,
     address: String,
-) -> Option<(String, &'static str, String)> {
-    Some(match verdict {
+) -> (String, &'static str, String) {
+    match verdict {
         Some(Verdict::Denied(peer, denial)) => (peer.id().to_string(), denial.code, denial.detail.clone()),
         Some(Verdict::Unverified(refused)) => (address, refused.code(), refused.to_string()),
         _ => {
-            let (reason, detail) = of_tls(error)?;
+            let (reason, detail) = of_tls(error);
             (address, reason, detail)
         }
-    })
+    }
 }
 
 /// What a TLS error means. A peer that leaves in the middle is told as such, for a scan shows like this.
-fn of_tls(error: &io::Error) -> Option<(&'static str, String)> {
+fn of_tls(error: &io::Error) -> (&'static str, String) {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     let reason = match tls {
         None => "handshake_aborted",
         Some(TlsError::NoCertificatesPresented) => "no_certificate",
         Some(TlsError::AlertReceived(_)) => "peer_alert",
         Some(TlsError::PeerIncompatible(
-            PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic,
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            // TLS 1.2 clients may and TLS 1.3 clients must send it (RFC 8446 §4.2.3).
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
         )) => "tls_version",
-        Some(TlsError::PeerIncompatible(why)) => {
-            let version = format!("{why:?}").contains("Tls1");
-            if version { "tls_version" } else { "tls_incompatible" }
-        }
+        Some(TlsError::PeerIncompatible(_)) => "tls_incompatible",
         Some(TlsError::InvalidMessage(_)) => "not_tls",
         Some(_) => "handshake_failed",
     };
-    Some((reason, in_one_line(error)))
+    let detail = match reason {
+        "tls_version" => {
+            format!("TLS 1.3 is required, and the client does not offer it: {}", in_one_line(error))
+        }
+        _ => in_one_line(error),
+    };
+    (reason, detail)
 }

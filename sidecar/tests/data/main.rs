@@ -15,4 +15,6 @@ mod authority;
 mod sidecar;
 
 mod carrying;
+mod deciding_again;
+mod knocking;
 mod refusing;
