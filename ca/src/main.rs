@@ -1,1 +1,7 @@
-fn main() {}
+//! `postern-ca`: see `--help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postern_ca::cli::main()
+}

@@ -20,21 +20,9 @@ impl IdPattern {
         let Some(body) = path.strip_prefix('/') else {
             return Err(SpiffeIdError::NoLeadingSlash { path: path.to_owned() }.into());
         };
-        let literal = |piece: &str| {
-            SpiffeId::from_parts(trust_domain.clone(), &format!("/{piece}")).map(|_| ()).map_err(|error| {
-                match error {
-                    SpiffeIdError::EmptySegment { .. } => {
-                        SpiffeIdError::EmptySegment { path: path.to_owned() }
-                    }
-                    SpiffeIdError::RelativeSegment { segment, .. } => {
-                        SpiffeIdError::RelativeSegment { path: path.to_owned(), segment }
-                    }
-                    SpiffeIdError::Character { character, .. } => {
-                        SpiffeIdError::Character { path: path.to_owned(), character }
-                    }
-                    other => other,
-                }
-            })
+        let literal = |piece: &str| match SpiffeId::from_parts(trust_domain.clone(), &format!("/{piece}")) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(naming_whole(path, error)),
         };
         let parsed = SegmentPattern::parse(body.split('/'), literal).map_err(|error| match error {
             SegmentError::RestNotLast => IdPatternError::RestNotLast { pattern: path.to_owned() },
@@ -100,6 +88,17 @@ impl IdPattern {
     /// The bytes of the shortest ID that could match: a pattern that no ID can match is an error, not a rule.
     fn shortest_id_bytes(&self) -> usize {
         self.to_string().len() - usize::from(self.path.has_rest())
+    }
+}
+
+/// What is wrong with one segment, told of the path as it was given.
+fn naming_whole(path: &str, error: SpiffeIdError) -> SpiffeIdError {
+    let path = path.to_owned();
+    match error {
+        SpiffeIdError::EmptySegment { .. } => SpiffeIdError::EmptySegment { path },
+        SpiffeIdError::RelativeSegment { segment, .. } => SpiffeIdError::RelativeSegment { path, segment },
+        SpiffeIdError::Character { character, .. } => SpiffeIdError::Character { path, character },
+        other => other,
     }
 }
 

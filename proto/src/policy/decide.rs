@@ -16,7 +16,7 @@ use crate::identity::SpiffeId;
 /// A refusal names at most this many rules.
 pub const NEAREST_RULES_MAX: usize = 5;
 /// At most this many rules are looked at to find the nearest: those that name the peer first, then the file's order.
-pub const NEAREST_SCAN_MAX: usize = 1_000;
+pub const NEAREST_SCAN_MAX: usize = 256;
 
 /// Where a question arrives: an inbound's name and what it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

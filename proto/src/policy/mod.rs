@@ -16,6 +16,7 @@ mod peer;
 mod problem;
 mod problems;
 mod read;
+mod read_calls;
 mod read_rule;
 mod read_service;
 mod rule;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A file's problems are counted beyond this many, but no longer kept.
+/// A file's errors, and its warnings, are counted beyond this many, but no longer kept.
 pub const PROBLEMS_MAX: usize = 1_000;
 
 /// One problem of a policy file.

@@ -1,8 +1,9 @@
 //! Collects the problems of one file, so that all of them are told in one run.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use super::problem::{PROBLEMS_MAX, Problem, ProblemKind};
+use super::problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
 use super::source::{Source, escape};
 use super::spelling::Speller;
 
@@ -10,10 +11,9 @@ use super::spelling::Speller;
 #[derive(Debug)]
 pub(super) struct Problems<'a> {
     source: &'a Source<'a>,
-    found: Vec<Problem>,
-    dropped: usize,
-    last_dropped: Range<usize>,
-    incomplete: bool,
+    errors: Capped,
+    warnings: Capped,
+    unreadable_lines: HashSet<u32>,
     pub(super) speller: Speller,
 }
 
@@ -21,10 +21,9 @@ impl<'a> Problems<'a> {
     pub(super) fn new(source: &'a Source<'a>) -> Self {
         Self {
             source,
-            found: Vec::new(),
-            dropped: 0,
-            last_dropped: 0..0,
-            incomplete: false,
+            errors: Capped::default(),
+            warnings: Capped::default(),
+            unreadable_lines: HashSet::new(),
             speller: Speller::default(),
         }
     }
@@ -33,9 +32,14 @@ impl<'a> Problems<'a> {
         self.source
     }
 
-    /// Says that parts of the file could not be read: from now on, nothing is called missing or undeclared.
-    pub(super) fn reading_is_incomplete(&mut self) {
-        self.incomplete = true;
+    /// Tells what the TOML reader met. From then on, nothing is called missing or undeclared, and nothing more is
+    /// told of that line: it would mostly be an echo.
+    pub(super) fn unreadable(&mut self, kind: ProblemKind, place: Range<usize>, message: &str) {
+        let line = self.source.line_of(place.start);
+        if !self.unreadable_lines.contains(&line) {
+            self.report(kind, place, message);
+            self.unreadable_lines.insert(line);
+        }
     }
 
     pub(super) fn report(&mut self, kind: ProblemKind, place: Range<usize>, message: impl AsRef<str>) {
@@ -49,27 +53,51 @@ impl<'a> Problems<'a> {
         message: impl AsRef<str>,
         suggestion: Option<String>,
     ) {
-        if self.incomplete && follows_from_gaps(kind) {
-            return;
+        if !self.unreadable_lines.is_empty() {
+            let line = self.source.line_of(place.start);
+            if self.unreadable_lines.contains(&line) || follows_from_gaps(kind) {
+                return;
+            }
         }
-        if self.found.len() >= PROBLEMS_MAX {
-            self.dropped += 1;
-            self.last_dropped = place;
+        let capped = match kind.severity() {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        if capped.kept.len() >= PROBLEMS_MAX {
+            capped.dropped += 1;
+            capped.last_dropped = place;
             return;
         }
         let mut problem = self.source.problem(kind, place, escape(message.as_ref().chars()));
         problem.suggestion = suggestion.map(|text| escape(text.chars()));
-        self.found.push(problem);
+        capped.kept.push(problem);
     }
 
     /// All of them in the order of the file.
-    pub(super) fn finish(mut self) -> Vec<Problem> {
+    pub(super) fn finish(self) -> Vec<Problem> {
+        let mut found = self.errors.finish(self.source, Severity::Error);
+        found.extend(self.warnings.finish(self.source, Severity::Warning));
+        found.sort_by_key(|problem| (problem.line, problem.column));
+        found
+    }
+}
+
+/// Problems of one severity, up to the bound.
+#[derive(Debug, Default)]
+struct Capped {
+    kept: Vec<Problem>,
+    dropped: usize,
+    last_dropped: Range<usize>,
+}
+
+impl Capped {
+    fn finish(mut self, source: &Source<'_>, severity: Severity) -> Vec<Problem> {
         if self.dropped > 0 {
-            let message = format!("{} more problems are not shown", self.dropped);
-            self.found.push(self.source.problem(ProblemKind::Bound, self.last_dropped.clone(), message));
+            let message = format!("{} more {}s are not shown", self.dropped, severity.as_str());
+            let rest = source.problem(ProblemKind::Bound, self.last_dropped, message);
+            self.kept.push(Problem { severity, ..rest });
         }
-        self.found.sort_by_key(|problem| (problem.line, problem.column));
-        self.found
+        self.kept
     }
 }
 

@@ -43,21 +43,13 @@ pub(super) fn read(file: &str, text: &str) -> (Option<Policy>, Vec<Problem>) {
 
 fn parse_toml<'a>(text: &'a str, problems: &mut Problems<'_>) -> DeTable<'a> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut told = None;
     for error in &errors {
         let place = error.span().unwrap_or(text.len()..text.len());
-        let line = problems.source().line_of(place.start);
-        // What follows on the same line is mostly an echo of the first.
-        if told.replace(line) != Some(line) {
-            let kind = match error.message() {
-                "duplicate key" => ProblemKind::Duplicate,
-                _ => ProblemKind::Syntax,
-            };
-            problems.report(kind, place, error.message());
-        }
-    }
-    if !errors.is_empty() {
-        problems.reading_is_incomplete();
+        let kind = match error.message() {
+            "duplicate key" => ProblemKind::Duplicate,
+            _ => ProblemKind::Syntax,
+        };
+        problems.unreadable(kind, place, error.message());
     }
     table.into_inner()
 }

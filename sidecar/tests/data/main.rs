@@ -16,5 +16,6 @@ mod sidecar;
 
 mod carrying;
 mod deciding_again;
+mod ending;
 mod knocking;
 mod refusing;

@@ -174,10 +174,14 @@ impl Sidecar {
         self.plane.register.shown()["live"].as_u64().unwrap()
     }
 
-    /// Waits until all tasks have ended, as they must once told.
-    pub async fn ended(mut self) {
+    /// Waits until all tasks have ended, as they must once no connection is left.
+    pub async fn all_ended(mut self) {
         self.stop.cancel();
         let ended = async {
+            while self.live() > 0 {
+                self.tasks.join_next().await.unwrap().unwrap();
+            }
+            self.abort.cancel();
             while let Some(ended) = self.tasks.join_next().await {
                 ended.unwrap();
             }

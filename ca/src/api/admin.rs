@@ -1,0 +1,130 @@
+//! What operators ask, on the Unix socket.
+
+use std::sync::Arc;
+
+use postern_proto::identity::SpiffeId;
+use postern_proto::join_token::JoinToken;
+use postern_proto::wire::v1::admin_server::Admin;
+use postern_proto::wire::v1::{
+    CaStatus, CertificateRecord, CreateJoinTokenRequest, CreateJoinTokenResponse, ListCertificatesRequest,
+    ListCertificatesResponse, ShowBundleRequest, ShowCertificateRequest, ShowStatusRequest, TrustBundle,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use super::{Shared, errors};
+use crate::attest::hash_of;
+use crate::registry::check_grantable;
+use crate::store::{NewToken, Query, Record};
+
+/// A token is good for at most a week, and at least a second.
+pub(crate) const TOKEN_TTL_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+/// A token can be used at most so often.
+pub(crate) const TOKEN_USES_MAX: u32 = 10_000;
+const PAGE_DEFAULT: usize = 100;
+
+/// The service for operators.
+#[derive(Debug, Clone)]
+pub struct AdminApi(pub Arc<Shared>);
+
+impl AdminApi {
+    /// Reads an ID as an operator types it.
+    fn id(&self, text: &str) -> Result<SpiffeId, Status> {
+        let own = self.0.authority.trust_domain();
+        let id =
+            SpiffeId::parse_under(own, text).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        check_grantable(&id, own).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(id)
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminApi {
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let CreateJoinTokenRequest { id, ttl_seconds, uses } = request.into_inner();
+        let id = self.id(&id)?;
+        if !(1..=TOKEN_TTL_SECONDS_MAX).contains(&ttl_seconds) {
+            let rule =
+                format!("a token lives between 1 s and {TOKEN_TTL_SECONDS_MAX} s, not {ttl_seconds} s");
+            return Err(Status::invalid_argument(rule));
+        }
+        if !(1..=TOKEN_USES_MAX).contains(&uses) {
+            let rule = format!("a token has between 1 and {TOKEN_USES_MAX} uses, not {uses}");
+            return Err(Status::invalid_argument(rule));
+        }
+        let mut secret = [0; 32];
+        SystemRandom::new().fill(&mut secret).map_err(|_| Status::internal("there is no randomness"))?;
+        let token = JoinToken::new(id.clone(), self.0.authority.bundle().pin(), secret);
+        let created_at = OffsetDateTime::now_utc().unix_timestamp();
+        let expires_at = created_at.saturating_add_unsigned(ttl_seconds);
+        let hash = hash_of(token.secret());
+        let kept = NewToken { hash, spiffe_id: id.to_string(), created_at, expires_at, uses };
+        self.0.store.create_token(kept).await.map_err(|error| errors::store(&error))?;
+        info!(id = %id, uses, ttl_seconds, "join token created");
+        let token = token.reveal().to_string();
+        Ok(Response::new(CreateJoinTokenResponse { token, spiffe_id: id.to_string(), expires_at }))
+    }
+
+    async fn show_bundle(&self, _: Request<ShowBundleRequest>) -> Result<Response<TrustBundle>, Status> {
+        let bundle = self.0.authority.bundle();
+        Ok(Response::new(TrustBundle {
+            trust_domain: bundle.trust_domain().to_string(),
+            roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
+            sequence: 1,
+        }))
+    }
+
+    async fn list_certificates(
+        &self,
+        request: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesResponse>, Status> {
+        let ListCertificatesRequest { id, page_size, page } = request.into_inner();
+        let spiffe_id = if id.is_empty() { None } else { Some(self.id(&id)?.to_string()) };
+        let page_size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_DEFAULT);
+        let bad_page = |_| Status::invalid_argument("the page is not one that an answer named");
+        let before = if page.is_empty() { None } else { Some(page.parse().map_err(bad_page)?) };
+        let found = self.0.store.certificates(Query { spiffe_id, page_size, before }).await;
+        let found = found.map_err(|error| errors::store(&error))?;
+        Ok(Response::new(ListCertificatesResponse {
+            certificates: found.records.into_iter().map(to_wire).collect(),
+            next_page: found.next.map(|next| next.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn show_certificate(
+        &self,
+        request: Request<ShowCertificateRequest>,
+    ) -> Result<Response<CertificateRecord>, Status> {
+        let serial = request.into_inner().serial.to_ascii_lowercase();
+        let found = self.0.store.certificate(&serial).await.map_err(|error| errors::store(&error))?;
+        let found =
+            found.ok_or_else(|| Status::not_found(format!("no certificate {serial:?} is on record")))?;
+        Ok(Response::new(to_wire(found)))
+    }
+
+    async fn show_status(&self, _: Request<ShowStatusRequest>) -> Result<Response<CaStatus>, Status> {
+        let authority = &self.0.authority;
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let counts = self.0.store.counts(now).await.map_err(|error| errors::store(&error))?;
+        Ok(Response::new(CaStatus {
+            trust_domain: authority.trust_domain().to_string(),
+            bundle_pin: authority.bundle().pin().to_hex(),
+            certificates_issued: counts.issued.unsigned_abs(),
+            certificates_valid: counts.valid.unsigned_abs(),
+            issuer_not_after: authority.issuer().not_after.unix_timestamp(),
+            root_not_after: authority.root_not_after().unix_timestamp(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+}
+
+fn to_wire(record: Record) -> CertificateRecord {
+    let Record { serial, spiffe_id, key_sha256, attestation, not_before, not_after, issued_at, issuer } =
+        record;
+    CertificateRecord { serial, spiffe_id, key_sha256, attestation, not_before, not_after, issued_at, issuer }
+}

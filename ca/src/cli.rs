@@ -1,0 +1,66 @@
+//! The command line.
+
+mod admin;
+mod bundle;
+mod cert;
+mod serve;
+mod status;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// A small certificate authority for short-lived SPIFFE certificates.
+#[derive(Debug, Parser)]
+#[command(name = "postern-ca", version, arg_required_else_help = true)]
+#[command(after_help = "A first run:\n  \
+    postern-ca serve --trust-domain shop.example --data-dir ca &\n  \
+    postern-ca token create --id orders --data-dir ca > orders.token\n  \
+    postern-sidecar run --config sidecar.toml        # with join_token_file = \"orders.token\"\n\n\
+    Exit codes: 0 yes, 1 no (refused, not found, cannot be done), 2 wrong usage or configuration.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    /// Join tokens, with which workloads enrol.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// The trust bundle.
+    #[command(subcommand)]
+    Bundle(bundle::Command),
+    /// Issued certificates.
+    #[command(subcommand)]
+    Cert(cert::Command),
+    Status(status::Args),
+}
+
+/// For whom output is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Reads the command line, does what it says, and returns the exit code.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Token(command) => token::run(command),
+        Command::Bundle(command) => bundle::run(command),
+        Command::Cert(command) => cert::run(command),
+        Command::Status(args) => status::run(args),
+    }
+}
+
+/// The answer of a command.
+#[expect(clippy::print_stdout, reason = "the answer of a command goes to stdout")]
+fn print(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,76 @@
+//! How commands reach a running CA: over its Unix socket.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use hyper_util::rt::TokioIo;
+use postern_proto::wire::v1::admin_client::AdminClient;
+use tokio::net::UnixStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Format;
+use crate::config::admin_socket_in;
+
+/// Which CA is asked, and how its answer is printed.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Admin {
+    /// The CA's data directory, with its admin.sock.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The CA's admin socket, where it is elsewhere.
+    #[arg(long, value_name = "PATH", env = "POSTERN_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Output {
+    /// How to print what is found.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+impl Admin {
+    /// Asks the CA, and turns what comes into an exit code.
+    pub(super) fn ask<T>(
+        self,
+        ask: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<T, Status>,
+        tell: impl FnOnce(T) -> anyhow::Result<()>,
+    ) -> ExitCode {
+        let Some(socket) = self.admin_socket.or(self.data_dir.map(|dir| admin_socket_in(&dir))) else {
+            eprintln!(
+                "which CA? give --data-dir DIR, as `postern-ca serve` has it, or --admin-socket PATH \
+                 (also in POSTERN_ADMIN_SOCKET)"
+            );
+            return ExitCode::from(2);
+        };
+        let work = async {
+            let mut client = connect(socket).await?;
+            ask(&mut client).await.map_err(|status| anyhow!("{}", status.message().escape_debug()))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let answer = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work));
+        match answer.and_then(tell) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("postern-ca: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+async fn connect(socket: PathBuf) -> anyhow::Result<AdminClient<Channel>> {
+    // Tried once by itself: the transport's own error would not say what is wrong with the socket.
+    let told = format!("no CA answers at {}; is `postern-ca serve` running?", socket.display());
+    drop(UnixStream::connect(&socket).await.context(told)?);
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let channel =
+        Endpoint::from_static("http://admin.postern.invalid").connect_with_connector(connector).await?;
+    Ok(AdminClient::new(channel))
+}

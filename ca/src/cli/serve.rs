@@ -1,0 +1,90 @@
+//! `postern-ca serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use postern_proto::identity::TrustDomain;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+use crate::config::{Config, LISTEN_DEFAULT, Log, admin_socket_in};
+
+/// Log lines that wait for a reader; further ones are dropped, so that a blocked pipe never stalls the CA.
+const LOG_LINES_WAITING_MAX: usize = 16_384;
+
+/// Serve workloads until told to end. The first start makes root and issuer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    postern-ca serve --trust-domain shop.example --data-dir ca\n  \
+    postern-ca serve --config ca.toml\n\n\
+    ca.example.toml explains every key of the configuration file.")]
+pub(super) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trust_domain", "data_dir", "listen", "admin_socket"])]
+    config: Option<PathBuf>,
+    /// The name under which all identities live.
+    #[arg(long, value_name = "TD", value_parser = TrustDomain::new, requires = "data_dir", required_unless_present = "config")]
+    trust_domain: Option<TrustDomain>,
+    /// Where keys and records are kept.
+    #[arg(long, value_name = "DIR", requires = "trust_domain", required_unless_present = "config")]
+    data_dir: Option<PathBuf>,
+    /// Where workloads reach the CA.
+    #[arg(long, value_name = "ADDRESS", default_value_t = LISTEN_DEFAULT)]
+    listen: SocketAddr,
+    /// Where operators reach it [default: DIR/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    let config = match configuration(args) {
+        Ok(config) => config,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let _flushed_at_end = log_to_stderr(config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let served = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(crate::serve::serve(config)));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postern-ca: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configuration(args: Args) -> Result<Config, String> {
+    if let Some(file) = &args.config {
+        return Config::load(file).map_err(|error| error.to_string());
+    }
+    let (Some(trust_domain), Some(data_dir)) = (args.trust_domain, args.data_dir) else {
+        return Err("give --config FILE, or --trust-domain TD and --data-dir DIR".to_owned());
+    };
+    let mut config = Config::new(trust_domain, data_dir);
+    config.listen = args.listen;
+    config.admin_socket = args.admin_socket.unwrap_or_else(|| admin_socket_in(&config.data_dir));
+    Ok(config)
+}
+
+fn log_to_stderr(log: Log) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES_WAITING_MAX)
+        .finish(std::io::stderr());
+    let builder = tracing_subscriber::fmt()
+        .with_writer(writer)
+        .with_max_level(log.level)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false);
+    if log.json {
+        builder.json().flatten_event(true).init()
+    } else {
+        builder.init()
+    }
+    guard
+}

@@ -1,0 +1,83 @@
+//! What an attested workload may be.
+
+use postern_proto::identity::{BundlePin, SpiffeId, TrustDomain};
+use thiserror::Error;
+use time::OffsetDateTime;
+
+use crate::attest::Attestation;
+use crate::store::Authorisation;
+
+/// An identity that may be issued once, to the one who was attested.
+#[derive(Debug)]
+pub struct Grant {
+    id: SpiffeId,
+    attestation: Attestation,
+    now: OffsetDateTime,
+}
+
+/// Why there is no grant.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GrantError {
+    #[error("{id} is not of this CA's trust domain {own}")]
+    ForeignTrustDomain { id: SpiffeId, own: TrustDomain },
+    #[error("{id} has no path, so it names no workload")]
+    NoPath { id: SpiffeId },
+    #[error("{id} is reserved for Postern itself")]
+    Reserved { id: SpiffeId },
+    #[error("this join token was made by another CA, or before the roots changed")]
+    OtherCa,
+}
+
+impl Grant {
+    /// Says which identity the attested workload may hold. Whether a token is unused or a certificate on record is
+    /// decided in the transaction that records the issuance.
+    pub fn new(
+        attestation: Attestation,
+        own: &TrustDomain,
+        pin: BundlePin,
+        now: OffsetDateTime,
+    ) -> Result<Self, GrantError> {
+        let id = match &attestation {
+            Attestation::JoinToken { token, .. } if token.pin() != pin => return Err(GrantError::OtherCa),
+            Attestation::JoinToken { token, .. } => token.id().clone(),
+            Attestation::Svid { svid, .. } => svid.id().clone(),
+        };
+        check_grantable(&id, own)?;
+        Ok(Self { id, attestation, now })
+    }
+
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    pub fn attestation(&self) -> &Attestation {
+        &self.attestation
+    }
+
+    /// What must hold for the grant to be used up, in the words of the store.
+    pub(crate) fn into_authorisation(self) -> Authorisation {
+        let spiffe_id = self.id.to_string();
+        match self.attestation {
+            Attestation::JoinToken { hash, .. } => {
+                Authorisation::Token { hash, spiffe_id, now: self.now.unix_timestamp() }
+            }
+            Attestation::Svid { serial, expired, .. } => {
+                Authorisation::Svid { serial, spiffe_id, only_if_newest: expired }
+            }
+        }
+    }
+}
+
+/// Whether this CA gives such an identity to anybody.
+pub fn check_grantable(id: &SpiffeId, own: &TrustDomain) -> Result<(), GrantError> {
+    if id.trust_domain() != own {
+        return Err(GrantError::ForeignTrustDomain { id: id.clone(), own: own.clone() });
+    }
+    if id.path().is_empty() {
+        return Err(GrantError::NoPath { id: id.clone() });
+    }
+    if id.is_reserved() {
+        return Err(GrantError::Reserved { id: id.clone() });
+    }
+    Ok(())
+}

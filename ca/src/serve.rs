@@ -1,0 +1,143 @@
+//! The CA's whole life: one directory, two doors, and an orderly end.
+
+mod admin_socket;
+mod data_dir;
+mod door;
+mod pending;
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use postern_proto::mtls::TlsIdentity;
+use postern_proto::wire::v1::admin_server::AdminServer;
+use postern_proto::wire::v1::certificate_authority_server::CertificateAuthorityServer;
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tracing::{error, info, warn};
+
+use crate::api::{AdminApi, REQUEST_BYTES_MAX, Shared, WorkloadApi};
+use crate::authority::Authority;
+use crate::config::{Config, SVID_TTL_SHORT};
+use crate::store::Store;
+use data_dir::DataDir;
+use door::Door;
+
+/// The CA's own certificate lives this long, and is made anew at half of it.
+const OWN_LIFE: time::Duration = time::Duration::hours(24);
+/// How often it is looked whether the CA's own certificates need renewing. Wall-clock time may jump meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Established connections that may wait for the gRPC server.
+const CONNECTIONS_WAITING_MAX: usize = 64;
+
+/// Serves until a signal ends it.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if config.svid_ttl < SVID_TTL_SHORT {
+        warn!(svid_ttl = ?config.svid_ttl, "certificates live short: a CA that is away for longer stops the traffic");
+    }
+    let data_dir = DataDir::open(&config.data_dir).context("cannot use the data directory")?;
+    let authority = Arc::new(
+        Authority::open(data_dir.path(), &config.trust_domain, OffsetDateTime::now_utc())
+            .context("cannot open the authority")?,
+    );
+    let (store, writer) =
+        Store::open(&data_dir.path().join("store.sqlite")).context("cannot open the store")?;
+    let own =
+        Arc::new(ArcSwap::from_pointee(authority.serving_identity(OffsetDateTime::now_utc(), OWN_LIFE)?));
+    let shared = Arc::new(Shared::new(&config, authority.clone(), store.clone()));
+
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let admin = admin_socket::bind(&config.admin_socket).await.context("cannot open the admin socket")?;
+    greet(&config, &authority, &listener)?;
+
+    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+    let mut tasks = JoinSet::new();
+    let (connections, established) = tokio::sync::mpsc::channel(CONNECTIONS_WAITING_MAX);
+    let door = Door::new(&config, authority.clone(), own.clone());
+    tasks.spawn(door.run(listener, connections, stop.clone()));
+    tasks.spawn(keep_fresh(authority, own, stop.clone()));
+    let workload = CertificateAuthorityServer::new(WorkloadApi(shared.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let workload = Server::builder()
+        .add_service(workload)
+        .serve_with_incoming_shutdown(ReceiverStream::new(established), stop.clone().cancelled_owned());
+    tasks.spawn(until(workload, over.clone()));
+    let admin_api = AdminServer::new(AdminApi(shared));
+    let admin = Server::builder()
+        .add_service(admin_api)
+        .serve_with_incoming_shutdown(admin_socket::incoming(admin), stop.clone().cancelled_owned());
+    tasks.spawn(until(admin, over.clone()));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!(drain_deadline = ?config.drain_deadline, "ending");
+    stop.cancel();
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    tokio::select! {
+        () = finished => {}
+        () = tokio::time::sleep(config.drain_deadline) => warn!("cutting what is still open"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    over.cancel();
+    while tasks.join_next().await.is_some() {}
+    admin_socket::remove(&config.admin_socket);
+    drop(store);
+    writer.join();
+    info!("ended");
+    Ok(())
+}
+
+async fn until(server: impl Future<Output = Result<(), tonic::transport::Error>>, over: CancellationToken) {
+    if let Some(Err(error)) = over.run_until_cancelled(server).await {
+        error!(%error, "a server failed");
+    }
+}
+
+/// Says on standard output what people and scripts need.
+fn greet(config: &Config, authority: &Authority, listener: &TcpListener) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "trust domain  {}", config.trust_domain)?;
+    writeln!(out, "bundle pin    {} (SHA-256)", authority.bundle().pin())?;
+    writeln!(out, "admin socket  {}", config.admin_socket.display())?;
+    writeln!(out, "listening on  {}", listener.local_addr()?)?;
+    out.flush()
+}
+
+/// Renews the issuer and the CA's own certificate in time.
+async fn keep_fresh(authority: Arc<Authority>, own: Arc<ArcSwap<TlsIdentity>>, stop: CancellationToken) {
+    let mut made_at = OffsetDateTime::now_utc();
+    let work = async {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let now = OffsetDateTime::now_utc();
+            if let Err(error) = authority.renew_issuer(now) {
+                error!(%error, "cannot renew the issuer");
+            }
+            if (now - made_at).abs() < OWN_LIFE / 2 {
+                continue;
+            }
+            match authority.serving_identity(now, OWN_LIFE) {
+                Ok(fresh) => {
+                    own.store(Arc::new(fresh));
+                    made_at = now;
+                }
+                Err(error) => error!(%error, "cannot renew the CA's own certificate"),
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}

@@ -1,0 +1,212 @@
+//! The workloads' door: TLS 1.3, a certificate where there is one, and bounds on all that is under way.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use postern_proto::mtls::{Anyone, Judge, TlsIdentity, Verdict, server_config};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tracing::{error, warn};
+
+use super::pending::Pending;
+use crate::api::Caller;
+use crate::authority::Authority;
+use crate::config::Config;
+
+/// After accept failed for want of descriptors, the next try waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A refused client is listened to this long, so that the alert is not lost in a reset.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
+
+/// Lets workloads in.
+#[derive(Debug)]
+pub(super) struct Door {
+    authority: Arc<Authority>,
+    own: Arc<ArcSwap<TlsIdentity>>,
+    pending: Arc<Pending>,
+    connections: Arc<Semaphore>,
+    handshake_timeout: Duration,
+    renew_after_expiry: Duration,
+}
+
+impl Door {
+    pub(super) fn new(config: &Config, authority: Arc<Authority>, own: Arc<ArcSwap<TlsIdentity>>) -> Self {
+        Self {
+            authority,
+            own,
+            pending: Arc::new(Pending::new(config.limits.handshakes_pending_max)),
+            connections: Arc::new(Semaphore::new(config.limits.connections_max)),
+            handshake_timeout: config.limits.handshake_timeout,
+            renew_after_expiry: config.renew_after_expiry,
+        }
+    }
+
+    /// Accepts until `stop` and passes on who has shaken hands.
+    pub(super) async fn run(
+        self,
+        listener: TcpListener,
+        established: mpsc::Sender<std::io::Result<Connection>>,
+        stop: CancellationToken,
+    ) {
+        let door = Arc::new(self);
+        let mut handshakes = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(ended) = handshakes.join_next() => if let Err(error) = ended {
+                    error!(%error, "a handshake's task failed");
+                },
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => match door.connections.clone().try_acquire_owned() {
+                        Ok(permit) => {
+                            handshakes.spawn(door.clone().shake_hands(stream, address, permit, established.clone()));
+                        }
+                        Err(_) => warn!(%address, reason = "connections_max", "refused"),
+                    },
+                    Err(error) => {
+                        warn!(%error, "cannot accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn shake_hands(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        established: mpsc::Sender<std::io::Result<Connection>>,
+    ) {
+        let place = self.pending.enter();
+        let refused = tokio::select! {
+            result = self.try_shake_hands(stream, address) => match result {
+                Ok((tls, caller)) => {
+                    drop(place);
+                    // The server is gone only when everything ends.
+                    let _ending = established.send(Ok(Connection { tls, caller, _permit: permit })).await;
+                    return;
+                }
+                Err(refused) => refused,
+            },
+            () = tokio::time::sleep(self.handshake_timeout) => Refused::because("handshake_timeout"),
+            () = place.evicted.cancelled() => Refused::because("handshakes_pending"),
+        };
+        drop(place);
+        warn!(%address, reason = refused.reason, detail = refused.detail, "refused");
+        if let Some(stream) = refused.stream {
+            farewell(stream).await;
+        }
+    }
+
+    async fn try_shake_hands(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(TlsStream<TcpStream>, Caller), Refused> {
+        let failed = |error: &dyn std::error::Error| Refused {
+            detail: error.to_string().escape_debug().to_string(),
+            ..Refused::because("handshake_failed")
+        };
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        let judge = Judge::new(self.authority.bundles().clone(), Arc::new(Anyone))
+            .certificate_optional()
+            .expired_for_at_most(self.renew_after_expiry);
+        let judge = Arc::new(judge);
+        let config =
+            server_config(&self.own.load(), judge.clone(), &[b"h2"]).map_err(|error| failed(&error))?;
+        match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+            Ok(tls) => Ok((tls, Caller { address, svid: judge.admitted().cloned() })),
+            Err((error, stream)) => {
+                let mut refused = failed(&error);
+                if let Some(Verdict::Unverified(why)) = judge.verdict() {
+                    refused.reason = why.code();
+                    refused.detail = why.to_string().escape_debug().to_string();
+                }
+                refused.stream = Some(stream);
+                Err(refused)
+            }
+        }
+    }
+}
+
+/// A client that is not let in.
+#[derive(Debug)]
+struct Refused {
+    reason: &'static str,
+    detail: String,
+    /// Where the client can still be told.
+    stream: Option<TcpStream>,
+}
+
+impl Refused {
+    fn because(reason: &'static str) -> Self {
+        Self { reason, detail: String::new(), stream: None }
+    }
+}
+
+/// Closing with unread bytes would be a reset, which can overtake the alert.
+async fn farewell(mut stream: TcpStream) {
+    let last = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut (&mut stream).take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // The client may be gone or silent; either way this is over.
+    let _over: Result<std::io::Result<u64>, _> = tokio::time::timeout(FAREWELL, last).await;
+}
+
+/// An established connection; it counts until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    tls: TlsStream<TcpStream>,
+    caller: Caller,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,194 @@
+//! What must survive: tokens, issuance records and the audit chain, in SQLite. One thread writes, in groups: many
+//! commands share one durable transaction.
+
+mod audit_rows;
+mod commands;
+mod reads;
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+pub use audit_rows::{AuditEntry, AuditVerdict, REFUSALS_PER_MINUTE_MAX};
+pub use reads::{Counts, PAGE_MAX, Page, Query};
+use writer::{Command, Job};
+
+/// Commands that may wait for the writer; whoever has one more waits.
+const COMMANDS_WAITING_MAX: usize = 4096;
+
+/// One issued certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Lower-case hex.
+    pub serial: String,
+    pub spiffe_id: String,
+    /// Of the SubjectPublicKeyInfo, lower-case hex.
+    pub key_sha256: String,
+    /// `join_token:HASH_PREFIX` or `svid:SERIAL`.
+    pub attestation: String,
+    /// Unix seconds, as the other times.
+    pub not_before: i64,
+    pub not_after: i64,
+    pub issued_at: i64,
+    /// The issuing certificate's serial.
+    pub issuer: String,
+}
+
+/// A join token as it is kept.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    pub hash: [u8; 32],
+    pub spiffe_id: String,
+    /// Unix seconds.
+    pub created_at: i64,
+    pub expires_at: i64,
+    pub uses: u32,
+}
+
+/// What must hold for an issuance to be recorded, checked in the same transaction.
+#[derive(Debug, Clone)]
+pub enum Authorisation {
+    /// The token is known, of this identity, in time, and has a use left, which is used up.
+    Token { hash: [u8; 32], spiffe_id: String, now: i64 },
+    /// The certificate is on record for this identity; if asked, none was issued by renewing it.
+    Svid { serial: String, spiffe_id: String, only_if_newest: bool },
+}
+
+/// A refusal for the audit chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Unix seconds.
+    pub at: i64,
+    /// Who asked: a SPIFFE ID or an address.
+    pub subject: String,
+    pub reason: String,
+}
+
+/// The store does not work.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    #[error("the store cannot be used: {0}")]
+    Sqlite(Arc<rusqlite::Error>),
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: Arc<std::io::Error> },
+    #[error("the store was written by a newer version (schema {found}, this version knows {known})")]
+    NewerSchema { found: i64, known: i64 },
+    #[error("the file is no Postern store")]
+    NotAStore,
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(Arc::new(error))
+    }
+}
+
+/// Why an issuance is not recorded, and its certificate not released.
+#[derive(Debug, Clone, Error)]
+pub enum CommitError {
+    #[error("this join token is unknown")]
+    UnknownToken,
+    #[error("this join token is for another identity")]
+    TokenOfAnotherId,
+    #[error("this join token has expired")]
+    TokenExpired,
+    #[error("this join token has been used up")]
+    TokenUsedUp,
+    #[error("the certificate that asks is not on record here")]
+    UnknownCertificate,
+    #[error("the certificate that asks has expired and was renewed before")]
+    Superseded,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A handle to the store; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+    path: PathBuf,
+    readers: Arc<Mutex<Vec<rusqlite::Connection>>>,
+}
+
+/// The writer's thread. Joining it after the last handle is gone makes sure that everything is written.
+#[derive(Debug)]
+pub struct WriterThread(std::thread::JoinHandle<()>);
+
+impl Store {
+    /// Opens the file, or makes it, readable by its owner alone.
+    pub fn open(path: &Path) -> Result<(Self, WriterThread), StoreError> {
+        let connection = schema::open(path)?;
+        let (jobs, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
+        let writer = writer::Writer::new(connection)?;
+        let thread =
+            std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(waiting));
+        let thread =
+            thread.map_err(|error| StoreError::File { path: path.to_owned(), error: Arc::new(error) })?;
+        Ok((Self { jobs, path: path.to_owned(), readers: Arc::default() }, WriterThread(thread)))
+    }
+
+    /// Keeps a new token.
+    pub async fn create_token(&self, token: NewToken) -> Result<(), StoreError> {
+        self.send(Command::CreateToken(token)).await.map_err(|error| match error {
+            CommitError::Store(error) => error,
+            _ => StoreError::Closed,
+        })
+    }
+
+    /// Uses up the authorisation, records the issuance and its audit entry, all or nothing; durable when it returns.
+    pub async fn commit(&self, authorisation: Authorisation, record: Record) -> Result<(), CommitError> {
+        self.send(Command::Commit(Box::new((authorisation, record)))).await
+    }
+
+    /// Puts a refusal into the audit chain; a flood of them is counted, not written one by one.
+    pub async fn audit_refusal(&self, refused: Refused) -> Result<(), StoreError> {
+        self.send(Command::Refused(refused)).await.map_err(|error| match error {
+            CommitError::Store(error) => error,
+            _ => StoreError::Closed,
+        })
+    }
+
+    async fn send(&self, command: Command) -> Result<(), CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let closed = || CommitError::Store(StoreError::Closed);
+        self.jobs.send(Job { command, answer }).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Reads on a connection of its own, beside the writer.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (readers, path) = (self.readers.clone(), self.path.clone());
+        let work = move || {
+            let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match pooled {
+                Some(connection) => connection,
+                None => schema::open_for_reading(&path)?,
+            };
+            let found = read(&connection)?;
+            readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            Ok(found)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl WriterThread {
+    /// Waits until everything is written. Drop every [`Store`] first.
+    pub fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+//! What policy.md says, one claim per test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a panic is how a test says no, also in what its tests share"
+)]
+
+mod ask;
+mod check;
+mod expectations;
+mod hostile;
+mod names;
+mod ports;
+mod reference;
+mod robust;
+mod rules;
+mod verdicts;
