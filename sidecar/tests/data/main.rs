@@ -18,4 +18,5 @@ mod carrying;
 mod deciding_again;
 mod ending;
 mod knocking;
+mod policy_file;
 mod refusing;
