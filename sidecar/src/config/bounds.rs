@@ -27,7 +27,7 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// `[shutdown] drain_delay`.
 pub const DRAIN_DELAY_DEFAULT: Duration = Duration::from_secs(2);
-pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
+pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
 /// `[shutdown] drain_deadline`.
 pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(60 * 60);

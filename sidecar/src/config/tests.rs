@@ -236,7 +236,7 @@ fn every_bound_is_kept() {
     assert_says(&limits("handshake_timeout = \"9ms\""), &["from 10ms to 5m"]);
     assert_says(&limits("connect_timeout = \"301s\""), &["from 10ms to 5m"]);
     let shutdown = |line: &str| refusal(&format!("{GOOD}[shutdown]\n{line}\n"));
-    assert_says(&shutdown("drain_delay = \"61m\""), &["from 0s to 1h"]);
+    assert_says(&shutdown("drain_delay = \"11m\""), &["from 0s to 10m"]);
     assert_says(&shutdown("drain_deadline = \"2h\""), &["from 0s to 1h"]);
     assert_says(&with(r#"["payments.internal:8443", "[::1]:8443"]"#, "[]"), &["outbound.to", "from 1 to 64"]);
     let many = "[[inbound]]\nname = \"x\"\n".repeat(LISTENERS_MAX + 1);
