@@ -1,5 +1,6 @@
 //! `postern-sidecar status`: what a running sidecar says of itself.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
@@ -42,6 +43,10 @@ pub(super) fn run(args: &Args, format: Format) -> ExitCode {
     if is_ready(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn is_ready(status: &Value) -> bool {
+    status.get("ready") == Some(&Value::Bool(true))
+}
+
 fn ask(admin: SocketAddr) -> std::io::Result<Value> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -53,43 +58,39 @@ fn ask(admin: SocketAddr) -> std::io::Result<Value> {
     serde_json::from_str(body).map_err(|_| std::io::Error::other("the answer is not a sidecar's"))
 }
 
-fn is_ready(status: &Value) -> bool {
-    status.get("ready").and_then(Value::as_bool) == Some(true)
-}
-
 fn for_people(status: &Value) -> String {
-    let at = |path: &str| match status.pointer(path) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => "none".to_owned(),
-        Some(other) => other.to_string(),
+    let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+    let count = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+    let list = |pointer: &str| status.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let mut shown = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(shown, "{name:<13}{value}");
     };
-    let list = |path: &str| status.pointer(path).and_then(Value::as_array).into_iter().flatten();
-    let mut lines = vec![("ready", if is_ready(status) { "yes" } else { "no" }.to_owned())];
-    lines.extend(list("/missing").map(|missing| ("", missing.as_str().unwrap_or_default().to_owned())));
-    lines.push(("identity", at("/identity/id")));
-    lines.push(("  until", at("/identity/not_after")));
-    lines.push(("  rotations", at("/identity/rotations")));
-    if status.pointer("/identity/last_error").is_some_and(Value::is_object) {
-        lines.push(("  trouble", at("/identity/last_error/reason")));
+    line("ready", if is_ready(status) { "yes" } else { "no" });
+    for missing in list("/missing").filter_map(Value::as_str) {
+        line("  missing", missing);
     }
-    lines.push(("policy", at("/policy/digest")));
-    if status.pointer("/policy/last_error").is_some_and(Value::is_string) {
-        lines.push(("  trouble", at("/policy/last_error")));
+    line("identity", text("/identity/id").unwrap_or("none"));
+    line("  until", text("/identity/not_after").unwrap_or("never"));
+    line("  rotations", &count("/identity/rotations").to_string());
+    if let Some(reason) = text("/identity/last_error/reason") {
+        line("  trouble", reason);
     }
-    lines.push((
-        "connections",
-        format!("{} live, {} begun", at("/connections/live"), at("/connections/begun")),
-    ));
-    for (number, _) in list("/refusals").take(REFUSALS_SHOWN).enumerate() {
-        let of = |key: &str| at(&format!("/refusals/{number}/{key}"));
-        lines.push((
-            "refused",
-            format!("{} -> {} ({}, {}x)", of("from"), of("to"), of("reason"), of("count")),
-        ));
-        lines.push(("", of("detail")));
+    line("policy", text("/policy/digest").unwrap_or("none"));
+    if let Some(error) = text("/policy/last_error") {
+        line("  trouble", error);
     }
-    let shown: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<13}{value}")).collect();
-    shown.join("\n")
+    let connections = format!("{} live, {} begun", count("/connections/live"), count("/connections/begun"));
+    line("connections", &connections);
+    for refusal in list("/refusals").take(REFUSALS_SHOWN) {
+        let of = |key: &str| refusal.get(key).and_then(Value::as_str).unwrap_or("?");
+        let times = refusal.get("count").and_then(Value::as_u64).unwrap_or_default();
+        let to = if refusal.get("service").is_some_and(Value::is_string) { of("service") } else { of("to") };
+        line("refused", &format!("{} -> {to} ({}, {times} times)", of("from"), of("reason")));
+        line("", of("detail"));
+    }
+    shown.trim_end().to_owned()
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command goes to stdout")]
