@@ -44,7 +44,7 @@ async fn allowed(shop: &Shop, table: &mut Table) -> anyhow::Result<()> {
 async fn not_allowed(shop: &Shop, table: &mut Table) -> anyhow::Result<()> {
     let answer = http::get(first(&shop.reports)?, "/").await;
     let (here, there) =
-        (refusal(&shop.reports, "peer_denied").await?, refusal(&shop.payments, "denied").await?);
+        (refusal(&shop.reports, "access_denied").await?, refusal(&shop.payments, "denied").await?);
     let outcome = Outcome {
         good: answer.is_err(),
         happened: format!(

@@ -36,7 +36,7 @@ fn the_commands_of_the_readme_work_as_they_stand() {
         "The card is charged.",
         "spiffe://shop.example/orders",
         "spiffe://shop.example/payments",
-        "peer_denied",
+        "access_denied",
     ] {
         assert!(out.contains(expected), "{expected:?} is missing:\n{told}");
     }
