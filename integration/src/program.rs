@@ -24,12 +24,26 @@ pub fn sidecar_binary() -> PathBuf {
     binaries().join("postern-sidecar")
 }
 
-/// Builds both programs once, in the profile of this test, and says where they are.
+/// The quickstart, freshly built.
+pub fn quickstart_binary() -> PathBuf {
+    binaries().join("quickstart")
+}
+
+/// Builds the programs once, in the profile of this test, and says where they are.
 fn binaries() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let mut build = std::process::Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "-p", "postern-ca", "-p", "postern-sidecar", "--bins"]);
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        // What cargo tells a test about its package would make some build scripts run again.
+        for (name, _) in std::env::vars() {
+            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+                .iter()
+                .any(|own| name.starts_with(own))
+            {
+                build.env_remove(name);
+            }
+        }
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
