@@ -3,6 +3,7 @@
 mod admin;
 mod bundle;
 mod cert;
+mod policy;
 mod serve;
 mod status;
 mod token;
@@ -36,6 +37,9 @@ enum Command {
     /// Issued certificates.
     #[command(subcommand)]
     Cert(cert::Command),
+    /// The allow-list: check it, test it, ask it.
+    #[command(subcommand)]
+    Policy(policy::Command),
     Status(status::Args),
 }
 
@@ -55,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Cert(command) => cert::run(command),
+        Command::Policy(command) => policy::run(command),
         Command::Status(args) => status::run(args),
     }
 }
