@@ -1,9 +1,9 @@
 //! Steady traffic from an app to another through both sidecars, with every failure counted.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -23,11 +23,11 @@ enum Style {
     Kept,
 }
 
-/// Runs on the quickstart's own thread, inside a `LocalSet`.
+/// Clients under way.
 #[derive(Debug)]
 pub(crate) struct Load {
-    stop: Rc<Cell<bool>>,
-    requests: Rc<Cell<u64>>,
+    stop: Arc<AtomicBool>,
+    requests: Arc<AtomicU64>,
     clients: JoinSet<Vec<String>>,
 }
 
@@ -40,42 +40,42 @@ pub(crate) struct Outcome {
 
 impl Load {
     pub(crate) fn start(address: SocketAddr) -> Self {
-        let (stop, requests) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+        let (stop, requests) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut clients = JoinSet::new();
         let styles = [Style::Fresh; CLIENTS_FRESH].into_iter().chain([Style::Kept; CLIENTS_KEPT]);
         for style in styles {
-            clients.spawn_local(client(address, style, stop.clone(), requests.clone()));
+            clients.spawn(client(address, style, stop.clone(), requests.clone()));
         }
         Self { stop, requests, clients }
     }
 
     /// Requests so far.
     pub(crate) fn requests(&self) -> u64 {
-        self.requests.get()
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Lets every client finish its request, and reports.
     pub(crate) async fn stop(self) -> Outcome {
-        self.stop.set(true);
+        self.stop.store(true, Ordering::Relaxed);
         let failures = self.clients.join_all().await.concat();
-        Outcome { requests: self.requests.get(), failures }
+        Outcome { requests: self.requests.load(Ordering::Relaxed), failures }
     }
 }
 
 async fn client(
     address: SocketAddr,
     style: Style,
-    stop: Rc<Cell<bool>>,
-    requests: Rc<Cell<u64>>,
+    stop: Arc<AtomicBool>,
+    requests: Arc<AtomicU64>,
 ) -> Vec<String> {
     let mut failures = Vec::new();
     let mut connection = None;
-    while !stop.get() {
+    while !stop.load(Ordering::Relaxed) {
         if let Err(error) = request(address, &mut connection).await {
             failures.push(error.to_string());
             connection = None;
         }
-        requests.set(requests.get() + 1);
+        requests.fetch_add(1, Ordering::Relaxed);
         if style == Style::Fresh {
             connection = None;
         }

@@ -27,11 +27,11 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `program` with its output in `dir/NAME.log`.
-    pub(crate) fn start<const N: usize>(
+    pub(crate) fn start(
         name: &str,
         dir: &Path,
         program: &Path,
-        args: [OsString; N],
+        args: impl Into<Vec<OsString>>,
     ) -> anyhow::Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let output = std::fs::File::options().create(true).append(true).open(&log)?;
@@ -53,29 +53,32 @@ impl Process {
         &mut self,
         what: &str,
         patience: Duration,
-        ask: impl AsyncFn() -> Option<T>,
+        ask: impl AsyncFn(&Self) -> Option<T>,
     ) -> anyhow::Result<T> {
-        let name = self.name.clone();
         let asked = tokio::time::timeout(patience, async {
             loop {
-                if let Some(answer) = ask().await {
+                if let Some(answer) = ask(self).await {
                     return Ok(answer);
                 }
                 if let Some(status) = self.child.try_wait()? {
-                    bail!("{name} ended ({status}); its last words:\n{}", self.last_words());
+                    bail!("{} ended ({status}); its last words:\n{}", self.name, self.last_words());
                 }
                 tokio::time::sleep(POLL).await;
             }
         });
         match asked.await {
             Ok(answer) => answer,
-            Err(_) => bail!("{name} is not {what} after {patience:?}; its last words:\n{}", self.last_words()),
+            Err(_) => bail!(
+                "{} is not {what} after {patience:?}; its last words:\n{}",
+                self.name,
+                self.last_words()
+            ),
         }
     }
 
-    /// Whether it has printed `text`.
-    pub(crate) fn printed(&self, text: &str) -> bool {
-        self.output().contains(text)
+    /// How often it, and its forerunners of the same name, have printed `text`.
+    pub(crate) fn count_printed(&self, text: &str) -> usize {
+        self.output().matches(text).count()
     }
 
     fn output(&self) -> String {

@@ -40,7 +40,7 @@ pub(crate) struct Renewals {
 impl Sidecar {
     pub(crate) async fn ready(&mut self, patience: Duration) -> anyhow::Result<()> {
         let admin = self.admin;
-        let ask = async || {
+        let ask = async |_: &Process| {
             let (status, _) = client::get(admin, "/ready").await.ok()?;
             (status == StatusCode::OK).then_some(())
         };
