@@ -9,10 +9,10 @@ use postern_proto::identity::TrustDomain;
 use crate::authority::TRUST_DOMAIN;
 use crate::client::{self, Connection};
 use crate::mesh::Mesh;
+use crate::rotation;
 use crate::sidecar::{Refusal, Sidecar};
 use crate::stranger::{self, Got};
-use crate::table::{Happened, Table, Tried};
-use crate::{rotation, table::Progress};
+use crate::table::{Happened, Note, Progress, Table, Tried};
 
 /// Tries everything.
 pub(crate) async fn play(mesh: &mut Mesh, table: &mut Table) -> io::Result<()> {
@@ -69,8 +69,8 @@ async fn allowed(mesh: &Mesh) -> anyhow::Result<Happened> {
         as_expected: status == StatusCode::OK && known,
         what: if status == StatusCode::OK { "allowed".to_owned() } else { status.to_string() },
         notes: vec![
-            ("the app orders".to_owned(), text.trim_end().to_owned()),
-            (by(&mesh.payments.sidecar), who),
+            Note::says("the app orders", text.trim_end()),
+            Note::says(by(&mesh.payments.sidecar), who),
         ],
     })
 }
@@ -82,7 +82,7 @@ async fn refused_by_policy(mesh: &Mesh) -> anyhow::Result<Happened> {
     let told = (caller.refusal_after(before.0).await?, receiver.refusal_after(before.1).await?);
     let mut happened = refused(status != StatusCode::OK, &told.0, "access_denied");
     happened.as_expected &= told.1.reason == "denied";
-    happened.notes = vec![("the app reports".to_owned(), text.trim_end().to_owned())];
+    happened.notes = vec![Note::says("the app reports", text.trim_end())];
     happened.notes.extend(notes(caller, &told.0));
     happened.notes.extend(notes(receiver, &told.1));
     Ok(happened)
@@ -100,7 +100,8 @@ async fn no_certificate(mesh: &Mesh) -> anyhow::Result<Happened> {
 async fn other_ca(mesh: &Mesh) -> anyhow::Result<Happened> {
     let bundles = mesh.ca.bundles().await?;
     let svid = stranger::svid_of_another_ca(&TrustDomain::new(TRUST_DOMAIN)?, "orders")?;
-    at_the_door(mesh, "path", async |address| stranger::tls(address, Some(&svid), bundles).await).await
+    at_the_door(mesh, "unknown_issuer", async |address| stranger::tls(address, Some(&svid), bundles).await)
+        .await
 }
 
 /// A stranger comes to the door of `payments` itself.
@@ -114,13 +115,13 @@ async fn at_the_door(
     let got = match come(mesh.payments.inbound).await? {
         Got::Refused(got) => got,
         Got::Answer(answer) => {
-            let notes = vec![("payments answered".to_owned(), answer)];
+            let notes = vec![Note::says("payments answered", answer)];
             return Ok(Happened { as_expected: false, what: "let in".to_owned(), notes });
         }
     };
     let told = receiver.refusal_after(before).await?;
     let mut happened = refused(true, &told, reason);
-    happened.notes = vec![("the client".to_owned(), got)];
+    happened.notes = vec![Note::says("the client", got)];
     happened.notes.extend(notes(receiver, &told));
     Ok(happened)
 }
@@ -132,7 +133,7 @@ async fn wrong_service(mesh: &Mesh) -> anyhow::Result<Happened> {
     let (status, text) = client::get(mesh.orders.app, "/ask/payments-misdirected").await?;
     let told = caller.refusal_after(before).await?;
     let mut happened = refused(status != StatusCode::OK, &told, "wrong_identity");
-    happened.notes = vec![("the app orders".to_owned(), text.trim_end().to_owned())];
+    happened.notes = vec![Note::says("the app orders", text.trim_end())];
     happened.notes.extend(notes(caller, &told));
     Ok(happened)
 }
@@ -142,12 +143,12 @@ fn refused(refused: bool, told: &Refusal, reason: &str) -> Happened {
     Happened { as_expected: refused && told.reason == reason, what, notes: Vec::new() }
 }
 
-fn notes(sidecar: &Sidecar, told: &Refusal) -> Vec<(String, String)> {
-    let mut notes = vec![(by(sidecar), told.detail.clone())];
-    notes.extend(told.explain.iter().map(|command| ("it says more".to_owned(), command.clone())));
+fn notes(sidecar: &Sidecar, told: &Refusal) -> Vec<Note> {
+    let mut notes = vec![Note::says(by(sidecar), &told.detail)];
+    notes.extend(told.explain.clone().map(Note::Type));
     notes
 }
 
 fn by(sidecar: &Sidecar) -> String {
-    format!("{}'s sidecar", sidecar.name)
+    format!("{}' sidecar", sidecar.name)
 }

@@ -47,7 +47,7 @@ pub(crate) async fn run(options: &Options) -> ExitCode {
 
 enum Shown {
     /// To its end; what ran still runs.
-    Whole(Mesh, Table),
+    Whole(Box<Mesh>, Table),
     /// What ran is gone already.
     Interrupted,
 }
@@ -58,7 +58,7 @@ async fn show(options: &Options, place: &Place) -> anyhow::Result<Shown> {
     table.begin(INTRODUCTION)?;
     let mut mesh = Mesh::start(&programs, place.path()).await?;
     scenario::play(&mut mesh, &mut table).await?;
-    Ok(Shown::Whole(mesh, table))
+    Ok(Shown::Whole(Box::new(mesh), table))
 }
 
 async fn end(

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a client got for its request.
 #[derive(Debug)]
 pub(crate) enum Got {
-    /// The service's answer: the door was open.
+    /// The app's answer: the door was open.
     Answer(String),
     /// Nothing but this.
     Refused(String),
@@ -57,13 +57,16 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Got>
         stream.read_to_end(&mut answer).await.and(written)
     };
     let ended = tokio::time::timeout(PATIENCE, asked).await.map_err(io::Error::from)?;
-    if answer.starts_with(b"HTTP/1.1") {
-        return Ok(Got::Answer(String::from_utf8_lossy(&answer).into_owned()));
-    }
-    Ok(Got::Refused(match ended {
-        Ok(()) => "the connection was closed".to_owned(),
-        Err(error) => error.to_string(),
-    }))
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let told = format!("{}: {}", head.lines().next().unwrap_or_default(), body.trim_end());
+    Ok(match ended {
+        // The sidecar, too, says why in HTTP; only the app says 200.
+        _ if head.starts_with("HTTP/1.1 200") => Got::Answer(told),
+        _ if !answer.is_empty() => Got::Refused(told),
+        Ok(()) => Got::Refused("the connection was closed".to_owned()),
+        Err(error) => Got::Refused(error.to_string()),
+    })
 }
 
 /// A certificate for `name` under the same trust domain, perfect but for one thing: another CA has signed it.

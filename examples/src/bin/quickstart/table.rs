@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// For whom the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,8 +28,36 @@ pub(crate) struct Tried {
 pub(crate) struct Happened {
     pub(crate) as_expected: bool,
     pub(crate) what: String,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// What else is known of it.
+#[derive(Debug)]
+pub(crate) enum Note {
     /// Who says what about it, in the programs' own words.
-    pub(crate) notes: Vec<(String, String)>,
+    Says(String, String),
+    /// What they propose to type.
+    Type(String),
+}
+
+impl Note {
+    pub(crate) fn says(who: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::Says(who.into(), text.into())
+    }
+
+    fn for_people(&self) -> Vec<String> {
+        match self {
+            Self::Says(who, text) => wrapped(&format!("{who}: {text}")),
+            Self::Type(command) => vec![format!("to learn more: {command}")],
+        }
+    }
+
+    fn for_machines(&self) -> Value {
+        match self {
+            Self::Says(who, text) => json!({ "by": who, "text": text }),
+            Self::Type(command) => json!({ "type": command }),
+        }
+    }
 }
 
 /// What a slow line is doing just now.
@@ -91,7 +119,7 @@ impl Table {
         let happened = happened.unwrap_or_else(|error| Happened {
             as_expected: false,
             what: "it could not be tried".to_owned(),
-            notes: vec![("why".to_owned(), format!("{error:#}"))],
+            notes: vec![Note::says("why", format!("{error:#}"))],
         });
         self.lines += 1;
         if !happened.as_expected {
@@ -108,8 +136,8 @@ impl Table {
         let mark = if happened.as_expected { self.painted("32", "✓") } else { self.painted("31;1", "✗") };
         let mut out = io::stdout().lock();
         writeln!(out, " {mark}  {:<49}{:<34}{}", tried.what, tried.expected, happened.what)?;
-        for (who, text) in &happened.notes {
-            for (at, part) in wrapped(&format!("{who}: {text}")).iter().enumerate() {
+        for note in &happened.notes {
+            for (at, part) in note.for_people().iter().enumerate() {
                 let hanging = if at == 0 { "" } else { "    " };
                 writeln!(out, "{INDENT}{}", self.painted("2", &format!("{hanging}{part}")))?;
             }
@@ -172,7 +200,7 @@ impl Table {
 }
 
 fn print_json(tried: Tried, happened: &Happened, took: Duration) -> io::Result<()> {
-    let notes: Vec<_> = happened.notes.iter().map(|(by, text)| json!({ "by": by, "text": text })).collect();
+    let notes: Vec<_> = happened.notes.iter().map(Note::for_machines).collect();
     let line = json!({
         "tried": tried.what,
         "expected": tried.expected,
