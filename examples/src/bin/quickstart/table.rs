@@ -94,7 +94,7 @@ impl Table {
 
     pub(crate) fn begin(&self, introduction: &str) -> io::Result<()> {
         if self.format == Format::Text {
-            let head = format!("    {:<49}{:<34}WHAT HAPPENED", "WHAT IS TRIED", "EXPECTED");
+            let head = format!("    {:<53}{:<26}WHAT HAPPENED", "WHAT IS TRIED", "EXPECTED");
             writeln!(io::stdout(), "{introduction}\n\n{}", self.painted("1", &head))?;
         }
         Ok(())
@@ -135,7 +135,7 @@ impl Table {
         self.wipe()?;
         let mark = if happened.as_expected { self.painted("32", "✓") } else { self.painted("31;1", "✗") };
         let mut out = io::stdout().lock();
-        writeln!(out, " {mark}  {:<49}{:<34}{}", tried.what, tried.expected, happened.what)?;
+        writeln!(out, " {mark}  {:<53}{:<26}{}", tried.what, tried.expected, happened.what)?;
         for note in &happened.notes {
             for (at, part) in note.for_people().iter().enumerate() {
                 let hanging = if at == 0 { "" } else { "    " };
