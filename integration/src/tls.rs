@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_proto::identity::{PrivateKey, SpiffeId, Svid, TrustBundles};
-use postern_proto::join_token::JoinToken;
 use postern_proto::mtls::{Anyone, Exactly, Judge, TlsIdentity, client_config, server_name};
 use postern_proto::wire::v1::certificate_authority_client::CertificateAuthorityClient;
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, issue_request::Attestation};
@@ -44,31 +43,46 @@ pub async fn echo_once(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()>
 
 /// A client of the CA's gRPC API that shows `identity`, or nothing.
 pub async fn ca_client(ca: &Ca, identity: Option<&Svid>) -> CertificateAuthorityClient<Channel> {
-    let (address, bundles) = (ca.address, ca.bundles());
+    CertificateAuthorityClient::new(channel(ca.address, ca.bundles(), identity).await.unwrap())
+}
+
+async fn channel(
+    address: SocketAddr,
+    bundles: Arc<TrustBundles>,
+    identity: Option<&Svid>,
+) -> Result<Channel, tonic::transport::Error> {
     let identity = identity.map(|svid| TlsIdentity::new(svid).unwrap());
     let connector = tower::service_fn(move |_: http::Uri| {
         let (bundles, identity) = (bundles.clone(), identity.clone());
         async move {
-            let (domain, _) = (bundles.iter().next().unwrap().trust_domain().clone(), ());
+            let domain = bundles.iter().next().unwrap().trust_domain().clone();
             let judge = Arc::new(Judge::new(bundles, Arc::new(Exactly(SpiffeId::of_ca(&domain)))));
             let config = client_config(identity.as_ref(), judge, &[b"h2"]).unwrap();
             let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
             let tls = TlsConnector::from(config).connect(server_name(), tcp).await?;
             Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tls))
         }
     });
-    let endpoint = Endpoint::from_static("http://ca.postern.invalid");
-    CertificateAuthorityClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+    Endpoint::from_static("http://ca.postern.invalid").connect_with_connector(connector).await
 }
 
 /// Enrols `id` at the CA as a sidecar does, and returns the SVID.
 pub async fn enrol(ca: &Ca, id: &str) -> Svid {
-    let token = ca.token(id);
-    JoinToken::parse(&token).unwrap();
+    redeem(ca, &ca.token(id)).await.unwrap()
+}
+
+/// Redeems a token with a new key.
+pub async fn redeem(ca: &Ca, token: &str) -> Result<Svid, tonic::Status> {
     let key = rcgen::KeyPair::generate().unwrap();
-    let request = IssueRequest { csr: csr(&key), attestation: Some(Attestation::JoinToken(token)) };
-    let response = ca_client(ca, None).await.issue(request).await.unwrap().into_inner();
-    svid(response, key, &ca.bundles())
+    let response = issue(ca, token, csr(&key)).await?;
+    Ok(svid(response, key, &ca.bundles()))
+}
+
+/// Redeems a token with any request.
+pub async fn issue(ca: &Ca, token: &str, csr: Vec<u8>) -> Result<IssueResponse, tonic::Status> {
+    let request = IssueRequest { csr, attestation: Some(Attestation::JoinToken(token.trim().to_owned())) };
+    Ok(ca_client(ca, None).await.issue(request).await?.into_inner())
 }
 
 /// Renews `svid` at the CA.
@@ -79,7 +93,8 @@ pub async fn renew(ca: &Ca, old: &Svid) -> Result<Svid, tonic::Status> {
     Ok(svid(response, key, &ca.bundles()))
 }
 
-fn csr(key: &rcgen::KeyPair) -> Vec<u8> {
+/// A request with nothing but its key.
+pub fn csr(key: &rcgen::KeyPair) -> Vec<u8> {
     rcgen::CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
 }
 
@@ -87,4 +102,61 @@ fn svid(response: IssueResponse, key: rcgen::KeyPair, bundles: &TrustBundles) ->
     let chain = response.chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivateKey::from_pkcs8(key.serialize_der());
     Svid::new(chain, key, bundles, OffsetDateTime::now_utc()).unwrap()
+}
+
+/// Renews with a request for the key of `old`: what no honest client does.
+pub async fn renew_with_key_of(ca: &Ca, identity: &Svid, old: &Svid) -> Result<(), tonic::Status> {
+    let pkcs8 = rustls_pki_types::PrivatePkcs8KeyDer::from(old.key().der().secret_der().to_vec());
+    let key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = RenewRequest { csr: csr(&key) };
+    ca_client(ca, Some(identity)).await.renew(request).await.map(|_| ())
+}
+
+/// Asks for a renewal without showing a certificate.
+pub async fn renew_without_certificate(ca: &Ca) -> Result<(), tonic::Status> {
+    let request = RenewRequest { csr: csr(&rcgen::KeyPair::generate().unwrap()) };
+    ca_client(ca, None).await.renew(request).await.map(|_| ())
+}
+
+/// Renews with a certificate that may be refused in the handshake already.
+pub async fn try_renew(ca: &Ca, old: &Svid) -> Result<(), String> {
+    let mut stream = connect_as_h2(ca, old).await.map_err(|error| error.to_string())?;
+    // In TLS 1.3 the refusal shows when the client reads.
+    let mut byte = [0; 1];
+    match stream.read(&mut byte).await {
+        Ok(0) => Err("closed".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn connect_as_h2(ca: &Ca, identity: &Svid) -> std::io::Result<TlsStream<TcpStream>> {
+    let identity = TlsIdentity::new(identity).unwrap();
+    let judge = Arc::new(Judge::new(ca.bundles(), Arc::new(Anyone)));
+    let config = client_config(Some(&identity), judge, &[b"h2"]).unwrap();
+    let tcp = TcpStream::connect(ca.address).await?;
+    TlsConnector::from(config).connect(server_name(), tcp).await
+}
+
+/// Redeems tokens again and again over connections of its own, knowing the CA's bundle beforehand.
+#[derive(Debug)]
+pub struct Enroller {
+    address: SocketAddr,
+    bundles: Arc<TrustBundles>,
+}
+
+impl Enroller {
+    pub fn new(ca: &Ca) -> Self {
+        Self { address: ca.address, bundles: ca.bundles() }
+    }
+
+    pub async fn redeem(&self, token: &str) -> Result<Svid, String> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let proof = Some(Attestation::JoinToken(token.trim().to_owned()));
+        let request = IssueRequest { csr: csr(&key), attestation: proof };
+        let channel =
+            channel(self.address, self.bundles.clone(), None).await.map_err(|error| error.to_string())?;
+        let response = CertificateAuthorityClient::new(channel).issue(request).await;
+        Ok(svid(response.map_err(|status| status.to_string())?.into_inner(), key, &self.bundles))
+    }
 }

@@ -72,7 +72,7 @@ async fn what_does_not_finish_is_cut_at_the_deadline_and_the_exit_code_is_still_
 #[tokio::test]
 async fn a_second_sigterm_ends_it_at_once() {
     let (app, _never) = slow_app().await;
-    let patient = "[shutdown]\ndrain_delay = \"1h\"\ndrain_deadline = \"1h\"\n";
+    let patient = "[shutdown]\ndrain_delay = \"10m\"\ndrain_deadline = \"10m\"\n";
     let mut shop = Shop::start_with(CaOptions::default(), app, patient).await;
     shop.payments.program.signal("TERM");
     shop.payments.program.line_with(&["not ready"]).await;

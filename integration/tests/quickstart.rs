@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use postern_integration::program::{Program, ca_binary, eventually, sidecar_binary};
+use postern_integration::{Program, ca_binary, eventually, sidecar_binary};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -9,7 +9,6 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -114,10 +113,7 @@ impl Admin {
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
         let metrics = &self.plane.metrics;
-        let identity = self.identity.borrow().clone();
-        metrics.svid_not_after.set(identity.not_after.map_or(0, OffsetDateTime::unix_timestamp));
-        metrics.svid_rotations.set(i64::try_from(identity.rotations).unwrap_or(i64::MAX));
-        metrics.log_lines_dropped.set(i64::try_from((self.log_lines_dropped.0)()).unwrap_or(i64::MAX));
+        metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)());
         metrics.text()
     }
 }

@@ -1,4 +1,5 @@
-//! How a TCP connection is ended when the relay did not end it cleanly.
+//! How a TCP connection is ended. A connection that is carried is reset by its close, unless its relay ended cleanly:
+//! so whatever else ends it, an error, a cut, a panic, is never taken for a clean end at the other side.
 
 use std::io;
 use std::time::Duration;
@@ -12,10 +13,19 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// And so many bytes of what it still sends are thrown away.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 
-/// Makes the close that follows a reset: whoever is at the other end must not take it for a clean end.
+/// From now on closing it resets it.
 pub fn reset_on_close(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "cannot reset a connection; it will be closed");
+    linger(stream, Some(Duration::ZERO));
+}
+
+/// Both directions have ended: closing it is no reset any more.
+pub fn close_cleanly(stream: &TcpStream) {
+    linger(stream, None);
+}
+
+fn linger(stream: &TcpStream, linger: Option<Duration>) {
+    if let Err(error) = SockRef::from(stream).set_linger(linger) {
+        tracing::debug!(%error, "cannot choose how a connection is closed");
     }
 }
 

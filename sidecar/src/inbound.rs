@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Judge, server_config};
+use postern_proto::policy::Decision;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -17,14 +18,15 @@ use tracing::debug;
 
 use crate::config::Inbound;
 use crate::credentials::Credentials;
-use crate::ending::{farewell, reset_on_close};
+use crate::ending::{close_cleanly, farewell, reset_on_close};
 use crate::listen::Serve;
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
 use crate::pending::Pending;
 use crate::plane::Plane;
+use crate::refusals::Called;
 use crate::relay::relay;
-use crate::upstream::connect;
+use crate::upstream::connect_any;
 use refused::{Stage, Stopped};
 
 /// Serves the connections of one inbound.
@@ -48,44 +50,55 @@ impl Serve for InboundServer {
         Direction::Inbound
     }
 
-    fn name(&self) -> &str {
-        &self.inbound.name
+    fn called(&self) -> Called {
+        Self::called(self)
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, from: SocketAddr, abort: CancellationToken) {
-        let registration = Arc::new(self.plane.register.enter(Facts {
+        let facts = Facts {
             direction: Direction::Inbound,
             listener: self.index,
             service: self.inbound.name.clone(),
             peer: None,
             since: self.plane.clock.now(),
-        }));
-        // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let handshake = Box::pin(self.handshake(stream, from, registration.clone(), &abort));
-        let Some(mut tls) = handshake.await else { return };
-        let Some(mut app) = Box::pin(self.connect_app(&tls)).await else {
-            return reset_on_close(tls.get_ref().0);
         };
-        let ended = tokio::select! {
-            ended = relay(&mut app, &mut tls, &registration.bytes) => ended.is_ok(),
-            () = registration.cut.cancelled() => false,
-            () = abort.cancelled() => false,
-        };
-        if !ended {
-            reset_on_close(&app);
-            reset_on_close(tls.get_ref().0);
+        let registration = Arc::new(self.plane.register.enter(facts, &abort));
+        tokio::select! {
+            biased;
+            () = registration.cut.cancelled() => {}
+            () = self.carry(stream, from, &registration) => {}
         }
     }
 }
 
 impl InboundServer {
+    async fn carry(&self, stream: TcpStream, from: SocketAddr, registration: &Arc<Registration>) {
+        // Boxed, so that the handshake's state is gone while bytes are relayed.
+        let Some(mut tls) = Box::pin(self.handshake(stream, from, registration)).await else { return };
+        reset_on_close(tls.get_ref().0);
+        let limit = self.plane.config.limits.connect_timeout;
+        let mut app = match Box::pin(connect_any(&self.inbound.app, limit)).await {
+            Ok(app) => app,
+            Err(error) => {
+                return self.tell(from, registration.peer(), &Stopped::at(Stage::AppUnreachable(error)));
+            }
+        };
+        reset_on_close(&app);
+        match relay(&mut app, &mut tls, &registration.bytes).await {
+            Ok(()) => {
+                close_cleanly(&app);
+                close_cleanly(tls.get_ref().0);
+            }
+            Err(error) => debug!(%error, "a connection broke"),
+        }
+    }
+
     /// Handshakes within the limits; a refusal is told, to the peer by alert and to the operator.
     async fn handshake(
         &self,
         stream: TcpStream,
         from: SocketAddr,
-        registration: Arc<Registration>,
-        abort: &CancellationToken,
+        registration: &Arc<Registration>,
     ) -> Option<TlsStream<TcpStream>> {
         let place = self.pending.enter();
         let started = Instant::now();
@@ -93,17 +106,16 @@ impl InboundServer {
         let stopped = tokio::select! {
             outcome = self.admit(stream, registration) => match outcome {
                 Ok(tls) => {
-                    self.plane.metrics.handshake(started.elapsed());
+                    self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
                     return Some(tls);
                 }
                 Err(stopped) => stopped,
             },
             () = tokio::time::sleep(limit) => Stopped::at(Stage::TimedOut { limit }),
             () = place.evicted.cancelled() => Stopped::at(Stage::Evicted),
-            () = abort.cancelled() => return None,
         };
         drop(place);
-        self.tell(from, &stopped);
+        self.tell(from, None, &stopped);
         if let Some(stream) = stopped.stream {
             farewell(stream).await;
         }
@@ -113,18 +125,21 @@ impl InboundServer {
     async fn admit(
         &self,
         stream: TcpStream,
-        registration: Arc<Registration>,
+        registration: &Arc<Registration>,
     ) -> Result<TlsStream<TcpStream>, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
         let credentials = match self.plane.valid_credentials() {
             Ok(credentials) => credentials,
-            Err(denial) => return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) }),
+            Err(denial) => {
+                let stream = greeting::cannot_serve(stream).await;
+                return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) });
+            }
         };
         let door = Door {
             plane: self.plane.clone(),
             inbound: self.inbound.clone(),
             credentials: credentials.clone(),
-            registration,
+            registration: registration.clone(),
         };
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
         let config = match server_config(&credentials.tls, judge.clone(), &[]) {
@@ -136,22 +151,6 @@ impl InboundServer {
             stage: Stage::Handshake { error, verdict: judge.verdict().cloned() },
             stream: Some(stream),
         })
-    }
-
-    async fn connect_app(&self, tls: &TlsStream<TcpStream>) -> Option<TcpStream> {
-        match connect(std::slice::from_ref(&self.inbound.app), self.plane.config.limits.connect_timeout).await
-        {
-            Ok(app) => Some(app),
-            Err(error) => {
-                let from = tls.get_ref().0.peer_addr();
-                let stage = Stage::AppUnreachable(error);
-                match from {
-                    Ok(from) => self.tell(from, &Stopped::at(stage)),
-                    Err(error) => debug!(%error, "the peer left before its app could be reached"),
-                }
-                None
-            }
-        }
     }
 }
 
@@ -166,8 +165,15 @@ struct Door {
 
 impl Admission for Door {
     fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
-        // First known to the register, then decided: a policy that comes between is seen by one of the two.
+        // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
-        self.plane.admit(peer.id(), self.credentials.svid.id(), &self.inbound)
+        self.plane.still_believes(peer)?;
+        let (peer, own) = (peer.id(), self.credentials.svid.id());
+        let decision = self.plane.decide(peer, own, &self.inbound)?;
+        if let Decision::Observed { .. } = &decision {
+            let (port, reason) = (self.inbound.name.as_str(), decision.reason());
+            tracing::info!(%peer, service = %own, port, reason, "observed");
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 use crate::ending::reset_on_close;
 use crate::metrics::Direction;
 use crate::plane::Plane;
-use crate::refusals::Refusal;
+use crate::refusals::{Called, Refusal};
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -23,8 +23,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is done with a connection.
 pub trait Serve: Send + Sync + 'static {
     fn direction(&self) -> Direction;
-    /// For refusals: the inbound's name or the outbound's service.
-    fn name(&self) -> &str;
+    /// Who is called here, for refusals.
+    fn called(&self) -> Called;
     /// Serves one connection to its end, which `abort` brings near.
     fn serve(
         self: Arc<Self>,
@@ -70,7 +70,7 @@ pub async fn run<S: Serve>(
                 Err(error) => {
                     // A peer that left early is nothing; want of descriptors passes when connections end.
                     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-                        warn!(%error, listener = service.name(), "cannot accept");
+                        warn!(%error, direction = service.direction().as_str(), "cannot accept");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
@@ -94,7 +94,7 @@ fn too_many<S: Serve>(service: &S, from: SocketAddr, max: usize) -> Refusal {
     Refusal {
         direction: service.direction(),
         from: from.to_string(),
-        to: service.name().to_owned(),
+        called: service.called(),
         reason: "connections_max",
         detail: format!("{max} connections are open, as many as connections_max allows"),
         explain: None,

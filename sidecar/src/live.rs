@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use postern_proto::identity::VerifiedSvid;
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use postern_proto::mtls::Denial;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -58,7 +59,7 @@ pub struct Registration {
     number: u64,
     register: Arc<Register>,
     direction: Direction,
-    /// Cancelled when the connection is no longer allowed.
+    /// Cancelled when the connection is no longer allowed, or everything ends.
     pub cut: CancellationToken,
     pub bytes: Arc<Bytes>,
 }
@@ -68,10 +69,10 @@ impl Register {
         Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics }
     }
 
-    /// Puts a connection into the register, before anything is decided about it.
-    pub fn enter(self: &Arc<Self>, facts: Facts) -> Registration {
+    /// Puts a connection into the register, before anything is decided about it. Cancelling `abort` cuts it, too.
+    pub fn enter(self: &Arc<Self>, facts: Facts, abort: &CancellationToken) -> Registration {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (direction, cut, bytes) = (facts.direction, CancellationToken::new(), Arc::<Bytes>::default());
+        let (direction, cut, bytes) = (facts.direction, abort.child_token(), Arc::<Bytes>::default());
         self.metrics.opened(direction);
         let entry = Entry { facts, cut: cut.clone(), bytes: bytes.clone() };
         self.lock().insert(number, entry);
@@ -79,14 +80,15 @@ impl Register {
     }
 
     /// Asks about every connection whose peer is known whether it is still allowed, and cuts those that are not.
-    pub fn decide_again(&self, allowed: impl Fn(&Facts) -> Result<(), String>) {
+    pub fn decide_again(&self, allowed: impl Fn(&Facts) -> Result<(), Denial>) {
         let mut entries = self.lock();
         for (number, entry) in entries.iter_mut() {
             let Some(peer) = entry.facts.peer.as_ref().filter(|_| !entry.cut.is_cancelled()) else {
                 continue;
             };
-            if let Err(reason) = allowed(&entry.facts) {
-                warn!(connection = number, peer = %peer.id(), service = %entry.facts.service, reason, "cut");
+            if let Err(Denial { code: reason, detail }) = allowed(&entry.facts) {
+                let (direction, service) = (entry.facts.direction.as_str(), entry.facts.service.as_str());
+                warn!(connection = number, direction, peer = %peer.id(), service, reason, detail, "cut");
                 self.metrics.was_cut();
                 entry.cut.cancel();
             }
@@ -120,6 +122,12 @@ impl Register {
 }
 
 impl Registration {
+    /// Who the peer is, once that is known.
+    pub fn peer(&self) -> Option<SpiffeId> {
+        let entries = self.register.lock();
+        entries.get(&self.number)?.facts.peer.as_ref().map(|peer| peer.id().clone())
+    }
+
     /// Says who the peer is. Whoever decides about it must read the policy after this.
     pub fn identify(&self, peer: &VerifiedSvid) {
         if let Some(entry) = self.register.lock().get_mut(&self.number) {
@@ -133,11 +141,7 @@ impl Drop for Registration {
         self.register.lock().remove(&self.number);
         let metrics = &self.register.metrics;
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (received, sent) = match self.direction {
-            Direction::Inbound => (of(&self.bytes.to_app), of(&self.bytes.to_peer)),
-            Direction::Outbound => (of(&self.bytes.to_peer), of(&self.bytes.to_app)),
-        };
-        metrics.carried(self.direction, received, sent);
+        metrics.carried(self.direction, of(&self.bytes.to_peer), of(&self.bytes.to_app));
         metrics.closed(self.direction);
     }
 }

@@ -1,8 +1,8 @@
 //! What Prometheus is told, by its naming conventions.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use time::OffsetDateTime;
+
+use crate::holder::IdentityStatus;
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
@@ -25,7 +28,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
@@ -45,6 +48,12 @@ struct ByDirection {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFlow {
+    direction: Direction,
+    flow: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByResult {
     result: &'static str,
 }
@@ -53,9 +62,11 @@ struct ByResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
     pub direction: Direction,
-    pub from: String,
-    pub to: String,
-    pub reason: String,
+    /// The caller.
+    pub peer: String,
+    /// The called.
+    pub service: String,
+    pub reason: &'static str,
 }
 
 /// All metrics of one sidecar.
@@ -65,40 +76,40 @@ pub struct Metrics {
     connections: Family<ByDirection, Counter>,
     live: Family<ByDirection, Gauge>,
     cut: Counter,
-    received: Family<ByDirection, Counter>,
-    sent: Family<ByDirection, Counter>,
-    handshakes: Histogram,
+    bytes: Family<ByFlow, Counter>,
+    handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
     refusals: Family<RefusalLabels, Counter>,
     refusals_seen: Mutex<HashSet<RefusalLabels>>,
     policy_reloads: Family<ByResult, Counter>,
-    /// Set when the metrics are asked for.
-    pub(crate) svid_not_after: Gauge,
-    pub(crate) svid_rotations: Gauge,
-    pub(crate) log_lines_dropped: Gauge,
+    svid_not_after: Gauge,
+    svid_rotations: Counter,
+    log_lines_dropped: Counter,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        // 0.1 ms to 1.6 s.
-        let handshakes = Histogram::new(exponential_buckets(0.0001, 2.0, 15));
         let mut metrics = Self {
             registry: Registry::with_prefix("postern"),
             connections: Family::default(),
             live: Family::default(),
             cut: Counter::default(),
-            received: Family::default(),
-            sent: Family::default(),
-            handshakes,
+            bytes: Family::default(),
+            handshakes: Family::new_with_constructor(handshake_histogram),
             refusals: Family::default(),
             refusals_seen: Mutex::default(),
             policy_reloads: Family::default(),
             svid_not_after: Gauge::default(),
-            svid_rotations: Gauge::default(),
-            log_lines_dropped: Gauge::default(),
+            svid_rotations: Counter::default(),
+            log_lines_dropped: Counter::default(),
         };
         metrics.register();
         metrics
     }
+}
+
+/// From 0.1 ms to 1.6 s.
+fn handshake_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 15))
 }
 
 impl Metrics {
@@ -109,8 +120,7 @@ impl Metrics {
         registry.register("connections", "App connections begun", self.connections.clone());
         registry.register("connections_live", "App connections open now", self.live.clone());
         registry.register("connections_cut", "Live connections no longer allowed", self.cut.clone());
-        registry.register_with_unit("received", "Sent by the client", Unit::Bytes, self.received.clone());
-        registry.register_with_unit("sent", "Sent to the client", Unit::Bytes, self.sent.clone());
+        registry.register("bytes", "Carried by connections that have ended", self.bytes.clone());
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
         registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
@@ -138,13 +148,13 @@ impl Metrics {
         self.cut.inc();
     }
 
-    pub fn carried(&self, direction: Direction, received: u64, sent: u64) {
-        self.received.get_or_create(&ByDirection { direction }).inc_by(received);
-        self.sent.get_or_create(&ByDirection { direction }).inc_by(sent);
+    pub fn carried(&self, direction: Direction, to_peer: u64, to_app: u64) {
+        self.bytes.get_or_create(&ByFlow { direction, flow: "to_peer" }).inc_by(to_peer);
+        self.bytes.get_or_create(&ByFlow { direction, flow: "to_app" }).inc_by(to_app);
     }
 
-    pub fn handshake(&self, duration: std::time::Duration) {
-        self.handshakes.observe(duration.as_secs_f64());
+    pub fn handshake(&self, direction: Direction, duration: std::time::Duration) {
+        self.handshakes.get_or_create(&ByDirection { direction }).observe(duration.as_secs_f64());
     }
 
     pub fn refused(&self, labels: RefusalLabels) {
@@ -153,7 +163,7 @@ impl Metrics {
             seen.contains(&labels) || (seen.len() < REFUSAL_SERIES_MAX && seen.insert(labels.clone()));
         drop(seen);
         let other = || "other".to_owned();
-        let labels = if known { labels } else { RefusalLabels { from: other(), to: other(), ..labels } };
+        let labels = if known { labels } else { RefusalLabels { peer: other(), service: other(), ..labels } };
         self.refusals.get_or_create(&labels).inc();
     }
 
@@ -166,6 +176,14 @@ impl Metrics {
         let both = [Direction::Inbound, Direction::Outbound].map(|direction| ByDirection { direction });
         let begun = both.iter().map(|labels| self.connections.get_or_create(labels).get()).sum();
         (begun, both.iter().map(|labels| self.live.get_or_create(labels).get()).sum())
+    }
+
+    /// Takes over what others count; called before the text is made.
+    pub fn take_over(&self, identity: &IdentityStatus, log_lines_dropped: usize) {
+        self.svid_not_after.set(identity.not_after.map_or(0, OffsetDateTime::unix_timestamp));
+        self.svid_rotations.inner().store(identity.rotations, Ordering::Relaxed);
+        let dropped = u64::try_from(log_lines_dropped).unwrap_or(u64::MAX);
+        self.log_lines_dropped.inner().store(dropped, Ordering::Relaxed);
     }
 
     /// The exposition text.
@@ -186,15 +204,16 @@ mod tests {
         for at in 0..REFUSAL_SERIES_MAX * 3 {
             metrics.refused(RefusalLabels {
                 direction: Direction::Inbound,
-                from: format!("spiffe://shop.example/{at}"),
-                to: "payments".to_owned(),
-                reason: "denied".to_owned(),
+                peer: format!("spiffe://shop.example/{at}"),
+                service: "payments".to_owned(),
+                reason: "denied",
             });
         }
         let text = metrics.text().unwrap();
         let series = text.lines().filter(|line| line.starts_with("postern_refusals_total{")).count();
         assert_eq!(series, REFUSAL_SERIES_MAX + 1);
-        let other = format!("from=\"other\",to=\"other\",reason=\"denied\"}} {}", REFUSAL_SERIES_MAX * 2);
+        let other =
+            format!("peer=\"other\",service=\"other\",reason=\"denied\"}} {}", REFUSAL_SERIES_MAX * 2);
         assert!(text.contains(&other), "{other}");
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use postern_proto::identity::SpiffeId;
-use postern_proto::mtls::Denial;
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use postern_proto::mtls::{Admission as _, Denial, Exactly};
 use postern_proto::policy::{Decision, Port, may_connect};
 use tokio_util::sync::CancellationToken;
 
@@ -47,28 +47,37 @@ impl Plane {
             code: "no_identity",
             detail: "this sidecar has no identity yet".to_owned(),
         })?;
-        let not_after = credentials.svid.verified().not_after();
-        if self.clock.now().unix_timestamp() > not_after.unix_timestamp() {
+        if credentials.is_expired(self.clock.now()) {
+            let not_after = credentials.svid.verified().not_after();
             let detail = format!("this sidecar's own certificate expired at {not_after}");
             return Err(Denial { code: "own_identity_expired", detail });
         }
         Ok(credentials)
     }
 
+    /// Whether the roots that are trusted now still vouch for a peer. A handshake judges by the roots it began with.
+    pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        match self.credentials.current() {
+            Some(own) if !peer.is_still_vouched_for(&own.bundles) => Err(Denial {
+                code: "root_removed",
+                detail: format!("the root that vouched for {} is no longer trusted", peer.id()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.
-    pub fn admit(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<(), Denial> {
+    pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
         let policy = self.policy.current().ok_or_else(|| Denial {
             code: "no_policy",
             detail: "there is no policy, so every peer is refused".to_owned(),
         })?;
         let port = Port { name: &inbound.name, protocol: inbound.protocol };
         let decision = may_connect(&policy, peer, own, port, self.clock.now());
-        match &decision {
-            Decision::Deny { .. } => Err(Denial { code: "denied", detail: decision.reason() }),
-            Decision::Allow { .. } => Ok(()),
-            Decision::Observed { .. } => {
-                tracing::info!(peer = %peer, service = %own, port = port.name, reason = decision.reason(), "observed");
-                Ok(())
+        match decision.lets_pass() {
+            true => Ok(decision),
+            false => {
+                Err(Denial { code: "denied", detail: format!("{} ({})", decision.reason(), policy.digest()) })
             }
         }
     }
@@ -107,25 +116,18 @@ impl Plane {
         cancel.run_until_cancelled(watch).await;
     }
 
-    fn still_allowed(&self, facts: &Facts) -> Result<(), String> {
+    fn still_allowed(&self, facts: &Facts) -> Result<(), Denial> {
         let Some(peer) = &facts.peer else { return Ok(()) };
-        let Some(credentials) = self.credentials.current() else { return Ok(()) };
-        if !peer.is_still_vouched_for(&credentials.bundles) {
-            return Err("the root that vouched for its certificate is no longer trusted".to_owned());
-        }
+        self.still_believes(peer)?;
         match facts.direction {
             Direction::Inbound => {
                 let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };
-                let own = credentials.svid.id();
-                self.admit(peer.id(), own, inbound).map_err(|denial| denial.detail)
+                let Some(credentials) = self.credentials.current() else { return Ok(()) };
+                self.decide(peer.id(), credentials.svid.id(), inbound).map(|_| ())
             }
             Direction::Outbound => {
                 let Some(outbound) = self.config.outbounds.get(facts.listener) else { return Ok(()) };
-                match self.expected(&outbound.target) {
-                    Ok(expected) if expected == *peer.id() => Ok(()),
-                    Ok(expected) => Err(format!("{} is now {expected}", outbound.target)),
-                    Err(denial) => Err(denial.detail),
-                }
+                Exactly(self.expected(&outbound.target)?).admit(peer)
             }
         }
     }

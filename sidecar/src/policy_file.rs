@@ -17,6 +17,11 @@ use crate::metrics::Metrics;
 
 /// How often the file is looked at. Its content is compared, so that symlink swaps and quick rewrites are seen.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// A content that has changed is taken when it is the same again after this time, so that a file that is being written
+/// in place is not taken half-written: half a policy can be a valid one that allows less.
+pub const SETTLE: Duration = Duration::from_millis(50);
+/// A file that never comes to rest is taken as it is after so many looks.
+const SETTLE_LOOKS_MAX: usize = 20;
 /// A broken file's problems are logged up to this many; `postern-ca policy check` shows all.
 const PROBLEMS_LOGGED_MAX: usize = 5;
 
@@ -103,11 +108,15 @@ impl PolicyFile {
         cancel.run_until_cancelled(watch).await;
     }
 
-    /// Looks at the file once.
+    /// Looks at the file once, and takes what is new in it.
     pub async fn look(&mut self) {
-        let content = read(&self.path).await;
+        let mut content = read(&self.path).await;
         if self.seen.as_ref() == Some(&content) {
             return;
+        }
+        // The first look has nothing to lose: without a policy everybody is refused.
+        if self.seen.is_some() {
+            content = self.settled(content).await;
         }
         let parsed =
             content.as_deref().map_err(|error| vec![error.clone()]).and_then(|bytes| self.parse(bytes));
@@ -120,6 +129,18 @@ impl PolicyFile {
             }
             Err(problems) => self.keep_last_good(&problems),
         }
+    }
+
+    async fn settled(&self, mut content: Result<Vec<u8>, String>) -> Result<Vec<u8>, String> {
+        for _ in 0..SETTLE_LOOKS_MAX {
+            tokio::time::sleep(SETTLE).await;
+            let again = read(&self.path).await;
+            if again == content {
+                break;
+            }
+            content = again;
+        }
+        content
     }
 
     fn parse(&self, bytes: &[u8]) -> Result<Policy, Vec<String>> {

@@ -1,8 +1,10 @@
 //! Every refusal, told the same way everywhere: in the log, as a metric and in `/status`.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use postern_proto::policy::Policy;
 use serde::Serialize;
 use time::OffsetDateTime;
 use tracing::warn;
@@ -21,14 +23,28 @@ pub struct Refusal {
     pub direction: Direction,
     /// The caller's SPIFFE ID, or its address where it has shown none.
     pub from: String,
-    /// The service that was called, with its SPIFFE ID where that is known.
-    pub to: String,
+    #[serde(flatten)]
+    pub called: Called,
     /// A stable word.
     pub reason: &'static str,
     /// The whole story, in words.
     pub detail: String,
     /// What to type to learn more.
     pub explain: Option<String>,
+}
+
+/// The called side, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Called {
+    /// Its SPIFFE ID.
+    #[serde(rename = "to")]
+    pub id: Option<String>,
+    /// Its name in the policy.
+    pub service: Option<String>,
+    /// The inbound's name, which the called side knows.
+    pub port: Option<String>,
+    /// Where it was called, which the caller knows.
+    pub address: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -56,28 +72,20 @@ impl Refusals {
     /// Tells one refusal.
     pub fn tell(&self, mut refusal: Refusal) {
         refusal.detail = escaped(&refusal.detail);
-        let Refusal { direction, from, to, reason, detail, explain } = &refusal;
-        let explain = explain.as_deref().unwrap_or_default();
-        warn!(?direction, %from, %to, reason, %detail, explain, "refused");
-        self.metrics.refused(RefusalLabels {
-            direction: *direction,
-            // A peer without a name is told by address in the log alone: addresses are too many to count apart.
-            from: if from.starts_with("spiffe://") { from.clone() } else { "unknown".to_owned() },
-            to: to.clone(),
-            reason: (*reason).to_owned(),
-        });
+        let Refusal { direction, from, called, reason, detail, explain } = &refusal;
+        let Called { id: to, service, port, address } = called;
+        let (to, service, port) = (to.as_deref(), service.as_deref(), port.as_deref());
+        let (address, explain) = (address.as_deref(), explain.as_deref());
+        let direction = direction.as_str();
+        warn!(direction, from, to, service, port, address, reason, detail, explain, "refused");
+        self.metrics.refused(refusal.labels());
         self.remember(refusal);
     }
 
     fn remember(&self, refusal: Refusal) {
         let last = self.clock.now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |known: &Told| {
-            let known = &known.refusal;
-            (known.direction, &known.from, &known.to, known.reason)
-                == (refusal.direction, &refusal.from, &refusal.to, refusal.reason)
-        };
-        let count = match told.iter().position(same) {
+        let count = match told.iter().position(|known| known.refusal.is_like(&refusal)) {
             Some(at) => told.remove(at).map_or(1, |known| known.count + 1),
             None => 1,
         };
@@ -90,6 +98,42 @@ impl Refusals {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         serde_json::to_value(told).unwrap_or_default()
     }
+}
+
+impl Refusal {
+    /// Whether two are counted as one in `/status`: the ports from which a stranger calls do not matter.
+    fn is_like(&self, other: &Self) -> bool {
+        (self.direction, self.reason, &self.called) == (other.direction, other.reason, &other.called)
+            && host(&self.from) == host(&other.from)
+    }
+
+    fn labels(&self) -> RefusalLabels {
+        let unknown = || "unknown".to_owned();
+        let named = self.from.starts_with("spiffe://");
+        let service = self.called.service.as_ref().or(self.called.id.as_ref());
+        RefusalLabels {
+            direction: self.direction,
+            // A peer without a name is told by address in the log alone: addresses are too many to count apart.
+            peer: if named { self.from.clone() } else { unknown() },
+            service: service.cloned().unwrap_or_else(unknown),
+            reason: self.reason,
+        }
+    }
+}
+
+/// What to type to learn why the policy says no.
+pub fn explain_command(policy: Option<&Policy>, from: &str, to: &str, port: Option<&str>) -> String {
+    let file = policy.map_or("POLICY", Policy::file);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
+    let file =
+        if file.chars().all(plain) { file.to_owned() } else { format!("'{}'", file.replace('\'', "'\\''")) };
+    let port = port.map(|port| format!(" --port {port}")).unwrap_or_default();
+    format!("postern-ca policy explain {file} --from {from} --to {to}{port}")
+}
+
+/// An address without its port; a SPIFFE ID as it is.
+fn host(from: &str) -> String {
+    from.parse::<SocketAddr>().map_or_else(|_| from.to_owned(), |address| address.ip().to_string())
 }
 
 /// Text that a peer may have chosen, without control characters and of bounded length.
@@ -107,7 +151,7 @@ mod tests {
         Refusal {
             direction: Direction::Inbound,
             from: from.to_owned(),
-            to: "payments".to_owned(),
+            called: Called { service: Some("payments".to_owned()), ..Called::default() },
             reason: "denied",
             detail: detail.to_owned(),
             explain: None,
@@ -128,5 +172,17 @@ mod tests {
             (&"spiffe://shop.example/100".into(), &2.into())
         );
         assert_eq!(newest[0]["detail"], "no rule\\n\\u{1b}[31m", "peer text is escaped");
+    }
+
+    #[test]
+    fn a_stranger_who_knocks_from_many_ports_is_one_entry_and_drives_nobody_else_out() {
+        let refusals = Refusals::new(Arc::default(), Arc::new(SystemClock));
+        refusals.tell(refusal("spiffe://shop.example/reports", "no rule"));
+        for port in 1..=1_000 {
+            refusals.tell(refusal(&format!("192.0.2.7:{port}"), "not TLS"));
+        }
+        let newest = refusals.newest();
+        assert_eq!((&newest[0]["from"], &newest[0]["count"]), (&"192.0.2.7:1000".into(), &1_000.into()));
+        assert_eq!(newest[1]["from"], "spiffe://shop.example/reports");
     }
 }

@@ -1,4 +1,4 @@
-//! Reaching an address: the first that answers, in the order given.
+//! Reaching an address: names are resolved anew each time, and every wait has its limit.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::config::HostPort;
 
-/// No address answered.
+/// A name is taken to mean its first so many addresses.
+pub const ADDRESSES_MAX: usize = 16;
+
+/// Why an address is not reached.
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The name has no address, or cannot be resolved.
@@ -19,44 +23,49 @@ pub enum ConnectError {
         #[source]
         error: io::Error,
     },
-    /// The last address that was tried.
-    #[error("{at} ({address}) cannot be reached")]
+    /// Nobody answers there.
+    #[error("{address} cannot be reached")]
     Connect {
-        at: HostPort,
         address: SocketAddr,
         #[source]
         error: io::Error,
     },
-    /// Nothing to try.
-    #[error("there is no address to connect to")]
-    Nothing,
 }
 
-/// Connects to the first of `to` that answers within `limit` each.
-pub async fn connect(to: &[HostPort], limit: Duration) -> Result<TcpStream, ConnectError> {
-    let mut last = ConnectError::Nothing;
-    for at in to {
-        match connect_host(at, limit).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
+/// The addresses of a name, at least one.
+pub async fn resolve(at: &HostPort, limit: Duration) -> Result<Vec<SocketAddr>, ConnectError> {
+    let failed = |error| ConnectError::Resolve { at: at.clone(), error };
+    let found = timeout(limit, tokio::net::lookup_host((at.host.as_str(), at.port)));
+    let found = found.await.unwrap_or_else(|_| Err(too_late(limit))).map_err(failed)?;
+    let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
+    match addresses.is_empty() {
+        true => Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))),
+        false => Ok(addresses),
     }
-    Err(last)
 }
 
-async fn connect_host(at: &HostPort, limit: Duration) -> Result<TcpStream, ConnectError> {
-    let late = || io::Error::from(io::ErrorKind::TimedOut);
-    let resolved = tokio::time::timeout(limit, tokio::net::lookup_host((at.host.as_str(), at.port)));
-    let resolved = resolved.await.unwrap_or_else(|_| Err(late()));
-    let addresses = resolved.map_err(|error| ConnectError::Resolve { at: at.clone(), error })?;
-    let mut last = ConnectError::Nothing;
-    for address in addresses {
-        let connected = tokio::time::timeout(limit, TcpStream::connect(address)).await;
-        let connected = connected.unwrap_or_else(|_| Err(late()));
-        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+/// Connects to one address.
+pub async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let connected =
+        timeout(limit, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(too_late(limit)));
+    connected
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .map_err(|error| ConnectError::Connect { address, error })
+}
+
+/// Connects to the first address of a name that answers.
+pub async fn connect_any(at: &HostPort, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let mut last = None;
+    for address in resolve(at, limit).await? {
+        match connect(address, limit).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = ConnectError::Connect { at: at.clone(), address, error },
+            Err(error) => last = Some(error),
         }
     }
-    Err(last)
+    let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    Err(last.unwrap_or_else(|| ConnectError::Resolve { at: at.clone(), error: none() }))
+}
+
+fn too_late(limit: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
 }

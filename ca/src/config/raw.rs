@@ -110,7 +110,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn config(&mut self, raw: &Raw) -> Option<Config> {
-        let trust_domain = self.value("trust_domain", &raw.trust_domain, |name| TrustDomain::new(name));
+        let trust_domain = self.value("trust_domain", &raw.trust_domain, TrustDomain::new);
         let data_dir = self.path(raw.data_dir.get_ref());
         let ttl = self.duration("svid_ttl", raw.svid_ttl.as_ref(), SVID_TTL_MIN..=SVID_TTL_MAX);
         let after = self.duration(

@@ -40,7 +40,11 @@ pub(super) fn run(args: &Args, format: Format) -> ExitCode {
         Format::Json => status.to_string(),
         Format::Text => for_people(&status),
     });
-    if status["ready"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_ready(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn is_ready(status: &Value) -> bool {
+    status.get("ready") == Some(&Value::Bool(true))
 }
 
 fn ask(admin: SocketAddr) -> std::io::Result<Value> {
@@ -55,33 +59,35 @@ fn ask(admin: SocketAddr) -> std::io::Result<Value> {
 }
 
 fn for_people(status: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("none").to_owned();
+    let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+    let count = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+    let list = |pointer: &str| status.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
     let mut shown = String::new();
-    let mut line = |name: &str, value: String| {
+    let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.
-        let _infallible = writeln!(shown, "{name:<12}{value}");
+        let _infallible = writeln!(shown, "{name:<13}{value}");
     };
-    line("ready", if status["ready"] == true { "yes".to_owned() } else { "no".to_owned() });
-    for missing in status["missing"].as_array().into_iter().flatten() {
-        line("", text(missing));
+    line("ready", if is_ready(status) { "yes" } else { "no" });
+    for missing in list("/missing").filter_map(Value::as_str) {
+        line("  missing", missing);
     }
-    let identity = &status["identity"];
-    line("identity", text(&identity["id"]));
-    line("  until", text(&identity["not_after"]));
-    line("  rotations", identity["rotations"].to_string());
-    if let Some(reason) = identity["last_error"]["reason"].as_str() {
-        line("  trouble", reason.to_owned());
+    line("identity", text("/identity/id").unwrap_or("none"));
+    line("  until", text("/identity/not_after").unwrap_or("never"));
+    line("  rotations", &count("/identity/rotations").to_string());
+    if let Some(reason) = text("/identity/last_error/reason") {
+        line("  trouble", reason);
     }
-    let policy = &status["policy"];
-    line("policy", text(&policy["digest"]));
-    if let Some(error) = policy["last_error"].as_str() {
-        line("  trouble", error.to_owned());
+    line("policy", text("/policy/digest").unwrap_or("none"));
+    if let Some(error) = text("/policy/last_error") {
+        line("  trouble", error);
     }
-    let connections = &status["connections"];
-    line("connections", format!("{} live, {} begun", connections["live"], connections["begun"]));
-    for refusal in status["refusals"].as_array().into_iter().flatten().take(REFUSALS_SHOWN) {
-        let of = |key: &str| text(&refusal[key]);
-        line("refused", format!("{} -> {} ({}, {}x)", of("from"), of("to"), of("reason"), refusal["count"]));
+    let connections = format!("{} live, {} begun", count("/connections/live"), count("/connections/begun"));
+    line("connections", &connections);
+    for refusal in list("/refusals").take(REFUSALS_SHOWN) {
+        let of = |key: &str| refusal.get(key).and_then(Value::as_str).unwrap_or("?");
+        let times = refusal.get("count").and_then(Value::as_u64).unwrap_or_default();
+        let to = if refusal.get("service").is_some_and(Value::is_string) { of("service") } else { of("to") };
+        line("refused", &format!("{} -> {to} ({}, {times} times)", of("from"), of("reason")));
         line("", of("detail"));
     }
     shown.trim_end().to_owned()

@@ -13,6 +13,17 @@ const LOOK_BYTES: usize = 16;
 const HTTP_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This port speaks mutual TLS only. Call the service through your own sidecar.\n";
 
+/// A TLS record with the fatal alert `internal_error` (RFC 8446 §6): the peer shall know that it is not its fault.
+const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
+/// Tells a TLS client that it cannot be served now, for want of an own identity.
+pub(super) async fn cannot_serve(mut stream: TcpStream) -> TcpStream {
+    if let Err(error) = stream.write_all(&INTERNAL_ERROR).await {
+        tracing::debug!(%error, "a client did not wait for its answer");
+    }
+    stream
+}
+
 /// Waits for the first byte and leaves it where it is. Whoever speaks plain HTTP is told so in HTTP.
 pub(super) async fn expect_tls(mut stream: TcpStream) -> Result<TcpStream, Stopped> {
     let mut look = [0; LOOK_BYTES];

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::InboundServer;
 use crate::holder::in_one_line;
 use crate::metrics::Direction;
-use crate::refusals::Refusal;
+use crate::refusals::{Called, Refusal, explain_command};
 use crate::upstream::ConnectError;
 
 /// A connection that goes no further.
@@ -52,31 +52,34 @@ pub(super) enum Stage {
 
 impl InboundServer {
     /// Tells a refusal. A peer that comes and goes without a byte, as a health check does, is none.
-    pub(super) fn tell(&self, from: SocketAddr, stopped: &Stopped) {
+    pub(super) fn tell(&self, from: SocketAddr, peer: Option<SpiffeId>, stopped: &Stopped) {
         let Some((from, reason, detail)) = story(&stopped.stage, from) else { return };
-        let own = self.plane.credentials.current().map(|credentials| credentials.svid.id().clone());
-        let to = match &own {
-            Some(own) => format!("{own} port {}", self.inbound.name),
-            None => format!("port {}", self.inbound.name),
-        };
-        let explain = match (&own, reason) {
-            (Some(own), "denied") => Some(self.explain(&from, own)),
+        let from = peer.map_or(from, |peer| peer.to_string());
+        let called = self.called();
+        let explain = match &called.id {
+            Some(own) if reason == "denied" => {
+                let policy = self.plane.policy.current();
+                Some(explain_command(policy.as_deref(), &from, own, Some(&self.inbound.name)))
+            }
             _ => None,
         };
         self.plane.refusals.tell(Refusal {
             direction: Direction::Inbound,
             from,
-            to,
+            called,
             reason,
             detail,
             explain,
         });
     }
 
-    fn explain(&self, from: &str, own: &SpiffeId) -> String {
+    pub(super) fn called(&self) -> Called {
+        let own = self.plane.credentials.current();
+        let own = own.as_ref().map(|credentials| credentials.svid.id());
         let policy = self.plane.policy.current();
-        let file = policy.as_ref().map_or("POLICY", |policy| policy.file());
-        format!("postern-ca policy explain {file} --from {from} --to {own} --port {}", self.inbound.name)
+        let service = own.and_then(|own| policy.as_ref()?.service_of(own).map(str::to_owned));
+        let port = Some(self.inbound.name.clone());
+        Called { id: own.map(SpiffeId::to_string), service, port, address: None }
     }
 }
 
@@ -96,7 +99,7 @@ fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Strin
             (address, "handshakes_pending", detail.to_owned())
         }
         Stage::AppUnreachable(error) => (address, "app_unreachable", in_one_line(error)),
-        Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address)?,
+        Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address),
     })
 }
 
@@ -104,33 +107,40 @@ fn of_handshake(
     error: &io::Error,
     verdict: Option<&Verdict>,
     address: String,
-) -> Option<(String, &'static str, String)> {
-    Some(match verdict {
+) -> (String, &'static str, String) {
+    match verdict {
         Some(Verdict::Denied(peer, denial)) => (peer.id().to_string(), denial.code, denial.detail.clone()),
         Some(Verdict::Unverified(refused)) => (address, refused.code(), refused.to_string()),
         _ => {
-            let (reason, detail) = of_tls(error)?;
+            let (reason, detail) = of_tls(error);
             (address, reason, detail)
         }
-    })
+    }
 }
 
 /// What a TLS error means. A peer that leaves in the middle is told as such, for a scan shows like this.
-fn of_tls(error: &io::Error) -> Option<(&'static str, String)> {
+fn of_tls(error: &io::Error) -> (&'static str, String) {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     let reason = match tls {
         None => "handshake_aborted",
         Some(TlsError::NoCertificatesPresented) => "no_certificate",
         Some(TlsError::AlertReceived(_)) => "peer_alert",
         Some(TlsError::PeerIncompatible(
-            PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic,
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            // TLS 1.2 clients may and TLS 1.3 clients must send it (RFC 8446 §4.2.3).
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
         )) => "tls_version",
-        Some(TlsError::PeerIncompatible(why)) => {
-            let version = format!("{why:?}").contains("Tls1");
-            if version { "tls_version" } else { "tls_incompatible" }
-        }
+        Some(TlsError::PeerIncompatible(_)) => "tls_incompatible",
         Some(TlsError::InvalidMessage(_)) => "not_tls",
         Some(_) => "handshake_failed",
     };
-    Some((reason, in_one_line(error)))
+    let detail = match reason {
+        "tls_version" => {
+            format!("TLS 1.3 is required, and the client does not offer it: {}", in_one_line(error))
+        }
+        _ => in_one_line(error),
+    };
+    (reason, detail)
 }

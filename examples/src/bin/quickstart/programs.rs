@@ -1,6 +1,7 @@
 //! Where the two real programs are: cargo builds them first when it runs the quickstart.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -44,6 +45,10 @@ async fn build(cargo: PathBuf, manifest_dir: PathBuf) -> anyhow::Result<Programs
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    // What cargo tells us about our own package would make some build scripts run again.
+    env::vars_os().filter(|(name, _)| of_our_package(name)).for_each(|(name, _)| {
+        command.env_remove(name);
+    });
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     let output = command.spawn().context("cannot run cargo")?.wait_with_output().await?;
     if !output.status.success() {
@@ -59,4 +64,9 @@ async fn build(cargo: PathBuf, manifest_dir: PathBuf) -> anyhow::Result<Programs
         messages.lines().find_map(artifact).with_context(|| format!("cargo has built no {name}"))
     };
     Ok(Programs { ca: built("postern-ca")?, sidecar: built("postern-sidecar")? })
+}
+
+fn of_our_package(variable: &OsStr) -> bool {
+    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    prefixes.iter().any(|prefix| variable.as_encoded_bytes().starts_with(prefix.as_bytes()))
 }

@@ -91,13 +91,15 @@ fn suggestions(mesh: &Mesh, place: &Place) -> String {
          curl http://{}/ask/payments    # reports asks payments\n  \
          curl http://{}/status          # payments' sidecar: identity, policy, refusals\n  \
          curl http://{}/connections     # who is connected to it\n  \
-         curl http://{}/metrics",
+         curl http://{}/metrics\n\
+         Who may call whom is in {}; a change acts at once.",
         place.path().display(),
         mesh.orders.app,
         mesh.reports.app,
         mesh.payments.sidecar.admin,
         mesh.payments.sidecar.admin,
         mesh.payments.sidecar.admin,
+        place.path().join("policy.toml").display(),
     )
 }
 

@@ -1,0 +1,213 @@
+//! Why a service was not reached, told to the calling side: who we are, whom we called, where, and why not.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use postern_proto::mtls::Verdict;
+use postern_proto::policy::{Policy, Port, may_connect};
+use rustls::{AlertDescription, Error as TlsError};
+use tokio::io::{AsyncRead as _, ReadBuf};
+
+use super::*;
+use crate::holder::in_one_line;
+use crate::refusals::{Refusal, explain_command};
+
+/// Of a broken connection so much is read in search of the peer's last word.
+const LAST_WORD_READS_MAX: usize = 64;
+const LAST_WORD_READ_BYTES: usize = 1024;
+
+/// How a handshake failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Config(TlsError),
+    /// We refuse the peer.
+    Judged {
+        verdict: Verdict,
+        stream: TcpStream,
+    },
+    /// The peer refuses us, or is no TLS server.
+    Handshake(io::Error),
+    TooLate(Duration),
+}
+
+impl OutboundServer {
+    pub(super) async fn tell_failure(&self, failure: Failure, address: SocketAddr) {
+        let stream = match failure {
+            Failure::Config(error) => {
+                self.tell("tls_config", in_one_line(&error), Some(address), None);
+                None
+            }
+            Failure::TooLate(limit) => {
+                let detail = format!("{address} did not finish the handshake within {limit:?}");
+                self.tell("handshake_timeout", detail, Some(address), None);
+                None
+            }
+            Failure::Handshake(error) => {
+                match alert_in(&error) {
+                    Some(alert) => self.tell_alert(alert, address),
+                    None => {
+                        let detail = format!("no TLS handshake with {address}: {}", in_one_line(&error));
+                        self.tell("handshake_failed", detail, Some(address), None);
+                    }
+                }
+                None
+            }
+            Failure::Judged { verdict, stream } => {
+                let (reason, detail) = of_verdict(&verdict, address);
+                self.tell(reason, detail, Some(address), None);
+                Some(stream)
+            }
+        };
+        if let Some(stream) = stream {
+            farewell(stream).await;
+        }
+    }
+
+    pub(super) fn tell_denial(&self, denial: Denial) {
+        self.tell(denial.code, denial.detail, None, None);
+    }
+
+    /// Tells of the addresses where nobody answered, if there are any.
+    pub(super) fn tell_unreachable(&self, errors: &[ConnectError]) {
+        if !errors.is_empty() {
+            let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
+            self.tell("unreachable", all.join("; "), None, None);
+        }
+    }
+
+    /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
+    pub(super) async fn tell_last_word(
+        &self,
+        tls: &mut TlsStream<TcpStream>,
+        error: io::Error,
+        address: SocketAddr,
+    ) {
+        let alert = match alert_in(&error) {
+            Some(alert) => Some(alert),
+            None => last_word(tls).await,
+        };
+        if let Some(alert) = alert {
+            self.tell_alert(alert, address);
+        }
+    }
+
+    fn tell_alert(&self, alert: AlertDescription, address: SocketAddr) {
+        let (reason, meaning) = of_alert(alert);
+        let mut detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
+        let mut explain = None;
+        if alert == AlertDescription::AccessDenied
+            && let Some((verdict, command)) = self.own_opinion()
+        {
+            detail = format!("{detail}; {verdict}");
+            explain = Some(command);
+        }
+        self.tell(reason, detail, Some(address), explain);
+    }
+
+    /// What the policy on this side says to the same question, and the command that says it, too.
+    fn own_opinion(&self) -> Option<(String, String)> {
+        let (policy, credentials) = (self.plane.policy.current()?, self.plane.credentials.current()?);
+        let (own, expected) = (credentials.svid.id(), self.plane.expected(&self.outbound.target).ok()?);
+        let mut ports =
+            policy.service_with(&expected).and_then(|service| service.ports()).into_iter().flatten();
+        let first = ports.next().map(|(name, protocol)| Port { name, protocol });
+        // Only where the service has one port is it sure which one was called.
+        let port = first.filter(|_| ports.next().is_none());
+        let asked = port.or(first).unwrap_or(Port { name: "any", protocol: self.outbound.protocol });
+        let decision = may_connect(&policy, own, &expected, asked, self.plane.clock.now());
+        let verdict = format!("by the policy here ({}): {}", policy.digest(), decision.reason());
+        let to = self.outbound.target.to_string();
+        Some((verdict, explain_command(Some(&policy), own.as_str(), &to, port.map(|port| port.name))))
+    }
+
+    fn tell(
+        &self,
+        reason: &'static str,
+        detail: String,
+        address: Option<SocketAddr>,
+        explain: Option<String>,
+    ) {
+        let own = self.plane.credentials.current().map(|credentials| credentials.svid.id().to_string());
+        let from = own.unwrap_or_else(|| "this sidecar, which has no identity yet".to_owned());
+        let (direction, called) = (Direction::Outbound, self.called(address));
+        self.plane.refusals.tell(Refusal { direction, from, called, reason, detail, explain });
+    }
+
+    pub(super) fn called(&self, address: Option<SocketAddr>) -> Called {
+        let policy = self.plane.policy.current();
+        let id = self.plane.expected(&self.outbound.target).ok();
+        let service = match &self.outbound.target {
+            Target::Service(name) => Some(name.clone()),
+            Target::Id(id) => {
+                policy.as_deref().and_then(|policy: &Policy| policy.service_of(id)).map(str::to_owned)
+            }
+        };
+        let address = address.map(|address| address.to_string());
+        Called { id: id.map(|id| id.to_string()), service, port: None, address }
+    }
+}
+
+fn of_verdict(verdict: &Verdict, address: SocketAddr) -> (&'static str, String) {
+    match verdict {
+        Verdict::Denied(_, denial) => {
+            (denial.code, format!("{address} is not who was called: {}", denial.detail))
+        }
+        Verdict::Unverified(error) => {
+            (error.code(), format!("the certificate of {address} is refused: {error}"))
+        }
+        Verdict::Admitted(_) | Verdict::WrongPin { .. } => {
+            ("handshake_failed", format!("{address} was believed, but its handshake did not hold"))
+        }
+    }
+}
+
+/// What an alert means to us (RFC 8446 §6.2), as a stable word and in words.
+fn of_alert(alert: AlertDescription) -> (&'static str, &'static str) {
+    match alert {
+        AlertDescription::AccessDenied => ("access_denied", "its policy does not let this caller in"),
+        AlertDescription::CertificateExpired => (
+            "certificate_expired",
+            "it takes our certificate for expired: compare the clocks of both machines",
+        ),
+        AlertDescription::UnknownCA => ("unknown_ca", "it does not trust the root of our certificate"),
+        AlertDescription::CertificateRequired => {
+            ("certificate_required", "it has seen no certificate of ours")
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateUnknown => {
+            ("certificate_refused", "it does not believe our certificate")
+        }
+        AlertDescription::InternalError => {
+            ("peer_failed", "it cannot serve anybody now: its own status says why")
+        }
+        _ => ("peer_alert", "it broke off"),
+    }
+}
+
+fn alert_in(error: &io::Error) -> Option<AlertDescription> {
+    match error.get_ref()?.downcast_ref::<TlsError>()? {
+        TlsError::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// The alert among what has arrived already, if there is one.
+async fn last_word(tls: &mut TlsStream<TcpStream>) -> Option<AlertDescription> {
+    let mut scratch = [0; LAST_WORD_READ_BYTES];
+    poll_fn(|cx| {
+        for _ in 0..LAST_WORD_READS_MAX {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut *tls).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(alert_in(&error)),
+                Poll::Ready(Ok(())) | Poll::Pending => return Poll::Ready(None),
+            }
+        }
+        Poll::Ready(None)
+    })
+    .await
+}

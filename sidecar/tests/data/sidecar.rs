@@ -1,0 +1,208 @@
+//! Sidecars under test: the whole data plane with an identity and a policy put in place by the test.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::identity::{SpiffeId, Svid};
+use postern_proto::policy::{Policy, Protocol};
+use postern_sidecar::clock::SystemClock;
+use postern_sidecar::config::{
+    Config, HostPort, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target,
+};
+use postern_sidecar::inbound::InboundServer;
+use postern_sidecar::listen;
+use postern_sidecar::outbound::OutboundServer;
+use postern_sidecar::plane::Plane;
+use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, Validity, id};
+
+/// A test that waits longer than this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `orders` may call `payments`, `reports` may not.
+pub const POLICY: &str = r#"trust_domain = "shop.example"
+
+[service.payments]
+ports = { api = "tcp" }
+
+[[service.payments.allow]]
+from = ["orders"]
+port = "api"
+
+[service.orders]
+[service.reports]
+"#;
+
+pub struct Sidecar {
+    pub plane: Arc<Plane>,
+    /// Where peers reach it, if it has an inbound.
+    pub inbound: Option<SocketAddr>,
+    /// Where its app reaches the other service, if it has an outbound.
+    pub outbound: Option<SocketAddr>,
+    pub stop: CancellationToken,
+    pub abort: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// What a sidecar starts with.
+pub struct Spec {
+    pub svid: Option<Svid>,
+    pub policy: Option<&'static str>,
+    pub limits: Limits,
+    app: Option<SocketAddr>,
+    to: Vec<SocketAddr>,
+    target: Target,
+}
+
+impl Spec {
+    pub fn new(authority: &Authority, name: &str) -> Self {
+        let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
+        Self {
+            svid: Some(authority.svid(&id(name), validity)),
+            policy: Some(POLICY),
+            limits: Limits::default(),
+            app: None,
+            to: Vec::new(),
+            target: Target::Service("payments".to_owned()),
+        }
+    }
+
+    /// With an inbound `api` to this app.
+    pub fn app(mut self, app: SocketAddr) -> Self {
+        self.app = Some(app);
+        self
+    }
+
+    /// With an outbound to these addresses of `payments`.
+    pub fn to(mut self, to: &[SocketAddr]) -> Self {
+        self.to = to.to_vec();
+        self
+    }
+
+    /// Whose outbound demands exactly this identity.
+    pub fn expecting(mut self, id: SpiffeId) -> Self {
+        self.target = Target::Id(id);
+        self
+    }
+
+    pub fn start(self, authority: &Authority) -> Sidecar {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let inbound = self.app.map(|app| Inbound {
+            name: "api".to_owned(),
+            listen: any,
+            app: host_port(app),
+            protocol: Protocol::Tcp,
+        });
+        let outbound = (!self.to.is_empty()).then(|| Outbound {
+            listen: any,
+            target: self.target,
+            to: self.to.into_iter().map(host_port).collect(),
+            protocol: Protocol::Tcp,
+        });
+        let config = Config {
+            identity: IdentitySource::Files {
+                svid: Path::new("svid.pem").to_owned(),
+                key: Path::new("key.pem").to_owned(),
+                bundle: Path::new("bundle.pem").to_owned(),
+            },
+            inbounds: inbound.into_iter().collect(),
+            outbounds: outbound.into_iter().collect(),
+            policy_file: None,
+            admin: any,
+            limits: self.limits,
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+        };
+        let plane = Arc::new(Plane::new(config, Arc::new(SystemClock)));
+        if let Some(svid) = self.svid {
+            plane.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
+        }
+        let sidecar = Sidecar::run(plane);
+        if let Some(policy) = self.policy {
+            sidecar.apply(policy);
+        }
+        sidecar
+    }
+}
+
+impl Sidecar {
+    fn run(plane: Arc<Plane>) -> Self {
+        let (stop, abort, mut tasks) = (CancellationToken::new(), CancellationToken::new(), JoinSet::new());
+        tasks.spawn(plane.clone().watch(abort.clone()));
+        let open = |address| {
+            let listener: TcpListener = listen::open(address).unwrap();
+            (listener.local_addr().unwrap(), listener)
+        };
+        let inbound = plane.config.inbounds.first().map(|inbound| {
+            let (address, listener) = open(inbound.listen);
+            let server = Arc::new(InboundServer::new(plane.clone(), 0, inbound.clone()));
+            tasks.spawn(listen::run(listener, server, plane.clone(), stop.clone(), abort.clone()));
+            address
+        });
+        let outbound = plane.config.outbounds.first().map(|outbound| {
+            let (address, listener) = open(outbound.listen);
+            let server = Arc::new(OutboundServer::new(plane.clone(), 0, outbound.clone()));
+            tasks.spawn(listen::run(listener, server, plane.clone(), stop.clone(), abort.clone()));
+            address
+        });
+        Self { plane, inbound, outbound, stop, abort, tasks }
+    }
+
+    pub fn apply(&self, policy: &str) {
+        let policy = Policy::parse("policy.toml", policy).unwrap_or_else(|problems| panic!("{problems:?}"));
+        self.plane.policy.replace(policy, OffsetDateTime::now_utc());
+    }
+
+    /// The newest refusal, once there is one with this reason.
+    pub async fn refusal(&self, reason: &str) -> Value {
+        eventually(&format!("a refusal for {reason}"), || {
+            let newest = self.plane.refusals.newest();
+            newest.as_array().unwrap().iter().find(|told| told["reason"] == reason).cloned()
+        })
+        .await
+    }
+
+    /// How many connections are live.
+    pub fn live(&self) -> u64 {
+        self.plane.register.shown()["live"].as_u64().unwrap()
+    }
+
+    /// Waits until all tasks have ended, as they must once no connection is left.
+    pub async fn all_ended(mut self) {
+        self.stop.cancel();
+        let ended = async {
+            while self.live() > 0 {
+                self.tasks.join_next().await.unwrap().unwrap();
+            }
+            self.abort.cancel();
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    }
+}
+
+pub fn host_port(address: SocketAddr) -> HostPort {
+    HostPort { host: address.ip().to_string(), port: address.port() }
+}
+
+/// Asks again and again until there is an answer, for what has no event to wait on.
+pub async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}
