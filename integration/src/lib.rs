@@ -8,6 +8,7 @@ mod ports;
 mod program;
 pub mod shop;
 pub mod tls;
+pub mod walkthrough;
 
 pub use mesh::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, TRUST_DOMAIN};
 pub use ports::free_port;

@@ -123,6 +123,19 @@ impl Program {
         assert!(status.success(), "cannot send {signal} to {}", self.name);
     }
 
+    /// The same for it and everything it has started, as Ctrl-C in a terminal does; it must lead a process group.
+    pub fn signal_group(&self, signal: &str) {
+        let group = format!("-{}", self.pid());
+        let status =
+            std::process::Command::new("kill").args([&format!("-{signal}"), "--", &group]).status().unwrap();
+        assert!(status.success(), "cannot send {signal} to {} and its children", self.name);
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits until it has ended.
     pub async fn exit(&mut self) -> ExitStatus {
         match tokio::time::timeout(PATIENCE, self.child.wait()).await {

@@ -1,6 +1,7 @@
 //! A service as small as can be: it says who it is, and asks others through its sidecar.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::SocketAddr;
 
 use http::{Request, Response, StatusCode};
@@ -36,6 +37,7 @@ impl App {
     /// Serves until it is killed.
     pub(crate) async fn run(self) -> std::io::Result<()> {
         let listener = TcpListener::bind(self.listen).await?;
+        writeln!(std::io::stdout(), "{} listens on {}", self.name, listener.local_addr()?)?;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {

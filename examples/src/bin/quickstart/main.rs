@@ -39,7 +39,7 @@ struct Cli {
 /// What the quickstart does in processes of its own.
 #[derive(Debug, Subcommand)]
 enum Part {
-    #[command(hide = true)]
+    /// Be a service as small as can be, to try sidecars with.
     App(app::App),
     #[command(hide = true)]
     Leash {
