@@ -12,4 +12,4 @@ pub mod walkthrough;
 
 pub use mesh::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, TRUST_DOMAIN};
 pub use ports::free_port;
-pub use program::{PATIENCE, Program, ca_binary, eventually, sidecar_binary};
+pub use program::{PATIENCE, Program, ca_binary, eventually, quickstart_binary, sidecar_binary};

@@ -24,21 +24,21 @@ pub fn sidecar_binary() -> PathBuf {
     binaries().join("postern-sidecar")
 }
 
-/// Builds both programs once, in the profile of this test, and says where they are.
+/// The quickstart, freshly built.
+pub fn quickstart_binary() -> PathBuf {
+    binaries().join("quickstart")
+}
+
+/// Builds the programs once, in the profile of this test, and says where they are.
 fn binaries() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let mut build = std::process::Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "-p", "postern-ca", "-p", "postern-sidecar", "--bins"]);
-        // What cargo tells a test about its package would make some build scripts run again.
-        for (name, _) in std::env::vars() {
-            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
-                .iter()
-                .any(|own| name.starts_with(own))
-            {
-                build.env_remove(name);
-            }
-        }
+        build.args(["build", "--quiet", "--locked", "--bins"]);
+        build.args(["-p", "postern-ca", "-p", "postern-sidecar", "-p", "postern-examples"]);
+        about_our_package().iter().for_each(|name| {
+            build.env_remove(name);
+        });
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -47,6 +47,14 @@ fn binaries() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         test.parent().and_then(Path::parent).unwrap().to_owned()
     })
+}
+
+/// What cargo tells a test about its package. To a cargo that it starts it would be news, for which some build scripts
+/// run again.
+pub(crate) fn about_our_package() -> Vec<String> {
+    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    let names = std::env::vars().map(|(name, _)| name);
+    names.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))).collect()
 }
 
 /// A running program. Dropping it kills it.

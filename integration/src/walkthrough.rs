@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::process::Command;
 
-use crate::program::{PATIENCE, Program, eventually};
+use crate::program::{PATIENCE, Program, about_our_package, eventually};
 
 /// A block of commands, and the output that the README shows below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,21 @@ pub fn steps(readme: &str) -> Vec<Step> {
 #[derive(Debug)]
 pub struct Typist {
     root: PathBuf,
-    running: Vec<Program>,
+    running: Vec<Terminal>,
     /// Walkthroughs have fixed ports: one at a time on this machine.
     _turn: File,
+}
+
+/// A shell and whatever it has started. Dropping it kills them all.
+#[derive(Debug)]
+struct Terminal(Program);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if self.0.ended().is_none() {
+            self.0.signal_group("KILL");
+        }
+    }
 }
 
 impl Typist {
@@ -52,7 +64,11 @@ impl Typist {
     pub async fn step(&mut self, step: &Step) {
         let mut command = Command::new("bash");
         command.args(["-euc", &step.commands]).current_dir(&self.root).process_group(0);
-        let mut program = Program::start_command(&step.commands, command);
+        about_our_package().iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let mut terminal = Terminal(Program::start_command(&step.commands, command));
+        let program = &mut terminal.0;
         let begun = Instant::now();
         loop {
             let missing = missing(&step.shown, &program.output());
@@ -67,7 +83,7 @@ impl Typist {
                     .await;
                     return;
                 }
-                None if missing.is_empty() && !step.shown.is_empty() => return self.running.push(program),
+                None if missing.is_empty() && !step.shown.is_empty() => return self.running.push(terminal),
                 None => {}
             }
             let patience = begun.elapsed() < PATIENCE * 5;
@@ -78,9 +94,9 @@ impl Typist {
 
     /// Presses Ctrl-C in every terminal, the newest first.
     pub async fn end(&mut self) {
-        for mut program in self.running.drain(..).rev() {
-            program.signal_group("INT");
-            program.exit().await;
+        for mut terminal in self.running.drain(..).rev() {
+            terminal.0.signal_group("INT");
+            terminal.0.exit().await;
         }
     }
 }

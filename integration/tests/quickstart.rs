@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use postern_integration::{Program, ca_binary, eventually, sidecar_binary};
+use postern_integration::{Program, ca_binary, eventually, quickstart_binary};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -24,19 +24,6 @@ const LINES: [&str; 8] = [
     "the CA is stopped past a renewal, and comes back",
 ];
 
-/// Builds it as `cargo test` builds the programs; it lies beside them.
-fn quickstart() -> PathBuf {
-    let (ca, _) = (ca_binary(), sidecar_binary());
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--locked", "-p", "postern-examples", "--bin", "quickstart"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    assert!(build.status().unwrap().success(), "the quickstart does not build");
-    ca.with_file_name("quickstart")
-}
-
 /// A quickstart in a temporary directory of its own, by which everything it starts can be found.
 fn start(binary: &Path, args: &[&str], temp: &TempDir) -> Command {
     let mut command = Command::new(binary);
@@ -48,7 +35,7 @@ fn start(binary: &Path, args: &[&str], temp: &TempDir) -> Command {
 fn every_line_is_as_expected_in_less_than_a_minute_and_nothing_is_left() {
     let temp = TempDir::new().unwrap();
     let begun = Instant::now();
-    let output = start(&quickstart(), &["--format", "json"], &temp).output().unwrap();
+    let output = start(&quickstart_binary(), &["--format", "json"], &temp).output().unwrap();
     let (text, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
     assert!(begun.elapsed() < AT_MOST, "{:?}", begun.elapsed());
@@ -70,7 +57,7 @@ fn every_line_is_as_expected_in_less_than_a_minute_and_nothing_is_left() {
 
 #[tokio::test]
 async fn interrupted_or_killed_it_leaves_nothing_behind() {
-    let binary = quickstart();
+    let binary = quickstart_binary();
     for (signal, code) in [("INT", Some(130)), ("TERM", Some(130)), ("HUP", Some(130)), ("KILL", None)] {
         let temp = TempDir::new().unwrap();
         let mut program =
@@ -90,7 +77,8 @@ async fn interrupted_or_killed_it_leaves_nothing_behind() {
 #[tokio::test]
 async fn kept_it_answers_the_commands_it_prints() {
     let temp = TempDir::new().unwrap();
-    let mut program = Program::start_command("quickstart", start(&quickstart(), &["--keep"], &temp).into());
+    let mut program =
+        Program::start_command("quickstart", start(&quickstart_binary(), &["--keep"], &temp).into());
     program.line_with(&["/metrics"]).await;
     let output = program.output();
     let commands: Vec<_> = output.lines().filter(|line| line.trim_start().starts_with("curl ")).collect();
@@ -110,7 +98,7 @@ fn a_program_that_fails_is_named_and_the_exit_code_says_no() {
     let temp = TempDir::new().unwrap();
     let bin = TempDir::new().unwrap();
     let here = |name: &str| bin.path().join(name);
-    std::fs::copy(quickstart(), here("quickstart")).unwrap();
+    std::fs::copy(quickstart_binary(), here("quickstart")).unwrap();
     std::os::unix::fs::symlink(ca_binary(), here("postern-ca")).unwrap();
     std::os::unix::fs::symlink("/bin/false", here("postern-sidecar")).unwrap();
     let output = start(&here("quickstart"), &[], &temp).output().unwrap();
