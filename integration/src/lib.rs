@@ -8,7 +8,7 @@ mod ports;
 mod program;
 pub mod shop;
 pub mod tls;
-pub mod walkthrough;
+pub mod tools;
 
 pub use mesh::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, TRUST_DOMAIN};
 pub use ports::free_port;

@@ -34,11 +34,16 @@ fn binaries() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let mut build = std::process::Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--bins"]);
-        build.args(["-p", "postern-ca", "-p", "postern-sidecar", "-p", "postern-examples"]);
-        about_our_package().iter().for_each(|name| {
-            build.env_remove(name);
-        });
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        // What cargo tells a test about its package would make some build scripts run again.
+        for (name, _) in std::env::vars() {
+            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+                .iter()
+                .any(|own| name.starts_with(own))
+            {
+                build.env_remove(name);
+            }
+        }
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -47,14 +52,6 @@ fn binaries() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         test.parent().and_then(Path::parent).unwrap().to_owned()
     })
-}
-
-/// What cargo tells a test about its package. To a cargo that it starts it would be news, for which some build scripts
-/// run again.
-pub(crate) fn about_our_package() -> Vec<String> {
-    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
-    let names = std::env::vars().map(|(name, _)| name);
-    names.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))).collect()
 }
 
 /// A running program. Dropping it kills it.
@@ -129,19 +126,6 @@ impl Program {
             .status()
             .unwrap();
         assert!(status.success(), "cannot send {signal} to {}", self.name);
-    }
-
-    /// The same for it and everything it has started, as Ctrl-C in a terminal does; it must lead a process group.
-    pub fn signal_group(&self, signal: &str) {
-        let group = format!("-{}", self.pid());
-        let status =
-            std::process::Command::new("kill").args([&format!("-{signal}"), "--", &group]).status().unwrap();
-        assert!(status.success(), "cannot send {signal} to {} and its children", self.name);
-    }
-
-    /// How it has ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
     }
 
     /// Waits until it has ended.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use postern_integration::apps::App;
 use postern_integration::certs::TestCa;
 use postern_integration::shop::Shop;
+use postern_integration::tools::has;
 use postern_integration::{CaOptions, eventually, tls};
 use time::{Duration, OffsetDateTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -90,6 +91,9 @@ async fn an_expired_certificate_is_refused_as_expired() {
 
 #[tokio::test]
 async fn tls_1_2_is_refused_as_such() {
+    if !has("openssl") {
+        return;
+    }
     let shop = Shop::start(CaOptions::default()).await;
     let output = std::process::Command::new("openssl")
         .args(["s_client", "-tls1_2", "-connect", &shop.payments_inbound().to_string()])

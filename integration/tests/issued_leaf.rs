@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use postern_integration::tools::has;
 use postern_integration::{CaOptions, Mesh, tls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
 
@@ -39,6 +40,9 @@ fn openssl_base64(der: &[u8]) -> String {
 
 #[tokio::test]
 async fn nothing_of_a_greedy_request_appears_and_all_of_it_is_reported() {
+    if !has("openssl") {
+        return;
+    }
     let mesh = Mesh::default();
     let ca = mesh.ca(CaOptions::default()).await;
     let key = KeyPair::generate().unwrap();
@@ -105,10 +109,12 @@ async fn requests_with_other_keys_or_broken_signatures_are_refused() {
     let mut tampered = tls::csr(&KeyPair::generate().unwrap());
     let last = tampered.len() - 1;
     tampered[last] ^= 1;
-    let rsa = openssl_rsa_csr();
+    if has("openssl") {
+        let status = tls::issue(&ca, &token, openssl_rsa_csr()).await.unwrap_err();
+        assert!(status.message().contains("a key that is not accepted"), "an RSA key: {status}");
+    }
     for (what, csr, reason) in [
         ("a broken signature", tampered, "signed by its own key"),
-        ("an RSA key", rsa, "a key that is not accepted"),
         ("rubbish", vec![0x30, 0x03, 1, 2, 3], "not PKCS#10"),
         ("too large", vec![0; 9 * 1024], "9216 bytes"),
         ("nothing", Vec::new(), "not PKCS#10"),

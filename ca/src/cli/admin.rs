@@ -1,7 +1,9 @@
 //! How commands reach a running CA: over its Unix socket.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use hyper_util::rt::TokioIo;
@@ -12,6 +14,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::Format;
 use crate::config::admin_socket_in;
+
+/// How long a CA may take to open its socket.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+const START_POLL: Duration = Duration::from_millis(50);
 
 /// Which CA is asked, and how its answer is printed.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,9 +69,9 @@ impl Admin {
 }
 
 async fn connect(socket: PathBuf) -> anyhow::Result<AdminClient<Channel>> {
-    // Tried once by itself: the transport's own error would not say what is wrong with the socket.
-    let told = format!("no CA answers at {}; is `postern-ca serve` running?", socket.display());
-    drop(UnixStream::connect(&socket).await.context(told)?);
+    wait_for(&socket)
+        .await
+        .with_context(|| format!("no CA answers at {}; is `postern-ca serve` running?", socket.display()))?;
     let connector = tower::service_fn(move |_: http::Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
@@ -73,4 +79,20 @@ async fn connect(socket: PathBuf) -> anyhow::Result<AdminClient<Channel>> {
     let channel =
         Endpoint::from_static("http://admin.postern.invalid").connect_with_connector(connector).await?;
     Ok(AdminClient::new(channel))
+}
+
+/// Waits for a CA that was started a moment ago.
+async fn wait_for(socket: &Path) -> std::io::Result<()> {
+    let started = tokio::time::Instant::now();
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(_) => return Ok(()),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused if started.elapsed() < START_PATIENCE => {
+                    tokio::time::sleep(START_POLL).await;
+                }
+                _ => return Err(error),
+            },
+        }
+    }
 }
