@@ -11,7 +11,6 @@ use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Judge, server_config};
 use postern_proto::policy::Decision;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -22,7 +21,7 @@ use crate::ending::{close_cleanly, farewell, reset_on_close};
 use crate::listen::Serve;
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
-use crate::pending::Pending;
+use crate::pending::{Pending, Place};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
@@ -54,7 +53,12 @@ impl Serve for InboundServer {
         Self::called(self)
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, from: SocketAddr, abort: CancellationToken) {
+    fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        abort: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let facts = Facts {
             direction: Direction::Inbound,
             listener: self.index,
@@ -62,19 +66,38 @@ impl Serve for InboundServer {
             peer: None,
             since: self.plane.clock.now(),
         };
-        let registration = Arc::new(self.plane.register.enter(facts, &abort));
-        tokio::select! {
-            biased;
-            () = registration.cut.cancelled() => {}
-            () = self.carry(stream, from, &registration) => {}
+        let registration = Arc::new(self.plane.register.enter(facts, abort));
+        let place = self.pending.enter();
+        async move {
+            tokio::select! {
+                biased;
+                () = registration.cut.cancelled() => {}
+                () = self.carry(stream, from, place, &registration) => {}
+            }
         }
     }
 }
 
 impl InboundServer {
-    async fn carry(&self, stream: TcpStream, from: SocketAddr, registration: &Arc<Registration>) {
+    async fn carry(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        place: Place,
+        registration: &Arc<Registration>,
+    ) {
         // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let Some(mut tls) = Box::pin(self.handshake(stream, from, registration)).await else { return };
+        let admitted = Box::pin(self.handshake(stream, place, registration)).await;
+        let mut tls = match admitted {
+            Ok(tls) => tls,
+            Err(stopped) => {
+                self.tell(from, None, &stopped);
+                if let Some(stream) = stopped.stream {
+                    farewell(stream).await;
+                }
+                return;
+            }
+        };
         reset_on_close(tls.get_ref().0);
         let limit = self.plane.config.limits.connect_timeout;
         let mut app = match Box::pin(connect_any(&self.inbound.app, limit)).await {
@@ -93,45 +116,38 @@ impl InboundServer {
         }
     }
 
-    /// Handshakes within the limits; a refusal is told, to the peer by alert and to the operator.
+    /// Handshakes within the limits.
     async fn handshake(
         &self,
         stream: TcpStream,
-        from: SocketAddr,
+        place: Place,
         registration: &Arc<Registration>,
-    ) -> Option<TlsStream<TcpStream>> {
-        let place = self.pending.enter();
+    ) -> Result<TlsStream<TcpStream>, Stopped> {
         let started = Instant::now();
         let limit = self.plane.config.limits.handshake_timeout;
-        let stopped = tokio::select! {
-            outcome = self.admit(stream, registration) => match outcome {
-                Ok(tls) => {
-                    self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
-                    return Some(tls);
-                }
-                Err(stopped) => stopped,
-            },
-            () = tokio::time::sleep(limit) => Stopped::at(Stage::TimedOut { limit }),
-            () = place.evicted.cancelled() => Stopped::at(Stage::Evicted),
+        let tls = tokio::select! {
+            admitted = self.admit(stream, &place, registration) => admitted?,
+            () = tokio::time::sleep(limit) => return Err(Stopped::at(Stage::TimedOut { limit })),
+            () = place.evicted.cancelled() => return Err(Stopped::at(Stage::Evicted)),
         };
-        drop(place);
-        self.tell(from, None, &stopped);
-        if let Some(stream) = stopped.stream {
-            farewell(stream).await;
-        }
-        None
+        self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
+        Ok(tls)
     }
 
+    /// The handshake itself; nothing is prepared for it before the peer has sent its ClientHello.
     async fn admit(
         &self,
         stream: TcpStream,
+        place: &Place,
         registration: &Arc<Registration>,
     ) -> Result<TlsStream<TcpStream>, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
+        let hello = greeting::client_hello(stream).await?;
+        place.greeted();
         let credentials = match self.plane.valid_credentials() {
             Ok(credentials) => credentials,
             Err(denial) => {
-                let stream = greeting::cannot_serve(stream).await;
+                let stream = greeting::cannot_serve(hello.io).await;
                 return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) });
             }
         };
@@ -144,10 +160,9 @@ impl InboundServer {
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
         let config = match server_config(&credentials.tls, judge.clone(), &[]) {
             Ok(config) => config,
-            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(stream) }),
+            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.io) }),
         };
-        let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
-        accepted.map_err(|(error, stream)| Stopped {
+        hello.into_stream(config).into_fallible().await.map_err(|(error, stream)| Stopped {
             stage: Stage::Handshake { error, verdict: judge.verdict().cloned() },
             stream: Some(stream),
         })

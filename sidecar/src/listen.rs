@@ -17,6 +17,8 @@ use crate::refusals::{Called, Refusal};
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: u32 = 4096;
+/// Then those that were accepted get their turn, so that in a flood each can say something before the next come.
+const ACCEPTS_IN_A_ROW_MAX: usize = 16;
 /// After accept failed for want of descriptors or memory, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -25,13 +27,14 @@ pub trait Serve: Send + Sync + 'static {
     fn direction(&self) -> Direction;
     /// Who is called here, for refusals.
     fn called(&self) -> Called;
-    /// Serves one connection to its end, which `abort` brings near.
+    /// Serves one connection to its end, which `abort` brings near. What must happen in the order of arrival happens
+    /// in the call, the rest in the future.
     fn serve(
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        abort: CancellationToken,
-    ) -> impl Future<Output = ()> + Send;
+        abort: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<Self> + 'static;
 }
 
 /// Opens a listener. A port that an ended connection still holds is taken over.
@@ -51,6 +54,7 @@ pub async fn run<S: Serve>(
     abort: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
+    let mut in_a_row = 0;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -61,7 +65,12 @@ pub async fn run<S: Serve>(
                         debug!(%error, "the connection broke at once");
                         continue;
                     }
-                    connections.spawn(service.clone().serve(stream, from, abort.clone()));
+                    connections.spawn(service.clone().serve(stream, from, &abort));
+                    in_a_row += 1;
+                    if in_a_row == ACCEPTS_IN_A_ROW_MAX {
+                        in_a_row = 0;
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Ok((stream, from)) => {
                     reset_on_close(&stream);

@@ -49,7 +49,12 @@ impl Serve for OutboundServer {
         Self::called(self, None)
     }
 
-    async fn serve(self: Arc<Self>, mut app: TcpStream, _: SocketAddr, abort: CancellationToken) {
+    fn serve(
+        self: Arc<Self>,
+        mut app: TcpStream,
+        _: SocketAddr,
+        abort: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let facts = Facts {
             direction: Direction::Outbound,
             listener: self.index,
@@ -57,12 +62,14 @@ impl Serve for OutboundServer {
             peer: None,
             since: self.plane.clock.now(),
         };
-        let registration = Arc::new(self.plane.register.enter(facts, &abort));
+        let registration = Arc::new(self.plane.register.enter(facts, abort));
         reset_on_close(&app);
-        tokio::select! {
-            biased;
-            () = registration.cut.cancelled() => {}
-            () = self.carry(&mut app, &registration) => {}
+        async move {
+            tokio::select! {
+                biased;
+                () = registration.cut.cancelled() => {}
+                () = self.carry(&mut app, &registration) => {}
+            }
         }
     }
 }

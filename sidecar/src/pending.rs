@@ -1,7 +1,8 @@
-//! The handshakes under way of one listener: bounded, and the oldest gives way, so that stalled ones keep nobody out.
+//! The handshakes under way of one listener: bounded, and the oldest that has said least gives way, so that stalled
+//! ones keep nobody out.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,9 @@ pub struct Pending {
 #[derive(Debug, Default)]
 struct Places {
     next: u64,
-    taken: BTreeMap<u64, CancellationToken>,
+    /// Those that have not sent a whole ClientHello; stalling there costs an attacker nothing, so they go first.
+    silent: BTreeMap<u64, CancellationToken>,
+    greeted: BTreeMap<u64, CancellationToken>,
 }
 
 /// One handshake's place, free again when dropped.
@@ -32,23 +35,41 @@ impl Pending {
         Self { places: Mutex::default(), max }
     }
 
-    /// Takes a place; when there is none, the oldest handshake loses its.
+    /// Takes a place; when there is none, another handshake loses its. To be called in the order of arrival: whoever
+    /// enters late is taken for new.
     pub fn enter(self: &Arc<Self>) -> Place {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        while places.taken.len() >= self.max {
-            let Some((_, oldest)) = places.taken.pop_first() else { break };
-            oldest.cancel();
+        let mut places = self.lock();
+        while places.silent.len() + places.greeted.len() >= self.max {
+            let oldest = places.silent.pop_first().or_else(|| places.greeted.pop_first());
+            let Some((_, evicted)) = oldest else { break };
+            evicted.cancel();
         }
         let (number, evicted) = (places.next, CancellationToken::new());
         places.next += 1;
-        places.taken.insert(number, evicted.clone());
+        places.silent.insert(number, evicted.clone());
         Place { number, pending: self.clone(), evicted }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Its ClientHello has come.
+    pub fn greeted(&self) {
+        let mut places = self.pending.lock();
+        if let Some(evicted) = places.silent.remove(&self.number) {
+            places.greeted.insert(self.number, evicted);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pending.places.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&self.number);
+        let mut places = self.pending.lock();
+        places.silent.remove(&self.number);
+        places.greeted.remove(&self.number);
     }
 }
 
@@ -65,5 +86,22 @@ mod tests {
         drop(second);
         let _fourth = pending.enter();
         assert!(!third.evicted.is_cancelled(), "there was room");
+    }
+
+    #[test]
+    fn whoever_has_greeted_outlasts_a_flood_of_those_who_have_not() {
+        let pending = Arc::new(Pending::new(3));
+        let honest = pending.enter();
+        honest.greeted();
+        let flood: Vec<_> = (0..1_000).map(|_| pending.enter()).collect();
+        assert!(!honest.evicted.is_cancelled());
+        assert_eq!(flood.iter().filter(|place| !place.evicted.is_cancelled()).count(), 2);
+    }
+
+    #[test]
+    fn a_flood_that_greets_is_bounded_too() {
+        let pending = Arc::new(Pending::new(3));
+        let flood: Vec<_> = (0..1_000).map(|_| pending.enter()).inspect(Place::greeted).collect();
+        assert_eq!(flood.iter().filter(|place| !place.evicted.is_cancelled()).count(), 3);
     }
 }

@@ -178,6 +178,36 @@ async fn stalled_handshakes_are_bounded_and_the_oldest_gives_way() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_goes_on_outlasts_a_flood_of_stalled_ones() {
+    const MAX: usize = 8;
+    let door = Door::new(Limits { handshakes_pending_max: MAX, ..Limits::default() }).await;
+    let (mut tls, mut hello, mut buffer) = (door.client(), Vec::new(), [0; 8192]);
+    let mut honest = TcpStream::connect(door.address()).await.unwrap();
+    tls.write_tls(&mut hello).unwrap();
+    honest.write_all(&hello).await.unwrap();
+    let mut server_hello = honest.read(&mut buffer).await.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..MAX * 8 {
+        let mut stream = TcpStream::connect(door.address()).await.unwrap();
+        stream.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+        stalled.push(stream);
+    }
+    eventually("the flood was evicted", || {
+        let told = door.payments.plane.refusals.newest();
+        (told[0]["reason"] == "handshakes_pending" && told[0]["count"] == MAX * 7 + 1).then_some(())
+    })
+    .await;
+    while tls.is_handshaking() {
+        assert!(server_hello > 0, "the honest one was cut");
+        tls.read_tls(&mut &buffer[..server_hello]).unwrap();
+        tls.process_new_packets().unwrap();
+        if tls.is_handshaking() {
+            server_hello = honest.read(&mut buffer).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_handshake_that_takes_too_long_is_ended() {
     let limit = Duration::from_millis(50);
     let door = Door::new(Limits { handshake_timeout: limit, ..Limits::default() }).await;
