@@ -1,12 +1,14 @@
 //! The command line.
 
 mod admin;
+mod audit;
 mod bundle;
 mod cert;
 mod serve;
 mod status;
 mod token;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -36,6 +38,9 @@ enum Command {
     /// Issued certificates.
     #[command(subcommand)]
     Cert(cert::Command),
+    /// The record of every decision, granted or refused.
+    #[command(subcommand)]
+    Audit(audit::Command),
     Status(status::Args),
 }
 
@@ -55,12 +60,14 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Cert(command) => cert::run(command),
+        Command::Audit(command) => audit::run(command),
         Command::Status(args) => status::run(args),
     }
 }
 
-/// The answer of a command.
-#[expect(clippy::print_stdout, reason = "the answer of a command goes to stdout")]
-fn print(text: &str) {
-    println!("{text}");
+/// The answer of a command, on standard output. It may be lost on the way: to a full disk, or a reader that is gone.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
 }
