@@ -4,11 +4,12 @@ mod admin;
 mod audit;
 mod bundle;
 mod cert;
+mod policy;
 mod serve;
 mod status;
 mod token;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -41,6 +42,9 @@ enum Command {
     /// The record of every decision, granted or refused.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// The allow-list: check it, test it, ask it.
+    #[command(subcommand)]
+    Policy(policy::Command),
     Status(status::Args),
 }
 
@@ -61,13 +65,17 @@ pub fn main() -> ExitCode {
         Command::Bundle(command) => bundle::run(command),
         Command::Cert(command) => cert::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Policy(command) => policy::run(command),
         Command::Status(args) => status::run(args),
     }
 }
 
-/// The answer of a command, on standard output. It may be lost on the way: to a full disk, or a reader that is gone.
+/// The answer of a command, on standard output. A reader that is gone, as with `| head`, has seen enough; that an
+/// answer is lost on a full disk must be known.
 fn print(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }

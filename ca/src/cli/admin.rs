@@ -60,8 +60,6 @@ impl Admin {
         let answer = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work));
         match answer.and_then(tell) {
             Ok(()) => ExitCode::SUCCESS,
-            // As with `| head`: who reads has seen enough.
-            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("postern-ca: {error:#}");
                 ExitCode::FAILURE
@@ -76,10 +74,6 @@ fn said(error: anyhow::Error) -> anyhow::Error {
         Ok(status) => anyhow!("{}", status.message().escape_debug()),
         Err(error) => error,
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 async fn connect(socket: PathBuf) -> anyhow::Result<AdminClient<Channel>> {
