@@ -52,3 +52,6 @@ pub struct Caller {
     pub address: SocketAddr,
     pub svid: Option<VerifiedSvid>,
 }
+
+#[cfg(test)]
+mod tests;

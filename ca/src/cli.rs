@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod audit;
 mod bundle;
 mod cert;
 mod policy;
@@ -8,6 +9,7 @@ mod serve;
 mod status;
 mod token;
 
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -37,6 +39,9 @@ enum Command {
     /// Issued certificates.
     #[command(subcommand)]
     Cert(cert::Command),
+    /// The record of every decision, granted or refused.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// The allow-list: check it, test it, ask it.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -59,13 +64,18 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Cert(command) => cert::run(command),
+        Command::Audit(command) => audit::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Status(args) => status::run(args),
     }
 }
 
-/// The answer of a command.
-#[expect(clippy::print_stdout, reason = "the answer of a command goes to stdout")]
-fn print(text: &str) {
-    println!("{text}");
+/// The answer of a command, on standard output. A reader that is gone, as with `| head`, has seen enough; that an
+/// answer is lost on a full disk must be known.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-pub use audit_rows::{AuditEntry, AuditVerdict, REFUSALS_PER_MINUTE_MAX};
+pub use audit_rows::{AuditEntry, AuditVerdict, Hash, REFUSALS_PER_MINUTE_MAX};
 pub use reads::{Counts, PAGE_MAX, Page, Query};
 use writer::{Command, Job};
 

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use postern_proto::identity::SpiffeId;
 use postern_proto::join_token::JoinToken;
 use postern_proto::wire::v1::admin_server::Admin;
+use postern_proto::wire::v1::audit_verdict::Verdict;
+use postern_proto::wire::v1::list_audit_entries_request::From;
 use postern_proto::wire::v1::{
-    CaStatus, CertificateRecord, CreateJoinTokenRequest, CreateJoinTokenResponse, ListCertificatesRequest,
+    AuditEntry, AuditVerdict, AuditWhole, CaStatus, CertificateRecord, CreateJoinTokenRequest,
+    CreateJoinTokenResponse, ListAuditEntriesRequest, ListAuditEntriesResponse, ListCertificatesRequest,
     ListCertificatesResponse, ShowBundleRequest, ShowCertificateRequest, ShowStatusRequest, TrustBundle,
+    VerifyAuditRequest,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use time::OffsetDateTime;
@@ -17,13 +21,15 @@ use tracing::info;
 use super::{Shared, errors};
 use crate::attest::hash_of;
 use crate::registry::check_grantable;
-use crate::store::{NewToken, Query, Record};
+use crate::store::{self, NewToken, Query, Record};
 
 /// A token is good for at most a week, and at least a second.
 pub(crate) const TOKEN_TTL_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 /// A token can be used at most so often.
 pub(crate) const TOKEN_USES_MAX: u32 = 10_000;
 const PAGE_DEFAULT: usize = 100;
+/// Audit rows in one answer: each has a few kilobytes at most, so that a page fits into a gRPC message.
+const AUDIT_PAGE_MAX: usize = 100;
 
 /// The service for operators.
 #[derive(Debug, Clone)]
@@ -121,6 +127,42 @@ impl Admin for AdminApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
+
+    async fn list_audit_entries(
+        &self,
+        request: Request<ListAuditEntriesRequest>,
+    ) -> Result<Response<ListAuditEntriesResponse>, Status> {
+        let ListAuditEntriesRequest { from, page_size } = request.into_inner();
+        let store = &self.0.store;
+        let after = match from {
+            Some(From::After(number)) => number,
+            Some(From::Newest(rows)) => {
+                store.audit_last().await.map_err(|error| errors::store(&error))?.saturating_sub(rows.into())
+            }
+            None => 0,
+        };
+        let page = usize::try_from(page_size).ok().filter(|size| (1..=AUDIT_PAGE_MAX).contains(size));
+        let entries = store.audit_entries(after, page.unwrap_or(AUDIT_PAGE_MAX)).await;
+        let entries =
+            entries.map_err(|error| errors::store(&error))?.into_iter().map(entry_to_wire).collect();
+        Ok(Response::new(ListAuditEntriesResponse { entries }))
+    }
+
+    async fn verify_audit(&self, _: Request<VerifyAuditRequest>) -> Result<Response<AuditVerdict>, Status> {
+        let verdict = self.0.store.audit_verify().await.map_err(|error| errors::store(&error))?;
+        let verdict = match verdict {
+            store::AuditVerdict::Whole { rows, hash } => {
+                Verdict::Whole(AuditWhole { rows, hash: hash.to_vec() })
+            }
+            store::AuditVerdict::BrokenAt { number } => Verdict::BrokenAt(number),
+        };
+        Ok(Response::new(AuditVerdict { verdict: Some(verdict) }))
+    }
+}
+
+fn entry_to_wire(entry: store::AuditEntry) -> AuditEntry {
+    let store::AuditEntry { number, at, decision, subject, detail, hash } = entry;
+    AuditEntry { number, at, decision, subject, detail, hash: hash.to_vec() }
 }
 
 fn to_wire(record: Record) -> CertificateRecord {

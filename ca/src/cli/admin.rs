@@ -40,9 +40,9 @@ pub(super) struct Output {
 
 impl Admin {
     /// Asks the CA, and turns what comes into an exit code.
-    pub(super) fn ask<T>(
+    pub(super) fn ask<T, E: Into<anyhow::Error>>(
         self,
-        ask: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<T, Status>,
+        ask: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<T, E>,
         tell: impl FnOnce(T) -> anyhow::Result<()>,
     ) -> ExitCode {
         let Some(socket) = self.admin_socket.or(self.data_dir.map(|dir| admin_socket_in(&dir))) else {
@@ -54,7 +54,7 @@ impl Admin {
         };
         let work = async {
             let mut client = connect(socket).await?;
-            ask(&mut client).await.map_err(|status| anyhow!("{}", status.message().escape_debug()))
+            ask(&mut client).await.map_err(|error| said(error.into()))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answer = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work));
@@ -65,6 +65,14 @@ impl Admin {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// A refusal in the CA's own words.
+fn said(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Status>() {
+        Ok(status) => anyhow!("{}", status.message().escape_debug()),
+        Err(error) => error,
     }
 }
 

@@ -46,8 +46,8 @@ pub(super) fn run(command: Command) -> ExitCode {
         async |client| client.show_bundle(ShowBundleRequest {}).await.map(tonic::Response::into_inner),
         |bundle| {
             match format {
-                BundleFormat::Pem => print(&pem(&bundle)),
-                BundleFormat::Jwks => print(&format!("{:#}", jwks(&bundle)?)),
+                BundleFormat::Pem => print(&pem(&bundle))?,
+                BundleFormat::Jwks => print(&format!("{:#}", jwks(&bundle)?))?,
             }
             Ok(())
         },

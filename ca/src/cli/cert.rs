@@ -55,8 +55,8 @@ pub(super) fn run(command: Command) -> ExitCode {
             },
             |record| {
                 match output.format {
-                    Format::Json => print(&as_json(&record).to_string()),
-                    Format::Text => print(&for_people(&record)),
+                    Format::Json => print(&as_json(&record).to_string())?,
+                    Format::Text => print(&for_people(&record))?,
                 }
                 Ok(())
             },
@@ -76,7 +76,7 @@ fn run_list(List { id, limit, admin, output }: List) -> ExitCode {
                 page = found.next_page;
                 if page.is_empty() || records.len() >= limit {
                     records.truncate(limit);
-                    return Ok(records);
+                    return anyhow::Ok(records);
                 }
             }
         },
@@ -84,16 +84,16 @@ fn run_list(List { id, limit, admin, output }: List) -> ExitCode {
             match output.format {
                 Format::Json => {
                     let records: Vec<_> = records.iter().map(as_json).collect();
-                    print(&json!({ "certificates": records }).to_string());
+                    print(&json!({ "certificates": records }).to_string())?;
                 }
                 Format::Text => {
-                    print(&format!("{:<32}  {:<20}  {:<20}  SPIFFE ID", "SERIAL", "ISSUED", "NOT AFTER"));
+                    print(&format!("{:<32}  {:<20}  {:<20}  SPIFFE ID", "SERIAL", "ISSUED", "NOT AFTER"))?;
                     for record in &records {
                         let (issued, until) = (time(record.issued_at), time(record.not_after));
                         print(&format!(
                             "{:<32}  {issued:<20}  {until:<20}  {}",
                             record.serial, record.spiffe_id
-                        ));
+                        ))?;
                     }
                 }
             }

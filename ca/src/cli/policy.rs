@@ -71,8 +71,8 @@ fn run_check(Check { file, strict, warn_days, output }: &Check) -> anyhow::Resul
     let warnings = checked.problems.len() - errors;
     match output.format {
         Format::Text => {
-            checked.problems.iter().for_each(|problem| print(&format!("{problem}\n")));
-            print(&format!("{}: {errors} errors, {warnings} warnings", file.display()));
+            checked.problems.iter().try_for_each(|problem| print(&format!("{problem}\n")))?;
+            print(&format!("{}: {errors} errors, {warnings} warnings", file.display()))?;
         }
         Format::Json => {
             let problem = |problem: &postern_proto::policy::Problem| {
@@ -86,7 +86,7 @@ fn run_check(Check { file, strict, warn_days, output }: &Check) -> anyhow::Resul
                 })
             };
             let problems: Vec<_> = checked.problems.iter().map(problem).collect();
-            print(&json!({ "errors": errors, "warnings": warnings, "problems": problems }).to_string());
+            print(&json!({ "errors": errors, "warnings": warnings, "problems": problems }).to_string())?;
         }
     }
     let bad = errors > 0 || (*strict && warnings > 0);
@@ -109,9 +109,9 @@ fn run_test(Test { file, at, output }: &Test) -> anyhow::Result<ExitCode> {
         Format::Text => {
             for (line, asked, verdict, found) in lines {
                 let found = found.map_or_else(|| "ok".to_owned(), |found| format!("FAILED: found {found}"));
-                print(&format!("{}:{line}: {asked} is expected to {verdict} ... {found}", file.display()));
+                print(&format!("{}:{line}: {asked} is expected to {verdict} ... {found}", file.display()))?;
             }
-            print(&format!("{} passed, {failed} failed", results.len() - failed));
+            print(&format!("{} passed, {failed} failed", results.len() - failed))?;
         }
         Format::Json => {
             let results: Vec<_> = lines
@@ -119,7 +119,7 @@ fn run_test(Test { file, at, output }: &Test) -> anyhow::Result<ExitCode> {
                     json!({ "line": line, "question": asked, "expected": verdict, "passed": found.is_none(), "found": found })
                 })
                 .collect();
-            print(&json!({ "failed": failed, "expectations": results }).to_string());
+            print(&json!({ "failed": failed, "expectations": results }).to_string())?;
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

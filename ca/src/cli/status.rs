@@ -34,7 +34,7 @@ pub(super) fn run(Args { admin, output }: Args) -> ExitCode {
                         "root_not_after": root,
                     })
                     .to_string(),
-                ),
+                )?,
                 Format::Text => {
                     let rows = [
                         ("version", status.version),
@@ -45,7 +45,7 @@ pub(super) fn run(Args { admin, output }: Args) -> ExitCode {
                         ("issuer until", issuer),
                         ("root until", root),
                     ];
-                    print(&rows.map(|(name, value)| format!("{name:<14}{value}")).join("\n"));
+                    print(&rows.map(|(name, value)| format!("{name:<14}{value}")).join("\n"))?;
                 }
             }
             Ok(())

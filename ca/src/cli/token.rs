@@ -41,7 +41,7 @@ pub(super) fn run(command: Command) -> ExitCode {
         async |client| client.create_join_token(request).await.map(tonic::Response::into_inner),
         |created| {
             match output.format {
-                Format::Text => print(&created.token),
+                Format::Text => print(&created.token)?,
                 Format::Json => print(
                     &json!({
                         "token": created.token,
@@ -49,7 +49,7 @@ pub(super) fn run(command: Command) -> ExitCode {
                         "expires_at": cert::time(created.expires_at),
                     })
                     .to_string(),
-                ),
+                )?,
             }
             Ok(())
         },

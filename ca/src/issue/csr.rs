@@ -1,6 +1,6 @@
 //! A certificate signing request (PKCS#10, RFC 2986): its public key is taken; everything else is ignored and said so.
 
-use rcgen::SubjectPublicKeyInfo;
+use rcgen::{PublicKeyData as _, SubjectPublicKeyInfo};
 use ring::digest;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
@@ -67,6 +67,10 @@ impl Csr {
             .map_err(|_| CsrError::Signature)?;
         let public_key_info = info.subject_pki.raw.to_vec();
         let public_key = SubjectPublicKeyInfo::from_der(&public_key_info).map_err(|_| CsrError::Key)?;
+        // What would be certified is what was shown: DER has one way to write it (X.690 §10).
+        if public_key.subject_public_key_info() != public_key_info {
+            return Err(CsrError::Key);
+        }
         Ok(Self { public_key, public_key_info, ignored: ignored(&request) })
     }
 
@@ -129,7 +133,7 @@ fn ignored(request: &X509CertificationRequest<'_>) -> Vec<String> {
             ParsedCriAttribute::ExtensionRequest(requested) => {
                 for extension in &requested.extensions {
                     match extension.parsed_extension() {
-                        ParsedExtension::SubjectAlternativeName(san) => {
+                        ParsedExtension::SubjectAlternativeName(san) if !san.general_names.is_empty() => {
                             ignored.extend(san.general_names.iter().map(|name| format!("name {name}")));
                         }
                         ParsedExtension::BasicConstraints(constraints) => {
@@ -148,12 +152,14 @@ fn ignored(request: &X509CertificationRequest<'_>) -> Vec<String> {
 fn bounded(mut ignored: Vec<String>) -> Vec<String> {
     let more = ignored.len().saturating_sub(IGNORED_MAX);
     ignored.truncate(IGNORED_MAX);
-    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
     for text in &mut ignored {
-        *text = text.chars().take(IGNORED_CHARS_MAX).map(escape).collect();
+        *text = text.chars().take(IGNORED_CHARS_MAX).map(|c| c.escape_debug().to_string()).collect();
     }
     if more > 0 {
         ignored.push(format!("{more} more"));
     }
     ignored
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,8 @@ pub const REFUSALS_PER_MINUTE_MAX: usize = 60;
 /// A subject is kept up to so many characters, which is a whole SPIFFE ID.
 const SUBJECT_CHARS_MAX: usize = 2048;
 
-type Hash = [u8; 32];
+/// SHA-256.
+pub type Hash = [u8; 32];
 
 /// One row of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +26,16 @@ pub struct AuditEntry {
     pub decision: String,
     pub subject: String,
     pub detail: String,
-    hash: Hash,
+    pub hash: Hash,
 }
 
 /// What a look at the whole chain found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditVerdict {
-    /// So many rows, each as it was written.
-    Whole { rows: i64 },
-    /// The first row that is not, or after which one is missing.
+    /// So many rows, each as it was written. The last one's hash, kept elsewhere, shows later whether rows were taken
+    /// from the end, which the chain alone cannot.
+    Whole { rows: i64, hash: Hash },
+    /// The first row that is not, or before which one is missing.
     BrokenAt { number: i64 },
 }
 
@@ -134,6 +136,12 @@ impl Store {
         self.read(move |connection| rows(connection, after, limit)).await
     }
 
+    /// The newest row's number, 0 where there is none.
+    pub async fn audit_last(&self) -> Result<i64, StoreError> {
+        let select = "SELECT coalesce(max(number), 0) FROM audit";
+        self.read(move |connection| connection.query_row(select, [], |row| row.get(0))).await
+    }
+
     /// Follows the whole chain.
     pub async fn audit_verify(&self) -> Result<AuditVerdict, StoreError> {
         const STEP: i64 = 10_000;
@@ -142,7 +150,7 @@ impl Store {
             loop {
                 let step = rows(connection, number, STEP)?;
                 if step.is_empty() {
-                    return Ok(AuditVerdict::Whole { rows: number });
+                    return Ok(AuditVerdict::Whole { rows: number, hash });
                 }
                 for row in step {
                     let texts = [row.decision.as_str(), &row.subject, &row.detail];

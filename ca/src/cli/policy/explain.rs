@@ -64,8 +64,8 @@ pub(super) fn run(explain: &Explain) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     match explain.output.format {
-        Format::Text => answers.iter().for_each(|answer| print(&for_people(answer))),
-        Format::Json => print(&as_json(&answers, &policy, &from, service, explain).to_string()),
+        Format::Text => answers.iter().try_for_each(|answer| print(&for_people(answer)))?,
+        Format::Json => print(&as_json(&answers, &policy, &from, service, explain).to_string())?,
     }
     let good = |answer: &Answer<'_>| matches!(answer.verdict, Verdict::Allow | Verdict::Observed);
     Ok(if answers.iter().all(good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
