@@ -95,7 +95,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     over.cancel();
     while tasks.join_next().await.is_some() {}
     admin_socket::remove(&config.admin_socket);
-    drop(store);
+    if let Err(error) = store.close().await {
+        error!(%error, "the store did not close in order");
+    }
     writer.join();
     info!("ended");
     Ok(())
@@ -113,7 +115,7 @@ fn greet(config: &Config, authority: &Authority, listener: &TcpListener) -> std:
     writeln!(out, "trust domain  {}", config.trust_domain)?;
     writeln!(out, "bundle pin    {} (SHA-256)", authority.bundle().pin())?;
     writeln!(out, "admin socket  {}", config.admin_socket.display())?;
-    writeln!(out, "listening on  {}", listener.local_addr()?)?;
+    writeln!(out, "listening on {}", listener.local_addr()?)?;
     out.flush()
 }
 

@@ -116,7 +116,7 @@ pub struct Store {
     readers: Arc<Mutex<Vec<rusqlite::Connection>>>,
 }
 
-/// The writer's thread. Joining it after the last handle is gone makes sure that everything is written.
+/// The writer's thread. It ends when the store is closed, or when the last handle is gone.
 #[derive(Debug)]
 pub struct WriterThread(std::thread::JoinHandle<()>);
 
@@ -154,6 +154,15 @@ impl Store {
         })
     }
 
+    /// Writes what waits and ends the writer; whoever comes later finds the store closed. Handles may live on in
+    /// connections that were cut off, so that waiting for them could take for ever.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.send(Command::Close).await.map_err(|error| match error {
+            CommitError::Store(error) => error,
+            _ => StoreError::Closed,
+        })
+    }
+
     async fn send(&self, command: Command) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
         let closed = || CommitError::Store(StoreError::Closed);
@@ -182,7 +191,7 @@ impl Store {
 }
 
 impl WriterThread {
-    /// Waits until everything is written. Drop every [`Store`] first.
+    /// Waits until everything is written. Close the store first.
     pub fn join(self) {
         if self.0.join().is_err() {
             tracing::error!("the store's writer panicked");

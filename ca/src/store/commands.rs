@@ -20,6 +20,10 @@ pub(super) fn execute(connection: &Connection, chain: &mut Chain, command: &Comm
             chain.refused(connection, refused)?;
             Ok(())
         }
+        Command::Close => {
+            chain.end_minute(connection)?;
+            Ok(())
+        }
     }
 }
 
