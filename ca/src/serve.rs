@@ -58,7 +58,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
-    let admin = admin_socket::bind(&config.admin_socket).await.context("cannot open the admin socket")?;
+    let admin = admin_socket::bind(&config.admin_socket)
+        .await
+        .with_context(|| format!("cannot open the admin socket {}", config.admin_socket.display()))?;
     greet(&config, &authority, &listener)?;
 
     let (stop, over) = (CancellationToken::new(), CancellationToken::new());

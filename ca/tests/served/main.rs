@@ -10,3 +10,4 @@
 
 mod ending;
 mod fixture;
+mod starting;
