@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use audit_rows::{AuditEntry, AuditVerdict, REFUSALS_PER_MINUTE_MAX};
 pub use reads::{Counts, PAGE_MAX, Page, Query};
@@ -19,6 +19,8 @@ use writer::{Command, Job};
 
 /// Commands that may wait for the writer; whoever has one more waits.
 const COMMANDS_WAITING_MAX: usize = 4096;
+/// Questions answered at a time, each on a connection of its own; whoever has one more waits.
+const READERS_MAX: usize = 4;
 
 /// One issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +115,13 @@ pub enum CommitError {
 pub struct Store {
     jobs: mpsc::Sender<Job>,
     path: PathBuf,
-    readers: Arc<Mutex<Vec<rusqlite::Connection>>>,
+    readers: Arc<Readers>,
+}
+
+#[derive(Debug)]
+struct Readers {
+    places: Semaphore,
+    idle: Mutex<Vec<rusqlite::Connection>>,
 }
 
 /// The writer's thread. It ends when the store is closed, or when the last handle is gone.
@@ -130,7 +138,8 @@ impl Store {
             std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(waiting));
         let thread =
             thread.map_err(|error| StoreError::File { path: path.to_owned(), error: Arc::new(error) })?;
-        Ok((Self { jobs, path: path.to_owned(), readers: Arc::default() }, WriterThread(thread)))
+        let readers = Readers { places: Semaphore::new(READERS_MAX), idle: Mutex::default() };
+        Ok((Self { jobs, path: path.to_owned(), readers: Arc::new(readers) }, WriterThread(thread)))
     }
 
     /// Keeps a new token.
@@ -175,15 +184,16 @@ impl Store {
         &self,
         read: impl FnOnce(&rusqlite::Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let _place = self.readers.places.acquire().await.map_err(|_| StoreError::Closed)?;
         let (readers, path) = (self.readers.clone(), self.path.clone());
         let work = move || {
-            let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let pooled = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match pooled {
                 Some(connection) => connection,
                 None => schema::open_for_reading(&path)?,
             };
             let found = read(&connection)?;
-            readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             Ok(found)
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
