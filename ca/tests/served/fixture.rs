@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_proto::identity::{PrivateKey, SpiffeId, Svid, TrustBundles, TrustDomain};
 use postern_proto::mtls::{Exactly, Judge, TlsIdentity, client_config, server_name};
@@ -14,6 +15,7 @@ use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -72,7 +74,18 @@ impl Home {
         Ca { address, data_dir: self.path().join("data"), child }
     }
 
-    /// What the CA wrote to standard error.
+    /// Waits until the CA's log has `text`: a thread of its own writes it.
+    pub(crate) async fn logged(&self, text: &str) {
+        let there = async {
+            while !self.log().contains(text) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(8), there).await;
+        assert!(waited.is_ok(), "{text:?} is missing in {}", self.log());
+    }
+
+    /// What the CA wrote to standard error so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path().join("log")).unwrap()
     }
@@ -154,6 +167,22 @@ impl Client {
         Ok(CertificateAuthorityClient::new(endpoint.connect_with_connector(connector).await?))
     }
 
+    /// A connection with a request under way whose body never comes.
+    pub(crate) async fn stall(&self) -> TlsStream<TcpStream> {
+        let mut stream = self.tls(None).await.unwrap();
+        // Preface and settings (RFC 9113 §3.4, §6.5).
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        stream.write_all(&headers_of_a_request_without_end()).await.unwrap();
+        // And a ping: its answer shows that what came before was read.
+        stream.write_all(b"\0\0\x08\x06\0\0\0\0\0are read").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.windows(8).any(|bytes| bytes == b"are read") {
+            assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
+        }
+        stream
+    }
+
     pub(crate) async fn redeem(&self, token: &str) -> Result<Svid, Status> {
         let key = KeyPair::generate().unwrap();
         let mut connection = self.connect(None).await.unwrap();
@@ -181,4 +210,24 @@ pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
 
 pub(crate) fn issue_request(token: &str, csr: Vec<u8>) -> IssueRequest {
     IssueRequest { csr, attestation: Some(Attestation::JoinToken(token.to_owned())) }
+}
+
+/// A HEADERS frame of stream 1 with END_HEADERS and without END_STREAM, its block in literals (RFC 7541 §6.2.2).
+fn headers_of_a_request_without_end() -> Vec<u8> {
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [
+        (&b":path"[..], &b"/postern.v1.CertificateAuthority/Issue"[..]),
+        (b":authority", b"ca"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text);
+        }
+    }
+    let mut frame = vec![0, 0, u8::try_from(block.len()).unwrap(), 1, 4, 0, 0, 0, 1];
+    frame.extend(block);
+    frame
 }

@@ -10,4 +10,5 @@
 
 mod ending;
 mod fixture;
+mod limits;
 mod starting;
