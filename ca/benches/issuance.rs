@@ -10,7 +10,7 @@
 )]
 
 #[path = "../tests/served/fixture.rs"]
-#[expect(dead_code, reason = "the tests use the rest")]
+#[allow(dead_code, reason = "the tests use the rest")]
 mod fixture;
 
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ async fn measure() {
     let client = ca.client();
     let svid = client.redeem(&ca.token("orders", 1)).await.unwrap();
     println!(
-        "durable issuances per second: median of {ROUNDS} rounds of {ROUND:?} (lowest to highest); p50 and p99 latency"
+        "durable issuances per second: median of {ROUNDS} rounds of {ROUND:?} (lowest to highest); p50 and p99 latency; CPU time of the CA for one"
     );
     for concurrency in CONCURRENCIES {
         for kind in [Kind::Issue, Kind::Renew] {
@@ -48,7 +48,11 @@ async fn measure() {
             for _ in 0..ROUNDS {
                 // A token has at most 10,000 uses.
                 let tokens: Vec<_> = (0..8).map(|_| ca.token("orders", 10_000)).collect();
-                rounds.push(round(&client, &svid, kind, concurrency, tokens).await);
+                let before = ca.cpu_time();
+                let mut round = round(&client, &svid, kind, concurrency, tokens).await;
+                let spent = ca.cpu_time() - before;
+                round.cpu_micros = spent.as_secs_f64() * 1e6 / round.latencies.len() as f64;
+                rounds.push(round);
             }
             print_row(kind, concurrency, rounds);
         }
@@ -63,6 +67,8 @@ enum Kind {
 
 struct Round {
     per_second: f64,
+    /// Of the CA, for one certificate.
+    cpu_micros: f64,
     latencies: Vec<Duration>,
 }
 
@@ -92,21 +98,25 @@ async fn round(client: &Client, svid: &Svid, kind: Kind, concurrency: usize, tok
         });
     }
     let latencies = callers.join_all().await.concat();
-    Round { per_second: latencies.len() as f64 / start.elapsed().as_secs_f64(), latencies }
+    let per_second = latencies.len() as f64 / start.elapsed().as_secs_f64();
+    Round { per_second, cpu_micros: 0.0, latencies }
 }
 
 fn print_row(kind: Kind, concurrency: usize, rounds: Vec<Round>) {
     let mut rates: Vec<_> = rounds.iter().map(|round| round.per_second.round() as u64).collect();
     rates.sort_unstable();
+    let mut cpu: Vec<_> = rounds.iter().map(|round| round.cpu_micros).collect();
+    cpu.sort_by(f64::total_cmp);
     let mut latencies = rounds.into_iter().map(|round| round.latencies).collect::<Vec<_>>().concat();
     latencies.sort_unstable();
     let at = |share: usize| latencies[(latencies.len() - 1) * share / 100];
     println!(
-        "{kind:?}, {concurrency:>2} at once: {:>6} ({} to {}); {:?}, {:?}",
+        "{kind:?}, {concurrency:>2} at once: {:>6} ({} to {}); {:?}, {:?}; {:.0} µs",
         rates[rates.len() / 2],
         rates[0],
         rates[rates.len() - 1],
         at(50),
-        at(99)
+        at(99),
+        cpu[cpu.len() / 2]
     );
 }

@@ -113,6 +113,14 @@ impl Ca {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    /// What the CA has used of the processors so far (proc(5): utime and stime, in hundredths of a second).
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let after_name = stat.rsplit_once(')').unwrap().1;
+        let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }

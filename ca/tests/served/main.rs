@@ -9,6 +9,7 @@
 )]
 
 mod ending;
+#[allow(dead_code, reason = "the benchmark uses the rest")]
 mod fixture;
 mod limits;
 mod starting;
