@@ -52,6 +52,10 @@ pub struct Limits {
     /// TLS handshakes under way; when one more comes, the oldest is dropped.
     pub handshakes_pending_max: usize,
     pub handshake_timeout: Duration,
+    /// From a request's headers to its answer.
+    pub request_timeout: Duration,
+    /// A connection is asked to end after this, and to come again if it is needed.
+    pub connection_age_max: Duration,
     /// Certificates for one identity: so many a second on average, so many at once.
     pub identity_rate: Rate,
     /// Requests from one address.
@@ -72,6 +76,8 @@ impl Default for Limits {
             connections_max: 10_000,
             handshakes_pending_max: 512,
             handshake_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            connection_age_max: Duration::from_secs(10 * 60),
             identity_rate: Rate { per_second: 10, burst: 100 },
             address_rate: Rate { per_second: 1_000, burst: 5_000 },
         }

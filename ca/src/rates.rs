@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,9 +54,28 @@ impl<K: Hash + Eq> Rates<K> {
     }
 }
 
+/// Who an address is counted as: one host or household may use any address of its IPv6 /64 (RFC 6177 §2).
+pub fn rated_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_one_ipv6_network_count_as_one_and_mapped_ones_as_ipv4() {
+        let rated = |text: &str| rated_as(text.parse().unwrap());
+        assert_eq!(rated("2001:db8::1"), rated("2001:db8:0:0:ffff::2"));
+        assert_ne!(rated("2001:db8::1"), rated("2001:db8:0:1::1"));
+        assert_eq!(rated("::ffff:10.0.0.1"), rated("10.0.0.1"));
+    }
 
     #[test]
     fn a_burst_then_the_average_and_nobody_pays_for_another() {

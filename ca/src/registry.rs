@@ -1,6 +1,8 @@
 //! What an attested workload may be.
 
-use postern_proto::identity::{BundlePin, SpiffeId, TrustDomain};
+use std::time::Duration;
+
+use postern_proto::identity::{SpiffeId, TrustBundle, TrustDomain};
 use thiserror::Error;
 use time::OffsetDateTime;
 
@@ -26,6 +28,8 @@ pub enum GrantError {
     Reserved { id: SpiffeId },
     #[error("this join token was made by another CA, or before the roots changed")]
     OtherCa,
+    #[error("the certificate that asks expired at {not_after}, too long ago to renew it")]
+    ExpiredTooLongAgo { not_after: OffsetDateTime },
 }
 
 impl Grant {
@@ -33,16 +37,22 @@ impl Grant {
     /// decided in the transaction that records the issuance.
     pub fn new(
         attestation: Attestation,
-        own: &TrustDomain,
-        pin: BundlePin,
+        own: &TrustBundle,
+        renew_after_expiry: Duration,
         now: OffsetDateTime,
     ) -> Result<Self, GrantError> {
         let id = match &attestation {
-            Attestation::JoinToken { token, .. } if token.pin() != pin => return Err(GrantError::OtherCa),
+            Attestation::JoinToken { token, .. } if token.pin() != own.pin() => {
+                return Err(GrantError::OtherCa);
+            }
             Attestation::JoinToken { token, .. } => token.id().clone(),
+            // The handshake looked at this, too, but a connection can be old.
+            Attestation::Svid { svid, .. } if now - svid.not_after() > renew_after_expiry => {
+                return Err(GrantError::ExpiredTooLongAgo { not_after: svid.not_after() });
+            }
             Attestation::Svid { svid, .. } => svid.id().clone(),
         };
-        check_grantable(&id, own)?;
+        check_grantable(&id, own.trust_domain())?;
         Ok(Self { id, attestation, now })
     }
 

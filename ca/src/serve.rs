@@ -34,6 +34,10 @@ use door::Door;
 const OWN_LIFE: time::Duration = time::Duration::hours(24);
 /// How often it is looked whether the CA's own certificates need renewing. Wall-clock time may jump meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// A peer that is silent for this long is asked whether it is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Requests under way on one connection.
+const STREAMS_MAX: u32 = 100;
 /// Established connections that may wait for the gRPC server.
 const CONNECTIONS_WAITING_MAX: usize = 64;
 
@@ -58,7 +62,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
-    let admin = admin_socket::bind(&config.admin_socket).await.context("cannot open the admin socket")?;
+    let admin = admin_socket::bind(&config.admin_socket)
+        .await
+        .with_context(|| format!("cannot open the admin socket {}", config.admin_socket.display()))?;
     greet(&config, &authority, &listener)?;
 
     let (stop, over) = (CancellationToken::new(), CancellationToken::new());
@@ -70,6 +76,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let workload = CertificateAuthorityServer::new(WorkloadApi(shared.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let workload = Server::builder()
+        .timeout(config.limits.request_timeout)
+        .max_connection_age(config.limits.connection_age_max)
+        .max_connection_age_grace(config.limits.request_timeout)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .max_concurrent_streams(STREAMS_MAX)
         .add_service(workload)
         .serve_with_incoming_shutdown(ReceiverStream::new(established), stop.clone().cancelled_owned());
     tasks.spawn(until(workload, over.clone()));
@@ -95,7 +106,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     over.cancel();
     while tasks.join_next().await.is_some() {}
     admin_socket::remove(&config.admin_socket);
-    drop(store);
+    if let Err(error) = store.close().await {
+        error!(%error, "the store did not close in order");
+    }
     writer.join();
     info!("ended");
     Ok(())
@@ -113,7 +126,7 @@ fn greet(config: &Config, authority: &Authority, listener: &TcpListener) -> std:
     writeln!(out, "trust domain  {}", config.trust_domain)?;
     writeln!(out, "bundle pin    {} (SHA-256)", authority.bundle().pin())?;
     writeln!(out, "admin socket  {}", config.admin_socket.display())?;
-    writeln!(out, "listening on  {}", listener.local_addr()?)?;
+    writeln!(out, "listening on {}", listener.local_addr()?)?;
     out.flush()
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use audit_rows::{AuditEntry, AuditVerdict, Hash, REFUSALS_PER_MINUTE_MAX};
 pub use reads::{Counts, PAGE_MAX, Page, Query};
@@ -19,6 +19,8 @@ use writer::{Command, Job};
 
 /// Commands that may wait for the writer; whoever has one more waits.
 const COMMANDS_WAITING_MAX: usize = 4096;
+/// Questions answered at a time, each on a connection of its own; whoever has one more waits.
+const READERS_MAX: usize = 4;
 
 /// One issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,10 +118,16 @@ pub enum CommitError {
 pub struct Store {
     jobs: mpsc::Sender<Job>,
     path: PathBuf,
-    readers: Arc<Mutex<Vec<rusqlite::Connection>>>,
+    readers: Arc<Readers>,
 }
 
-/// The writer's thread. Joining it after the last handle is gone makes sure that everything is written.
+#[derive(Debug)]
+struct Readers {
+    places: Semaphore,
+    idle: Mutex<Vec<rusqlite::Connection>>,
+}
+
+/// The writer's thread. It ends when the store is closed, or when the last handle is gone.
 #[derive(Debug)]
 pub struct WriterThread(std::thread::JoinHandle<()>);
 
@@ -133,7 +141,8 @@ impl Store {
             std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(waiting));
         let thread =
             thread.map_err(|error| StoreError::File { path: path.to_owned(), error: Arc::new(error) })?;
-        Ok((Self { jobs, path: path.to_owned(), readers: Arc::default() }, WriterThread(thread)))
+        let readers = Readers { places: Semaphore::new(READERS_MAX), idle: Mutex::default() };
+        Ok((Self { jobs, path: path.to_owned(), readers: Arc::new(readers) }, WriterThread(thread)))
     }
 
     /// Keeps a new token.
@@ -157,6 +166,15 @@ impl Store {
         })
     }
 
+    /// Writes what waits and ends the writer; whoever comes later finds the store closed. Handles may live on in
+    /// connections that were cut off, so that waiting for them could take for ever.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.send(Command::Close).await.map_err(|error| match error {
+            CommitError::Store(error) => error,
+            _ => StoreError::Closed,
+        })
+    }
+
     async fn send(&self, command: Command) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
         let closed = || CommitError::Store(StoreError::Closed);
@@ -169,15 +187,16 @@ impl Store {
         &self,
         read: impl FnOnce(&rusqlite::Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let _place = self.readers.places.acquire().await.map_err(|_| StoreError::Closed)?;
         let (readers, path) = (self.readers.clone(), self.path.clone());
         let work = move || {
-            let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let pooled = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match pooled {
                 Some(connection) => connection,
                 None => schema::open_for_reading(&path)?,
             };
             let found = read(&connection)?;
-            readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             Ok(found)
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
@@ -185,7 +204,7 @@ impl Store {
 }
 
 impl WriterThread {
-    /// Waits until everything is written. Drop every [`Store`] first.
+    /// Waits until everything is written. Close the store first.
     pub fn join(self) {
         if self.0.join().is_err() {
             tracing::error!("the store's writer panicked");

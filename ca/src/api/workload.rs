@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postern_proto::join_token::{JOIN_TOKEN_BYTES_MAX, JoinToken};
+use postern_proto::join_token::JoinToken;
 use postern_proto::wire::v1::certificate_authority_server::CertificateAuthority;
 use postern_proto::wire::v1::issue_request::Attestation as Proof;
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, TrustBundle};
@@ -15,8 +15,9 @@ use tracing::{info, warn};
 use super::{Caller, Shared, errors};
 use crate::attest::Attestation;
 use crate::issue::{Csr, Released, Template};
+use crate::rates::rated_as;
 use crate::registry::Grant;
-use crate::store::Refused;
+use crate::store::{CommitError, Refused};
 
 /// Whoever finds the CA busy may come back after this.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
@@ -28,54 +29,63 @@ pub struct WorkloadApi(pub Arc<Shared>);
 #[tonic::async_trait]
 impl CertificateAuthority for WorkloadApi {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
-        let (caller, _permit) = self.admit(&request)?;
-        let IssueRequest { csr, attestation } = request.into_inner();
+        let caller = caller(&request)?;
         let subject = caller.address.ip().to_string();
-        let proof = match attestation {
-            Some(Proof::JoinToken(token)) if token.len() <= JOIN_TOKEN_BYTES_MAX => JoinToken::parse(&token),
-            Some(Proof::JoinToken(_)) => return Err(Status::invalid_argument("join token is too long")),
-            None => return Err(Status::invalid_argument("no attestation is given; a join token is one")),
+        let IssueRequest { csr, attestation } = request.into_inner();
+        let issued = async {
+            let _permit = self.admit(&caller)?;
+            self.certify(Attestation::by_token(join_token(attestation)?), &csr).await
         };
-        let issued = match proof {
-            Ok(token) => self.certify(Attestation::by_token(token), &csr).await,
-            Err(error) => Err(Status::invalid_argument(error.to_string())),
-        };
-        self.answer(issued, subject).await
+        self.answer(issued.await, subject).await
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<IssueResponse>, Status> {
-        let (caller, _permit) = self.admit(&request)?;
-        let Some(svid) = caller.svid else {
-            return Err(Status::unauthenticated(
-                "renewing needs the current certificate, shown in the TLS handshake",
-            ));
-        };
-        let subject = svid.id().to_string();
+        let caller = caller(&request)?;
+        let svid = caller.svid.as_ref();
+        let subject = svid.map_or_else(|| caller.address.ip().to_string(), |svid| svid.id().to_string());
         let csr = request.into_inner().csr;
-        let issued = self.certify(Attestation::by_svid(svid, OffsetDateTime::now_utc()), &csr).await;
-        self.answer(issued, subject).await
+        let issued = async {
+            let _permit = self.admit(&caller)?;
+            let svid = svid.ok_or_else(|| {
+                Status::unauthenticated("renewing needs the current certificate, shown in the TLS handshake")
+            })?;
+            self.certify(Attestation::by_svid(svid.clone(), OffsetDateTime::now_utc()), &csr).await
+        };
+        self.answer(issued.await, subject).await
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("the connection has no caller"))
+}
+
+fn join_token(attestation: Option<Proof>) -> Result<JoinToken, Status> {
+    match attestation {
+        Some(Proof::JoinToken(token)) => {
+            JoinToken::parse(&token).map_err(|error| Status::invalid_argument(error.to_string()))
+        }
+        None => Err(Status::invalid_argument("no attestation is given; a join token is one")),
     }
 }
 
 impl WorkloadApi {
-    /// Who asks, within the limits of requests and of the address.
-    fn admit<T>(&self, request: &Request<T>) -> Result<(Caller, SemaphorePermit<'_>), Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::internal("the connection has no caller"))?;
+    /// Lets a request in, within the limits of requests and of the address.
+    fn admit(&self, caller: &Caller) -> Result<SemaphorePermit<'_>, Status> {
         let busy = |_| errors::busy("too many requests are under way", BUSY_WAIT);
         let permit = self.0.requests.try_acquire().map_err(busy)?;
-        let taken = self.0.addresses.take(caller.address.ip(), Instant::now());
+        let taken = self.0.addresses.take(rated_as(caller.address.ip()), Instant::now());
         taken.map_err(|wait| errors::busy("too many requests from this address", wait))?;
-        Ok((caller, permit))
+        Ok(permit)
     }
 
     /// The chain of an issuance: attested, granted, filled in, signed and doubted, recorded, released.
     async fn certify(&self, attestation: Attestation, csr: &[u8]) -> Result<Released, Status> {
         let (shared, now) = (&self.0, OffsetDateTime::now_utc());
         let authority = &shared.authority;
-        let pin = authority.bundle().pin();
-        let grant = Grant::new(attestation, authority.trust_domain(), pin, now);
+        let grant = Grant::new(attestation, authority.bundle(), shared.renew_after_expiry, now);
         let grant = grant.map_err(|error| errors::grant(&error))?;
+        self.check_proof(&grant, now).await.map_err(|error| errors::commit(&error))?;
         let taken = shared.identities.take(grant.id().clone(), Instant::now());
         taken.map_err(|wait| errors::busy(&format!("too many requests for {}", grant.id()), wait))?;
         let csr = Csr::parse(csr).map_err(|error| errors::csr(&error))?;
@@ -83,6 +93,18 @@ impl WorkloadApi {
             Template::new(grant, csr, shared.svid_ttl, now).map_err(|error| errors::issue(&error.into()))?;
         let issued = template.sign(authority, now).map_err(|error| errors::issue(&error))?;
         issued.release(&shared.store).await.map_err(|error| errors::commit(&error))
+    }
+
+    /// Looks whether a token is good, before it counts against the rate of its identity and costs a signature: else
+    /// anybody could keep an identity from renewing. A certificate has been proved in the handshake already. Whether
+    /// either still holds when it counts, the transaction decides that records the issuance.
+    async fn check_proof(&self, grant: &Grant, now: OffsetDateTime) -> Result<(), CommitError> {
+        match grant.attestation() {
+            Attestation::JoinToken { hash, .. } => {
+                self.0.store.check_token(*hash, grant.id().to_string(), now.unix_timestamp()).await
+            }
+            Attestation::Svid { .. } => Ok(()),
+        }
     }
 
     /// Every decision is on record before the answer leaves.

@@ -17,7 +17,7 @@ use super::{
 use crate::duration::{self, ParseDurationError};
 
 /// Every key, for suggestions.
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 19] = [
     "trust_domain",
     "data_dir",
     "listen",
@@ -29,6 +29,8 @@ pub(super) const KEYS: [&str; 17] = [
     "connections_max",
     "handshakes_pending_max",
     "handshake_timeout",
+    "request_timeout",
+    "connection_age_max",
     "identity_per_second",
     "identity_burst",
     "address_per_second",
@@ -38,6 +40,9 @@ pub(super) const KEYS: [&str; 17] = [
 ];
 
 const COUNT_MAX: i64 = 10_000_000;
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
+const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
+const AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +67,8 @@ struct RawLimits {
     connections_max: Option<Spanned<i64>>,
     handshakes_pending_max: Option<Spanned<i64>>,
     handshake_timeout: Option<Spanned<String>>,
+    request_timeout: Option<Spanned<String>>,
+    connection_age_max: Option<Spanned<String>>,
     identity_per_second: Option<Spanned<i64>>,
     identity_burst: Option<Spanned<i64>>,
     address_per_second: Option<Spanned<i64>>,
@@ -140,9 +147,13 @@ impl Reader<'_> {
 
     fn limits(&mut self, raw: &RawLimits) -> Limits {
         let mut limits = Limits::default();
-        let timeout = Duration::from_millis(10)..=Duration::from_secs(300);
-        let timeout = self.duration("handshake_timeout", raw.handshake_timeout.as_ref(), timeout);
-        limits.handshake_timeout = timeout.unwrap_or(limits.handshake_timeout);
+        for (key, given, limit, most) in [
+            ("handshake_timeout", &raw.handshake_timeout, &mut limits.handshake_timeout, TIMEOUT_MAX),
+            ("request_timeout", &raw.request_timeout, &mut limits.request_timeout, TIMEOUT_MAX),
+            ("connection_age_max", &raw.connection_age_max, &mut limits.connection_age_max, AGE_MAX),
+        ] {
+            *limit = self.duration(key, given.as_ref(), TIMEOUT_MIN..=most).unwrap_or(*limit);
+        }
         for (key, given, count) in [
             ("requests_max", &raw.requests_max, &mut limits.requests_max),
             ("connections_max", &raw.connections_max, &mut limits.connections_max),

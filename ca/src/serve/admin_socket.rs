@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -12,19 +12,28 @@ use tracing::warn;
 
 const ROOT: u32 = 0;
 
-/// Opens the socket. One that a dead CA left behind is replaced; one that answers is not.
+/// Opens the socket. One that a dead CA left behind is replaced; one that answers, and a file that is no socket, stay.
 pub(super) async fn bind(path: &Path) -> io::Result<UnixListener> {
-    match UnixStream::connect(path).await {
-        Ok(_) => {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display())));
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => {
+            let what = "there is something else than a socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Ok(_) => remove_stale(path).await?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+async fn remove_stale(socket: &Path) -> io::Result<()> {
+    match UnixStream::connect(socket).await {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program answers there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(socket),
+        Err(error) => Err(error),
+    }
 }
 
 /// The connections of those who may.

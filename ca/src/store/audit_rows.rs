@@ -100,7 +100,8 @@ impl Chain {
         Ok(())
     }
 
-    fn end_minute(&mut self, connection: &Connection) -> Result<(), StoreError> {
+    /// Writes how often each refusal of the minute came again.
+    pub(super) fn end_minute(&mut self, connection: &Connection) -> Result<(), StoreError> {
         let at = (self.minute + 1) * 60;
         for ((subject, reason), again) in std::mem::take(&mut self.refused) {
             if again > 0 {

@@ -20,6 +20,10 @@ pub(super) fn execute(connection: &Connection, chain: &mut Chain, command: &Comm
             chain.refused(connection, refused)?;
             Ok(())
         }
+        Command::Close => {
+            chain.end_minute(connection)?;
+            Ok(())
+        }
     }
 }
 
@@ -83,18 +87,27 @@ fn redeem(connection: &Connection, hash: &[u8; 32], spiffe_id: &str, now: i64) -
     if taken == 1 {
         return Ok(());
     }
-    let why = "SELECT spiffe_id, expires_at, uses_left FROM token WHERE hash = ?";
-    let found: Option<(String, i64, i64)> = connection
-        .prepare_cached(why)
-        .and_then(|mut why| {
-            why.query_row([hash], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
-        })
-        .map_err(sqlite)?;
-    Err(match found {
-        None => CommitError::UnknownToken,
-        Some((of, _, _)) if of != spiffe_id => CommitError::TokenOfAnotherId,
-        Some((_, expires_at, _)) if expires_at <= now => CommitError::TokenExpired,
-        Some(_) => CommitError::TokenUsedUp,
+    let wrong = token_wrong(connection, hash, spiffe_id, now).map_err(sqlite)?;
+    Err(wrong.unwrap_or(CommitError::TokenUsedUp))
+}
+
+/// What is wrong with a token, if anything.
+pub(super) fn token_wrong(
+    connection: &Connection,
+    hash: &[u8; 32],
+    spiffe_id: &str,
+    now: i64,
+) -> Result<Option<CommitError>, rusqlite::Error> {
+    let mut select =
+        connection.prepare_cached("SELECT spiffe_id, expires_at, uses_left FROM token WHERE hash = ?")?;
+    let found: Option<(String, i64, i64)> =
+        select.query_row([hash], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    Ok(match found {
+        None => Some(CommitError::UnknownToken),
+        Some((of, _, _)) if of != spiffe_id => Some(CommitError::TokenOfAnotherId),
+        Some((_, expires_at, _)) if expires_at <= now => Some(CommitError::TokenExpired),
+        Some((_, _, uses_left)) if uses_left <= 0 => Some(CommitError::TokenUsedUp),
+        Some(_) => None,
     })
 }
 

@@ -2,7 +2,8 @@
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{Record, Store, StoreError};
+use super::commands::token_wrong;
+use super::{CommitError, Record, Store, StoreError};
 
 /// A page has at most this many records.
 pub const PAGE_MAX: usize = 1_000;
@@ -48,6 +49,12 @@ fn record(row: &Row<'_>) -> Result<(Record, i64), rusqlite::Error> {
 }
 
 impl Store {
+    /// Whether a token would be good now. What counts is decided when it is redeemed.
+    pub async fn check_token(&self, hash: [u8; 32], spiffe_id: String, now: i64) -> Result<(), CommitError> {
+        let wrong = self.read(move |connection| token_wrong(connection, &hash, &spiffe_id, now)).await?;
+        wrong.map_or(Ok(()), Err)
+    }
+
     pub async fn certificate(&self, serial: &str) -> Result<Option<Record>, StoreError> {
         let serial = serial.to_owned();
         self.read(move |connection| {

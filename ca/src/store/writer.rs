@@ -14,6 +14,8 @@ pub(super) enum Command {
     CreateToken(NewToken),
     Commit(Box<(Authorisation, Record)>),
     Refused(Refused),
+    /// Nothing comes after it.
+    Close,
 }
 
 /// A command and who waits for it.
@@ -36,11 +38,15 @@ impl Writer {
         Ok(Self { connection, chain })
     }
 
-    /// Works until the last handle is gone.
+    /// Works until it is told to close, or the last handle is gone.
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP_MAX);
         while waiting.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+            let last = group.iter().any(|job| matches!(job.command, Command::Close));
             self.work(&mut group);
+            if last {
+                return;
+            }
         }
     }
 
