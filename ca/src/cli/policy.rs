@@ -39,7 +39,7 @@ pub(super) struct Check {
     output: Output,
 }
 
-/// Run the [[expect]] of a policy file.
+/// Run the `[[expect]]` of a policy file.
 ///
 /// Exit code: 0 all as expected; 1 not; 2 the file cannot be read.
 #[derive(Debug, clap::Args)]
