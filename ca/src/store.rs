@@ -54,7 +54,8 @@ pub struct NewToken {
 pub enum Authorisation {
     /// The token is known, of this identity, in time, and has a use left, which is used up.
     Token { hash: [u8; 32], spiffe_id: String, now: i64 },
-    /// The certificate is on record for this identity; if asked, none was issued by renewing it.
+    /// The certificate is on record for this identity, with another key than the new one; if asked, none was issued by
+    /// renewing it.
     Svid { serial: String, spiffe_id: String, only_if_newest: bool },
 }
 
@@ -104,6 +105,8 @@ pub enum CommitError {
     UnknownCertificate,
     #[error("the certificate that asks has expired and was renewed before")]
     Superseded,
+    #[error("the CSR has the key of the current certificate; make a new one")]
+    SameKey,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

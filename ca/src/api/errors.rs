@@ -33,6 +33,7 @@ pub(super) fn commit(error: &CommitError) -> Status {
         CommitError::TokenOfAnotherId | CommitError::UnknownCertificate | CommitError::Superseded => {
             Code::PermissionDenied
         }
+        CommitError::SameKey => Code::InvalidArgument,
     };
     Status::new(code, error.to_string())
 }

@@ -79,23 +79,10 @@ impl WorkloadApi {
         let taken = shared.identities.take(grant.id().clone(), Instant::now());
         taken.map_err(|wait| errors::busy(&format!("too many requests for {}", grant.id()), wait))?;
         let csr = Csr::parse(csr).map_err(|error| errors::csr(&error))?;
-        self.check_new_key(grant.attestation(), &csr).await?;
         let template =
             Template::new(grant, csr, shared.svid_ttl, now).map_err(|error| errors::issue(&error.into()))?;
         let issued = template.sign(authority, now).map_err(|error| errors::issue(&error))?;
         issued.release(&shared.store).await.map_err(|error| errors::commit(&error))
-    }
-
-    /// A renewal with the key of the certificate it renews would keep a stolen key alive for ever.
-    async fn check_new_key(&self, attestation: &Attestation, csr: &Csr) -> Result<(), Status> {
-        let Attestation::Svid { serial, .. } = attestation else { return Ok(()) };
-        let renewed = self.0.store.certificate(serial).await.map_err(|error| errors::store(&error))?;
-        match renewed {
-            Some(renewed) if renewed.key_sha256 == csr.key_sha256() => Err(Status::invalid_argument(
-                "the CSR has the key of the current certificate; make a new one",
-            )),
-            _ => Ok(()),
-        }
     }
 
     /// Every decision is on record before the answer leaves.

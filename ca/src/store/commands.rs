@@ -44,7 +44,7 @@ fn commit(
     match authorisation {
         Authorisation::Token { hash, spiffe_id, now } => redeem(connection, hash, spiffe_id, *now)?,
         Authorisation::Svid { serial, spiffe_id, only_if_newest } => {
-            check_renewed(connection, serial, spiffe_id, *only_if_newest)?;
+            check_renewed(connection, serial, spiffe_id, *only_if_newest, &record.key_sha256)?;
         }
     }
     let insert = "INSERT INTO certificate
@@ -98,13 +98,22 @@ fn redeem(connection: &Connection, hash: &[u8; 32], spiffe_id: &str, now: i64) -
     })
 }
 
-fn check_renewed(connection: &Connection, serial: &str, spiffe_id: &str, only_if_newest: bool) -> Done {
-    let known = connection
-        .prepare_cached("SELECT 1 FROM certificate WHERE serial = ? AND spiffe_id = ?")
-        .and_then(|mut known| known.exists([serial, spiffe_id]))
+fn check_renewed(
+    connection: &Connection,
+    serial: &str,
+    spiffe_id: &str,
+    only_if_newest: bool,
+    new_key: &str,
+) -> Done {
+    let key: Option<String> = connection
+        .prepare_cached("SELECT key_sha256 FROM certificate WHERE serial = ? AND spiffe_id = ?")
+        .and_then(|mut key| key.query_row([serial, spiffe_id], |row| row.get(0)).optional())
         .map_err(sqlite)?;
-    if !known {
-        return Err(CommitError::UnknownCertificate);
+    match key {
+        None => return Err(CommitError::UnknownCertificate),
+        // A renewal with the key that it renews would keep a stolen key alive for ever.
+        Some(key) if key == new_key => return Err(CommitError::SameKey),
+        Some(_) => {}
     }
     if only_if_newest {
         let renewed = connection

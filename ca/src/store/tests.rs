@@ -73,6 +73,8 @@ async fn a_renewed_certificate_is_on_record_and_an_expired_one_renews_once() {
     ));
     store.create_token(token(1)).await.unwrap();
     store.commit(by_token(ID, NOW), record("a", "join_token")).await.unwrap();
+    let same_key = Record { key_sha256: "key of a".to_owned(), ..record("b", "svid:a") };
+    assert!(matches!(store.commit(by_svid("a", true), same_key).await, Err(CommitError::SameKey)));
     store.commit(by_svid("a", true), record("b", "svid:a")).await.unwrap();
     assert!(matches!(
         store.commit(by_svid("a", true), record("c", "svid:a")).await,
