@@ -79,3 +79,12 @@ fn print(text: &str) -> std::io::Result<()> {
         done => done,
     }
 }
+
+/// Text that may have come from callers: nothing in it shall steer a terminal or look like a line of its own.
+fn escaped(text: &str) -> String {
+    let show = |character: char| match character {
+        '"' | '\'' => character.to_string(),
+        other => other.escape_debug().to_string(),
+    };
+    text.chars().map(show).collect()
+}

@@ -1,5 +1,28 @@
 //! An issuance as a chain of types, so that any other order does not compile:
 //! `Attestation → Grant → Template → Issued`, and only a recorded `Issued` gives its certificate away.
+//!
+//! No template without a grant, and no grant but from the registry:
+//! ```compile_fail,E0451
+//! # use postern_ca::{attest::Attestation, registry::Grant};
+//! fn grant(id: postern_proto::identity::SpiffeId, attestation: Attestation, now: time::OffsetDateTime) -> Grant {
+//!     Grant { id, attestation, now }
+//! }
+//! ```
+//! A grant is used up by one template:
+//! ```compile_fail,E0382
+//! # use postern_ca::{issue::{Csr, Template}, registry::Grant};
+//! # fn two(grant: Grant, one: Csr, two: Csr, life: std::time::Duration, now: time::OffsetDateTime) {
+//! let first = Template::new(grant, one, life, now);
+//! let second = Template::new(grant, two, life, now);
+//! # }
+//! ```
+//! What is signed shows its chain only when it is on record:
+//! ```compile_fail,E0616
+//! # use postern_ca::issue::Issued;
+//! fn leak(issued: Issued) -> usize {
+//!     issued.chain.len()
+//! }
+//! ```
 
 mod csr;
 mod der;

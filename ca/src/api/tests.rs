@@ -31,10 +31,15 @@ struct Held {
 
 impl Inside {
     fn new() -> Self {
+        Self::with_issuer_of(Time::days(2))
+    }
+
+    /// One whose issuer has that age, and was not replaced in time.
+    fn with_issuer_of(age: Time) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
         let config = Config::new(TrustDomain::new("shop.example").unwrap(), dir.path().to_owned());
-        let authority = Authority::open(dir.path(), &config.trust_domain, now - Time::days(2)).unwrap();
+        let authority = Authority::open(dir.path(), &config.trust_domain, now - age).unwrap();
         let (store, _) = Store::open(&dir.path().join("store.sqlite")).unwrap();
         let api = WorkloadApi(Arc::new(Shared::new(&config, Arc::new(authority), store)));
         Self { _dir: dir, api, now }
@@ -127,6 +132,25 @@ async fn a_certificate_that_expired_while_its_machine_slept_renews_once() {
 
     let again = inside.renew_with_a_new_key(&held).await;
     inside.assert_refused(again, Code::PermissionDenied, "renewed before").await;
+}
+
+#[tokio::test]
+async fn no_certificate_outlives_its_issuer() {
+    let inside = Inside::with_issuer_of(Time::days(30) - Time::minutes(10));
+    let held = inside.on_record(Time::minutes(9)).await;
+    let renewed = inside.renew_with_a_new_key(&held).await.unwrap();
+    let authority = &inside.api.0.authority;
+    let chain: Vec<_> = renewed.chain.into_iter().map(CertificateDer::from).collect();
+    let svid = verify(&chain, authority.bundles(), OffsetDateTime::now_utc()).unwrap();
+    assert_eq!(svid.not_after(), authority.issuer().not_after);
+}
+
+#[tokio::test]
+async fn an_issuer_whose_time_is_over_signs_nothing() {
+    let inside = Inside::with_issuer_of(Time::days(30) + Time::minutes(10));
+    let held = inside.on_record(-Time::minutes(11)).await;
+    let refused = inside.renew_with_a_new_key(&held).await;
+    inside.assert_refused(refused, Code::Internal, "nothing was issued").await;
 }
 
 #[tokio::test]

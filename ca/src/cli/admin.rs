@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Format;
+use super::{Format, escaped};
 use crate::config::admin_socket_in;
 
 /// How long a CA may take to open its socket.
@@ -71,7 +71,7 @@ impl Admin {
 /// A refusal in the CA's own words.
 fn said(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Status>() {
-        Ok(status) => anyhow!("{}", status.message().escape_debug()),
+        Ok(status) => anyhow!("{}", escaped(status.message())),
         Err(error) => error,
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::admin::{Admin, Output};
-use super::{Format, cert, print};
+use super::{Format, cert, escaped, print};
 
 /// Rows are fetched in pages of this size.
 const PAGE: u32 = 100;
@@ -164,15 +164,6 @@ fn as_json(entry: &AuditEntry) -> Value {
 fn for_people(entry: &AuditEntry) -> String {
     let (at, subject, detail) = (cert::time(entry.at), escaped(&entry.subject), escaped(&entry.detail));
     format!("{at:<20}  {:<13}  {subject:<40}  {detail}", entry.decision)
-}
-
-/// Some of it came from callers: nothing in it shall steer a terminal or look like a line of its own.
-fn escaped(text: &str) -> String {
-    let readable = |character: char| matches!(character, '"' | '\'');
-    let show = |character: char| {
-        if readable(character) { character.to_string() } else { character.escape_debug().to_string() }
-    };
-    text.chars().map(show).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

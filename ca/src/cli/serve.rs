@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use postern_proto::identity::TrustDomain;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
+use super::Format;
 use crate::config::{Config, LISTEN_DEFAULT, Log, admin_socket_in};
 
 /// Log lines that wait for a reader; further ones are dropped, so that a blocked pipe never stalls the CA.
@@ -34,16 +35,21 @@ pub(super) struct Args {
     /// Where operators reach it [default: DIR/admin.sock]
     #[arg(long, value_name = "PATH")]
     admin_socket: Option<PathBuf>,
+    /// How the log is written to standard error [default: text, or what the configuration file says]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<Format>,
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
-    let config = match configuration(args) {
+    let log_format = args.log_format;
+    let mut config = match configuration(args) {
         Ok(config) => config,
         Err(problem) => {
             eprintln!("{problem}");
             return ExitCode::from(2);
         }
     };
+    config.log.json = log_format.map_or(config.log.json, |format| format == Format::Json);
     let _flushed_at_end = log_to_stderr(config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let served = runtime

@@ -23,7 +23,7 @@ pub(super) struct Create {
     #[arg(long, value_name = "NAME")]
     id: String,
     /// How long it can be used, up to 7d.
-    #[arg(long, default_value = "10m", value_parser = duration::parse)]
+    #[arg(long, default_value = "10m", value_parser = whole_seconds)]
     ttl: Duration,
     /// How often it can be used.
     #[arg(long, default_value_t = 1)]
@@ -32,6 +32,12 @@ pub(super) struct Create {
     admin: Admin,
     #[command(flatten)]
     output: Output,
+}
+
+/// The CA counts in seconds; cutting off the rest would make another time than was asked for.
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let ttl = duration::parse(text).map_err(|error| error.to_string())?;
+    if ttl.subsec_nanos() == 0 { Ok(ttl) } else { Err("write whole seconds, as in \"10s\"".to_owned()) }
 }
 
 pub(super) fn run(command: Command) -> ExitCode {

@@ -1,4 +1,4 @@
-//! `postern-ca audit`: what operators see of the record, and that tampering with it is found.
+//! What operators ask on the admin socket: above all the audit chain, in which tampering is found.
 
 #![allow(
     clippy::unwrap_used,
@@ -196,4 +196,18 @@ fn insert_rows(ca: &Ca, count: i64) {
              WHERE audit.number = 1"
         ),
     );
+}
+
+#[test]
+fn a_refusal_is_read_as_it_was_written() {
+    let ca = Ca::start();
+    let output = ca.ask(&["cert", "show", "zz"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "postern-ca: no certificate \"zz\" is on record\n");
+    for ttl in ["500ms", "1500ms", "ten", "0"] {
+        let output = ca.ask(&["token", "create", "--id", "orders", "--ttl", ttl]);
+        assert_eq!(output.status.code(), Some(2), "{ttl}: {output:?}");
+        assert!(output.stdout.is_empty());
+    }
 }
