@@ -107,7 +107,7 @@ impl WorkloadApi {
         let store = &self.0.store;
         match grant.attestation() {
             Attestation::JoinToken { hash, .. } => {
-                store.check_token(*hash, grant.id().to_string(), now.unix_timestamp()).await.map(|()| None)
+                store.check_token(*hash, grant.id().as_str(), now.unix_timestamp()).await.map(|()| None)
             }
             Attestation::Svid { serial, .. } => {
                 let current = store.certificate(serial).await?.ok_or(CommitError::UnknownCertificate)?;
