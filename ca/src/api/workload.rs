@@ -101,7 +101,7 @@ impl WorkloadApi {
     async fn check_proof(&self, grant: &Grant, now: OffsetDateTime) -> Result<(), CommitError> {
         match grant.attestation() {
             Attestation::JoinToken { hash, .. } => {
-                self.0.store.check_token(*hash, grant.id().to_string(), now.unix_timestamp()).await
+                self.0.store.check_token(*hash, grant.id().as_str(), now.unix_timestamp()).await
             }
             Attestation::Svid { .. } => Ok(()),
         }

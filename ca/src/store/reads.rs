@@ -50,14 +50,13 @@ fn record(row: &Row<'_>) -> Result<(Record, i64), rusqlite::Error> {
 
 impl Store {
     /// Whether a token would be good now. What counts is decided when it is redeemed.
-    pub async fn check_token(&self, hash: [u8; 32], spiffe_id: String, now: i64) -> Result<(), CommitError> {
-        let wrong = self.read(move |connection| token_wrong(connection, &hash, &spiffe_id, now)).await?;
+    pub async fn check_token(&self, hash: [u8; 32], spiffe_id: &str, now: i64) -> Result<(), CommitError> {
+        let wrong = self.look_up(|connection| token_wrong(connection, &hash, spiffe_id, now)).await?;
         wrong.map_or(Ok(()), Err)
     }
 
     pub async fn certificate(&self, serial: &str) -> Result<Option<Record>, StoreError> {
-        let serial = serial.to_owned();
-        self.read(move |connection| {
+        self.look_up(|connection| {
             let mut select =
                 connection.prepare_cached(&format!("SELECT {COLUMNS} FROM certificate WHERE serial = ?"))?;
             Ok(select.query_row([serial], record).optional()?.map(|(record, _)| record))

@@ -61,7 +61,7 @@ async fn each_way_a_token_fails_has_its_name_and_uses_nothing_up() {
     let other = by_token("spiffe://shop.example/payments", NOW);
     assert!(matches!(commit(other).await, Err(CommitError::TokenOfAnotherId)));
     assert!(matches!(commit(by_token(ID, NOW + 600)).await, Err(CommitError::TokenExpired)));
-    let check = async |now| store.check_token([7; 32], ID.to_owned(), now).await;
+    let check = async |now| store.check_token([7; 32], ID, now).await;
     assert!(matches!(check(NOW + 600).await, Err(CommitError::TokenExpired)));
     check(NOW + 599).await.unwrap();
     commit(by_token(ID, NOW + 599)).await.unwrap();
