@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tracing::warn;
 
-const LOCK: &str = "lock";
+const WRITABLE_BY_ALL: u32 = 0o002;
 /// What a fresh volume holds.
 const OF_A_VOLUME: &str = "lost+found";
 
@@ -17,8 +17,8 @@ const OF_A_VOLUME: &str = "lost+found";
 pub(super) enum DataDirError {
     #[error("another postern-ca uses {}", path.display())]
     InUse { path: PathBuf },
-    #[error("{} is not empty and holds no CA; name a directory of its own", path.display())]
-    Foreign { path: PathBuf },
+    #[error("everybody can write to {}; name a directory of the CA's own", path.display())]
+    Open { path: PathBuf },
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
 }
@@ -34,13 +34,13 @@ impl DataDir {
     pub(super) fn open(path: &Path) -> Result<Self, DataDirError> {
         let io = |error| DataDirError::Io { path: path.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
-        // Somebody else's directory, such as /tmp, is neither closed to others nor filled.
-        if !path.join(LOCK).exists() && !is_empty(path).map_err(io)? {
-            return Err(DataDirError::Foreign { path: path.to_owned() });
+        if is_empty(path).map_err(io)? {
+            close_to_others(path).map_err(io)?;
+        } else if std::fs::metadata(path).map_err(io)?.permissions().mode() & WRITABLE_BY_ALL != 0 {
+            return Err(DataDirError::Open { path: path.to_owned() });
         }
-        close_to_others(path).map_err(io)?;
         let lock =
-            OpenOptions::new().create(true).append(true).mode(0o600).open(path.join(LOCK)).map_err(io)?;
+            OpenOptions::new().create(true).append(true).mode(0o600).open(path.join("lock")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: path.to_owned() }),
@@ -62,7 +62,8 @@ fn is_empty(dir: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A mounted volume may belong to somebody else, who decides about its mode; our files in it are ours alone.
+/// Only an empty directory: one with other things in it, such as /etc, is not ours to close. What we put there is closed
+/// by itself. A mounted volume may belong to somebody else, who decides about its mode; our files in it are ours alone.
 fn close_to_others(dir: &Path) -> io::Result<()> {
     match std::fs::set_permissions(dir, Permissions::from_mode(0o700)) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

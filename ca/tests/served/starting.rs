@@ -80,15 +80,19 @@ fn a_socket_that_answers_and_a_file_that_is_no_socket_are_left_alone() {
 }
 
 #[test]
-fn a_directory_with_other_things_in_it_is_neither_filled_nor_closed_to_others() {
+fn a_directory_with_other_things_in_it_is_not_closed_to_others_and_one_open_to_all_is_refused() {
     let home = Home::new();
     let data = home.path().join("data");
     std::fs::create_dir(&data).unwrap();
     std::fs::write(data.join("letter"), "dear").unwrap();
-    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o1777)).unwrap();
     let said = refused(home.serve("").output().unwrap());
-    assert!(said.contains("holds no CA"), "{said}");
-    assert_eq!((mode(&data), std::fs::read_dir(&data).unwrap().count()), (0o755, 1));
+    assert!(said.contains("everybody can write"), "{said}");
+    assert_eq!((mode(&data), std::fs::read_dir(&data).unwrap().count()), (0o777, 1));
+
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _ca = home.start("");
+    assert_eq!((mode(&data), mode(&data.join("authority"))), (0o755, 0o700));
 }
 
 #[test]
