@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use postern_proto::join_token::JoinToken;
 use postern_proto::wire::v1::certificate_authority_server::CertificateAuthority;
 use postern_proto::wire::v1::issue_request::Attestation as Proof;
-use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, TrustBundle};
+use postern_proto::wire::v1::{
+    IssueRequest, IssueResponse, RenewRequest, SidecarReport, SidecarUpdate, TrustBundle,
+};
 use time::OffsetDateTime;
 use tokio::sync::SemaphorePermit;
 use tonic::{Request, Response, Status};
@@ -52,6 +54,15 @@ impl CertificateAuthority for WorkloadApi {
             self.certify(Attestation::by_svid(svid.clone(), OffsetDateTime::now_utc()), &csr).await
         };
         self.answer(issued.await, subject).await
+    }
+
+    type SubscribeStream = tokio_stream::Empty<Result<SidecarUpdate, Status>>;
+
+    async fn subscribe(
+        &self,
+        _: Request<tonic::Streaming<SidecarReport>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
 

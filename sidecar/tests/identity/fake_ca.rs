@@ -12,14 +12,16 @@ use postern_proto::wire::v1::certificate_authority_server::{
     CertificateAuthority, CertificateAuthorityServer,
 };
 use postern_proto::wire::v1::issue_request::Attestation;
-use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, TrustBundle};
+use postern_proto::wire::v1::{
+    IssueRequest, IssueResponse, RenewRequest, SidecarReport, SidecarUpdate, TrustBundle,
+};
 use postern_sidecar::clock::Clock;
 use postern_sidecar::config::HostPort;
 use time::{Duration, OffsetDateTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::{Authority, TRUST_DOMAIN, Validity, public_key};
 
@@ -221,6 +223,15 @@ impl CertificateAuthority for Desk {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = self.peer.as_ref().ok_or_else(|| Status::unauthenticated("no certificate"))?;
         self.answer(Asked { csr: request.into_inner().csr, id: peer.id().clone(), token: None }).await
+    }
+
+    type SubscribeStream = tokio_stream::Empty<Result<SidecarUpdate, Status>>;
+
+    async fn subscribe(
+        &self,
+        _: Request<Streaming<SidecarReport>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Err(Status::unimplemented("this CA only issues"))
     }
 }
 

@@ -46,6 +46,227 @@ pub struct TrustBundle {
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SidecarReport {
+    #[prost(oneof = "sidecar_report::Report", tags = "1, 2, 3")]
+    pub report: ::core::option::Option<sidecar_report::Report>,
+}
+/// Nested message and enum types in `SidecarReport`.
+pub mod sidecar_report {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Report {
+        /// First, and once.
+        #[prost(message, tag = "1")]
+        Hello(super::SidecarHello),
+        #[prost(message, tag = "2")]
+        Acknowledgement(super::PolicyAcknowledgement),
+        #[prost(message, tag = "3")]
+        Calls(super::CallReports),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SidecarHello {
+    /// Tells sidecars of one identity apart; random at each start.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// The program's version.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub inbounds: ::prost::alloc::vec::Vec<SidecarPort>,
+    /// The services that outbounds call by name: the slice says which identities they have.
+    #[prost(string, repeated, tag = "4")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `sha256:…` where the sidecar has a policy file of its own. It is then sent no policy, only revocations.
+    #[prost(string, tag = "5")]
+    pub own_policy_digest: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SidecarPort {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `tcp` or `http`.
+    #[prost(string, tag = "2")]
+    pub protocol: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyAcknowledgement {
+    /// The slice that is meant.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// Why it was not taken, so that the one before stays in force; empty where it is in force.
+    #[prost(string, tag = "2")]
+    pub refused: ::prost::alloc::string::String,
+    /// What of it this sidecar cannot enforce, and so refuses, in words.
+    #[prost(string, repeated, tag = "3")]
+    pub unenforceable: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CallReports {
+    #[prost(message, repeated, tag = "1")]
+    pub calls: ::prost::alloc::vec::Vec<CallReport>,
+    /// Calls since the last report that are in none, for want of room.
+    #[prost(uint64, tag = "2")]
+    pub lost: u64,
+}
+/// Calls of one kind to the subscribed identity, counted since the last report.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CallReport {
+    #[prost(enumeration = "call_report::Outcome", tag = "1")]
+    pub outcome: i32,
+    /// SPIFFE ID.
+    #[prost(string, tag = "2")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub port: ::prost::alloc::string::String,
+    /// Empty for a connection that carries no calls.
+    #[prost(string, tag = "4")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub path: ::prost::alloc::string::String,
+    /// What no rule had, in words.
+    #[prost(string, tag = "6")]
+    pub gap: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub policy_digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub count: u64,
+    /// Unix seconds.
+    #[prost(int64, tag = "9")]
+    pub first: i64,
+    #[prost(int64, tag = "10")]
+    pub last: i64,
+}
+/// Nested message and enum types in `CallReport`.
+pub mod call_report {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Outcome {
+        Unspecified = 0,
+        Refused = 1,
+        /// Let in by `mode = "observe"` although no rule allows it.
+        Observed = 2,
+    }
+    impl Outcome {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OUTCOME_UNSPECIFIED",
+                Self::Refused => "OUTCOME_REFUSED",
+                Self::Observed => "OUTCOME_OBSERVED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+                "OUTCOME_REFUSED" => Some(Self::Refused),
+                "OUTCOME_OBSERVED" => Some(Self::Observed),
+                _ => None,
+            }
+        }
+    }
+}
+/// Each carries its subject whole; the first of each kind comes at once.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SidecarUpdate {
+    #[prost(oneof = "sidecar_update::Update", tags = "1, 2")]
+    pub update: ::core::option::Option<sidecar_update::Update>,
+}
+/// Nested message and enum types in `SidecarUpdate`.
+pub mod sidecar_update {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Update {
+        #[prost(message, tag = "1")]
+        Policy(super::PolicySlice),
+        #[prost(message, tag = "2")]
+        Revoked(super::RevokedIdentities),
+    }
+}
+/// What of the stored policy concerns one identity.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicySlice {
+    /// 0 where no policy is stored: then everybody is refused.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// `sha256:…` of the whole file's bytes.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    /// The file's name when it was applied; lines of rules are lines of this file.
+    #[prost(string, tag = "3")]
+    pub file: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// The identities of the services that the hello asked for, as far as they are declared.
+    #[prost(message, repeated, tag = "5")]
+    pub names: ::prost::alloc::vec::Vec<SliceName>,
+    /// Absent where the policy declares no service with this identity.
+    #[prost(message, optional, tag = "6")]
+    pub own: ::core::option::Option<SliceService>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SliceName {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SliceService {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// `enforce` or `observe`.
+    #[prost(string, tag = "3")]
+    pub mode: ::prost::alloc::string::String,
+    /// Whether `ports` is the complete list.
+    #[prost(bool, tag = "4")]
+    pub ports_declared: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub ports: ::prost::alloc::vec::Vec<SidecarPort>,
+    #[prost(message, repeated, tag = "6")]
+    pub rules: ::prost::alloc::vec::Vec<SliceRule>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SliceRule {
+    #[prost(uint32, tag = "1")]
+    pub line: u32,
+    /// Full SPIFFE IDs and patterns over their paths.
+    #[prost(string, repeated, tag = "2")]
+    pub from: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Absent rather than empty in the file: none here means any.
+    #[prost(string, repeated, tag = "3")]
+    pub calls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "4")]
+    pub port: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "5")]
+    pub owner: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "6")]
+    pub reason: ::core::option::Option<::prost::alloc::string::String>,
+    /// A date or a date-time, as in the file.
+    #[prost(string, optional, tag = "7")]
+    pub expires: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedIdentities {
+    /// SPIFFE IDs.
+    #[prost(string, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Generated client implementations.
 pub mod certificate_authority_client {
     #![allow(
@@ -170,6 +391,32 @@ pub mod certificate_authority_client {
                 .insert(GrpcMethod::new("postern.v1.CertificateAuthority", "Renew"));
             self.inner.unary(req, path, codec).await
         }
+        /// What a sidecar must know beside its certificate, and what it has to tell, for as long as it runs. The identity is
+        /// the one of the SVID in the handshake; an identity that is revoked is refused with PERMISSION_DENIED.
+        pub async fn subscribe(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::SidecarReport>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SidecarUpdate>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.CertificateAuthority/Subscribe",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.CertificateAuthority", "Subscribe"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -195,6 +442,18 @@ pub mod certificate_authority_server {
             &self,
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::IssueResponse>, tonic::Status>;
+        /// Server streaming response type for the Subscribe method.
+        type SubscribeStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SidecarUpdate, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What a sidecar must know beside its certificate, and what it has to tell, for as long as it runs. The identity is
+        /// the one of the SVID in the handshake; an identity that is revoked is refused with PERMISSION_DENIED.
+        async fn subscribe(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::SidecarReport>>,
+        ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct CertificateAuthorityServer<T> {
@@ -357,6 +616,55 @@ pub mod certificate_authority_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.CertificateAuthority/Subscribe" => {
+                    #[allow(non_camel_case_types)]
+                    struct SubscribeSvc<T: CertificateAuthority>(pub Arc<T>);
+                    impl<
+                        T: CertificateAuthority,
+                    > tonic::server::StreamingService<super::SidecarReport>
+                    for SubscribeSvc<T> {
+                        type Response = super::SidecarUpdate;
+                        type ResponseStream = T::SubscribeStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::SidecarReport>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CertificateAuthority>::subscribe(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SubscribeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
