@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod ca_client;
+pub mod call_counts;
 pub mod cli;
 pub mod clock;
 pub mod config;

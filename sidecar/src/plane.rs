@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Admission as _, Denial, Exactly};
-use postern_proto::policy::{Decision, Port, may_connect};
+use postern_proto::policy::{Decision, Policy, Port, may_connect};
+use postern_proto::wire::v1::call_report::Outcome;
 use tokio_util::sync::CancellationToken;
 
+use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
 use crate::config::{Config, Inbound, Target};
 use crate::credentials::{CredentialStore, Credentials};
@@ -23,6 +25,7 @@ pub struct Plane {
     pub policy: Arc<PolicyStore>,
     pub register: Arc<Register>,
     pub refusals: Refusals,
+    pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
 }
@@ -35,6 +38,7 @@ impl Plane {
             credentials: Arc::default(),
             policy: Arc::default(),
             register: Arc::new(Register::new(metrics.clone())),
+            call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
             clock,
@@ -68,18 +72,41 @@ impl Plane {
 
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.
     pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
+        let (decision, policy) = self.decision(peer, own, inbound)?;
+        denied_or(decision, &policy)
+    }
+
+    /// Decides as [`Self::decide`] about a connection that is new, so that it counts when no rule allows it.
+    pub fn admit(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
+        let (decision, policy) = self.decision(peer, own, inbound)?;
+        self.count(&decision, &policy, None);
+        denied_or(decision, &policy)
+    }
+
+    fn decision(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+    ) -> Result<(Decision, Arc<Policy>), Denial> {
         let policy = self.policy.current().ok_or_else(|| Denial {
             code: "no_policy",
             detail: "there is no policy, so every peer is refused".to_owned(),
         })?;
         let port = Port { name: &inbound.name, protocol: inbound.protocol };
-        let decision = may_connect(&policy, peer, own, port, self.clock.now());
-        match decision.lets_pass() {
-            true => Ok(decision),
-            false => {
-                Err(Denial { code: "denied", detail: format!("{} ({})", decision.reason(), policy.digest()) })
-            }
-        }
+        Ok((may_connect(&policy, peer, own, port, self.clock.now()), policy))
+    }
+
+    /// Counts, for the CA to be told, what no rule of `policy` allows; `call` is method and path, if there is one.
+    pub fn count(&self, decision: &Decision, policy: &Policy, call: Option<(&str, &str)>) {
+        let (outcome, refusal) = match decision {
+            Decision::Allow { .. } => return,
+            Decision::Deny { refusal } => (Outcome::Refused, refusal),
+            Decision::Observed { refusal } => (Outcome::Observed, refusal),
+        };
+        let (from, port, gap) = (&refusal.peer, &*refusal.port, &*refusal.lack().to_string());
+        let seen = CallSeen { outcome, from, port, call, gap, policy_digest: policy.digest() };
+        self.call_counts.record(seen, self.clock.now());
     }
 
     /// The identity that must answer an outbound.
@@ -131,4 +158,11 @@ impl Plane {
             }
         }
     }
+}
+
+fn denied_or(decision: Decision, policy: &Policy) -> Result<Decision, Denial> {
+    if decision.lets_pass() {
+        return Ok(decision);
+    }
+    Err(Denial { code: "denied", detail: format!("{} ({})", decision.reason(), policy.digest()) })
 }
