@@ -24,6 +24,7 @@ pub mod policy_file;
 pub mod refusals;
 pub mod relay;
 pub mod renewal;
+pub mod revoked;
 pub mod run;
 pub mod schedule;
 pub mod state_dir;

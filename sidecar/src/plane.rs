@@ -1,11 +1,13 @@
 //! What every connection of this sidecar shares: identity, policy, register, and the decision made of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Admission as _, Denial, Exactly};
 use postern_proto::policy::{Decision, Policy, Port, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::call_counts::{CallCounts, CallSeen};
@@ -16,6 +18,10 @@ use crate::live::{Facts, Register};
 use crate::metrics::{Direction, Metrics};
 use crate::policy_file::PolicyStore;
 use crate::refusals::Refusals;
+use crate::revoked::Revoked;
+
+/// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
+pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shared state of the data plane.
 #[derive(Debug)]
@@ -23,6 +29,7 @@ pub struct Plane {
     pub config: Config,
     pub credentials: Arc<CredentialStore>,
     pub policy: Arc<PolicyStore>,
+    pub revoked: Arc<Revoked>,
     pub register: Arc<Register>,
     pub refusals: Refusals,
     pub call_counts: CallCounts,
@@ -37,6 +44,7 @@ impl Plane {
             config,
             credentials: Arc::default(),
             policy: Arc::default(),
+            revoked: Arc::default(),
             register: Arc::new(Register::new(metrics.clone())),
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
@@ -56,18 +64,31 @@ impl Plane {
             let detail = format!("this sidecar's own certificate expired at {not_after}");
             return Err(Denial { code: "own_identity_expired", detail });
         }
+        self.not_revoked_itself(credentials.svid.id())?;
         Ok(credentials)
     }
 
-    /// Whether the roots that are trusted now still vouch for a peer. A handshake judges by the roots it began with.
-    pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
-        match self.credentials.current() {
-            Some(own) if !peer.is_still_vouched_for(&own.bundles) => Err(Denial {
-                code: "root_removed",
-                detail: format!("the root that vouched for {} is no longer trusted", peer.id()),
-            }),
-            _ => Ok(()),
+    fn not_revoked_itself(&self, own: &SpiffeId) -> Result<(), Denial> {
+        if !self.revoked.contains(own) {
+            return Ok(());
         }
+        let detail = format!("this sidecar's own identity {own} is revoked");
+        Err(Denial { code: "own_identity_revoked", detail })
+    }
+
+    /// Whether a peer is believed now as it was in its handshake, which judged by the roots it began with: neither it
+    /// nor the own identity has been revoked, and its root is still trusted.
+    pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        if self.revoked.contains(peer.id()) {
+            return Err(Denial { code: "revoked", detail: format!("the identity {} is revoked", peer.id()) });
+        }
+        let Some(own) = self.credentials.current() else { return Ok(()) };
+        self.not_revoked_itself(own.svid.id())?;
+        if !peer.is_still_vouched_for(&own.bundles) {
+            let detail = format!("the root that vouched for {} is no longer trusted", peer.id());
+            return Err(Denial { code: "root_removed", detail });
+        }
+        Ok(())
     }
 
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.
@@ -125,22 +146,45 @@ impl Plane {
         })
     }
 
-    /// Decides about live connections again whenever policy, identity or trust change, until `cancel`.
+    /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
+    /// until `cancel`.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
+        let mut revoked = self.revoked.changes();
         let watch = async {
+            let mut decided = self.clock.now();
             loop {
                 let changed = tokio::select! {
                     changed = policy.changed() => changed,
                     changed = credentials.changed() => changed,
+                    changed = revoked.changed() => changed,
+                    () = self.a_rule_ends_after(decided) => Ok(()),
                 };
                 if changed.is_err() {
                     return;
                 }
+                decided = self.clock.now();
                 self.register.decide_again(|facts| self.still_allowed(facts));
             }
         };
         cancel.run_until_cancelled(watch).await;
+    }
+
+    /// Waits until a rule of the policy in force has ended that held at `decided`. The wall clock may jump and the
+    /// machine may sleep meanwhile, so it is looked at again and again.
+    async fn a_rule_ends_after(&self, mut decided: OffsetDateTime) {
+        loop {
+            let now = self.clock.now();
+            // After a step back of the clock, rules hold again that will end again.
+            decided = decided.min(now);
+            let end = self.policy.current().and_then(|policy| policy.next_expiry(decided));
+            let left = match end {
+                None => EXPIRY_LOOK_INTERVAL,
+                Some(end) if end <= now => return,
+                Some(end) => Duration::try_from(end - now).unwrap_or_default().min(EXPIRY_LOOK_INTERVAL),
+            };
+            tokio::time::sleep(left).await;
+        }
     }
 
     fn still_allowed(&self, facts: &Facts) -> Result<(), Denial> {
