@@ -56,6 +56,7 @@ pub struct Policy {
     file: Arc<str>,
     trust_domain: TrustDomain,
     digest: String,
+    version: Option<u64>,
     services: Vec<Service>,
     by_name: HashMap<Arc<str>, usize>,
     by_identity: HashMap<Box<str>, usize>,
@@ -83,6 +84,11 @@ impl Policy {
     /// `sha256:…` of the file's bytes.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The version under which the CA stores it, if it was read from a slice. Then it knows no rules but the own.
+    pub fn version(&self) -> Option<u64> {
+        self.version
     }
 
     /// Every declared service, in the order of the file.

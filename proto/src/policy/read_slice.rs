@@ -44,6 +44,7 @@ impl Policy {
         Ok(Self {
             file: reader.file.clone(),
             digest: slice.digest,
+            version: Some(slice.version),
             by_name: numbered().map(|(number, service)| (Arc::clone(&service.name), number)).collect(),
             by_identity: numbered()
                 .map(|(number, service)| (service.identity.as_str().into(), number))

@@ -33,6 +33,7 @@ proptest! {
             let slice = Policy::from_slice(whole.slice_for(target, &ALL, 7)).unwrap();
             let bare = Policy::from_slice(whole.slice_for(target, &[] as &[&str], 7)).unwrap();
             prop_assert_eq!((slice.digest(), slice.file()), (whole.digest(), whole.file()));
+            prop_assert_eq!((slice.version(), whole.version()), (Some(7), None));
             prop_assert_eq!(slice.trust_domain(), whole.trust_domain());
             for name in ALL {
                 prop_assert_eq!(slice.identity_of(name), whole.identity_of(name));
