@@ -21,6 +21,7 @@ pub mod outbound;
 pub mod pending;
 pub mod plane;
 pub mod policy_file;
+pub mod policy_store;
 pub mod refusals;
 pub mod relay;
 pub mod renewal;

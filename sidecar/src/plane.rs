@@ -16,7 +16,7 @@ use crate::config::{Config, Inbound, Target};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::live::{Facts, Register};
 use crate::metrics::{Direction, Metrics};
-use crate::policy_file::PolicyStore;
+use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
 
