@@ -17,6 +17,7 @@ use tracing::error;
 use crate::config::{Config, HostPort, IdentitySource};
 use crate::holder::IdentityStatus;
 use crate::plane::Plane;
+use crate::policy_store::{PolicySource, PolicyStatus};
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -75,15 +76,15 @@ impl Admin {
     fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         if let Err(denial) = self.plane.valid_credentials() {
-            let code = if denial.code == "own_identity_expired" { "identity expired" } else { "identity" };
+            let code = match denial.code {
+                "own_identity_expired" => "identity expired",
+                "own_identity_revoked" => "identity revoked",
+                _ => "identity",
+            };
             missing.push(format!("{code}: {}", denial.detail));
         }
         if self.plane.policy.current().is_none() {
-            let why = self.plane.policy.status().last_error;
-            missing.push(format!(
-                "policy: {}",
-                why.unwrap_or_else(|| "no file is configured or read yet".to_owned())
-            ));
+            missing.push(format!("policy: {}", why_no_policy(&self.plane.policy.status())));
         }
         match *self.phase.borrow() {
             Phase::Starting => missing.push("listeners: not open yet".to_owned()),
@@ -104,6 +105,9 @@ impl Admin {
             "missing": missing,
             "identity": identity,
             "policy": self.plane.policy.status(),
+            "unenforceable": self.plane.unenforceable(),
+            "subscription": *self.plane.subscription.borrow(),
+            "revoked": self.plane.revoked.current().len(),
             "inbounds": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
             "outbounds": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
             "connections": { "live": live, "begun": begun },
@@ -116,6 +120,17 @@ impl Admin {
         metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)());
         metrics.text()
     }
+}
+
+fn why_no_policy(status: &PolicyStatus) -> String {
+    let why = match (&status.last_error, status.source, status.version) {
+        (Some(error), ..) => error,
+        (None, PolicySource::Ca, Some(0)) => "the CA stores none",
+        (None, PolicySource::Ca, _) => "none has come from the CA yet",
+        (None, PolicySource::File, _) => "the file is not read yet",
+        (None, PolicySource::None, _) => "neither a file nor a CA is configured",
+    };
+    why.to_owned()
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {

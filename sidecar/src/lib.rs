@@ -29,4 +29,5 @@ pub mod revoked;
 pub mod run;
 pub mod schedule;
 pub mod state_dir;
+pub mod subscription;
 pub mod upstream;

@@ -8,7 +8,9 @@ use postern_proto::mtls::{Admission as _, Denial, Exactly};
 use postern_proto::policy::{Decision, Policy, Port, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
@@ -19,9 +21,13 @@ use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
+use crate::subscription::SubscriptionStatus;
 
 /// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
 pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many things that cannot be enforced are told.
+pub const UNENFORCEABLE_TOLD_MAX: usize = 100;
 
 /// The shared state of the data plane.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub struct Plane {
     pub credentials: Arc<CredentialStore>,
     pub policy: Arc<PolicyStore>,
     pub revoked: Arc<Revoked>,
+    /// How the CA's stream stands.
+    pub subscription: watch::Sender<SubscriptionStatus>,
     pub register: Arc<Register>,
     pub refusals: Refusals,
     pub call_counts: CallCounts,
@@ -45,6 +53,7 @@ impl Plane {
             credentials: Arc::default(),
             policy: Arc::default(),
             revoked: Arc::default(),
+            subscription: watch::Sender::default(),
             register: Arc::new(Register::new(metrics.clone())),
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
@@ -130,6 +139,17 @@ impl Plane {
         self.call_counts.record(seen, self.clock.now());
     }
 
+    /// What of the policy in force cannot be enforced by these inbounds, in words, up to [`UNENFORCEABLE_TOLD_MAX`].
+    pub fn unenforceable(&self) -> Vec<String> {
+        let (Some(policy), Some(own)) = (self.policy.current(), self.credentials.current()) else {
+            return Vec::new();
+        };
+        let Some(service) = policy.service_with(own.svid.id()) else { return Vec::new() };
+        let ports = self.config.inbounds.iter();
+        let ports = ports.map(|inbound| Port { name: &inbound.name, protocol: inbound.protocol });
+        service.unenforceable(ports).take(UNENFORCEABLE_TOLD_MAX).map(|found| found.to_string()).collect()
+    }
+
     /// The identity that must answer an outbound.
     pub fn expected(&self, target: &Target) -> Result<SpiffeId, Denial> {
         let name = match target {
@@ -153,7 +173,9 @@ impl Plane {
         let mut revoked = self.revoked.changes();
         let watch = async {
             let mut decided = self.clock.now();
+            let mut told = Vec::new();
             loop {
+                self.tell_unenforceable(&mut told);
                 let changed = tokio::select! {
                     changed = policy.changed() => changed,
                     changed = credentials.changed() => changed,
@@ -168,6 +190,17 @@ impl Plane {
             }
         };
         cancel.run_until_cancelled(watch).await;
+    }
+
+    /// Logs what cannot be enforced, once while it stays the same.
+    fn tell_unenforceable(&self, told: &mut Vec<String>) {
+        let found = self.unenforceable();
+        if found != *told {
+            for what in &found {
+                warn!(what, "cannot be enforced, so it is refused");
+            }
+            *told = found;
+        }
     }
 
     /// Waits until a rule of the policy in force has ended that held at `decided`. The wall clock may jump and the
