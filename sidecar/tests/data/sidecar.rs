@@ -1,13 +1,13 @@
 //! Sidecars under test: the whole data plane with an identity and a policy put in place by the test.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, Svid};
 use postern_proto::policy::{Policy, Protocol};
-use postern_sidecar::clock::SystemClock;
+use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
     Config, HostPort, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target,
 };
@@ -56,6 +56,9 @@ pub struct Spec {
     pub svid: Option<Svid>,
     pub policy: Option<&'static str>,
     pub limits: Limits,
+    pub identity: IdentitySource,
+    pub policy_file: Option<PathBuf>,
+    pub clock: Arc<dyn Clock>,
     app: Option<SocketAddr>,
     to: Vec<SocketAddr>,
     target: Target,
@@ -68,6 +71,13 @@ impl Spec {
             svid: Some(authority.svid(&id(name), validity)),
             policy: Some(POLICY),
             limits: Limits::default(),
+            identity: IdentitySource::Files {
+                svid: Path::new("svid.pem").to_owned(),
+                key: Path::new("key.pem").to_owned(),
+                bundle: Path::new("bundle.pem").to_owned(),
+            },
+            policy_file: None,
+            clock: Arc::new(SystemClock),
             app: None,
             to: Vec::new(),
             target: Target::Service("payments".to_owned()),
@@ -107,20 +117,16 @@ impl Spec {
             protocol: Protocol::Tcp,
         });
         let config = Config {
-            identity: IdentitySource::Files {
-                svid: Path::new("svid.pem").to_owned(),
-                key: Path::new("key.pem").to_owned(),
-                bundle: Path::new("bundle.pem").to_owned(),
-            },
+            identity: self.identity,
             inbounds: inbound.into_iter().collect(),
             outbounds: outbound.into_iter().collect(),
-            policy_file: None,
+            policy_file: self.policy_file,
             admin: any,
             limits: self.limits,
             shutdown: Shutdown::default(),
             log: Log::default(),
         };
-        let plane = Arc::new(Plane::new(config, Arc::new(SystemClock)));
+        let plane = Arc::new(Plane::new(config, self.clock));
         if let Some(svid) = self.svid {
             plane.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
         }
