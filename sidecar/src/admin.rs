@@ -1,5 +1,7 @@
 //! What operators ask of a running sidecar, over HTTP on loopback: nothing here changes anything or tells a secret.
 
+mod serve;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,12 +14,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::config::{Config, HostPort, IdentitySource};
 use crate::holder::IdentityStatus;
 use crate::plane::Plane;
 use crate::policy_store::{PolicySource, PolicyStatus};
+
+pub use serve::{CONNECTION_LIFE_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT};
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -66,10 +69,7 @@ impl Admin {
             .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
             .layer(from_fn_with_state(admin.clone(), local_only))
             .with_state(admin);
-        let serve = async { axum::serve(listener, routes).await };
-        if let Some(Err(error)) = cancel.run_until_cancelled(serve).await {
-            error!(%error, "the admin endpoint failed");
-        }
+        serve::serve(listener, routes, cancel).await;
     }
 
     /// What is missing until the sidecar can do its work.
@@ -156,9 +156,11 @@ async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Nex
         Err(_) => host,
     });
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    let ours =
-        name == "localhost" || address.is_ok_and(|address| address.is_loopback() || address == own.ip());
-    if request.headers().contains_key(header::ORIGIN) || !(ours || own.ip().is_unspecified()) {
+    // A name can be made to point here, an address cannot.
+    let here =
+        |address: std::net::IpAddr| address.is_loopback() || address == own.ip() || own.ip().is_unspecified();
+    let ours = name == "localhost" || address.is_ok_and(here);
+    if request.headers().contains_key(header::ORIGIN) || !ours {
         let rule =
             "this endpoint is for operators on this host: no Origin, and a Host that is an address of it\n";
         return (StatusCode::FORBIDDEN, rule).into_response();
