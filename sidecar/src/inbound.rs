@@ -205,7 +205,7 @@ impl Admission for Door {
         self.registration.identify(peer);
         self.plane.still_believes(peer)?;
         let (peer, own) = (peer.id(), self.credentials.svid.id());
-        let decision = self.plane.decide(peer, own, &self.inbound)?;
+        let decision = self.plane.admit(peer, own, &self.inbound)?;
         if let Decision::Observed { .. } = &decision {
             let (port, reason) = (self.inbound.name.as_str(), decision.reason());
             tracing::info!(%peer, service = %own, port, reason, "observed");

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod ca_client;
+pub mod call_counts;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -21,10 +22,13 @@ pub mod outbound;
 pub mod pending;
 pub mod plane;
 pub mod policy_file;
+pub mod policy_store;
 pub mod refusals;
 pub mod relay;
 pub mod renewal;
+pub mod revoked;
 pub mod run;
 pub mod schedule;
 pub mod state_dir;
+pub mod subscription;
 pub mod upstream;

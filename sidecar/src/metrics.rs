@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
 use crate::holder::IdentityStatus;
+use crate::subscription::SubscriptionState;
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
@@ -81,6 +82,8 @@ pub struct Metrics {
     refusals: Family<RefusalLabels, Counter>,
     refusals_seen: Mutex<HashSet<RefusalLabels>>,
     policy_reloads: Family<ByResult, Counter>,
+    policy_version: Gauge,
+    subscription_connected: Gauge,
     svid_not_after: Gauge,
     svid_rotations: Counter,
     log_lines_dropped: Counter,
@@ -98,6 +101,8 @@ impl Default for Metrics {
             refusals: Family::default(),
             refusals_seen: Mutex::default(),
             policy_reloads: Family::default(),
+            policy_version: Gauge::default(),
+            subscription_connected: Gauge::default(),
             svid_not_after: Gauge::default(),
             svid_rotations: Counter::default(),
             log_lines_dropped: Counter::default(),
@@ -124,7 +129,10 @@ impl Metrics {
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
         registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
-        registry.register("policy_reloads", "Changes of the policy file", self.policy_reloads.clone());
+        registry.register("policy_reloads", "Changes of the policy", self.policy_reloads.clone());
+        registry.register("policy_version", "Of the CA's policy in force", self.policy_version.clone());
+        let connected = self.subscription_connected.clone();
+        registry.register("subscription_connected", "Whether the CA can be heard", connected);
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
         registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
@@ -169,6 +177,15 @@ impl Metrics {
 
     pub fn policy_reloaded(&self, result: &'static str) {
         self.policy_reloads.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// 0 where no policy of the CA is in force.
+    pub fn policy_version(&self, version: u64) {
+        self.policy_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+    }
+
+    pub fn subscription(&self, state: SubscriptionState) {
+        self.subscription_connected.set((state == SubscriptionState::Connected).into());
     }
 
     /// Connections begun and open now, both ways together.

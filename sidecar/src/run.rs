@@ -15,13 +15,14 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, LogLinesDropped, Phase};
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, IdentitySource};
 use crate::identity::IdentityTask;
 use crate::inbound::InboundServer;
 use crate::listen::{self, Until};
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::policy_file::PolicyFile;
+use crate::subscription::Subscription;
 use signals::Signals;
 
 /// Why a sidecar cannot start.
@@ -60,6 +61,10 @@ pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(
     background.spawn(admin.run(listener, ends.over.clone()));
     background.spawn(identity.run(ends.over.clone()));
     let look_now = start_policy(&plane, &ends, &mut background, clock).await;
+    if let Some(mut subscription) = Subscription::new(plane.clone()) {
+        subscription.restore().await;
+        background.spawn(subscription.run(ends.over.clone()));
+    }
     background.spawn(plane.clone().watch(ends.over.clone()));
 
     let mut listeners = open_listeners(&plane, &ends)?;
@@ -83,7 +88,9 @@ async fn start_policy(
     clock: Arc<SystemClock>,
 ) -> Arc<Notify> {
     let Some(path) = plane.config.policy_file.clone() else {
-        warn!("no [policy] file: every peer is refused");
+        if matches!(plane.config.identity, IdentitySource::Files { .. }) {
+            warn!("no [policy] file and no CA: every peer is refused");
+        }
         return Arc::default();
     };
     let mut file = PolicyFile::new(path, plane.policy.clone(), plane.metrics.clone(), clock);

@@ -19,8 +19,10 @@ mod read;
 mod read_calls;
 mod read_rule;
 mod read_service;
+mod read_slice;
 mod rule;
 mod service;
+mod slice;
 mod source;
 mod spelling;
 mod verdict;
@@ -40,8 +42,10 @@ pub use inbounds::Unenforceable;
 pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
 pub use peer::PeerError;
 pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
+pub use read_slice::SliceError;
 pub use rule::RuleRef;
 pub use service::{Mode, Protocol, Service};
+pub use slice::SLICE_BYTES_MAX;
 pub use verdict::Verdict;
 
 use crate::identity::{SpiffeId, TrustDomain};
@@ -52,6 +56,7 @@ pub struct Policy {
     file: Arc<str>,
     trust_domain: TrustDomain,
     digest: String,
+    version: Option<u64>,
     services: Vec<Service>,
     by_name: HashMap<Arc<str>, usize>,
     by_identity: HashMap<Box<str>, usize>,
@@ -79,6 +84,11 @@ impl Policy {
     /// `sha256:…` of the file's bytes.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The version under which the CA stores it, if it was read from a slice. Then it knows no rules but the own.
+    pub fn version(&self) -> Option<u64> {
+        self.version
     }
 
     /// Every declared service, in the order of the file.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::ask::NOW;
 
 /// Peer, port, and method with path.
-type Question = (&'static str, Port<'static>, Option<(&'static str, &'static str)>);
+pub(crate) type Question = (&'static str, Port<'static>, Option<(&'static str, &'static str)>);
 
 #[derive(Debug, Clone)]
 struct Rule {
@@ -22,7 +22,7 @@ struct Rule {
 }
 
 #[derive(Debug, Clone)]
-struct Service {
+pub(crate) struct Service {
     ports: Option<Vec<(&'static str, &'static str)>>,
     observe: bool,
     rules: Vec<Rule>,
@@ -93,7 +93,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         .prop_map(|(from, calls, port, expires)| Rule { from, calls, port, expires })
 }
 
-fn service() -> impl Strategy<Value = Service> {
+pub(crate) fn service() -> impl Strategy<Value = Service> {
     let ports = subsequence(vec![("api", "http"), ("bulk", "tcp"), ("web", "http")], 1..=3);
     (proptest::option::of(ports), proptest::bool::weighted(0.2), proptest::collection::vec(rule(), 0..5))
         .prop_map(|(ports, observe, mut rules)| {
@@ -262,13 +262,13 @@ fn port() -> impl Strategy<Value = Port<'static>> {
     (name, protocol).prop_map(|(name, protocol)| Port { name, protocol })
 }
 
-fn questions() -> impl Strategy<Value = Vec<Question>> {
+pub(crate) fn questions() -> impl Strategy<Value = Vec<Question>> {
     let call = proptest::option::weighted(0.8, (select(METHODS.to_vec()), select(PATHS.to_vec())));
     proptest::collection::vec((select(IDS.to_vec()), port(), call), 40)
 }
 
 /// A policy of these services; random rules may be the same twice, which is no policy.
-fn parsed(services: &[Service]) -> Option<(Policy, Vec<Vec<u32>>)> {
+pub(crate) fn parsed(services: &[Service]) -> Option<(Policy, Vec<Vec<u32>>)> {
     let (text, lines) = render(services);
     Some((Policy::parse("p", &text).ok()?, lines))
 }

@@ -161,6 +161,7 @@ impl Client {
         let (peer, inbound) = (self.peer.id(), &self.server.inbound);
         let (decision, policy) =
             plane.decide_call(peer, &self.own, inbound, Call { method, path }).map_err(bare)?;
+        plane.count(&decision, &policy, Some((method, path)));
         match &decision {
             Decision::Allow { .. } => Ok(()),
             Decision::Observed { .. } => {

@@ -94,14 +94,17 @@ impl OutboundServer {
         if alert == AlertDescription::AccessDenied
             && let Some((verdict, command)) = self.own_opinion()
         {
-            detail = format!("{detail}; {verdict}");
+            if let Some(verdict) = verdict {
+                detail = format!("{detail}; {verdict}");
+            }
             explain = Some(command);
         }
         self.refusal(reason, detail, Some(address), explain)
     }
 
-    /// What the policy on this side says to the same question, and the command that says it, too.
-    fn own_opinion(&self) -> Option<(String, String)> {
+    /// What the policy on this side says to the same question, and the command that says it, too. A slice from the
+    /// CA has no rules of others, so only the command can tell.
+    fn own_opinion(&self) -> Option<(Option<String>, String)> {
         let (policy, credentials) = (self.plane.policy.current()?, self.plane.credentials.current()?);
         let (own, expected) = (credentials.svid.id(), self.plane.expected(&self.outbound.target).ok()?);
         let mut ports =
@@ -112,6 +115,7 @@ impl OutboundServer {
         let asked = port.or(first).unwrap_or(Port { name: "any", protocol: self.outbound.protocol });
         let decision = may_connect(&policy, own, &expected, asked, self.plane.clock.now());
         let verdict = format!("by the policy here ({}): {}", policy.digest(), decision.reason());
+        let verdict = policy.version().is_none().then_some(verdict);
         let to = self.outbound.target.to_string();
         Some((verdict, explain_command(Some(&policy), own.as_str(), &to, port.map(|port| port.name))))
     }

@@ -14,6 +14,7 @@ mod apps;
 mod authority;
 mod sidecar;
 
+mod admin;
 mod carrying;
 mod deciding_again;
 mod ending;
