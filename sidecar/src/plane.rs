@@ -1,6 +1,6 @@
 //! What every connection of this sidecar shares: identity, policy, register, and the decision made of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::access_log::{AccessLog, Story};
 use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
 use crate::config::{Config, Inbound, Target};
@@ -43,6 +44,7 @@ pub struct Plane {
     pub refusals: Refusals,
     pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -59,6 +61,7 @@ impl Plane {
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
+            access_log: AccessLog::default(),
             clock,
         }
     }
@@ -121,8 +124,15 @@ impl Plane {
     }
 
     /// Decides as [`Self::decide`] about a connection that is new, so that it counts when no rule allows it.
-    pub fn admit(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
+    pub fn admit(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+        story: &Mutex<Story>,
+    ) -> Result<Decision, Denial> {
         let (decision, policy) = self.decision(peer, own, inbound)?;
+        story.lock().unwrap_or_else(PoisonError::into_inner).decided(&decision, &policy);
         self.count(&decision, &policy, None);
         denied_or(decision, &policy)
     }
