@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{Admission as _, Denial, Exactly};
+use postern_proto::mtls::{Admission as _, Denial, Exactly, REVOKED};
 use postern_proto::policy::{Decision, Policy, Port, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
 use time::OffsetDateTime;
@@ -89,7 +89,7 @@ impl Plane {
     /// nor the own identity has been revoked, and its root is still trusted.
     pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         if self.revoked.contains(peer.id()) {
-            return Err(Denial { code: "revoked", detail: format!("the identity {} is revoked", peer.id()) });
+            return Err(Denial { code: REVOKED, detail: format!("the identity {} is revoked", peer.id()) });
         }
         let Some(own) = self.credentials.current() else { return Ok(()) };
         self.not_revoked_itself(own.svid.id())?;
