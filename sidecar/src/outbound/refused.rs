@@ -171,9 +171,11 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
         AlertDescription::CertificateRequired => {
             ("certificate_required", "it has seen no certificate of ours")
         }
+        AlertDescription::CertificateRevoked => {
+            ("certificate_revoked", "it knows our identity to be revoked")
+        }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown => {
             ("certificate_refused", "it does not believe our certificate")
         }
