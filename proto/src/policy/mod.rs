@@ -6,6 +6,7 @@ mod check;
 mod coverage;
 mod decide;
 mod decision;
+mod diff;
 mod document;
 mod expectation;
 mod expires;
@@ -33,6 +34,9 @@ pub use call::{Call, CallError, CallPattern};
 pub use check::{Checked, WARN_DAYS_DEFAULT, check};
 pub use decide::{NEAREST_RULES_MAX, NEAREST_SCAN_MAX, Port, decide, may_connect};
 pub use decision::{Decision, Gap, Lacked, Nearest, Refusal};
+pub use diff::{
+    Access, Change, Changes, DIFF_CHANGES_MAX, DIFF_STEPS_MAX, Diff, Direction, Inbound, LISTED_MAX, diff,
+};
 pub use document::{EXPECTATIONS_MAX, LIST_ENTRIES_MAX, RULES_MAX};
 pub use expectation::{Expectation, ExpectationResult, run_expectations};
 pub use expires::{Expires, ExpiresError};
@@ -44,7 +48,7 @@ pub use rule::RuleRef;
 pub use service::{Mode, Protocol, Service};
 pub use verdict::Verdict;
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{IdPattern, SpiffeId, TrustDomain};
 
 /// A whole policy file, checked and compiled.
 #[derive(Debug, Clone)]
@@ -109,6 +113,19 @@ impl Policy {
     /// Reads a peer as a question names it: a declared service, a path under the own domain, or a full SPIFFE ID.
     pub fn peer(&self, text: &str) -> Result<SpiffeId, PeerError> {
         peer::parse_one(text, &self.trust_domain, |name| self.identity_of(name))
+    }
+
+    /// A peer as this file's `from` would write it: a declared service, a path under the own domain, or a full ID.
+    pub fn spelling_of(&self, peer: &IdPattern) -> String {
+        let written = peer.to_string();
+        if let Some(service) = self.by_identity.get(&*written).and_then(|number| self.services.get(*number)) {
+            return service.name().to_owned();
+        }
+        if peer.trust_domain() != &self.trust_domain {
+            return written;
+        }
+        let own = format!("spiffe://{}", self.trust_domain);
+        written.strip_prefix(&own).map_or(written.clone(), str::to_owned)
     }
 
     /// Every `[[expect]]`, in the order of the file.
