@@ -117,15 +117,22 @@ impl Policy {
 
     /// A peer as this file's `from` would write it: a declared service, a path under the own domain, or a full ID.
     pub fn spelling_of(&self, peer: &IdPattern) -> String {
-        let written = peer.to_string();
-        if let Some(service) = self.by_identity.get(&*written).and_then(|number| self.services.get(*number)) {
-            return service.name().to_owned();
+        self.spelled(peer.trust_domain(), peer.to_string())
+    }
+
+    /// An identity as this file's `from` would write it.
+    pub fn spelling_of_id(&self, id: &SpiffeId) -> String {
+        self.spelled(id.trust_domain(), id.to_string())
+    }
+
+    fn spelled(&self, trust_domain: &TrustDomain, full: String) -> String {
+        let declared = self.by_identity.get(&*full).and_then(|number| self.services.get(*number));
+        let own = format!("{}{}", peer::SCHEME, self.trust_domain);
+        match (declared, full.strip_prefix(&own)) {
+            (Some(service), _) => service.name().to_owned(),
+            (None, Some(path)) if trust_domain == &self.trust_domain => path.to_owned(),
+            _ => full,
         }
-        if peer.trust_domain() != &self.trust_domain {
-            return written;
-        }
-        let own = format!("spiffe://{}", self.trust_domain);
-        written.strip_prefix(&own).map_or(written.clone(), str::to_owned)
     }
 
     /// Every `[[expect]]`, in the order of the file.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use postern_proto::identity::SpiffeId;
 use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, Service, Verdict, decide, may_connect};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::super::admin::Output;
 use super::super::{Format, print};
-use super::{load, time_of};
+use super::{must_load, time_of};
 
 /// Say whether a caller may call a service, and which line decides.
 ///
@@ -48,7 +48,7 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(explain: &Explain) -> anyhow::Result<ExitCode> {
-    let policy = load(&explain.file)?.ok_or_else(|| anyhow!("{} is no policy", explain.file.display()))?;
+    let policy = must_load(&explain.file)?;
     let from = policy.peer(&explain.from).with_context(|| format!("--from {:?}", explain.from))?;
     let call = explain.call.as_deref().map(Call::parse).transpose().context("--call")?;
     let now = explain.at.unwrap_or_else(OffsetDateTime::now_utc);

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime, Time, UtcOffset};
 
 use super::{Access, Change, Inbound};
 
@@ -89,14 +90,23 @@ impl Access {
         if let Some(expires) = &self.rule.expires {
             about.push(format!("until {expires}"));
         }
-        if let Some(after) = self.after.and_then(|after| after.format(&Rfc3339).ok()) {
-            about.push(format!("both files allow it until {after}"));
+        if let Some(after) = self.after {
+            about.push(format!("both files allow it until {}", moment(after)));
         }
         format!("{what}{} ({})", places(&self.inbounds), about.join(", "))
     }
 }
 
-/// ` port "api"`, or ` any port` where the file declares none.
+/// A day's last moment as the day, as files write it.
+fn moment(time: OffsetDateTime) -> String {
+    let time = time.to_offset(UtcOffset::UTC);
+    match time.checked_add(Duration::NANOSECOND) {
+        Some(next) if next.time() == Time::MIDNIGHT => time.date().to_string(),
+        _ => time.format(&Rfc3339).unwrap_or_else(|_| time.to_string()),
+    }
+}
+
+/// ` port api`, or `, any port` where the file declares none.
 fn places(inbounds: &[Inbound]) -> String {
     let named: Vec<_> = inbounds.iter().filter_map(|inbound| inbound.name.as_deref()).collect();
     let unnamed: Vec<_> =
@@ -104,8 +114,8 @@ fn places(inbounds: &[Inbound]) -> String {
     let shown: Vec<_> = named.iter().map(|name| name.escape_debug()).collect();
     let any = match (unnamed.as_slice(), named.is_empty()) {
         ([], _) => return format!(" port {}", listed(&shown)),
-        ([protocol], true) => format!(" any {} port", protocol.as_str()),
-        (_, true) => " any port".to_owned(),
+        ([protocol], true) => format!(", any {} port", protocol.as_str()),
+        (_, true) => ", any port".to_owned(),
         ([protocol], false) => format!(" and any other {} port", protocol.as_str()),
         (_, false) => " and any other port".to_owned(),
     };
