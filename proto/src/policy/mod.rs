@@ -46,7 +46,7 @@ pub use peer::PeerError;
 pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
 pub use rule::RuleRef;
 pub use service::{Mode, Protocol, Service};
-pub use verdict::Verdict;
+pub use verdict::{AllowedCalls, Verdict, allowed_calls};
 
 use crate::identity::{IdPattern, SpiffeId, TrustDomain};
 
@@ -98,6 +98,11 @@ impl Policy {
     /// The service that has an identity.
     pub fn service_with(&self, id: &SpiffeId) -> Option<&Service> {
         self.services.get(*self.by_identity.get(id.as_str())?)
+    }
+
+    /// The declared service whose name a mistyped word probably meant.
+    pub fn nearest_service(&self, word: &str) -> Option<&str> {
+        spelling::nearest(word, self.services.iter().map(Service::name))
     }
 
     /// The identity of a declared service.

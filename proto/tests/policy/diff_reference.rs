@@ -81,8 +81,8 @@ fn universe(old: &Policy, new: &Policy) -> Vec<Point> {
 }
 
 fn declares(policy: &Policy, service: usize, port: Port<'_>) -> bool {
-    let mut ports = policy.services()[service].ports().into_iter().flatten();
-    ports.any(|declared| declared == (port.name, port.protocol))
+    let ports = policy.services().get(service).and_then(|service| service.ports());
+    ports.into_iter().flatten().any(|declared| declared == (port.name, port.protocol))
 }
 
 fn passes(policy: &Policy, point: &Point) -> bool {
