@@ -70,7 +70,7 @@ impl Admin for AdminApi {
         let expires_at = created_at.saturating_add_unsigned(ttl_seconds);
         let hash = hash_of(token.secret());
         let kept = NewToken { hash, spiffe_id: id.to_string(), created_at, expires_at, uses };
-        self.0.store.create_token(kept).await.map_err(|error| errors::store(&error))?;
+        self.0.store.create_token(kept).await.map_err(|error| errors::commit(&error))?;
         info!(id = %id, uses, ttl_seconds, "join token created");
         let token = token.reveal().to_string();
         Ok(Response::new(CreateJoinTokenResponse { token, spiffe_id: id.to_string(), expires_at }))
