@@ -52,11 +52,14 @@ fn find(connection: &Connection, id: &str) -> Result<Option<Revoked>, rusqlite::
     connection.prepare_cached(&format!("{SELECT} WHERE id = ?"))?.query_row([id], revoked).optional()
 }
 
+/// What an identity that is revoked is told.
+pub(super) fn refusal(connection: &Connection, id: &str) -> Result<Option<CommitError>, rusqlite::Error> {
+    Ok(find(connection, id)?.map(|Revoked { id, reason, .. }| CommitError::Revoked { id, reason }))
+}
+
 /// Refuses an identity that is revoked.
 pub(super) fn check(connection: &Connection, id: &str) -> Result<(), CommitError> {
-    find(connection, id)
-        .map_err(sqlite)?
-        .map_or(Ok(()), |Revoked { id, reason, .. }| Err(CommitError::Revoked { id, reason }))
+    refusal(connection, id).map_err(sqlite)?.map_or(Ok(()), Err)
 }
 
 pub(super) fn revoke(
