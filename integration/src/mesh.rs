@@ -54,6 +54,7 @@ pub struct SidecarSpec {
     outbounds: Vec<(String, SocketAddr)>,
     identity: Option<String>,
     policy: Option<PathBuf>,
+    protocol: &'static str,
     extra: String,
 }
 
@@ -128,13 +129,13 @@ impl Mesh {
         if let Some(policy) = &spec.policy {
             write!(text, "[policy]\nfile = \"{}\"\n", policy.display()).unwrap();
         }
-        let (mut inbounds, mut outbounds) = (Vec::new(), Vec::new());
+        let (mut inbounds, mut outbounds, protocol) = (Vec::new(), Vec::new(), spec.protocol);
         for (name, app) in &spec.inbounds {
             inbounds.push(listen());
             let listen = inbounds.last().unwrap();
             write!(
                 text,
-                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"tcp\"\n"
+                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -143,7 +144,7 @@ impl Mesh {
             let listen = outbounds.last().unwrap();
             write!(
                 text,
-                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"tcp\"\n"
+                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -212,6 +213,7 @@ impl SidecarSpec {
             outbounds: Vec::new(),
             identity: None,
             policy: None,
+            protocol: "tcp",
             extra: String::new(),
         }
     }
@@ -228,6 +230,12 @@ impl SidecarSpec {
 
     pub fn policy(mut self, file: &Path) -> Self {
         self.policy = Some(file.to_owned());
+        self
+    }
+
+    /// With inbounds and outbounds that speak HTTP.
+    pub fn http(mut self) -> Self {
+        self.protocol = "http";
         self
     }
 
