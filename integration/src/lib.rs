@@ -2,6 +2,7 @@
 
 pub mod apps;
 pub mod certs;
+pub mod grpc;
 pub mod load;
 mod mesh;
 mod ports;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::apps::App;
-use crate::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec};
+use crate::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, eventually};
 
 /// Who may call whom: one rule.
 pub const POLICY: &str = r#"trust_domain = "shop.example"
@@ -112,6 +112,14 @@ impl Shop {
             sidecar.ready().await;
         }
         Self { payments, orders, reports, policy, ca, mesh, _app: app }
+    }
+
+    /// Replaces the policy, and waits until `payments` decides by it.
+    pub async fn apply(&self, policy: &str) {
+        let digest = async || self.payments.status().await["policy"]["digest"].clone();
+        let before = digest().await;
+        self.mesh.write("policy.toml", policy);
+        eventually("the new policy", async || (digest().await != before).then_some(())).await;
     }
 
     /// Where `orders` reaches `payments`.

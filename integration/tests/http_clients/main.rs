@@ -1,0 +1,3 @@
+//! Clients and servers that others made talk through the pair as they would without it.
+
+mod grpc;
