@@ -10,6 +10,7 @@ mod program;
 pub mod shop;
 pub mod tls;
 pub mod tools;
+pub mod web;
 pub mod websocket;
 
 pub use mesh::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, TRUST_DOMAIN};
