@@ -4,6 +4,7 @@ mod app;
 mod body;
 mod call;
 mod exchange;
+mod expect;
 mod fields;
 mod framing;
 mod inbound;

@@ -129,14 +129,19 @@ async fn an_upload_waits_for_100_continue_and_a_refused_one_sends_nothing() {
     let shop = shop().await;
     let file = upload(&shop, 3_000_000);
     let expecting = ["--http1.1", "--expect100-timeout", "50", "-H", "Expect: 100-continue"];
-    let put = async |address| {
-        let url = url(address, "/charges/digest");
+    let put = async |address, path| {
+        let url = url(address, path);
         curl(&[&expecting[..], &["--upload-file", file.to_str().unwrap(), &url]].concat()).await
     };
-    let answer = put(shop.orders_to_payments()).await;
+    let answer = put(shop.orders_to_payments(), "/charges/digest").await;
     assert_eq!((answer.facts[0].as_str(), &answer.json()["bytes"]), ("200", &3_000_000.into()));
-    let answer = put(shop.reports_to_payments()).await;
-    assert_eq!((answer.facts[0].as_str(), answer.facts[3].as_str()), ("403", "0"), "nothing was sent");
+    for (address, path, status) in [
+        (shop.reports_to_payments(), "/charges/digest", "403"),
+        (shop.orders_to_payments(), "/charges/status/401", "401"),
+    ] {
+        let answer = put(address, path).await;
+        assert_eq!((answer.facts[0].as_str(), answer.facts[3].as_str()), (status, "0"), "nothing was sent");
+    }
 }
 
 fn upload(shop: &Shop, bytes: usize) -> PathBuf {
