@@ -286,6 +286,14 @@ impl Sidecar {
         body.lines().filter(of_metric).filter_map(value).sum()
     }
 
+    /// The sum of one field of `/connections` over all that are live.
+    pub async fn sum_of_connections(&self, field: &str) -> u64 {
+        let (_, body) = self.get("/connections").await.unwrap();
+        let live: Value = serde_json::from_str(&body).unwrap();
+        let of_each = live["connections"].as_array().unwrap().iter();
+        of_each.map(|connection| connection[field].as_u64().unwrap()).sum()
+    }
+
     /// Starts it again with the same configuration, after it has ended.
     pub fn restart(&mut self) {
         self.program = start_sidecar(&self.name, &self.config);

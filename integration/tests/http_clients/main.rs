@@ -1,5 +1,6 @@
 //! Clients and servers that others made talk through the pair as they would without it.
 
+mod bodies;
 mod curl;
 mod grpc;
 mod websocket;
