@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use postern_integration::shop::Shop;
-use postern_integration::{CaOptions, Sidecar, eventually, tools, web};
+use postern_integration::{CaOptions, PATIENCE, Sidecar, eventually, tools, web};
 use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -80,27 +80,27 @@ async fn asking(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
+/// Waits until nothing moves any more: the same number of bytes is seen again and again.
+async fn standstill(shop: &Shop) {
+    let seen = Mutex::new(VecDeque::from([0; 10]));
+    eventually("a standstill", async || {
+        let now = shop.orders.sum_of_connections("bytes_to_app").await;
+        let mut seen = seen.lock().unwrap();
+        seen.pop_front();
+        seen.push_back(now);
+        (now > 0 && seen.iter().all(|before| *before == now)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_reader_that_stands_still_holds_up_the_writer_and_nobody_else() {
     let shop = shop().await;
     let request = format!("GET /charges/bytes/{LARGE} HTTP/1.1\r\nconnection: close");
     let mut slow = asking(shop.orders_to_payments(), &request).await;
     slow.write_all(b"\r\n").await.unwrap();
-    let passed = async || shop.orders.sum_of_connections("bytes_to_app").await;
-    let grown = growth(&shop, async {
-        // It has come to a standstill when the same number is seen again and again.
-        let seen = Mutex::new(VecDeque::from([0; 10]));
-        eventually("a standstill", async || {
-            let now = passed().await;
-            let mut seen = seen.lock().unwrap();
-            seen.pop_front();
-            seen.push_back(now);
-            (now > 0 && seen.iter().all(|before| *before == now)).then_some(())
-        })
-        .await;
-    })
-    .await;
-    let held_back = passed().await;
+    let grown = growth(&shop, standstill(&shop)).await;
+    let held_back = shop.orders.sum_of_connections("bytes_to_app").await;
     assert!(held_back < LARGE as u64 / 2, "{held_back} bytes were taken for nobody");
     assert!(grown < GROWTH_KIB_MAX, "{grown} KiB");
 
@@ -114,6 +114,28 @@ async fn a_reader_that_stands_still_holds_up_the_writer_and_nobody_else() {
     slow.read_to_end(&mut whole).await.unwrap();
     assert!(whole.len() > LARGE, "then it takes all of it: {}", whole.len());
     assert!(whole.ends_with(b"0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn readers_that_stand_still_by_the_dozen_hold_up_nobody_else() {
+    let shop = shop().await;
+    let request = format!("GET /charges/bytes/{LARGE} HTTP/1.1");
+    let mut slow = Vec::new();
+    for _ in 0..40 {
+        let mut stream = asking(shop.orders_to_payments(), &request).await;
+        stream.write_all(b"\r\n").await.unwrap();
+        slow.push(stream);
+    }
+    standstill(&shop).await;
+    for _ in 0..10 {
+        let request = "GET /charges/bytes/1000000 HTTP/1.1\r\nconnection: close";
+        let mut other = asking(shop.orders_to_payments(), request).await;
+        other.write_all(b"\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, other.read_to_end(&mut answer)).await;
+        read.expect("it is held up").unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"0\r\n\r\n"), "{}", answer.len());
+    }
 }
 
 #[tokio::test]
