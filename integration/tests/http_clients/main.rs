@@ -2,5 +2,6 @@
 
 mod bodies;
 mod curl;
+mod foreign;
 mod grpc;
 mod websocket;
