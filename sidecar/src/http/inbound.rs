@@ -23,13 +23,13 @@ use super::app::{App, Failure, ToApp, ToAppAlone};
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
-use super::fields;
 use super::framing::{Head, Heads};
 use super::problem::{Asked, Problem, Question, is_grpc};
 use super::serve::{Session, Speaks, serve};
 use super::target::{self, Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
+use super::{expect, fields};
 use crate::config::{Inbound, TellCallers};
 use crate::listen::Until;
 use crate::live::Registration;
@@ -247,6 +247,8 @@ impl Client {
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::App));
+        let held = expect::hold(&mut request);
+        request.body_mut().hold(held);
         let headers = request.headers_mut();
         let trailers = fields::remove_hop(headers);
         fields::remove_claims(headers);

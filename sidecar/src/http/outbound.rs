@@ -18,14 +18,15 @@ use super::app::Failure;
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::{ExchangeError, Prepared};
-use super::fields;
 use super::framing::{Head, Heads};
 use super::peer::{Peers, ToPeer, ToPeerAlone};
+use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
 use super::target::{self, Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
+use super::{expect, fields};
 use crate::config::Http;
 use crate::listen::{Serve, Until};
 use crate::metrics::Direction;
@@ -154,8 +155,10 @@ impl App {
         target: Target,
         call: &Arc<OpenCall>,
     ) -> Result<Response<Answer>, Failure> {
+        let held = expect::is_held(request.headers(), request.version());
+        let to_peer = ToPeer { kind: if held { Kind::Single } else { Kind::Any }, ..self.to_peer() };
         let prepared = prepare(request, target, call);
-        let exchanged = prepared.exchange(&self.to_peer()).await;
+        let exchanged = prepared.exchange(&to_peer).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::broken("the service switched protocols unasked".to_owned()));
@@ -188,7 +191,7 @@ impl App {
     }
 
     fn to_peer(&self) -> ToPeer<'_> {
-        ToPeer { peers: &self.peers, server: &self.server }
+        ToPeer { peers: &self.peers, server: &self.server, kind: Kind::Any }
     }
 
     /// What a failed exchange means: an alert says more than the connection that broke with it.
@@ -240,6 +243,8 @@ impl App {
 /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
 fn prepare(request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
     let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::Peer));
+    let held = expect::hold(&mut request);
+    request.body_mut().hold(held);
     let trailers = fields::remove_hop(request.headers_mut());
     Prepared { request, target, scheme: Scheme::HTTPS, trailers }
 }
