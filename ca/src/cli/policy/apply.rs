@@ -22,7 +22,7 @@ use super::read;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example, which loses nobody's change:\n  \
     postern-ca policy apply policy.toml --comment \"ticket 7\" --expect-version 3 --data-dir ca")]
-pub(super) struct Apply {
+pub(in crate::cli) struct Apply {
     file: PathBuf,
     #[command(flatten)]
     change: Change,
@@ -34,7 +34,7 @@ pub(super) struct Apply {
 
 /// What is said of a change, and when it may be made.
 #[derive(Debug, clap::Args)]
-pub(super) struct Change {
+pub(in crate::cli) struct Change {
     /// Why, for the record.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(super) comment: String,

@@ -15,7 +15,7 @@ const PAGE: u32 = 100;
 /// List the versions of the policy, newest first; the first line is in force.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca policy history --limit 5 --data-dir ca")]
-pub(super) struct History {
+pub(in crate::cli) struct History {
     /// At most so many.
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,

@@ -16,7 +16,7 @@ use super::apply::{Change, tell};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca policy history --data-dir ca\n  \
     postern-ca policy rollback 2 --comment \"3 broke reports\" --data-dir ca")]
-pub(super) struct Rollback {
+pub(in crate::cli) struct Rollback {
     /// The version whose text is wanted.
     version: u64,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use super::apply::version_as_json;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca policy show --data-dir ca > in-force.toml\n  \
     postern-ca policy diff in-force.toml policy.toml")]
-pub(super) struct Show {
+pub(in crate::cli) struct Show {
     /// A version's number [default: the one in force]
     version: Option<u64>,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use super::super::admin::Admin;
 use super::load;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Source {
+pub(in crate::cli) struct Source {
     /// The policy file.
     #[arg(required_unless_present = "live")]
     file: Option<PathBuf>,
