@@ -222,7 +222,6 @@ fn what_was_applied_is_in_force_after_a_kill() {
         ca.told(&["policy", "apply", path.to_str().unwrap()]);
         ca.signal("-KILL");
         ca.wait();
-        std::fs::remove_file(ca.data_dir.join("admin.sock")).unwrap();
         ca = home.start("");
         assert_eq!(ca.told(&["policy", "show"]), text);
     }
