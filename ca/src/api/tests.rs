@@ -193,7 +193,8 @@ async fn the_key_of_the_current_certificate_is_not_certified_again() {
 
 #[tokio::test]
 async fn each_change_of_the_policy_or_of_revocations_and_nothing_else_wakes_who_tells_sidecars() {
-    let shared = Inside::new().api.0;
+    let inside = Inside::new();
+    let shared = inside.api.0.clone();
     let admin = AdminApi(shared.clone());
     let author = || "ana".to_owned();
     let apply = async |text: &str| {
