@@ -1,8 +1,13 @@
-//! `postern-ca policy`: the allow-list, read and questioned offline by the code that enforces it.
+//! `postern-ca policy`: the allow-list, read and questioned by the code that enforces it, and put in force.
 
+mod apply;
 mod check;
 mod diff;
 mod explain;
+mod history;
+mod rollback;
+mod show;
+mod source;
 mod test;
 
 use std::path::Path;
@@ -20,6 +25,10 @@ pub(super) enum Command {
     Test(test::Test),
     Explain(explain::Explain),
     Diff(diff::Args),
+    Apply(apply::Apply),
+    Show(show::Show),
+    History(history::History),
+    Rollback(rollback::Rollback),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
@@ -28,6 +37,10 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Test(test) => test::run(&test),
         Command::Explain(explain) => explain::run(&explain),
         Command::Diff(args) => diff::run(&args),
+        Command::Apply(apply) => apply::run(apply),
+        Command::Show(show) => Ok(show::run(show)),
+        Command::History(history) => Ok(history::run(history)),
+        Command::Rollback(rollback) => Ok(rollback::run(rollback)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");
