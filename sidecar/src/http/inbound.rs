@@ -175,7 +175,12 @@ impl Client {
             by = call.cut_while_answering() => Err(by.into()),
             answered = answered => answered,
         };
-        answered.unwrap_or_else(|failure| self.fail(call, failure, asked))
+        match answered {
+            Ok(response) => response,
+            // The body's framing is at fault, whatever broke because of it.
+            Err(_) if self.heads.is_loose() => self.refuse_bad(call, &Bad::LooseChunk, asked),
+            Err(failure) => self.fail(call, failure, asked),
+        }
     }
 
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
@@ -246,7 +251,8 @@ impl Client {
 
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::App));
+        let mut request =
+            request.map(|body| RequestBody::new(body, call.clone(), To::App, self.heads.clone()));
         let held = expect::hold(&mut request);
         request.body_mut().hold(held);
         let headers = request.headers_mut();
