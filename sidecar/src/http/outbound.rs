@@ -61,8 +61,13 @@ impl HttpOutbound {
             called: Serve::called(&**server),
             connection: None,
         });
-        let session =
-            Session { limits, calls: calls.clone(), heads: heads.clone(), stop: until.stop.clone() };
+        let session = Session {
+            plane: server.plane.clone(),
+            vouched_until: None,
+            calls: calls.clone(),
+            heads: heads.clone(),
+            stop: until.stop.clone(),
+        };
         let switched = TaskTracker::new();
         let app = App {
             server: server.clone(),
