@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod explain;
+mod graph;
 mod test;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ pub(super) enum Command {
     Test(test::Test),
     Explain(explain::Explain),
     Diff(diff::Args),
+    Graph(graph::Args),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
@@ -28,6 +30,7 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Test(test) => test::run(&test),
         Command::Explain(explain) => explain::run(&explain),
         Command::Diff(args) => diff::run(&args),
+        Command::Graph(args) => graph::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");

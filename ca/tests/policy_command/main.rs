@@ -5,6 +5,7 @@
 mod check;
 mod diff;
 mod explain;
+mod graph;
 mod test;
 
 use std::process::{Command, Output};
