@@ -55,6 +55,8 @@ pub struct SidecarSpec {
     identity: Option<String>,
     policy: Option<PathBuf>,
     extra: String,
+    /// Of all listeners.
+    protocol: &'static str,
 }
 
 /// A running `postern-sidecar`.
@@ -128,13 +130,13 @@ impl Mesh {
         if let Some(policy) = &spec.policy {
             write!(text, "[policy]\nfile = \"{}\"\n", policy.display()).unwrap();
         }
-        let (mut inbounds, mut outbounds) = (Vec::new(), Vec::new());
+        let (mut inbounds, mut outbounds, protocol) = (Vec::new(), Vec::new(), spec.protocol);
         for (name, app) in &spec.inbounds {
             inbounds.push(listen());
             let listen = inbounds.last().unwrap();
             write!(
                 text,
-                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"tcp\"\n"
+                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -143,7 +145,7 @@ impl Mesh {
             let listen = outbounds.last().unwrap();
             write!(
                 text,
-                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"tcp\"\n"
+                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -213,6 +215,7 @@ impl SidecarSpec {
             identity: None,
             policy: None,
             extra: String::new(),
+            protocol: "tcp",
         }
     }
 
@@ -228,6 +231,12 @@ impl SidecarSpec {
 
     pub fn policy(mut self, file: &Path) -> Self {
         self.policy = Some(file.to_owned());
+        self
+    }
+
+    /// With inbounds and outbounds that speak HTTP.
+    pub fn http(mut self) -> Self {
+        self.protocol = "http";
         self
     }
 
@@ -276,6 +285,14 @@ impl Sidecar {
         };
         let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
         body.lines().filter(of_metric).filter_map(value).sum()
+    }
+
+    /// The sum of one field of `/connections` over all that are live.
+    pub async fn sum_of_connections(&self, field: &str) -> u64 {
+        let (_, body) = self.get("/connections").await.unwrap();
+        let live: Value = serde_json::from_str(&body).unwrap();
+        let of_each = live["connections"].as_array().unwrap().iter();
+        of_each.map(|connection| connection[field].as_u64().unwrap()).sum()
     }
 
     /// Starts it again with the same configuration, after it has ended.

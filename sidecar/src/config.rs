@@ -2,6 +2,7 @@
 
 mod bounds;
 mod convert;
+mod http;
 mod identity_source;
 mod listeners;
 mod problem;
@@ -20,6 +21,7 @@ use postern_proto::identity::SpiffeId;
 use postern_proto::policy::Protocol;
 
 pub use bounds::*;
+pub use http::Http;
 pub use problem::{ConfigError, Problem};
 pub use values::HostPortError;
 
@@ -33,8 +35,11 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     pub admin: SocketAddr,
     pub limits: Limits,
+    pub http: Http,
     pub shutdown: Shutdown,
     pub log: Log,
+    /// Off where absent.
+    pub access_log: Option<AccessLogConfig>,
 }
 
 impl Config {
@@ -97,6 +102,18 @@ pub struct Inbound {
     pub listen: SocketAddr,
     pub app: HostPort,
     pub protocol: Protocol,
+    /// Of an `http` inbound.
+    pub tell_callers: TellCallers,
+}
+
+/// How much a refused caller is told; the log always has it all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TellCallers {
+    /// Who it is, whom it called, what no rule had, and the command that explains more.
+    #[default]
+    Everything,
+    /// That it is refused, and under which number the log has the rest.
+    Nothing,
 }
 
 /// The own app's way to one service.
@@ -178,6 +195,22 @@ impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: tracing::Level::INFO }
     }
+}
+
+/// `[access_log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    pub to: AccessLogTarget,
+    /// Lines that wait to be written; further ones are dropped and counted.
+    pub lines_waiting_max: usize,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    Stdout,
+    Stderr,
+    File(PathBuf),
 }
 
 /// How a log line looks.

@@ -21,8 +21,10 @@ mod read;
 mod read_calls;
 mod read_rule;
 mod read_service;
+mod read_slice;
 mod rule;
 mod service;
+mod slice;
 mod source;
 mod spelling;
 mod verdict;
@@ -46,8 +48,10 @@ pub use inbounds::Unenforceable;
 pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
 pub use peer::PeerError;
 pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
+pub use read_slice::SliceError;
 pub use rule::RuleRef;
 pub use service::{Mode, Protocol, Service};
+pub use slice::SLICE_BYTES_MAX;
 pub use verdict::{AllowedCalls, Verdict, allowed_calls};
 
 use crate::identity::{IdPattern, SpiffeId, TrustDomain};
@@ -58,6 +62,7 @@ pub struct Policy {
     file: Arc<str>,
     trust_domain: TrustDomain,
     digest: String,
+    version: Option<u64>,
     services: Vec<Service>,
     by_name: HashMap<Arc<str>, usize>,
     by_identity: HashMap<Box<str>, usize>,
@@ -85,6 +90,11 @@ impl Policy {
     /// `sha256:…` of the file's bytes.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The version under which the CA stores it, if it was read from a slice. Then it knows no rules but the own.
+    pub fn version(&self) -> Option<u64> {
+        self.version
     }
 
     /// Every declared service, in the order of the file.

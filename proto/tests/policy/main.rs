@@ -16,4 +16,5 @@ mod ports;
 mod reference;
 mod robust;
 mod rules;
+mod slices;
 mod verdicts;

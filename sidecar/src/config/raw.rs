@@ -40,9 +40,12 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) limits: RawLimits,
     #[serde(default)]
+    pub(super) http: RawHttp,
+    #[serde(default)]
     pub(super) shutdown: RawShutdown,
     #[serde(default)]
     pub(super) log: RawLog,
+    pub(super) access_log: Option<Spanned<RawAccessLog>>,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +67,7 @@ pub(super) struct RawInbound {
     pub(super) listen: Text,
     pub(super) app: Text,
     pub(super) protocol: Text,
+    pub(super) tell_callers: Text,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +107,18 @@ pub(super) struct RawLimits {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawHttp {
+    pub(super) header_bytes_max: Count,
+    pub(super) headers_max: Count,
+    pub(super) uri_bytes_max: Count,
+    pub(super) streams_max: Count,
+    pub(super) header_timeout: Text,
+    pub(super) idle_timeout: Text,
+    pub(super) stream_idle_timeout: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawShutdown {
     pub(super) drain_delay: Text,
     pub(super) drain_deadline: Text,
@@ -113,4 +129,11 @@ pub(super) struct RawShutdown {
 pub(super) struct RawLog {
     pub(super) format: Text,
     pub(super) level: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccessLog {
+    pub(super) to: Text,
+    pub(super) lines_waiting_max: Count,
 }

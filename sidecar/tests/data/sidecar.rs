@@ -1,18 +1,20 @@
 //! Sidecars under test: the whole data plane with an identity and a policy put in place by the test.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, Svid};
 use postern_proto::policy::{Policy, Protocol};
-use postern_sidecar::clock::SystemClock;
+use postern_sidecar::access_log::AccessLog;
+use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
-    Config, HostPort, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target,
+    AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown,
+    Target, TellCallers,
 };
 use postern_sidecar::inbound::InboundServer;
-use postern_sidecar::listen;
+use postern_sidecar::listen::{self, Until};
 use postern_sidecar::outbound::OutboundServer;
 use postern_sidecar::plane::Plane;
 use serde_json::Value;
@@ -56,6 +58,14 @@ pub struct Spec {
     pub svid: Option<Svid>,
     pub policy: Option<&'static str>,
     pub limits: Limits,
+    pub http: Http,
+    pub protocol: Protocol,
+    pub tell_callers: TellCallers,
+    pub access_log: Option<AccessLogConfig>,
+    pub identity: IdentitySource,
+    pub policy_file: Option<PathBuf>,
+    pub clock: Arc<dyn Clock>,
+    pub admin: SocketAddr,
     app: Option<SocketAddr>,
     to: Vec<SocketAddr>,
     target: Target,
@@ -68,6 +78,18 @@ impl Spec {
             svid: Some(authority.svid(&id(name), validity)),
             policy: Some(POLICY),
             limits: Limits::default(),
+            http: Http::default(),
+            protocol: Protocol::Tcp,
+            tell_callers: TellCallers::default(),
+            access_log: None,
+            identity: IdentitySource::Files {
+                svid: Path::new("svid.pem").to_owned(),
+                key: Path::new("key.pem").to_owned(),
+                bundle: Path::new("bundle.pem").to_owned(),
+            },
+            policy_file: None,
+            clock: Arc::new(SystemClock),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             app: None,
             to: Vec::new(),
             target: Target::Service("payments".to_owned()),
@@ -98,29 +120,32 @@ impl Spec {
             name: "api".to_owned(),
             listen: any,
             app: host_port(app),
-            protocol: Protocol::Tcp,
+            protocol: self.protocol,
+            tell_callers: self.tell_callers,
         });
         let outbound = (!self.to.is_empty()).then(|| Outbound {
             listen: any,
             target: self.target,
             to: self.to.into_iter().map(host_port).collect(),
-            protocol: Protocol::Tcp,
+            protocol: self.protocol,
         });
         let config = Config {
-            identity: IdentitySource::Files {
-                svid: Path::new("svid.pem").to_owned(),
-                key: Path::new("key.pem").to_owned(),
-                bundle: Path::new("bundle.pem").to_owned(),
-            },
+            identity: self.identity,
             inbounds: inbound.into_iter().collect(),
             outbounds: outbound.into_iter().collect(),
-            policy_file: None,
-            admin: any,
+            policy_file: self.policy_file,
+            admin: self.admin,
             limits: self.limits,
+            http: self.http,
             shutdown: Shutdown::default(),
             log: Log::default(),
+            access_log: self.access_log,
         };
-        let plane = Arc::new(Plane::new(config, Arc::new(SystemClock)));
+        let mut plane = Plane::new(config, self.clock);
+        if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
+            plane.access_log = AccessLog::open(to, *lines_waiting_max).unwrap();
+        }
+        let plane = Arc::new(plane);
         if let Some(svid) = self.svid {
             plane.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
         }
@@ -143,13 +168,23 @@ impl Sidecar {
         let inbound = plane.config.inbounds.first().map(|inbound| {
             let (address, listener) = open(inbound.listen);
             let server = Arc::new(InboundServer::new(plane.clone(), 0, inbound.clone()));
-            tasks.spawn(listen::run(listener, server, plane.clone(), stop.clone(), abort.clone()));
+            tasks.spawn(listen::run(
+                listener,
+                server,
+                plane.clone(),
+                Until { stop: stop.clone(), abort: abort.clone() },
+            ));
             address
         });
         let outbound = plane.config.outbounds.first().map(|outbound| {
             let (address, listener) = open(outbound.listen);
             let server = Arc::new(OutboundServer::new(plane.clone(), 0, outbound.clone()));
-            tasks.spawn(listen::run(listener, server, plane.clone(), stop.clone(), abort.clone()));
+            tasks.spawn(listen::run(
+                listener,
+                server,
+                plane.clone(),
+                Until { stop: stop.clone(), abort: abort.clone() },
+            ));
             address
         });
         Self { plane, inbound, outbound, stop, abort, tasks }
