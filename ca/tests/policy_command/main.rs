@@ -4,6 +4,7 @@
 
 mod check;
 mod diff;
+mod documented;
 mod explain;
 mod graph;
 mod test;

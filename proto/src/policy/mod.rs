@@ -1,4 +1,4 @@
-//! The allow-list: read from one reviewed file, decided by one pure function (`policy.md` is its exact meaning).
+//! The allow-list: read from one reviewed file, decided by one pure function (`docs/POLICY.md` says what it means).
 
 mod bounds;
 mod call;
