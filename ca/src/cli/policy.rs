@@ -1,9 +1,14 @@
-//! `postern-ca policy`: the allow-list, read and questioned offline by the code that enforces it.
+//! `postern-ca policy`: the allow-list, read and questioned by the code that enforces it, and put in force.
 
+mod apply;
 mod check;
 mod diff;
 mod explain;
 mod graph;
+mod history;
+mod rollback;
+mod show;
+mod source;
 mod test;
 
 use std::path::Path;
@@ -22,6 +27,10 @@ pub(super) enum Command {
     Explain(explain::Explain),
     Diff(diff::Args),
     Graph(graph::Args),
+    Apply(apply::Apply),
+    Show(show::Show),
+    History(history::History),
+    Rollback(rollback::Rollback),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
@@ -31,6 +40,10 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Explain(explain) => explain::run(&explain),
         Command::Diff(args) => diff::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Apply(apply) => apply::run(apply),
+        Command::Show(show) => Ok(show::run(show)),
+        Command::History(history) => Ok(history::run(history)),
+        Command::Rollback(rollback) => Ok(rollback::run(rollback)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");

@@ -19,3 +19,4 @@ mod sidecar;
 mod access_log;
 mod carrying;
 mod deciding;
+mod hostile;
