@@ -21,5 +21,6 @@ mod shop;
 mod sidecar;
 
 mod acting;
+mod acting_otherwise;
 mod carrying;
 mod deciding;
