@@ -1,9 +1,11 @@
-//! What must survive: tokens, issuance records and the audit chain, in SQLite. One thread writes, in groups: many
-//! commands share one durable transaction.
+//! What must survive: tokens, issuance records, policy versions, revocations and the audit chain, in SQLite. One
+//! thread writes, in groups: many commands share one durable transaction.
 
 mod audit_rows;
 mod commands;
+mod policies;
 mod reads;
+mod revocations;
 mod schema;
 mod writer;
 
@@ -14,8 +16,10 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use audit_rows::{AuditEntry, AuditVerdict, Hash, REFUSALS_PER_MINUTE_MAX};
+pub use policies::{Applied, ApplyError, NewPolicy, PolicyVersion, StoredPolicy};
 pub use reads::{Counts, PAGE_MAX, Page, Query};
-use writer::{Command, Job};
+pub use revocations::{REVOKED_MAX, Revoked};
+use writer::{Command, Effect, Job};
 
 /// Commands that may wait for the writer; whoever has one more waits.
 const COMMANDS_WAITING_MAX: usize = 4096;
@@ -109,6 +113,10 @@ pub enum CommitError {
     Superseded,
     #[error("the CSR has the key of the current certificate; make a new one")]
     SameKey,
+    #[error("{id} is revoked: {reason}")]
+    Revoked { id: String, reason: String },
+    #[error("{REVOKED_MAX} identities are revoked, which is the most there can be; restore some")]
+    TooManyRevoked,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -145,37 +153,28 @@ impl Store {
         Ok((Self { jobs, path: path.to_owned(), readers: Arc::new(readers) }, WriterThread(thread)))
     }
 
-    /// Keeps a new token.
-    pub async fn create_token(&self, token: NewToken) -> Result<(), StoreError> {
-        self.send(Command::CreateToken(token)).await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            _ => StoreError::Closed,
-        })
+    /// Keeps a new token, unless its identity is revoked.
+    pub async fn create_token(&self, token: NewToken) -> Result<(), CommitError> {
+        self.send(Command::CreateToken(token)).await.map(drop)
     }
 
     /// Uses up the authorisation, records the issuance and its audit entry, all or nothing; durable when it returns.
     pub async fn commit(&self, authorisation: Authorisation, record: Record) -> Result<(), CommitError> {
-        self.send(Command::Commit(Box::new((authorisation, record)))).await
+        self.send(Command::Commit(Box::new((authorisation, record)))).await.map(drop)
     }
 
     /// Puts a refusal into the audit chain; a flood of them is counted, not written one by one.
     pub async fn audit_refusal(&self, refused: Refused) -> Result<(), StoreError> {
-        self.send(Command::Refused(refused)).await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            _ => StoreError::Closed,
-        })
+        self.send(Command::Refused(refused)).await.map(drop).map_err(store_error)
     }
 
     /// Writes what waits and ends the writer; whoever comes later finds the store closed. Handles may live on in
     /// connections that were cut off, so that waiting for them could take for ever.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.send(Command::Close).await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            _ => StoreError::Closed,
-        })
+        self.send(Command::Close).await.map(drop).map_err(store_error)
     }
 
-    async fn send(&self, command: Command) -> Result<(), CommitError> {
+    async fn send(&self, command: Command) -> Result<Effect, CommitError> {
         let (answer, answered) = oneshot::channel();
         let closed = || CommitError::Store(StoreError::Closed);
         self.jobs.send(Job { command, answer }).await.map_err(|_| closed())?;
@@ -205,6 +204,14 @@ impl Store {
     }
 }
 
+/// The error of a command that nothing but the store can refuse.
+fn store_error(error: CommitError) -> StoreError {
+    match error {
+        CommitError::Store(error) => error,
+        _ => StoreError::Closed,
+    }
+}
+
 impl Readers {
     fn read<T>(
         &self,
@@ -228,5 +235,7 @@ impl WriterThread {
     }
 }
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod tests;

@@ -79,6 +79,16 @@ impl TestCa {
     }
 }
 
+/// The chain as foreign programs read it, leaf first.
+pub fn chain_pem(svid: &Svid) -> String {
+    svid.chain().iter().map(|certificate| pem("CERTIFICATE", certificate)).collect()
+}
+
+/// The key as foreign programs read it.
+pub fn key_pem(svid: &Svid) -> String {
+    pem("PRIVATE KEY", svid.key().der().secret_der())
+}
+
 /// DER as OpenSSL reads it (RFC 7468).
 pub fn pem(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);

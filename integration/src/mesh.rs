@@ -54,8 +54,9 @@ pub struct SidecarSpec {
     outbounds: Vec<Listener>,
     identity: Option<String>,
     policy: Option<PathBuf>,
-    protocol: &'static str,
     extra: String,
+    /// Of all listeners.
+    protocol: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -221,8 +222,8 @@ impl SidecarSpec {
             outbounds: Vec::new(),
             identity: None,
             policy: None,
-            protocol: "tcp",
             extra: String::new(),
+            protocol: "tcp",
         }
     }
 

@@ -1,5 +1,7 @@
 //! What operators ask of a running sidecar, over HTTP on loopback: nothing here changes anything or tells a secret.
 
+mod serve;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,11 +14,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::config::{Config, HostPort, IdentitySource};
 use crate::holder::IdentityStatus;
 use crate::plane::Plane;
+use crate::policy_store::{PolicySource, PolicyStatus};
+
+pub use serve::{CONNECTION_LIFE_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT};
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -65,25 +69,22 @@ impl Admin {
             .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
             .layer(from_fn_with_state(admin.clone(), local_only))
             .with_state(admin);
-        let serve = async { axum::serve(listener, routes).await };
-        if let Some(Err(error)) = cancel.run_until_cancelled(serve).await {
-            error!(%error, "the admin endpoint failed");
-        }
+        serve::serve(listener, routes, cancel).await;
     }
 
     /// What is missing until the sidecar can do its work.
     fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         if let Err(denial) = self.plane.valid_credentials() {
-            let code = if denial.code == "own_identity_expired" { "identity expired" } else { "identity" };
+            let code = match denial.code {
+                "own_identity_expired" => "identity expired",
+                "own_identity_revoked" => "identity revoked",
+                _ => "identity",
+            };
             missing.push(format!("{code}: {}", denial.detail));
         }
         if self.plane.policy.current().is_none() {
-            let why = self.plane.policy.status().last_error;
-            missing.push(format!(
-                "policy: {}",
-                why.unwrap_or_else(|| "no file is configured or read yet".to_owned())
-            ));
+            missing.push(format!("policy: {}", why_no_policy(&self.plane.policy.status())));
         }
         match *self.phase.borrow() {
             Phase::Starting => missing.push("listeners: not open yet".to_owned()),
@@ -104,18 +105,33 @@ impl Admin {
             "missing": missing,
             "identity": identity,
             "policy": self.plane.policy.status(),
+            "unenforceable": self.plane.unenforceable(),
+            "subscription": *self.plane.subscription.borrow(),
+            "revoked": self.plane.revoked.current().len(),
             "inbounds": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
             "outbounds": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
             "connections": { "live": live, "begun": begun },
+            "access_log": access_log_shown(&self.plane),
             "refusals": self.plane.refusals.newest(),
         })
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
         let metrics = &self.plane.metrics;
-        metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)());
+        metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)(), &self.plane.access_log);
         metrics.text()
     }
+}
+
+fn why_no_policy(status: &PolicyStatus) -> String {
+    let why = match (&status.last_error, status.source, status.version) {
+        (Some(error), ..) => error,
+        (None, PolicySource::Ca, Some(0)) => "the CA stores none",
+        (None, PolicySource::Ca, _) => "none has come from the CA yet",
+        (None, PolicySource::File, _) => "the file is not read yet",
+        (None, PolicySource::None, _) => "neither a file nor a CA is configured",
+    };
+    why.to_owned()
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -141,9 +157,11 @@ async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Nex
         Err(_) => host,
     });
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    let ours =
-        name == "localhost" || address.is_ok_and(|address| address.is_loopback() || address == own.ip());
-    if request.headers().contains_key(header::ORIGIN) || !(ours || own.ip().is_unspecified()) {
+    // A name can be made to point here, an address cannot.
+    let here =
+        |address: std::net::IpAddr| address.is_loopback() || address == own.ip() || own.ip().is_unspecified();
+    let ours = name == "localhost" || address.is_ok_and(here);
+    if request.headers().contains_key(header::ORIGIN) || !ours {
         let rule =
             "this endpoint is for operators on this host: no Origin, and a Host that is an address of it\n";
         return (StatusCode::FORBIDDEN, rule).into_response();
@@ -199,4 +217,9 @@ fn shown(config: &Config) -> Value {
             "drain_deadline": format!("{:?}", shutdown.drain_deadline),
         },
     })
+}
+
+fn access_log_shown(plane: &Plane) -> Value {
+    let (dropped, failed) = plane.access_log.lost();
+    json!({ "on": plane.access_log.is_on(), "lines_dropped": dropped, "lines_failed": failed })
 }

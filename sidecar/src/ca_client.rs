@@ -1,8 +1,9 @@
-//! How a certificate is asked for: a fresh key, a fresh connection, and an answer that is doubted before it is used.
+//! How the CA is asked: over a fresh connection each time; a certificate's answer is doubted before it is used.
 
 mod answer;
 mod connect;
 mod request;
+mod subscribe;
 
 use std::io;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use answer::{AnswerError, BUNDLES_MAX};
 use connect::Connection;
 pub use request::RequestError;
 use request::SigningRequest;
+pub use subscribe::Subscribed;
 
 /// An answer of the CA has at most this many bytes.
 pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -51,7 +53,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Asks one CA. It keeps no connection: each attempt starts afresh, also with the name's resolution.
+/// Asks one CA. Each request and each subscription has a connection of its own, with a fresh resolution of the name.
 #[derive(Debug, Clone)]
 pub struct CaClient {
     address: HostPort,
@@ -87,9 +89,7 @@ impl CaClient {
     pub async fn renew(&self, credentials: &Credentials, now: OffsetDateTime) -> Result<Issued, CaError> {
         let request = SigningRequest::new()?;
         let id = credentials.svid.id();
-        let ca = Arc::new(Exactly(SpiffeId::of_ca(id.trust_domain())));
-        let judge = Judge::new(credentials.bundles.clone(), ca);
-        let mut connection = self.connect(Some(credentials), judge).await?;
+        let mut connection = self.connect(Some(credentials), ca_judge(credentials)).await?;
         let answer = self.in_time(connection.ca.renew(RenewRequest { csr: request.csr })).await;
         let answer = answer.map_err(|error| error.explained_by(&connection))?;
         Ok(answer::judge(answer, Expected { id, pin: None }, request.key, now)?)
@@ -112,7 +112,13 @@ impl CaClient {
     }
 }
 
-/// Why there is no new certificate.
+/// Believes the CA of the own trust domain alone.
+fn ca_judge(own: &Credentials) -> Judge {
+    let ca = Arc::new(Exactly(SpiffeId::of_ca(own.svid.id().trust_domain())));
+    Judge::new(own.bundles.clone(), ca)
+}
+
+/// Why the CA gave nothing that can be used.
 #[derive(Debug, Error)]
 pub enum CaError {
     #[error("no signing request could be made")]
@@ -142,6 +148,8 @@ pub enum CaError {
     /// The connection died under the request.
     #[error("connection to the CA broke: {detail}")]
     Broken { detail: String },
+    #[error("CA ended the subscription")]
+    Ended,
     /// The CA, or the gRPC layer on its behalf, said no.
     #[error("CA answered {code:?}: {message}")]
     Refused { code: Code, message: String, retry_after: Option<Duration> },
@@ -198,7 +206,7 @@ impl CaError {
         match self {
             Self::Request(_) => "request",
             Self::Unreachable { .. } | Self::Tls { .. } | Self::NoHttp2 { .. } => "ca_unreachable",
-            Self::Broken { .. } => "ca_unreachable",
+            Self::Broken { .. } | Self::Ended => "ca_unreachable",
             Self::Timeout { .. } => "ca_timeout",
             Self::Distrusted { .. } => "ca_distrusted",
             Self::Alert { .. } | Self::Refused { .. } => "ca_refused",

@@ -1,11 +1,14 @@
 //! The proxy beside each service: keeps one identity fresh, wraps every connection in mutual TLS and lets in only
 //! the peers on the allow-list.
 
+pub mod access_log;
 pub mod admin;
 pub mod ca_client;
+pub mod call_counts;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection_line;
 pub mod credentials;
 pub mod ending;
 pub mod holder;
@@ -21,10 +24,13 @@ pub mod outbound;
 pub mod pending;
 pub mod plane;
 pub mod policy_file;
+pub mod policy_store;
 pub mod refusals;
 pub mod relay;
 pub mod renewal;
+pub mod revoked;
 pub mod run;
 pub mod schedule;
 pub mod state_dir;
+pub mod subscription;
 pub mod upstream;

@@ -13,7 +13,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
+use crate::access_log::AccessLog;
 use crate::holder::IdentityStatus;
+use crate::subscription::SubscriptionState;
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
@@ -81,9 +83,13 @@ pub struct Metrics {
     refusals: Family<RefusalLabels, Counter>,
     refusals_seen: Mutex<HashSet<RefusalLabels>>,
     policy_reloads: Family<ByResult, Counter>,
+    policy_version: Gauge,
+    subscription_connected: Gauge,
     svid_not_after: Gauge,
     svid_rotations: Counter,
     log_lines_dropped: Counter,
+    access_log_lines_dropped: Counter,
+    access_log_lines_failed: Counter,
 }
 
 impl Default for Metrics {
@@ -98,9 +104,13 @@ impl Default for Metrics {
             refusals: Family::default(),
             refusals_seen: Mutex::default(),
             policy_reloads: Family::default(),
+            policy_version: Gauge::default(),
+            subscription_connected: Gauge::default(),
             svid_not_after: Gauge::default(),
             svid_rotations: Counter::default(),
             log_lines_dropped: Counter::default(),
+            access_log_lines_dropped: Counter::default(),
+            access_log_lines_failed: Counter::default(),
         };
         metrics.register();
         metrics
@@ -124,7 +134,10 @@ impl Metrics {
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
         registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
-        registry.register("policy_reloads", "Changes of the policy file", self.policy_reloads.clone());
+        registry.register("policy_reloads", "Changes of the policy", self.policy_reloads.clone());
+        registry.register("policy_version", "Of the CA's policy in force", self.policy_version.clone());
+        let connected = self.subscription_connected.clone();
+        registry.register("subscription_connected", "Whether the CA can be heard", connected);
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
         registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
@@ -133,6 +146,10 @@ impl Metrics {
             "Lost because the log pipe was full",
             self.log_lines_dropped.clone(),
         );
+        let dropped = self.access_log_lines_dropped.clone();
+        registry.register("access_log_lines_dropped", "Lost because nobody took them in time", dropped);
+        let failed = self.access_log_lines_failed.clone();
+        registry.register("access_log_lines_failed", "Lost because they could not be written", failed);
     }
 
     pub fn opened(&self, direction: Direction) {
@@ -171,6 +188,15 @@ impl Metrics {
         self.policy_reloads.get_or_create(&ByResult { result }).inc();
     }
 
+    /// 0 where no policy of the CA is in force.
+    pub fn policy_version(&self, version: u64) {
+        self.policy_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+    }
+
+    pub fn subscription(&self, state: SubscriptionState) {
+        self.subscription_connected.set((state == SubscriptionState::Connected).into());
+    }
+
     /// Connections begun and open now, both ways together.
     pub fn connections(&self) -> (u64, i64) {
         let both = [Direction::Inbound, Direction::Outbound].map(|direction| ByDirection { direction });
@@ -179,7 +205,10 @@ impl Metrics {
     }
 
     /// Takes over what others count; called before the text is made.
-    pub fn take_over(&self, identity: &IdentityStatus, log_lines_dropped: usize) {
+    pub fn take_over(&self, identity: &IdentityStatus, log_lines_dropped: usize, access_log: &AccessLog) {
+        let (dropped, failed) = access_log.lost();
+        self.access_log_lines_dropped.inner().store(dropped, Ordering::Relaxed);
+        self.access_log_lines_failed.inner().store(failed, Ordering::Relaxed);
         self.svid_not_after.set(identity.not_after.map_or(0, OffsetDateTime::unix_timestamp));
         self.svid_rotations.inner().store(identity.rotations, Ordering::Relaxed);
         let dropped = u64::try_from(log_lines_dropped).unwrap_or(u64::MAX);

@@ -1,20 +1,30 @@
 //! What every connection of this sidecar shares: identity, policy, register, and the decision made of them.
 
-use std::sync::Arc;
+mod watching;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{Admission as _, Denial, Exactly};
-use postern_proto::policy::{Call, Decision, Policy, Port, decide, may_connect};
-use tokio_util::sync::CancellationToken;
+use postern_proto::mtls::{Denial, REVOKED};
+use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
+use postern_proto::wire::v1::call_report::Outcome;
+use tokio::sync::watch;
 
+use crate::access_log::{AccessLog, Story};
+use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
 use crate::config::{Config, Inbound, Target};
 use crate::credentials::{CredentialStore, Credentials};
-use crate::http::CallFacts;
-use crate::live::{Facts, Register};
-use crate::metrics::{Direction, Metrics};
-use crate::policy_file::PolicyStore;
+use crate::live::Register;
+use crate::metrics::Metrics;
+use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
+use crate::revoked::Revoked;
+use crate::subscription::SubscriptionStatus;
+pub use watching::EXPIRY_LOOK_INTERVAL;
+
+/// So many things that cannot be enforced are told.
+pub const UNENFORCEABLE_TOLD_MAX: usize = 100;
 
 /// The shared state of the data plane.
 #[derive(Debug)]
@@ -22,9 +32,14 @@ pub struct Plane {
     pub config: Config,
     pub credentials: Arc<CredentialStore>,
     pub policy: Arc<PolicyStore>,
+    pub revoked: Arc<Revoked>,
+    /// How the CA's stream stands.
+    pub subscription: watch::Sender<SubscriptionStatus>,
     pub register: Arc<Register>,
     pub refusals: Refusals,
+    pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -35,9 +50,13 @@ impl Plane {
             config,
             credentials: Arc::default(),
             policy: Arc::default(),
+            revoked: Arc::default(),
+            subscription: watch::Sender::default(),
             register: Arc::new(Register::new(metrics.clone())),
+            call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
+            access_log: AccessLog::default(),
             clock,
         }
     }
@@ -53,26 +72,65 @@ impl Plane {
             let detail = format!("this sidecar's own certificate expired at {not_after}");
             return Err(Denial { code: "own_identity_expired", detail });
         }
+        self.not_revoked_itself(credentials.svid.id())?;
         Ok(credentials)
     }
 
-    /// Whether the roots that are trusted now still vouch for a peer. A handshake judges by the roots it began with.
-    pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
-        match self.credentials.current() {
-            Some(own) if !peer.is_still_vouched_for(&own.bundles) => Err(Denial {
-                code: "root_removed",
-                detail: format!("the root that vouched for {} is no longer trusted", peer.id()),
-            }),
-            _ => Ok(()),
+    fn not_revoked_itself(&self, own: &SpiffeId) -> Result<(), Denial> {
+        if !self.revoked.contains(own) {
+            return Ok(());
         }
+        let detail = format!("this sidecar's own identity {own} is revoked");
+        Err(Denial { code: "own_identity_revoked", detail })
+    }
+
+    /// Whether a peer is believed now as it was in its handshake, which judged by the roots it began with: neither it
+    /// nor the own identity has been revoked, and its root is still trusted.
+    pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        if self.revoked.contains(peer.id()) {
+            return Err(Denial { code: REVOKED, detail: format!("the identity {} is revoked", peer.id()) });
+        }
+        let Some(own) = self.credentials.current() else { return Ok(()) };
+        self.not_revoked_itself(own.svid.id())?;
+        if !peer.is_still_vouched_for(&own.bundles) {
+            let detail = format!("the root that vouched for {} is no longer trusted", peer.id());
+            return Err(Denial { code: "root_removed", detail });
+        }
+        Ok(())
     }
 
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.
     pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
+        let (decision, policy) = self.decision(peer, own, inbound)?;
+        if decision.lets_pass() { Ok(decision) } else { Err(denied(&decision, &policy)) }
+    }
+
+    /// Decides as [`Self::decide`] about a connection that is new, so that it counts when no rule allows it. Of one
+    /// that is let in to make calls, those count.
+    pub fn admit(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+        story: &Mutex<Story>,
+    ) -> Result<Decision, Denial> {
+        let (decision, policy) = self.decision(peer, own, inbound)?;
+        story.lock().unwrap_or_else(PoisonError::into_inner).decided(&decision, &policy);
+        if inbound.protocol == Protocol::Tcp || !decision.lets_pass() {
+            self.count(&decision, &policy, None);
+        }
+        if decision.lets_pass() { Ok(decision) } else { Err(denied(&decision, &policy)) }
+    }
+
+    fn decision(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+    ) -> Result<(Decision, Arc<Policy>), Denial> {
         let policy = self.policy.current().ok_or_else(no_policy)?;
         let port = Port { name: &inbound.name, protocol: inbound.protocol };
-        let decision = may_connect(&policy, peer, own, port, self.clock.now());
-        if decision.lets_pass() { Ok(decision) } else { Err(denied(&decision, &policy)) }
+        Ok((may_connect(&policy, peer, own, port, self.clock.now()), policy))
     }
 
     /// What the policy in force says to one request of `peer` to an inbound of `own`, and which policy that is.
@@ -86,6 +144,29 @@ impl Plane {
         let policy = self.policy.current().ok_or_else(no_policy)?;
         let port = Port { name: &inbound.name, protocol: inbound.protocol };
         Ok((decide(&policy, peer, own, port, Some(call), self.clock.now()), policy))
+    }
+
+    /// Counts, for the CA to be told, what no rule of `policy` allows; `call` is method and path, if there is one.
+    pub fn count(&self, decision: &Decision, policy: &Policy, call: Option<(&str, &str)>) {
+        let (outcome, refusal) = match decision {
+            Decision::Allow { .. } => return,
+            Decision::Deny { refusal } => (Outcome::Refused, refusal),
+            Decision::Observed { refusal } => (Outcome::Observed, refusal),
+        };
+        let (from, port, gap) = (&refusal.peer, &*refusal.port, &*refusal.lack().to_string());
+        let seen = CallSeen { outcome, from, port, call, gap, policy_digest: policy.digest() };
+        self.call_counts.record(seen, self.clock.now());
+    }
+
+    /// What of the policy in force cannot be enforced by these inbounds, in words, up to [`UNENFORCEABLE_TOLD_MAX`].
+    pub fn unenforceable(&self) -> Vec<String> {
+        let (Some(policy), Some(own)) = (self.policy.current(), self.credentials.current()) else {
+            return Vec::new();
+        };
+        let Some(service) = policy.service_with(own.svid.id()) else { return Vec::new() };
+        let ports = self.config.inbounds.iter();
+        let ports = ports.map(|inbound| Port { name: &inbound.name, protocol: inbound.protocol });
+        service.unenforceable(ports).take(UNENFORCEABLE_TOLD_MAX).map(|found| found.to_string()).collect()
     }
 
     /// The identity that must answer an outbound.
@@ -102,45 +183,6 @@ impl Plane {
             code: "unknown_service",
             detail: format!("{} declares no service {name:?}", policy.file()),
         })
-    }
-
-    /// Decides about live connections again whenever policy, identity or trust change, until `cancel`.
-    pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
-        let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
-        let watch = async {
-            loop {
-                let changed = tokio::select! {
-                    changed = policy.changed() => changed,
-                    changed = credentials.changed() => changed,
-                };
-                if changed.is_err() {
-                    return;
-                }
-                self.register.decide_again(|facts, call| self.still_allowed(facts, call));
-            }
-        };
-        cancel.run_until_cancelled(watch).await;
-    }
-
-    fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
-        let Some(peer) = &facts.peer else { return Ok(()) };
-        self.still_believes(peer)?;
-        match facts.direction {
-            Direction::Inbound => {
-                let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };
-                let Some(credentials) = self.credentials.current() else { return Ok(()) };
-                let own = credentials.svid.id();
-                let Some(CallFacts { method, path }) = call else {
-                    return self.decide(peer.id(), own, inbound).map(|_| ());
-                };
-                let (decision, policy) = self.decide_call(peer.id(), own, inbound, Call { method, path })?;
-                if decision.lets_pass() { Ok(()) } else { Err(denied(&decision, &policy)) }
-            }
-            Direction::Outbound => {
-                let Some(outbound) = self.config.outbounds.get(facts.listener) else { return Ok(()) };
-                Exactly(self.expected(&outbound.target)?).admit(peer)
-            }
-        }
     }
 }
 

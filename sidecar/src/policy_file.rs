@@ -1,19 +1,17 @@
-//! The policy in force: read from its file, reloaded as a whole when that changes, never replaced by a broken one.
+//! A policy from the own file: reloaded as a whole when that changes.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use postern_proto::policy::{FILE_BYTES_MAX, Policy};
-use serde::Serialize;
-use time::OffsetDateTime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::policy_store::{PolicySource, PolicyStore};
 
 /// How often the file is looked at. Its content is compared, so that symlink swaps and quick rewrites are seen.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -24,58 +22,6 @@ pub const SETTLE: Duration = Duration::from_millis(50);
 const SETTLE_LOOKS_MAX: usize = 20;
 /// A broken file's problems are logged up to this many; `postern-ca policy check` shows all.
 const PROBLEMS_LOGGED_MAX: usize = 5;
-
-/// The policy that decides now: one writer, many readers.
-#[derive(Debug, Default)]
-pub struct PolicyStore {
-    current: ArcSwapOption<Policy>,
-    changes: watch::Sender<u64>,
-    status: Mutex<PolicyStatus>,
-}
-
-/// How the policy stands, for `/status`.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct PolicyStatus {
-    pub file: Option<PathBuf>,
-    /// Of the policy in force; absent until there is one.
-    pub digest: Option<String>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub loaded_at: Option<OffsetDateTime>,
-    /// Why the file as it is now is not in force.
-    pub last_error: Option<String>,
-}
-
-impl PolicyStore {
-    /// The policy in force.
-    pub fn current(&self) -> Option<Arc<Policy>> {
-        self.current.load_full()
-    }
-
-    /// Wakes after each change.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    pub fn status(&self) -> PolicyStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Puts a policy in force.
-    pub fn replace(&self, policy: Policy, now: OffsetDateTime) {
-        let digest = policy.digest().to_owned();
-        self.update(|status| {
-            status.digest = Some(digest);
-            status.loaded_at = Some(now);
-            status.last_error = None;
-        });
-        self.current.store(Some(Arc::new(policy)));
-        self.changes.send_modify(|change| *change += 1);
-    }
-
-    fn update(&self, change: impl FnOnce(&mut PolicyStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
 
 /// Watches one file.
 #[derive(Debug)]
@@ -92,7 +38,7 @@ pub struct PolicyFile {
 
 impl PolicyFile {
     pub fn new(path: PathBuf, store: Arc<PolicyStore>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
-        store.update(|status| status.file = Some(path.clone()));
+        store.expect_from(PolicySource::File, Some(path.display().to_string()));
         Self { path, store, metrics, clock, look_now: Arc::default(), seen: None }
     }
 
@@ -158,7 +104,7 @@ impl PolicyFile {
         }
         self.metrics.policy_reloaded("error");
         let joined = problems.iter().take(PROBLEMS_LOGGED_MAX).cloned().collect::<Vec<_>>().join("; ");
-        self.store.update(|status| status.last_error = Some(joined));
+        self.store.refused(joined);
     }
 }
 

@@ -152,8 +152,11 @@ impl Refusal {
 pub fn explain_command(policy: Option<&Policy>, from: &str, to: &str, port: Option<&str>) -> String {
     let file = policy.map_or("POLICY", Policy::file);
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
-    let file =
-        if file.chars().all(plain) { file.to_owned() } else { format!("'{}'", file.replace('\'', "'\\''")) };
+    let file = match policy.and_then(Policy::version) {
+        Some(_) => "--live".to_owned(),
+        None if file.chars().all(plain) => file.to_owned(),
+        None => format!("'{}'", file.replace('\'', "'\\''")),
+    };
     let port = port.map(|port| format!(" --port {port}")).unwrap_or_default();
     format!("postern-ca policy explain {file} --from {from} --to {to}{port}")
 }

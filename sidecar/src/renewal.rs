@@ -85,22 +85,22 @@ impl Renewal {
         }
         self.failures = 0;
         self.life = Some(life);
-        self.plan = Plan::to_renew(life, self.jitter());
+        self.plan = Plan::to_renew(life, jitter(&self.random));
         self.keep(svid, bundles).await;
     }
 
     fn failed(&mut self, error: &AttemptError) {
         self.failures = self.failures.saturating_add(1);
-        let pause = Pause { retry_after: error.retry_after(), jitter: self.jitter() };
+        let pause = Pause { retry_after: error.retry_after(), jitter: jitter(&self.random) };
         self.plan = Plan::to_retry(self.holder.now(), self.life, self.failures, pause);
         self.holder.failed(error.code(), error);
     }
+}
 
-    /// Evenly spread between -1 and 1.
-    fn jitter(&self) -> f64 {
-        let mut bytes = [0; 2];
-        // Without a random source there is no spread; renewing matters more.
-        let filled = self.random.fill(&mut bytes).is_ok();
-        if filled { f64::from(i16::from_ne_bytes(bytes)) / f64::from(i16::MAX) } else { 0.0 }
-    }
+/// Evenly spread between -1 and 1.
+pub(crate) fn jitter(random: &SystemRandom) -> f64 {
+    let mut bytes = [0; 2];
+    // Without a random source there is no spread; asking the CA matters more.
+    let filled = random.fill(&mut bytes).is_ok();
+    if filled { f64::from(i16::from_ne_bytes(bytes)) / f64::from(i16::MAX) } else { 0.0 }
 }

@@ -13,15 +13,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::access_log::{AccessLog, AccessLogError};
 use crate::admin::{Admin, LogLinesDropped, Phase};
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{AccessLogConfig, Config, IdentitySource};
 use crate::identity::IdentityTask;
 use crate::inbound::InboundServer;
 use crate::listen::{self, Until};
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::policy_file::PolicyFile;
+use crate::subscription::Subscription;
 use signals::Signals;
 
 /// Why a sidecar cannot start.
@@ -36,6 +38,8 @@ pub enum RunError {
     },
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
 }
 
 /// What tells the parts when to end: first no new connections, then no connections, then nothing at all.
@@ -49,7 +53,11 @@ struct Ends {
 pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let clock = Arc::new(SystemClock);
-    let plane = Arc::new(Plane::new(config, clock.clone()));
+    let mut plane = Plane::new(config, clock.clone());
+    if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
+        plane.access_log = AccessLog::open(to, *lines_waiting_max)?;
+    }
+    let plane = Arc::new(plane);
     let (phase, phases) = watch::channel(Phase::Starting);
     let ends = Ends::default();
     let mut background = JoinSet::new();
@@ -60,17 +68,22 @@ pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(
     background.spawn(admin.run(listener, ends.over.clone()));
     background.spawn(identity.run(ends.over.clone()));
     let look_now = start_policy(&plane, &ends, &mut background, clock).await;
+    if let Some(mut subscription) = Subscription::new(plane.clone()) {
+        subscription.restore().await;
+        background.spawn(subscription.run(ends.over.clone()));
+    }
     background.spawn(plane.clone().watch(ends.over.clone()));
 
     let mut listeners = open_listeners(&plane, &ends)?;
     phase.send_replace(Phase::Serving);
     info!(admin = %plane.config.admin, inbounds = plane.config.inbounds.len(), outbounds = plane.config.outbounds.len(), "listening");
 
-    signals.end(&look_now).await;
+    signals.end(&look_now, &plane.access_log).await;
     phase.send_replace(Phase::Ending);
     end(&plane, &ends, &mut signals, &mut listeners).await;
     ends.over.cancel();
     report_all(&mut background).await;
+    plane.access_log.flush();
     info!("ended");
     Ok(())
 }
@@ -83,7 +96,9 @@ async fn start_policy(
     clock: Arc<SystemClock>,
 ) -> Arc<Notify> {
     let Some(path) = plane.config.policy_file.clone() else {
-        warn!("no [policy] file: every peer is refused");
+        if matches!(plane.config.identity, IdentitySource::Files { .. }) {
+            warn!("no [policy] file and no CA: every peer is refused");
+        }
         return Arc::default();
     };
     let mut file = PolicyFile::new(path, plane.policy.clone(), plane.metrics.clone(), clock);

@@ -30,9 +30,11 @@ pub(super) fn commit(error: &CommitError) -> Status {
         CommitError::UnknownToken | CommitError::TokenExpired | CommitError::TokenUsedUp => {
             Code::Unauthenticated
         }
-        CommitError::TokenOfAnotherId | CommitError::UnknownCertificate | CommitError::Superseded => {
-            Code::PermissionDenied
-        }
+        CommitError::TokenOfAnotherId
+        | CommitError::UnknownCertificate
+        | CommitError::Superseded
+        | CommitError::Revoked { .. } => Code::PermissionDenied,
+        CommitError::TooManyRevoked => Code::ResourceExhausted,
         CommitError::SameKey => Code::InvalidArgument,
     };
     Status::new(code, error.to_string())

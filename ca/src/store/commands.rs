@@ -3,31 +3,39 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::audit_rows::Chain;
-use super::writer::Command;
+use super::writer::{Command, Effect};
 use super::{Authorisation, CommitError, NewToken, Record, StoreError};
+use super::{policies, revocations};
 
 type Done = Result<(), CommitError>;
 
-fn sqlite(error: rusqlite::Error) -> CommitError {
+pub(super) fn sqlite(error: rusqlite::Error) -> CommitError {
     CommitError::Store(StoreError::from(error))
 }
 
-pub(super) fn execute(connection: &Connection, chain: &mut Chain, command: &Command) -> Done {
+pub(super) fn execute(
+    connection: &Connection,
+    chain: &mut Chain,
+    command: &Command,
+) -> Result<Effect, CommitError> {
     match command {
-        Command::CreateToken(token) => create_token(connection, chain, token),
-        Command::Commit(issuance) => commit(connection, chain, &issuance.0, &issuance.1),
-        Command::Refused(refused) => {
-            chain.refused(connection, refused)?;
-            Ok(())
+        Command::CreateToken(token) => create_token(connection, chain, token)?,
+        Command::Commit(issuance) => commit(connection, chain, &issuance.0, &issuance.1)?,
+        Command::Refused(refused) => chain.refused(connection, refused)?,
+        Command::ApplyPolicy { policy, expect_version } => {
+            return policies::apply(connection, chain, policy, *expect_version);
         }
-        Command::Close => {
-            chain.end_minute(connection)?;
-            Ok(())
+        Command::Revoke(revoked) => return revocations::revoke(connection, chain, revoked),
+        Command::Restore { id, author, at } => {
+            return revocations::restore(connection, chain, id, author, *at);
         }
+        Command::Close => chain.end_minute(connection)?,
     }
+    Ok(Effect::Done)
 }
 
 fn create_token(connection: &Connection, chain: &mut Chain, token: &NewToken) -> Done {
+    revocations::check(connection, &token.spiffe_id)?;
     connection
         .prepare_cached("INSERT INTO token (hash, spiffe_id, expires_at, uses_left) VALUES (?, ?, ?, ?)")
         .and_then(|mut insert| {
@@ -45,6 +53,7 @@ fn commit(
     authorisation: &Authorisation,
     record: &Record,
 ) -> Done {
+    revocations::check(connection, &record.spiffe_id)?;
     match authorisation {
         Authorisation::Token { hash, spiffe_id, now } => redeem(connection, hash, spiffe_id, *now)?,
         Authorisation::Svid { serial, spiffe_id, only_if_newest } => {
@@ -107,7 +116,8 @@ pub(super) fn token_wrong(
         Some((of, _, _)) if of != spiffe_id => Some(CommitError::TokenOfAnotherId),
         Some((_, expires_at, _)) if expires_at <= now => Some(CommitError::TokenExpired),
         Some((_, _, uses_left)) if uses_left <= 0 => Some(CommitError::TokenUsedUp),
-        Some(_) => None,
+        // Last, so that only who has a good token is told of a revocation.
+        Some(_) => revocations::refusal(connection, spiffe_id)?,
     })
 }
 

@@ -16,7 +16,8 @@ const APPLICATION_ID: i64 = 0x5053_544e;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Each brings the schema one version further.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE token (
         hash BLOB PRIMARY KEY,
         spiffe_id TEXT NOT NULL,
@@ -44,7 +45,25 @@ const MIGRATIONS: [&str; 1] = ["
         detail TEXT NOT NULL,
         hash BLOB NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE policy_versions (
+        number INTEGER PRIMARY KEY,
+        text TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        file TEXT NOT NULL,
+        author TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        comment TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE revoked (
+        id TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        author TEXT NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Opens for writing: write-ahead log, every commit synced to disk.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {

@@ -1,13 +1,13 @@
 use super::*;
 
-const NOW: i64 = 1_000_000;
-const ID: &str = "spiffe://shop.example/orders";
+pub(super) const NOW: i64 = 1_000_000;
+pub(super) const ID: &str = "spiffe://shop.example/orders";
 
-fn token(uses: u32) -> NewToken {
+pub(super) fn token(uses: u32) -> NewToken {
     NewToken { hash: [7; 32], spiffe_id: ID.to_owned(), created_at: NOW, expires_at: NOW + 600, uses }
 }
 
-fn record(serial: &str, attestation: &str) -> Record {
+pub(super) fn record(serial: &str, attestation: &str) -> Record {
     Record {
         serial: serial.to_owned(),
         spiffe_id: ID.to_owned(),
@@ -20,15 +20,15 @@ fn record(serial: &str, attestation: &str) -> Record {
     }
 }
 
-fn by_token(spiffe_id: &str, now: i64) -> Authorisation {
+pub(super) fn by_token(spiffe_id: &str, now: i64) -> Authorisation {
     Authorisation::Token { hash: [7; 32], spiffe_id: spiffe_id.to_owned(), now }
 }
 
-fn by_svid(serial: &str, only_if_newest: bool) -> Authorisation {
+pub(super) fn by_svid(serial: &str, only_if_newest: bool) -> Authorisation {
     Authorisation::Svid { serial: serial.to_owned(), spiffe_id: ID.to_owned(), only_if_newest }
 }
 
-fn open() -> (tempfile::TempDir, Store, WriterThread) {
+pub(super) fn open() -> (tempfile::TempDir, Store, WriterThread) {
     let dir = tempfile::tempdir().unwrap();
     let (store, writer) = Store::open(&dir.path().join("store.sqlite")).unwrap();
     (dir, store, writer)
@@ -154,7 +154,7 @@ async fn a_newer_store_and_a_foreign_file_are_refused() {
     writer.join();
     let path = dir.path().join("store.sqlite");
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Store::open(&path), Err(StoreError::NewerSchema { found: 99, known: 1 })));
+    assert!(matches!(Store::open(&path), Err(StoreError::NewerSchema { found: 99, known: 2 })));
     let other = dir.path().join("other.sqlite");
     rusqlite::Connection::open(&other).unwrap().execute("CREATE TABLE x (y)", []).unwrap();
     assert!(matches!(Store::open(&other), Err(StoreError::NotAStore)));

@@ -4,6 +4,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::audit_rows::Chain;
+use super::policies::{Applied, ApplyError, NewPolicy};
+use super::revocations::Revoked;
 use super::{Authorisation, CommitError, NewToken, Record, Refused, StoreError, commands};
 
 /// At most so many commands share a transaction.
@@ -14,15 +16,34 @@ pub(super) enum Command {
     CreateToken(NewToken),
     Commit(Box<(Authorisation, Record)>),
     Refused(Refused),
+    ApplyPolicy {
+        policy: Box<NewPolicy>,
+        expect_version: Option<u64>,
+    },
+    Revoke(Revoked),
+    Restore {
+        id: String,
+        author: String,
+        at: i64,
+    },
     /// Nothing comes after it.
     Close,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Done,
+    /// All was so already.
+    AsItWas,
+    Policy(Result<Applied, ApplyError>),
 }
 
 /// A command and who waits for it.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) command: Command,
-    pub(super) answer: oneshot::Sender<Result<(), CommitError>>,
+    pub(super) answer: oneshot::Sender<Result<Effect, CommitError>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +90,7 @@ impl Writer {
     }
 
     /// Each command is whole or without effect; the group is durable as one.
-    fn transaction(&mut self, commands: &[Command]) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+    fn transaction(&mut self, commands: &[Command]) -> Result<Vec<Result<Effect, CommitError>>, StoreError> {
         let transaction = self.connection.transaction()?;
         let mut results = Vec::with_capacity(commands.len());
         for command in commands {

@@ -77,6 +77,13 @@ pub struct Refusal {
     pub nearest: Vec<Nearest>,
 }
 
+impl Refusal {
+    /// What stood in the way and what the nearest rules lacked, in words, without who asked for what.
+    pub fn lack(&self) -> impl fmt::Display + '_ {
+        Lack(self)
+    }
+}
+
 /// What stood in the way of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gap {
@@ -164,9 +171,17 @@ impl fmt::Display for Refusal {
             None => f.write_str(" may not connect to ")?,
         }
         named(f, self.service_name.as_deref(), &self.service)?;
-        write!(f, " port {:?} ({}): ", self.port, self.protocol.as_str())?;
-        write!(f, "{}", self.gap)?;
-        for (number, nearest) in self.nearest.iter().enumerate() {
+        write!(f, " port {:?} ({}): {}", self.port, self.protocol.as_str(), self.lack())
+    }
+}
+
+/// What [`Refusal::lack`] says.
+struct Lack<'a>(&'a Refusal);
+
+impl fmt::Display for Lack<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.gap.fmt(f)?;
+        for (number, nearest) in self.0.nearest.iter().enumerate() {
             f.write_str(if number == 0 { "; nearest: " } else { ", " })?;
             write!(f, "{nearest}")?;
         }

@@ -30,20 +30,21 @@ pub enum Unenforceable {
 
 impl Service {
     /// What a sidecar of this service with these inbounds reports: nothing, when it can enforce every rule.
-    pub fn unenforceable(&self, inbounds: &[Port<'_>]) -> Vec<Unenforceable> {
-        let mut found = Vec::new();
-        for inbound in inbounds {
-            if let Some(gap) = self.inbound_gap(*inbound) {
-                found.push(Unenforceable::Inbound { name: inbound.name.to_owned(), gap });
-            } else if self.ports.is_none() && inbound.protocol == Protocol::Tcp {
-                let with_calls = self.rules.iter().filter(|rule| rule.calls.is_some());
-                found.extend(with_calls.map(|rule| Unenforceable::Rule {
-                    rule: Arc::clone(&rule.about),
-                    inbound: inbound.name.to_owned(),
-                }));
-            }
-        }
-        found
+    pub fn unenforceable<'a>(
+        &'a self,
+        inbounds: impl IntoIterator<Item = Port<'a>>,
+    ) -> impl Iterator<Item = Unenforceable> {
+        inbounds.into_iter().flat_map(|inbound| {
+            let name = inbound.name.to_owned();
+            let gap = self.inbound_gap(inbound).map(|gap| Unenforceable::Inbound { name, gap });
+            let no_calls = self.ports.is_none() && inbound.protocol == Protocol::Tcp;
+            let rules = if no_calls { self.rules.as_slice() } else { &[] };
+            let with_calls = rules.iter().filter(|rule| rule.calls.is_some());
+            gap.into_iter().chain(with_calls.map(move |rule| Unenforceable::Rule {
+                rule: Arc::clone(&rule.about),
+                inbound: inbound.name.to_owned(),
+            }))
+        })
     }
 
     /// policy.md `Ports`: a declared list is complete.

@@ -55,15 +55,19 @@ fn stand_in(own: &TrustDomain, number: usize) -> Option<SpiffeId> {
     SpiffeId::from_parts(own.clone(), &format!("/unreadable-identity/{number}")).ok()
 }
 
-fn check_name(name: &At<&str>, problems: &mut Problems<'_>) {
+/// policy.md `Names`.
+pub(super) fn is_service_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.bytes().all(fits)
+}
+
+fn check_name(name: &At<&str>, problems: &mut Problems<'_>) {
     let At { value, place } = name;
-    if value.is_empty() || value.len() > NAME_CHARS_MAX || !value.bytes().all(fits) {
+    if !is_service_name(value) {
         let message =
             format!("{value:?} is no service name: expected 1 to {NAME_CHARS_MAX} of a-z, 0-9 and \"-\"");
         let right = value.to_ascii_lowercase().replace(['_', '.', ' '], "-");
-        let suggestion = (!right.is_empty() && right.len() <= NAME_CHARS_MAX && right.bytes().all(fits))
-            .then(|| format!("write {right:?}"));
+        let suggestion = is_service_name(&right).then(|| format!("write {right:?}"));
         problems.report_with(ProblemKind::ServiceName, place.clone(), message, suggestion);
     }
 }

@@ -74,7 +74,7 @@ impl Service {
         &self.name
     }
 
-    /// 1-based line where the file first names it.
+    /// 1-based line where the file first names it; 0 in a policy read from a slice.
     pub fn line(&self) -> u32 {
         self.line
     }

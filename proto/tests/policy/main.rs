@@ -7,6 +7,8 @@
 
 mod ask;
 mod check;
+mod diff;
+mod diff_reference;
 mod expectations;
 mod hostile;
 mod names;
@@ -14,4 +16,5 @@ mod ports;
 mod reference;
 mod robust;
 mod rules;
+mod slices;
 mod verdicts;

@@ -48,7 +48,8 @@ fn an_inbound_that_speaks_something_else_is_refused() {
     {
         let port = Port { name, protocol };
         assert_eq!(gap(ask(&policy, "orders", port, None)), Gap::ProtocolMismatch { declared });
-        let reported = policy.service("payments").unwrap().unenforceable(&[port, HTTP, TCP]);
+        let reported =
+            policy.service("payments").unwrap().unenforceable([port, HTTP, TCP]).collect::<Vec<_>>();
         assert_eq!(
             reported,
             [Unenforceable::Inbound { name: name.into(), gap: Gap::ProtocolMismatch { declared } }]
@@ -91,7 +92,7 @@ fn calls_allow_nothing_on_an_inbound_that_is_not_declared_http() {
     assert!(allowed(&ask(&policy, "orders", HTTP, Some("GET /"))));
     assert!(!allowed(&ask(&policy, "orders", TCP, None)));
     assert!(!allowed(&ask(&policy, "orders", TCP, Some("GET /"))));
-    let reported = policy.service("payments").unwrap().unenforceable(&[HTTP, TCP]);
+    let reported = policy.service("payments").unwrap().unenforceable([HTTP, TCP]).collect::<Vec<_>>();
     assert!(
         matches!(&reported[..], [Unenforceable::Rule { rule, inbound }] if rule.line == 4 && inbound == "bulk")
     );

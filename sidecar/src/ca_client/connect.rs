@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use postern_proto::mtls::{self, Judge, TlsIdentity, Verdict};
@@ -25,7 +26,11 @@ const ALPN: &[u8] = b"h2";
 /// The headers and trailers of an answer have at most this many bytes.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
-/// A connection for one request.
+/// A CA that vanished without a word shows by the pings it does not answer.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection for one request or one subscription.
 pub(super) struct Connection {
     pub(super) ca: CertificateAuthorityClient<Channel>,
     alert: Arc<OnceLock<AlertDescription>>,
@@ -110,7 +115,10 @@ async fn http2(stream: Observed) -> Result<Channel, tonic::transport::Error> {
         std::future::ready(stream)
     });
     // The URI fills `:authority`; peers are known by SPIFFE ID, and the stream is open already.
-    let endpoint = Endpoint::from_static("https://postern-ca").http2_max_header_list_size(HEADER_BYTES_MAX);
+    let endpoint = Endpoint::from_static("https://postern-ca")
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
     endpoint.connect_with_connector(connector).await
 }
 

@@ -78,8 +78,25 @@ fn for_people(status: &Value) -> String {
         line("  trouble", reason);
     }
     line("policy", text("/policy/digest").unwrap_or("none"));
+    if let Some(source) = text("/policy/source") {
+        let of = |text: &str| text.escape_debug().to_string();
+        let version = status.pointer("/policy/version").and_then(Value::as_u64);
+        let version = version.map_or(String::new(), |version| format!(" version {version}"));
+        line("  source", &format!("{source}{version} {}", text("/policy/file").map(of).unwrap_or_default()));
+        line("  since", text("/policy/loaded_at").unwrap_or("never"));
+    }
     if let Some(error) = text("/policy/last_error") {
         line("  trouble", error);
+    }
+    for what in list("/unenforceable").filter_map(Value::as_str) {
+        line("  refused", what);
+    }
+    line("CA stream", text("/subscription/state").unwrap_or("off"));
+    if let Some(reason) = text("/subscription/last_error/reason") {
+        line("  trouble", reason);
+    }
+    if count("/revoked") > 0 {
+        line("revoked", &format!("{} identities", count("/revoked")));
     }
     let connections = format!("{} live, {} begun", count("/connections/live"), count("/connections/begun"));
     line("connections", &connections);

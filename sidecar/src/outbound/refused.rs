@@ -72,19 +72,17 @@ impl OutboundServer {
     }
 
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
-    pub(super) async fn tell_last_word(
+    pub(super) async fn last_word(
         &self,
         tls: &mut TlsStream<TcpStream>,
         error: io::Error,
         address: SocketAddr,
-    ) {
+    ) -> Option<Refusal> {
         let alert = match alert_in(&error) {
             Some(alert) => Some(alert),
             None => last_word(tls).await,
         };
-        if let Some(alert) = alert {
-            self.plane.refusals.tell(self.of_alert(alert, address));
-        }
+        alert.map(|alert| self.of_alert(alert, address))
     }
 
     pub(crate) fn of_alert(&self, alert: AlertDescription, address: SocketAddr) -> Refusal {
@@ -94,14 +92,17 @@ impl OutboundServer {
         if alert == AlertDescription::AccessDenied
             && let Some((verdict, command)) = self.own_opinion()
         {
-            detail = format!("{detail}; {verdict}");
+            if let Some(verdict) = verdict {
+                detail = format!("{detail}; {verdict}");
+            }
             explain = Some(command);
         }
         self.refusal(reason, detail, Some(address), explain)
     }
 
-    /// What the policy on this side says to the same question, and the command that says it, too.
-    fn own_opinion(&self) -> Option<(String, String)> {
+    /// What the policy on this side says to the same question, and the command that says it, too. A slice from the
+    /// CA has no rules of others, so only the command can tell.
+    fn own_opinion(&self) -> Option<(Option<String>, String)> {
         let (policy, credentials) = (self.plane.policy.current()?, self.plane.credentials.current()?);
         let (own, expected) = (credentials.svid.id(), self.plane.expected(&self.outbound.target).ok()?);
         let mut ports =
@@ -112,6 +113,7 @@ impl OutboundServer {
         let asked = port.or(first).unwrap_or(Port { name: "any", protocol: self.outbound.protocol });
         let decision = may_connect(&policy, own, &expected, asked, self.plane.clock.now());
         let verdict = format!("by the policy here ({}): {}", policy.digest(), decision.reason());
+        let verdict = policy.version().is_none().then_some(verdict);
         let to = self.outbound.target.to_string();
         Some((verdict, explain_command(Some(&policy), own.as_str(), &to, port.map(|port| port.name))))
     }
@@ -169,9 +171,11 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
         AlertDescription::CertificateRequired => {
             ("certificate_required", "it has seen no certificate of ours")
         }
+        AlertDescription::CertificateRevoked => {
+            ("certificate_revoked", "it knows our identity to be revoked")
+        }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown => {
             ("certificate_refused", "it does not believe our certificate")
         }

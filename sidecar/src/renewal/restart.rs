@@ -1,28 +1,22 @@
 //! What a restart leaves: the state directory written after each success and read at the start.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postern_proto::identity::{Svid, TrustBundles};
 use time::OffsetDateTime;
-use tokio::time::timeout;
 use tracing::warn;
 
 use super::Renewal;
 use super::attempt::TokenError;
 use crate::holder::in_one_line;
 use crate::schedule::{Lifetime, Plan};
-use crate::state_dir::{Kept, StateDir, StateError};
-
-/// How long the loop waits for a disk.
-const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::state_dir::{Kept, StateDir, off_thread};
 
 impl Renewal {
     /// An identity that cannot be kept is used all the same; only a restart then needs the CA.
     pub(super) async fn keep(&self, svid: Svid, bundles: Arc<TrustBundles>) {
         let Some(state) = self.state.clone() else { return };
-        if let Err(error) = blocking(move || state.save(&svid, &bundles)).await {
+        if let Err(error) = off_thread(move || state.save(&svid, &bundles)).await {
             warn!(reason = in_one_line(&error), "identity not kept for a restart");
         }
     }
@@ -33,7 +27,7 @@ impl Renewal {
         let now = self.holder.now();
         let loaded = {
             let state = state.clone();
-            blocking(move || state.load(now)).await
+            off_thread(move || state.load(now)).await
         };
         match loaded {
             Ok(None) => {}
@@ -69,20 +63,8 @@ impl Renewal {
 }
 
 async fn set_aside(state: StateDir, reason: &str) {
-    match blocking(move || state.set_aside()).await {
+    match off_thread(move || state.set_aside()).await {
         Ok(aside) => warn!(reason, aside = %aside.display(), "kept identity set aside; enrolling anew"),
         Err(error) => warn!(reason, error = in_one_line(&error), "kept identity not used; enrolling anew"),
-    }
-}
-
-/// File work off the runtime's threads. A disk that hangs holds up no renewal.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
-) -> Result<T, StateError> {
-    let failed = |cause| StateError::Io { doing: "work on", path: "the state directory".into(), cause };
-    match timeout(DISK_TIMEOUT, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(panicked)) => Err(failed(io::Error::other(panicked))),
-        Err(late) => Err(failed(io::Error::from(late))),
     }
 }

@@ -14,6 +14,8 @@ mod apps;
 mod authority;
 mod sidecar;
 
+mod access_log;
+mod admin;
 mod carrying;
 mod deciding_again;
 mod ending;

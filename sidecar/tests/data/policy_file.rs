@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use postern_sidecar::clock::SystemClock;
 use postern_sidecar::metrics::Metrics;
-use postern_sidecar::policy_file::{PolicyFile, PolicyStore};
+use postern_sidecar::policy_file::PolicyFile;
+use postern_sidecar::policy_store::PolicyStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 

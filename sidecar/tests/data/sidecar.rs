@@ -1,15 +1,17 @@
 //! Sidecars under test: the whole data plane with an identity and a policy put in place by the test.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, Svid};
 use postern_proto::policy::{Policy, Protocol};
-use postern_sidecar::clock::SystemClock;
+use postern_sidecar::access_log::AccessLog;
+use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
-    Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target, TellCallers,
+    AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown,
+    Target, TellCallers,
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Until};
@@ -59,6 +61,11 @@ pub struct Spec {
     pub http: Http,
     pub protocol: Protocol,
     pub tell_callers: TellCallers,
+    pub access_log: Option<AccessLogConfig>,
+    pub identity: IdentitySource,
+    pub policy_file: Option<PathBuf>,
+    pub clock: Arc<dyn Clock>,
+    pub admin: SocketAddr,
     app: Option<SocketAddr>,
     to: Vec<SocketAddr>,
     target: Target,
@@ -74,6 +81,15 @@ impl Spec {
             http: Http::default(),
             protocol: Protocol::Tcp,
             tell_callers: TellCallers::default(),
+            access_log: None,
+            identity: IdentitySource::Files {
+                svid: Path::new("svid.pem").to_owned(),
+                key: Path::new("key.pem").to_owned(),
+                bundle: Path::new("bundle.pem").to_owned(),
+            },
+            policy_file: None,
+            clock: Arc::new(SystemClock),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             app: None,
             to: Vec::new(),
             target: Target::Service("payments".to_owned()),
@@ -114,21 +130,22 @@ impl Spec {
             protocol: self.protocol,
         });
         let config = Config {
-            identity: IdentitySource::Files {
-                svid: Path::new("svid.pem").to_owned(),
-                key: Path::new("key.pem").to_owned(),
-                bundle: Path::new("bundle.pem").to_owned(),
-            },
+            identity: self.identity,
             inbounds: inbound.into_iter().collect(),
             outbounds: outbound.into_iter().collect(),
-            policy_file: None,
-            admin: any,
+            policy_file: self.policy_file,
+            admin: self.admin,
             limits: self.limits,
             http: self.http,
             shutdown: Shutdown::default(),
             log: Log::default(),
+            access_log: self.access_log,
         };
-        let plane = Arc::new(Plane::new(config, Arc::new(SystemClock)));
+        let mut plane = Plane::new(config, self.clock);
+        if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
+            plane.access_log = AccessLog::open(to, *lines_waiting_max).unwrap();
+        }
+        let plane = Arc::new(plane);
         if let Some(svid) = self.svid {
             plane.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
         }

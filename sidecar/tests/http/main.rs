@@ -20,6 +20,7 @@ mod shop;
 #[expect(dead_code, reason = "the tests of plain connections use more of it")]
 mod sidecar;
 
+mod access_log;
 mod acting;
 mod acting_otherwise;
 mod carrying;

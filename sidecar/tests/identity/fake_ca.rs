@@ -21,9 +21,11 @@ use time::{Duration, OffsetDateTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::{Authority, TRUST_DOMAIN, Validity, public_key};
+use crate::fake_subscriptions::Subscriptions;
 
 /// What was asked of the CA.
 #[derive(Debug, Clone)]
@@ -68,6 +70,7 @@ struct Shared {
     grace: Mutex<std::time::Duration>,
     /// Tokens that were redeemed.
     redeemed: Mutex<Vec<String>>,
+    subscriptions: Arc<Subscriptions>,
     own: Svid,
 }
 
@@ -93,6 +96,7 @@ impl FakeCa {
             asked: Mutex::default(),
             grace: Mutex::default(),
             redeemed: Mutex::default(),
+            subscriptions: Arc::default(),
             own,
         });
         let server = tokio::spawn(serve(listener, shared.clone()));
@@ -109,6 +113,11 @@ impl FakeCa {
 
     pub fn renew_expired_for(&self, grace: std::time::Duration) {
         *self.shared.grace.lock().unwrap() = grace;
+    }
+
+    /// Who listens, and what is said to them.
+    pub fn subscriptions(&self) -> &Arc<Subscriptions> {
+        &self.shared.subscriptions
     }
 
     /// Everything that was asked so far.
@@ -225,13 +234,14 @@ impl CertificateAuthority for Desk {
         self.answer(Asked { csr: request.into_inner().csr, id: peer.id().clone(), token: None }).await
     }
 
-    type SubscribeStream = tokio_stream::Empty<Result<SidecarUpdate, Status>>;
+    type SubscribeStream = UnboundedReceiverStream<Result<SidecarUpdate, Status>>;
 
     async fn subscribe(
         &self,
-        _: Request<Streaming<SidecarReport>>,
+        request: Request<Streaming<SidecarReport>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Err(Status::unimplemented("this CA only issues"))
+        let peer = self.peer.clone().ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        self.shared.subscriptions.serve(peer, request.into_inner()).await.map(Response::new)
     }
 }
 

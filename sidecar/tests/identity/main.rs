@@ -12,7 +12,10 @@ mod authority;
 mod check;
 mod clock;
 mod enrolling;
+#[expect(dead_code, reason = "the subscription tests use more of it")]
 mod fake_ca;
+#[expect(dead_code, reason = "the subscription tests use more of it")]
+mod fake_subscriptions;
 mod files;
 mod keeping;
 mod misbehaviour;

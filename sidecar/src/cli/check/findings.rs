@@ -145,8 +145,13 @@ impl Findings {
 
     fn policy(&mut self, config: &Config, id: Option<&SpiffeId>) {
         let Some(file) = &config.policy_file else {
-            self.warnings
-                .push("policy: none, so every peer is refused and no service is resolved".to_owned());
+            match config.identity {
+                IdentitySource::Ca { .. } => self.facts.push("policy: from the CA".to_owned()),
+                IdentitySource::Files { .. } => self.warnings.push(
+                    "policy: no file and no CA, so every peer is refused and no service is resolved"
+                        .to_owned(),
+                ),
+            }
             return;
         };
         let Some(policy) = self.read_policy(file) else { return };

@@ -1,0 +1,84 @@
+//! The admin endpoint's connections: few, short-lived, and ended with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::{debug, error, warn};
+
+use crate::pending::{Pending, Place};
+
+/// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
+pub const CONNECTIONS_MAX: usize = 64;
+/// A request's headers have come within this time; so long a connection may idle, too.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection takes no more requests after this time...
+pub const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(5 * 60);
+/// ...and an answer that is not read by then is given up after this.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
+/// A request's line and headers together.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+/// After accept failed for want of descriptors or memory, the next try waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers until `cancel`; all connections have ended then.
+pub(super) async fn serve(listener: TcpListener, routes: Router, cancel: CancellationToken) {
+    let places = Arc::new(Pending::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(ended) = connections.join_next() => report(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(one(stream, places.enter(), routes.clone()));
+                }
+                Err(error) => {
+                    warn!(%error, "the admin endpoint cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    connections.shutdown().await;
+}
+
+async fn one(stream: TcpStream, place: Place, routes: Router) {
+    let asked = service_fn(|request| {
+        place.greeted();
+        routes.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), asked);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = place.evicted.cancelled() => return,
+        () = tokio::time::sleep(CONNECTION_LIFE_MAX) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "an admin connection broke");
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "an admin connection's task failed");
+    }
+}

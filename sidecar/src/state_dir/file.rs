@@ -1,0 +1,111 @@
+//! One file of the state directory: mode 0600, bounded, replaced whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::StateError;
+
+/// How long a task waits for a disk.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+const OTHERS: u32 = 0o077;
+const STICKY: u32 = 0o1000;
+
+/// A file by its name, in a directory of mode 0700.
+#[derive(Debug, Clone)]
+pub(crate) struct StateFile {
+    dir: PathBuf,
+    name: &'static str,
+    bytes_max: u64,
+}
+
+impl StateFile {
+    pub(crate) fn new(dir: &Path, name: &'static str, bytes_max: u64) -> Self {
+        Self { dir: dir.to_owned(), name, bytes_max }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.join(self.name)
+    }
+
+    /// What is in it, if it is there.
+    pub(crate) fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        let path = self.path();
+        let unreadable = |cause| StateError::Io { doing: "read", path: path.clone(), cause };
+        let opened = match File::open(&path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let length = opened.metadata().map_err(unreadable)?.len();
+        if length > self.bytes_max {
+            return Err(StateError::TooLarge { path, bytes_max: self.bytes_max });
+        }
+        // All of its capacity is there from the start, so that no copy of a key is left behind when it grows.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
+        opened.take(self.bytes_max).read_to_end(&mut bytes).map_err(unreadable)?;
+        Ok(Some(bytes))
+    }
+
+    /// Replaces it: written beside, flushed to the disk, and only then put in place of the older.
+    pub(crate) fn replace(&self, bytes: &[u8]) -> Result<(), StateError> {
+        self.prepare()?;
+        let (file, new) = (self.path(), self.dir.join(format!("{}.new", self.name)));
+        let failed = |doing| {
+            let path = new.clone();
+            move |cause| StateError::Io { doing, path, cause }
+        };
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("replace")(error)),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let mut opened =
+            options.write(true).create_new(true).mode(FILE_MODE).open(&new).map_err(failed("create"))?;
+        opened.write_all(bytes).map_err(failed("write"))?;
+        opened.sync_all().map_err(failed("flush"))?;
+        fs::rename(&new, &file).map_err(failed("rename"))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("flush the directory of"))
+    }
+
+    /// Puts what is unusable out of the way, where an operator can look at it, and says where.
+    pub(crate) fn set_aside(&self) -> Result<PathBuf, StateError> {
+        let (path, aside) = (self.path(), self.dir.join(format!("{}.damaged", self.name)));
+        fs::rename(&path, &aside).map_err(|cause| StateError::Io { doing: "set aside", path, cause })?;
+        Ok(aside)
+    }
+
+    /// Makes the directory, or takes the access of others to it away; one that everybody shares is refused.
+    fn prepare(&self) -> Result<(), StateError> {
+        let failed = |cause| StateError::Io { doing: "prepare", path: self.dir.clone(), cause };
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(&self.dir).map_err(failed)?;
+        let mode = fs::metadata(&self.dir).map_err(failed)?.permissions().mode();
+        if mode & STICKY != 0 {
+            return Err(StateError::Shared { path: self.dir.clone() });
+        }
+        if mode & OTHERS == 0 {
+            return Ok(());
+        }
+        fs::set_permissions(&self.dir, Permissions::from_mode(DIR_MODE)).map_err(failed)
+    }
+}
+
+/// File work off the runtime's threads. A disk that hangs holds nothing up for longer than [`DISK_TIMEOUT`].
+pub(crate) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StateError> {
+    let failed = |cause| StateError::Io { doing: "work on", path: "the state directory".into(), cause };
+    match timeout(DISK_TIMEOUT, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panicked)) => Err(failed(io::Error::other(panicked))),
+        Err(late) => Err(failed(io::Error::from(late))),
+    }
+}

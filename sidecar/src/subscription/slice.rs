@@ -1,0 +1,37 @@
+//! A slice that came from the CA, judged for the identity it came to.
+
+use postern_proto::identity::{SpiffeId, TrustDomain};
+use postern_proto::policy::{Policy, SliceError};
+use postern_proto::wire::v1::PolicySlice;
+use thiserror::Error;
+
+/// The policy in a slice, or none where the CA stores none. Without `own`, as before the first identity has come,
+/// it is judged by itself; a policy for others then lets nobody in.
+pub(super) fn policy_of(slice: PolicySlice, own: Option<&SpiffeId>) -> Result<Option<Policy>, TakeError> {
+    if slice.version == 0 {
+        return Ok(None);
+    }
+    let meant = slice.own.as_ref().map(|service| service.spiffe_id.clone());
+    let policy = Policy::from_slice(slice)?;
+    let Some(own) = own else { return Ok(Some(policy)) };
+    if policy.trust_domain() != own.trust_domain() {
+        return Err(TakeError::OtherDomain { found: policy.trust_domain().clone() });
+    }
+    match meant {
+        Some(found) if found != own.as_str() => Err(TakeError::OtherIdentity { found }),
+        _ => Ok(Some(policy)),
+    }
+}
+
+/// Why a slice is not put in force.
+#[derive(Debug, Error)]
+pub enum TakeError {
+    #[error("the policy slice is not understood")]
+    Slice(#[from] SliceError),
+    #[error("the policy slice is not a message")]
+    Message(#[from] prost::DecodeError),
+    #[error("the policy slice is of the trust domain {found}, not the own one")]
+    OtherDomain { found: TrustDomain },
+    #[error("the policy slice is for {found:?}, not for this identity")]
+    OtherIdentity { found: String },
+}
