@@ -79,8 +79,13 @@ impl Live {
 
     /// A TLS connection to `payments` without a sidecar, with the identity of `name`.
     pub async fn direct(&self, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
+        self.direct_of(&self.authority, name, alpn).await
+    }
+
+    /// The same with a certificate of this authority.
+    pub async fn direct_of(&self, authority: &Authority, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
         let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
-        let identity = TlsIdentity::new(&self.authority.svid(&id(name), validity)).unwrap();
+        let identity = TlsIdentity::new(&authority.svid(&id(name), validity)).unwrap();
         let judge = Arc::new(Judge::new(Arc::new(self.authority.bundles()), Arc::new(Anyone)));
         let config = client_config(Some(&identity), judge, &[alpn]).unwrap();
         let stream = TcpStream::connect(self.payments.inbound.unwrap()).await.unwrap();

@@ -25,3 +25,4 @@ mod acting;
 mod acting_otherwise;
 mod carrying;
 mod deciding;
+mod observing;
