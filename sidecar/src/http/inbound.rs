@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
@@ -168,6 +168,8 @@ impl Client {
         }
         let answered = async {
             match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
+                // A policy that only observes does not refuse it.
+                _ if request.method() == Method::CONNECT => Err(Failure::connect()),
                 Some(protocol) => self.switch(request, target, protocol, call).await,
                 None => self.pass(request, target, call).await,
             }

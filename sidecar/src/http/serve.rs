@@ -19,6 +19,7 @@ use tracing::debug;
 use super::body::Answer;
 use super::call::Calls;
 use super::framing::Heads;
+use super::upgrade::OverTcp;
 use super::watched::Watched;
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
@@ -71,7 +72,7 @@ pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io
 /// Serves a connection to its end.
 pub(super) async fn serve<S, V>(stream: Watched<S>, speaks: Speaks, service: V, session: &Session)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     V: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible>
         + Clone
         + Send
@@ -79,7 +80,7 @@ where
         + 'static,
     V::Future: Send + 'static,
 {
-    let limits = &session.plane.config.http;
+    let (limits, stream) = (&session.plane.config.http, stream.reset_unless_ended());
     match speaks {
         Speaks::Http1 => {
             let stream = TokioIo::new(stream.heads(session.heads.clone()));
