@@ -2,6 +2,8 @@
 
 mod admin;
 mod errors;
+mod policies;
+mod revocations;
 mod workload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::authority::Authority;
 use crate::config::Config;
@@ -29,6 +31,8 @@ pub struct Shared {
     pub store: Store,
     pub svid_ttl: Duration,
     pub renew_after_expiry: Duration,
+    /// Counts the changes of the stored policy and of the revocations, so that whoever tells sidecars of them wakes.
+    pub changed: watch::Sender<u64>,
     requests: Semaphore,
     identities: Rates<SpiffeId>,
     addresses: Rates<IpAddr>,
@@ -41,10 +45,15 @@ impl Shared {
             store,
             svid_ttl: config.svid_ttl,
             renew_after_expiry: config.renew_after_expiry,
+            changed: watch::Sender::new(0),
             requests: Semaphore::new(config.limits.requests_max),
             identities: Rates::new(config.limits.identity_rate),
             addresses: Rates::new(config.limits.address_rate),
         }
+    }
+
+    fn has_changed(&self) {
+        self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 }
 

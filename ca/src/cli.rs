@@ -2,8 +2,10 @@
 
 mod admin;
 mod audit;
+mod author;
 mod bundle;
 mod cert;
+mod identity;
 mod policy;
 mod serve;
 mod status;
@@ -42,6 +44,9 @@ enum Command {
     /// The record of every decision, granted or refused.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Revoked identities, which get nothing and are let in nowhere.
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// The allow-list: check it, test it, ask it.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -65,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Bundle(command) => bundle::run(command),
         Command::Cert(command) => cert::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Identity(command) => identity::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Status(args) => status::run(args),
     }
@@ -73,8 +79,13 @@ pub fn main() -> ExitCode {
 /// The answer of a command, on standard output. A reader that is gone, as with `| head`, has seen enough; that an
 /// answer is lost on a full disk must be known.
 fn print(text: &str) -> std::io::Result<()> {
+    print_exactly(&format!("{text}\n"))
+}
+
+/// The same, without an end of line that the text does not have.
+fn print_exactly(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use postern_proto::identity::{PrivateKey, Svid, TrustBundle, TrustBundles, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -75,4 +77,21 @@ impl TestCa {
         let key = PrivateKey::from_pkcs8(key.serialize_der());
         Svid::new(chain, key, &self.bundles(), OffsetDateTime::now_utc()).unwrap()
     }
+}
+
+/// The chain as foreign programs read it, leaf first.
+pub fn chain_pem(svid: &Svid) -> String {
+    svid.chain().iter().map(|certificate| pem("CERTIFICATE", certificate)).collect()
+}
+
+/// The key as foreign programs read it.
+pub fn key_pem(svid: &Svid) -> String {
+    pem("PRIVATE KEY", svid.key().der().secret_der())
+}
+
+/// RFC 7468 §2.
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

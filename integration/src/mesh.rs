@@ -55,6 +55,8 @@ pub struct SidecarSpec {
     identity: Option<String>,
     policy: Option<PathBuf>,
     extra: String,
+    /// Of all listeners.
+    protocol: &'static str,
 }
 
 /// A running `postern-sidecar`.
@@ -128,13 +130,14 @@ impl Mesh {
         if let Some(policy) = &spec.policy {
             write!(text, "[policy]\nfile = \"{}\"\n", policy.display()).unwrap();
         }
+        let protocol = spec.protocol;
         let (mut inbounds, mut outbounds) = (Vec::new(), Vec::new());
         for (name, app) in &spec.inbounds {
             inbounds.push(listen());
             let listen = inbounds.last().unwrap();
             write!(
                 text,
-                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"tcp\"\n"
+                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -143,7 +146,7 @@ impl Mesh {
             let listen = outbounds.last().unwrap();
             write!(
                 text,
-                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"tcp\"\n"
+                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -213,7 +216,14 @@ impl SidecarSpec {
             identity: None,
             policy: None,
             extra: String::new(),
+            protocol: "tcp",
         }
+    }
+
+    /// Whose inbounds and outbounds speak HTTP.
+    pub fn http(mut self) -> Self {
+        self.protocol = "http";
+        self
     }
 
     pub fn inbound(mut self, name: &str, app: SocketAddr) -> Self {

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod convert;
+mod http;
 mod identity_source;
 mod listeners;
 mod problem;
@@ -20,6 +21,7 @@ use postern_proto::identity::SpiffeId;
 use postern_proto::policy::Protocol;
 
 pub use bounds::*;
+pub use http::Http;
 pub use problem::{ConfigError, Problem};
 pub use values::HostPortError;
 
@@ -33,6 +35,7 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     pub admin: SocketAddr,
     pub limits: Limits,
+    pub http: Http,
     pub shutdown: Shutdown,
     pub log: Log,
 }
@@ -97,6 +100,18 @@ pub struct Inbound {
     pub listen: SocketAddr,
     pub app: HostPort,
     pub protocol: Protocol,
+    /// Of an `http` inbound.
+    pub tell_callers: TellCallers,
+}
+
+/// How much a refused caller is told; the log always has it all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TellCallers {
+    /// Who it is, whom it called, what no rule had, and the command that explains more.
+    #[default]
+    Everything,
+    /// That it is refused, and under which number the log has the rest.
+    Nothing,
 }
 
 /// The own app's way to one service.

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use rustls::{AlertDescription, Error as TlsError};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -38,4 +39,12 @@ pub async fn farewell(mut stream: TcpStream) {
     };
     // The peer may be gone or silent; either way this is over.
     let _over: Result<io::Result<u64>, _> = tokio::time::timeout(FAREWELL, last).await;
+}
+
+/// The alert with which the other side broke off, if that is what an error says.
+pub fn alert_in(error: &io::Error) -> Option<AlertDescription> {
+    match error.get_ref()?.downcast_ref::<TlsError>()? {
+        TlsError::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
 }

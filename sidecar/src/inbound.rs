@@ -9,16 +9,16 @@ use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Judge, server_config};
-use postern_proto::policy::Decision;
+use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config::Inbound;
 use crate::credentials::Credentials;
 use crate::ending::{close_cleanly, farewell, reset_on_close};
-use crate::listen::Serve;
+use crate::http::{self, HttpInbound};
+use crate::listen::{Serve, Until};
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
 use crate::pending::{Pending, Place};
@@ -35,12 +35,17 @@ pub struct InboundServer {
     index: usize,
     inbound: Arc<Inbound>,
     pending: Arc<Pending>,
+    /// Where the inbound speaks HTTP.
+    http: Option<Arc<HttpInbound>>,
 }
 
 impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
         let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max));
-        Self { plane, index, inbound: Arc::new(inbound), pending }
+        let inbound = Arc::new(inbound);
+        let http = (inbound.protocol == Protocol::Http)
+            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone())));
+        Self { plane, index, inbound, pending, http }
     }
 }
 
@@ -57,7 +62,7 @@ impl Serve for InboundServer {
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        abort: &CancellationToken,
+        until: &Until,
     ) -> impl Future<Output = ()> + Send + use<> {
         let facts = Facts {
             direction: Direction::Inbound,
@@ -65,39 +70,54 @@ impl Serve for InboundServer {
             service: self.inbound.name.clone(),
             peer: None,
             since: self.plane.clock.now(),
+            calls: self.http.as_ref().map(|_| Arc::default()),
         };
-        let registration = Arc::new(self.plane.register.enter(facts, abort));
+        let (until, calls) = (until.clone(), facts.calls.clone());
+        let registration = Arc::new(self.plane.register.enter(facts, &until.abort));
         let place = self.pending.enter();
         async move {
             tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {}
-                () = self.carry(stream, from, place, &registration) => {}
+                () = async {
+                    // Boxed, so that the handshake's state is gone while bytes are relayed.
+                    let admitted = Box::pin(self.handshake(stream, place, &registration)).await;
+                    let Some(tls) = self.told(admitted, from).await else { return };
+                    match self.http.clone().zip(calls) {
+                        Some((http, calls)) => http.serve(tls, registration.clone(), calls, until).await,
+                        None => self.carry(tls, from, &registration).await,
+                    }
+                } => {}
             }
+        }
+    }
+
+    async fn end(&self) {
+        if let Some(http) = &self.http {
+            http.end().await;
         }
     }
 }
 
 impl InboundServer {
-    async fn carry(
+    /// An admitted connection; a refused one is told, and its peer bidden farewell.
+    async fn told(
         &self,
-        stream: TcpStream,
+        admitted: Result<TlsStream<TcpStream>, Stopped>,
         from: SocketAddr,
-        place: Place,
-        registration: &Arc<Registration>,
-    ) {
-        // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let admitted = Box::pin(self.handshake(stream, place, registration)).await;
-        let mut tls = match admitted {
-            Ok(tls) => tls,
-            Err(stopped) => {
-                self.tell(from, None, &stopped);
-                if let Some(stream) = stopped.stream {
-                    farewell(stream).await;
-                }
-                return;
-            }
+    ) -> Option<TlsStream<TcpStream>> {
+        let stopped = match admitted {
+            Ok(tls) => return Some(tls),
+            Err(stopped) => stopped,
         };
+        self.tell(from, None, &stopped);
+        if let Some(stream) = stopped.stream {
+            farewell(stream).await;
+        }
+        None
+    }
+
+    async fn carry(&self, mut tls: TlsStream<TcpStream>, from: SocketAddr, registration: &Arc<Registration>) {
         reset_on_close(tls.get_ref().0);
         let limit = self.plane.config.limits.connect_timeout;
         let mut app = match Box::pin(connect_any(&self.inbound.app, limit)).await {
@@ -158,7 +178,8 @@ impl InboundServer {
             registration: registration.clone(),
         };
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
-        let config = match server_config(&credentials.tls, judge.clone(), &[]) {
+        let alpn: &[&[u8]] = if self.http.is_some() { &http::ALPN } else { &[] };
+        let config = match server_config(&credentials.tls, judge.clone(), alpn) {
             Ok(config) => config,
             Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.io) }),
         };

@@ -10,6 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod ending;
 pub mod holder;
+pub mod http;
 pub mod identity;
 pub mod identity_files;
 pub mod inbound;

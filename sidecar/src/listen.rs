@@ -27,14 +27,28 @@ pub trait Serve: Send + Sync + 'static {
     fn direction(&self) -> Direction;
     /// Who is called here, for refusals.
     fn called(&self) -> Called;
-    /// Serves one connection to its end, which `abort` brings near. What must happen in the order of arrival happens
+    /// Serves one connection to its end, which `until` brings near. What must happen in the order of arrival happens
     /// in the call, the rest in the future.
     fn serve(
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        abort: &CancellationToken,
+        until: &Until,
     ) -> impl Future<Output = ()> + Send + use<Self> + 'static;
+
+    /// Ends what is kept beyond single connections, once the last of them is over.
+    fn end(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// How connections end.
+#[derive(Debug, Clone, Default)]
+pub struct Until {
+    /// No new connections, and no further requests on those that are open.
+    pub stop: CancellationToken,
+    /// Open connections are cut.
+    pub abort: CancellationToken,
 }
 
 /// Opens a listener. A port that an ended connection still holds is taken over.
@@ -45,19 +59,13 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts until `stop`, then waits for the open connections, which `abort` cuts.
-pub async fn run<S: Serve>(
-    listener: TcpListener,
-    service: Arc<S>,
-    plane: Arc<Plane>,
-    stop: CancellationToken,
-    abort: CancellationToken,
-) {
+/// Accepts until it is told to stop, then waits for the open connections.
+pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Plane>, until: Until) {
     let mut connections = JoinSet::new();
     let mut in_a_row = 0;
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = until.stop.cancelled() => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
@@ -65,7 +73,7 @@ pub async fn run<S: Serve>(
                         debug!(%error, "the connection broke at once");
                         continue;
                     }
-                    connections.spawn(service.clone().serve(stream, from, &abort));
+                    connections.spawn(service.clone().serve(stream, from, &until));
                     in_a_row += 1;
                     if in_a_row == ACCEPTS_IN_A_ROW_MAX {
                         in_a_row = 0;
@@ -90,6 +98,7 @@ pub async fn run<S: Serve>(
     while let Some(ended) = connections.join_next().await {
         report(ended);
     }
+    service.end().await;
 }
 
 /// A panic in one connection is that connection's end, and is told.
@@ -107,5 +116,6 @@ fn too_many<S: Serve>(service: &S, from: SocketAddr, max: usize) -> Refusal {
         reason: "connections_max",
         detail: format!("{max} connections are open, as many as connections_max allows"),
         explain: None,
+        instance: None,
     }
 }

@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
 
 /// `/connections` shows at most this many.
@@ -29,6 +30,8 @@ pub struct Facts {
     /// Who is at the other side of mTLS, once that is known.
     pub peer: Option<VerifiedSvid>,
     pub since: OffsetDateTime,
+    /// The requests under way, where there are such: each is decided by itself.
+    pub calls: Option<Arc<Calls>>,
 }
 
 #[derive(Debug)]
@@ -79,18 +82,32 @@ impl Register {
         Registration { number, register: self.clone(), direction, cut, bytes }
     }
 
-    /// Asks about every connection whose peer is known whether it is still allowed, and cuts those that are not.
-    pub fn decide_again(&self, allowed: impl Fn(&Facts) -> Result<(), Denial>) {
-        let mut entries = self.lock();
-        for (number, entry) in entries.iter_mut() {
-            let Some(peer) = entry.facts.peer.as_ref().filter(|_| !entry.cut.is_cancelled()) else {
+    /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
+    /// and cuts those that are not.
+    pub fn decide_again(&self, allowed: impl Fn(&Facts, Option<&CallFacts>) -> Result<(), Denial>) {
+        let entries = self.lock();
+        for (number, Entry { facts, cut, .. }) in entries.iter() {
+            let Some(peer) = facts.peer.as_ref().filter(|_| !cut.is_cancelled()) else {
                 continue;
             };
-            if let Err(Denial { code: reason, detail }) = allowed(&entry.facts) {
-                let (direction, service) = (entry.facts.direction.as_str(), entry.facts.service.as_str());
+            let (direction, service) = (facts.direction.as_str(), facts.service.as_str());
+            if let Err(Denial { code: reason, detail }) = allowed(facts, None) {
                 warn!(connection = number, direction, peer = %peer.id(), service, reason, detail, "cut");
                 self.metrics.was_cut();
-                entry.cut.cancel();
+                cut.cancel();
+                continue;
+            }
+            let gone = |call: &CallFacts| match allowed(facts, Some(call)) {
+                Ok(()) => false,
+                Err(Denial { code: reason, detail }) => {
+                    let CallFacts { method, path } = call;
+                    warn!(connection = number, direction, peer = %peer.id(), service, method, path = %path.escape_debug(), reason, detail, "cut");
+                    self.metrics.was_cut();
+                    true
+                }
+            };
+            if let Some(calls) = &facts.calls {
+                calls.cut(gone);
             }
         }
     }
@@ -109,6 +126,7 @@ impl Register {
                 "peer": facts.peer.as_ref().map(|peer| peer.id().as_str()),
                 "peer_not_after": facts.peer.as_ref().and_then(|peer| peer.not_after().format(&Rfc3339).ok()),
                 "since": facts.since.format(&Rfc3339).ok(),
+                "requests": facts.calls.as_ref().map(|calls| calls.count()),
                 "bytes_to_peer": bytes.to_peer.load(Ordering::Relaxed),
                 "bytes_to_app": bytes.to_app.load(Ordering::Relaxed),
             }))
@@ -126,6 +144,11 @@ impl Registration {
     pub fn peer(&self) -> Option<SpiffeId> {
         let entries = self.register.lock();
         entries.get(&self.number)?.facts.peer.as_ref().map(|peer| peer.id().clone())
+    }
+
+    /// The peer's certificate as it was judged, once that is known.
+    pub fn verified(&self) -> Option<VerifiedSvid> {
+        self.register.lock().get(&self.number)?.facts.peer.clone()
     }
 
     /// Says who the peer is. Whoever decides about it must read the policy after this.

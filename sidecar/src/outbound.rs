@@ -9,34 +9,50 @@ use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Exactly, Judge, client_config, server_name};
+use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{Outbound, Target};
 use crate::credentials::Credentials;
 use crate::ending::{close_cleanly, farewell, reset_on_close};
-use crate::listen::Serve;
+use crate::http::HttpOutbound;
+use crate::listen::{Serve, Until};
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
 use crate::plane::Plane;
-use crate::refusals::Called;
+use crate::refusals::{Called, Refusal};
 use crate::relay::{RelayError, relay};
-use crate::upstream::{ConnectError, connect, resolve};
+use crate::upstream::{connect, resolve};
 use refused::Failure;
 
 /// Serves the app's connections to one service.
 #[derive(Debug)]
 pub struct OutboundServer {
-    plane: Arc<Plane>,
+    pub(crate) plane: Arc<Plane>,
     index: usize,
-    outbound: Outbound,
+    pub(crate) outbound: Outbound,
+    /// Where the outbound speaks HTTP.
+    http: Option<HttpOutbound>,
 }
 
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
-        Self { plane, index, outbound }
+        let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
+        Self { plane, index, outbound, http }
+    }
+
+    /// What the register knows of a connection before its peer is known.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            direction: Direction::Outbound,
+            listener: self.index,
+            service: self.outbound.target.to_string(),
+            peer: None,
+            since: self.plane.clock.now(),
+            calls: None,
+        }
     }
 }
 
@@ -53,23 +69,31 @@ impl Serve for OutboundServer {
         self: Arc<Self>,
         mut app: TcpStream,
         _: SocketAddr,
-        abort: &CancellationToken,
+        until: &Until,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let facts = Facts {
-            direction: Direction::Outbound,
-            listener: self.index,
-            service: self.outbound.target.to_string(),
-            peer: None,
-            since: self.plane.clock.now(),
-        };
-        let registration = Arc::new(self.plane.register.enter(facts, abort));
-        reset_on_close(&app);
+        let until = until.clone();
+        // Only what goes to a peer is registered; over HTTP that is shared by many connections of the app.
+        let registration =
+            self.http.is_none().then(|| Arc::new(self.plane.register.enter(self.facts(), &until.abort)));
         async move {
-            tokio::select! {
-                biased;
-                () = registration.cut.cancelled() => {}
-                () = self.carry(&mut app, &registration) => {}
+            match (&self.http, registration) {
+                (Some(http), _) => http.serve(&self, app, until).await,
+                (None, Some(registration)) => {
+                    reset_on_close(&app);
+                    tokio::select! {
+                        biased;
+                        () = registration.cut.cancelled() => {}
+                        () = self.carry(&mut app, &registration) => {}
+                    }
+                }
+                (None, None) => {}
             }
+        }
+    }
+
+    async fn end(&self) {
+        if let Some(http) = &self.http {
+            http.end().await;
         }
     }
 }
@@ -77,7 +101,10 @@ impl Serve for OutboundServer {
 impl OutboundServer {
     async fn carry(&self, app: &mut TcpStream, registration: &Arc<Registration>) {
         // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let Some((mut tls, address)) = Box::pin(self.dial(registration)).await else { return };
+        let (mut tls, address) = match Box::pin(self.dial(registration, &[])).await {
+            Ok(reached) => reached,
+            Err(refused) => return self.tell_all(refused),
+        };
         reset_on_close(tls.get_ref().0);
         match relay(app, &mut tls, &registration.bytes).await {
             Ok(()) => {
@@ -90,20 +117,18 @@ impl OutboundServer {
         }
     }
 
-    /// Reaches the service and demands its identity, address by address while nothing of the app's has been sent. Why
-    /// it is not reached is told.
-    async fn dial(&self, registration: &Arc<Registration>) -> Option<(TlsStream<TcpStream>, SocketAddr)> {
+    /// Reaches the service and demands its identity, address by address while nothing of the app's has been sent. Else
+    /// all that went wrong, at least one thing.
+    pub(crate) async fn dial(
+        &self,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+    ) -> Result<(TlsStream<TcpStream>, SocketAddr), Vec<Refusal>> {
         let ready = self.plane.valid_credentials();
         let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
-        let credentials = match ready {
-            Ok(credentials) => credentials,
-            Err(denial) => {
-                self.tell_denial(denial);
-                return None;
-            }
-        };
+        let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
         let limit = self.plane.config.limits.connect_timeout;
-        let mut unreachable: Vec<ConnectError> = Vec::new();
+        let (mut unreachable, mut refused) = (Vec::new(), Vec::new());
         for at in &self.outbound.to {
             let addresses = match resolve(at, limit).await {
                 Ok(addresses) => addresses,
@@ -114,16 +139,19 @@ impl OutboundServer {
             };
             for address in addresses {
                 match connect(address, limit).await {
-                    Ok(stream) => match self.handshake(stream, &credentials, registration).await {
-                        Ok(tls) => return Some((tls, address)),
-                        Err(failure) => self.tell_failure(failure, address).await,
+                    Ok(stream) => match self.handshake(stream, &credentials, registration, alpn).await {
+                        Ok(tls) => {
+                            self.tell_all(refused);
+                            return Ok((tls, address));
+                        }
+                        Err(failure) => refused.push(self.of_failure(failure, address).await),
                     },
                     Err(error) => unreachable.push(error),
                 }
             }
         }
-        self.tell_unreachable(&unreachable);
-        None
+        refused.extend(self.of_unreachable(&unreachable));
+        Err(refused)
     }
 
     async fn handshake(
@@ -131,11 +159,12 @@ impl OutboundServer {
         stream: TcpStream,
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
+        alpn: &[&[u8]],
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
         let door = Door { plane, target, registration: registration.clone() };
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
-        let config = client_config(Some(&credentials.tls), judge.clone(), &[]).map_err(Failure::Config)?;
+        let config = client_config(Some(&credentials.tls), judge.clone(), alpn).map_err(Failure::Config)?;
         let limit = self.plane.config.limits.handshake_timeout;
         let started = Instant::now();
         let connecting = TlsConnector::from(config).connect(server_name(), stream).into_fallible();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Admission as _, Denial, Exactly};
-use postern_proto::policy::{Decision, Policy, Port, may_connect};
+use postern_proto::policy::{Call, Decision, Policy, Port, decide, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
 use crate::config::{Config, Inbound, Target};
 use crate::credentials::{CredentialStore, Credentials};
+use crate::http::CallFacts;
 use crate::live::{Facts, Register};
 use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
@@ -100,6 +101,19 @@ impl Plane {
         Ok(())
     }
 
+    /// What the policy in force says to one request of `peer` to an inbound of `own`, and which policy that is.
+    pub fn decide_call(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+        call: Call<'_>,
+    ) -> Result<(Decision, Arc<Policy>), Denial> {
+        let policy = self.policy.current().ok_or_else(no_policy)?;
+        let port = Port { name: &inbound.name, protocol: inbound.protocol };
+        Ok((decide(&policy, peer, own, port, Some(call), self.clock.now()), policy))
+    }
+
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.
     pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
         let (decision, policy) = self.decision(peer, own, inbound)?;
@@ -119,10 +133,7 @@ impl Plane {
         own: &SpiffeId,
         inbound: &Inbound,
     ) -> Result<(Decision, Arc<Policy>), Denial> {
-        let policy = self.policy.current().ok_or_else(|| Denial {
-            code: "no_policy",
-            detail: "there is no policy, so every peer is refused".to_owned(),
-        })?;
+        let policy = self.policy.current().ok_or_else(no_policy)?;
         let port = Port { name: &inbound.name, protocol: inbound.protocol };
         Ok((may_connect(&policy, peer, own, port, self.clock.now()), policy))
     }
@@ -186,7 +197,7 @@ impl Plane {
                     return;
                 }
                 decided = self.clock.now();
-                self.register.decide_again(|facts| self.still_allowed(facts));
+                self.register.decide_again(|facts, call| self.still_allowed(facts, call));
             }
         };
         cancel.run_until_cancelled(watch).await;
@@ -220,14 +231,19 @@ impl Plane {
         }
     }
 
-    fn still_allowed(&self, facts: &Facts) -> Result<(), Denial> {
+    fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
         let Some(peer) = &facts.peer else { return Ok(()) };
         self.still_believes(peer)?;
         match facts.direction {
             Direction::Inbound => {
                 let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };
                 let Some(credentials) = self.credentials.current() else { return Ok(()) };
-                self.decide(peer.id(), credentials.svid.id(), inbound).map(|_| ())
+                let own = credentials.svid.id();
+                let Some(CallFacts { method, path }) = call else {
+                    return self.decide(peer.id(), own, inbound).map(|_| ());
+                };
+                let (decision, policy) = self.decide_call(peer.id(), own, inbound, Call { method, path })?;
+                if decision.lets_pass() { Ok(()) } else { Err(denied(&decision, &policy)) }
             }
             Direction::Outbound => {
                 let Some(outbound) = self.config.outbounds.get(facts.listener) else { return Ok(()) };
@@ -237,9 +253,17 @@ impl Plane {
     }
 }
 
+fn no_policy() -> Denial {
+    Denial { code: "no_policy", detail: "there is no policy, so every peer is refused".to_owned() }
+}
+
+fn denied(decision: &Decision, policy: &Policy) -> Denial {
+    Denial { code: "denied", detail: format!("{} ({})", decision.reason(), policy.digest()) }
+}
+
 fn denied_or(decision: Decision, policy: &Policy) -> Result<Decision, Denial> {
     if decision.lets_pass() {
         return Ok(decision);
     }
-    Err(Denial { code: "denied", detail: format!("{} ({})", decision.reason(), policy.digest()) })
+    Err(denied(&decision, policy))
 }

@@ -1,7 +1,10 @@
 //! Every refusal, told the same way everywhere: in the log, as a metric and in `/status`.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::policy::Policy;
@@ -31,6 +34,8 @@ pub struct Refusal {
     pub detail: String,
     /// What to type to learn more.
     pub explain: Option<String>,
+    /// The request, as its caller was told of it.
+    pub instance: Option<String>,
 }
 
 /// The called side, as far as it is known.
@@ -56,9 +61,25 @@ struct Told {
     refusal: Refusal,
 }
 
+/// The number of one refused request, which its caller is told and the log has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance {
+    /// Random at each start.
+    run: u64,
+    count: u64,
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "urn:postern:request:{:016x}-{}", self.run, self.count)
+    }
+}
+
 /// Tells refusals and remembers the newest.
 #[derive(Debug)]
 pub struct Refusals {
+    run: u64,
+    count: AtomicU64,
     told: Mutex<VecDeque<Told>>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -66,18 +87,24 @@ pub struct Refusals {
 
 impl Refusals {
     pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
-        Self { told: Mutex::default(), metrics, clock }
+        let run = RandomState::new().hash_one(clock.now());
+        Self { run, count: AtomicU64::new(1), told: Mutex::default(), metrics, clock }
+    }
+
+    /// The next number.
+    pub fn number(&self) -> Instance {
+        Instance { run: self.run, count: self.count.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Tells one refusal.
     pub fn tell(&self, mut refusal: Refusal) {
         refusal.detail = escaped(&refusal.detail);
-        let Refusal { direction, from, called, reason, detail, explain } = &refusal;
+        let Refusal { direction, from, called, reason, detail, explain, instance } = &refusal;
         let Called { id: to, service, port, address } = called;
         let (to, service, port) = (to.as_deref(), service.as_deref(), port.as_deref());
-        let (address, explain) = (address.as_deref(), explain.as_deref());
+        let (address, explain, instance) = (address.as_deref(), explain.as_deref(), instance.as_deref());
         let direction = direction.as_str();
-        warn!(direction, from, to, service, port, address, reason, detail, explain, "refused");
+        warn!(direction, from, to, service, port, address, reason, detail, explain, instance, "refused");
         self.metrics.refused(refusal.labels());
         self.remember(refusal);
     }
@@ -158,6 +185,7 @@ mod tests {
             reason: "denied",
             detail: detail.to_owned(),
             explain: None,
+            instance: None,
         }
     }
 

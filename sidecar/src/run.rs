@@ -18,7 +18,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, IdentitySource};
 use crate::identity::IdentityTask;
 use crate::inbound::InboundServer;
-use crate::listen;
+use crate::listen::{self, Until};
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::policy_file::PolicyFile;
@@ -42,8 +42,7 @@ pub enum RunError {
 /// What tells the parts when to end: first no new connections, then no connections, then nothing at all.
 #[derive(Debug, Default, Clone)]
 struct Ends {
-    stop: CancellationToken,
-    abort: CancellationToken,
+    listeners: Until,
     over: CancellationToken,
 }
 
@@ -122,11 +121,11 @@ fn open_listeners(plane: &Arc<Plane>, ends: &Ends) -> Result<JoinSet<()>, RunErr
     let mut listeners = JoinSet::new();
     for (index, (listener, inbound)) in inbounds.into_iter().zip(&config.inbounds).enumerate() {
         let server = Arc::new(InboundServer::new(plane.clone(), index, inbound.clone()));
-        listeners.spawn(listen::run(listener, server, plane.clone(), ends.stop.clone(), ends.abort.clone()));
+        listeners.spawn(listen::run(listener, server, plane.clone(), ends.listeners.clone()));
     }
     for (index, (listener, outbound)) in outbounds.into_iter().zip(&config.outbounds).enumerate() {
         let server = Arc::new(OutboundServer::new(plane.clone(), index, outbound.clone()));
-        listeners.spawn(listen::run(listener, server, plane.clone(), ends.stop.clone(), ends.abort.clone()));
+        listeners.spawn(listen::run(listener, server, plane.clone(), ends.listeners.clone()));
     }
     Ok(listeners)
 }
@@ -139,7 +138,7 @@ async fn end(plane: &Plane, ends: &Ends, signals: &mut Signals, listeners: &mut 
         () = tokio::time::sleep(shutdown.drain_delay) => false,
         () = signals.terminate() => true,
     };
-    ends.stop.cancel();
+    ends.listeners.stop.cancel();
     if !again {
         let (_, live) = plane.metrics.connections();
         info!(drain_deadline = ?shutdown.drain_deadline, live, "draining");
@@ -151,7 +150,7 @@ async fn end(plane: &Plane, ends: &Ends, signals: &mut Signals, listeners: &mut 
     }
     let (_, live) = plane.metrics.connections();
     warn!(live, "cutting what is still open");
-    ends.abort.cancel();
+    ends.listeners.abort.cancel();
     report_all(listeners).await;
 }
 

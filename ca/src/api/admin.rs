@@ -8,17 +8,20 @@ use postern_proto::wire::v1::admin_server::Admin;
 use postern_proto::wire::v1::audit_verdict::Verdict;
 use postern_proto::wire::v1::list_audit_entries_request::From;
 use postern_proto::wire::v1::{
-    AuditEntry, AuditVerdict, AuditWhole, CaStatus, CertificateRecord, CreateJoinTokenRequest,
-    CreateJoinTokenResponse, ListAuditEntriesRequest, ListAuditEntriesResponse, ListCertificatesRequest,
-    ListCertificatesResponse, ShowBundleRequest, ShowCertificateRequest, ShowStatusRequest, TrustBundle,
-    VerifyAuditRequest,
+    ApplyPolicyRequest, ApplyPolicyResponse, AuditEntry, AuditVerdict, AuditWhole, CaStatus,
+    CertificateRecord, CreateJoinTokenRequest, CreateJoinTokenResponse, ListAuditEntriesRequest,
+    ListAuditEntriesResponse, ListCertificatesRequest, ListCertificatesResponse, ListPolicyVersionsRequest,
+    ListPolicyVersionsResponse, ListRevokedIdentitiesRequest, ListRevokedIdentitiesResponse,
+    RestoreIdentityRequest, RestoreIdentityResponse, RevokeIdentityRequest, RevokeIdentityResponse,
+    RollBackPolicyRequest, ShowBundleRequest, ShowCertificateRequest, ShowPolicyRequest, ShowStatusRequest,
+    StoredPolicy, TrustBundle, VerifyAuditRequest,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::{Shared, errors};
+use super::{Shared, errors, policies, revocations};
 use crate::attest::hash_of;
 use crate::registry::check_grantable;
 use crate::store::{self, NewToken, Query, Record};
@@ -157,6 +160,61 @@ impl Admin for AdminApi {
             store::AuditVerdict::BrokenAt { number } => Verdict::BrokenAt(number),
         };
         Ok(Response::new(AuditVerdict { verdict: Some(verdict) }))
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<ApplyPolicyRequest>,
+    ) -> Result<Response<ApplyPolicyResponse>, Status> {
+        let applied = policies::apply(&self.0, request.into_inner(), OffsetDateTime::now_utc());
+        applied.await.map(Response::new)
+    }
+
+    async fn show_policy(
+        &self,
+        request: Request<ShowPolicyRequest>,
+    ) -> Result<Response<StoredPolicy>, Status> {
+        policies::show(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_policy_versions(
+        &self,
+        request: Request<ListPolicyVersionsRequest>,
+    ) -> Result<Response<ListPolicyVersionsResponse>, Status> {
+        policies::history(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn roll_back_policy(
+        &self,
+        request: Request<RollBackPolicyRequest>,
+    ) -> Result<Response<ApplyPolicyResponse>, Status> {
+        let applied = policies::roll_back(&self.0, request.into_inner(), OffsetDateTime::now_utc());
+        applied.await.map(Response::new)
+    }
+
+    async fn revoke_identity(
+        &self,
+        request: Request<RevokeIdentityRequest>,
+    ) -> Result<Response<RevokeIdentityResponse>, Status> {
+        let RevokeIdentityRequest { id, reason, author } = request.into_inner();
+        let (id, at) = (self.id(&id)?, OffsetDateTime::now_utc().unix_timestamp());
+        revocations::revoke(&self.0, id, reason, author, at).await.map(Response::new)
+    }
+
+    async fn restore_identity(
+        &self,
+        request: Request<RestoreIdentityRequest>,
+    ) -> Result<Response<RestoreIdentityResponse>, Status> {
+        let RestoreIdentityRequest { id, author } = request.into_inner();
+        let (id, at) = (self.id(&id)?, OffsetDateTime::now_utc().unix_timestamp());
+        revocations::restore(&self.0, id, author, at).await.map(Response::new)
+    }
+
+    async fn list_revoked_identities(
+        &self,
+        request: Request<ListRevokedIdentitiesRequest>,
+    ) -> Result<Response<ListRevokedIdentitiesResponse>, Status> {
+        revocations::list(&self.0, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -19,6 +19,9 @@ use crate::config::admin_socket_in;
 const START_PATIENCE: Duration = Duration::from_secs(3);
 const START_POLL: Duration = Duration::from_millis(50);
 
+const WHICH_CA: &str = "which CA? give --data-dir DIR, as `postern-ca serve` has it, or --admin-socket PATH \
+     (also in POSTERN_ADMIN_SOCKET)";
+
 /// Which CA is asked, and how its answer is printed.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Admin {
@@ -45,26 +48,34 @@ impl Admin {
         ask: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<T, E>,
         tell: impl FnOnce(T) -> anyhow::Result<()>,
     ) -> ExitCode {
-        let Some(socket) = self.admin_socket.or(self.data_dir.map(|dir| admin_socket_in(&dir))) else {
-            eprintln!(
-                "which CA? give --data-dir DIR, as `postern-ca serve` has it, or --admin-socket PATH \
-                 (also in POSTERN_ADMIN_SOCKET)"
-            );
+        if self.socket().is_none() {
+            eprintln!("{WHICH_CA}");
             return ExitCode::from(2);
-        };
-        let work = async {
-            let mut client = connect(socket).await?;
-            ask(&mut client).await.map_err(|error| said(error.into()))
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let answer = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work));
-        match answer.and_then(tell) {
+        }
+        match self.fetch(ask).and_then(tell) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("postern-ca: {error:#}");
                 ExitCode::FAILURE
             }
         }
+    }
+
+    /// Asks the CA for what a command goes on with.
+    pub(super) fn fetch<T, E: Into<anyhow::Error>>(
+        self,
+        ask: impl AsyncFnOnce(&mut AdminClient<Channel>) -> Result<T, E>,
+    ) -> anyhow::Result<T> {
+        let socket = self.socket().ok_or_else(|| anyhow!(WHICH_CA))?;
+        let work = async {
+            let mut client = connect(socket).await?;
+            ask(&mut client).await.map_err(|error| said(error.into()))
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    }
+
+    fn socket(&self) -> Option<PathBuf> {
+        self.admin_socket.clone().or_else(|| self.data_dir.as_deref().map(admin_socket_in))
     }
 }
 

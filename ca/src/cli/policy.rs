@@ -1,6 +1,11 @@
-//! `postern-ca policy`: the allow-list, read and questioned offline by the code that enforces it.
+//! `postern-ca policy`: the allow-list, read and questioned by the code that enforces it, and put in force.
 
+mod apply;
 mod explain;
+mod history;
+mod rollback;
+mod show;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,6 +26,10 @@ pub(super) enum Command {
     Check(Check),
     Test(Test),
     Explain(explain::Explain),
+    Apply(apply::Apply),
+    Show(show::Show),
+    History(history::History),
+    Rollback(rollback::Rollback),
 }
 
 /// Tell everything that is wrong with a policy file, and what to look at.
@@ -57,6 +66,10 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Check(check) => run_check(&check),
         Command::Test(test) => run_test(&test),
         Command::Explain(explain) => explain::run(&explain),
+        Command::Apply(apply) => apply::run(apply),
+        Command::Show(show) => Ok(show::run(show)),
+        Command::History(history) => Ok(history::run(history)),
+        Command::Rollback(rollback) => Ok(rollback::run(rollback)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");

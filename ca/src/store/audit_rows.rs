@@ -22,7 +22,7 @@ pub struct AuditEntry {
     pub number: i64,
     /// Unix seconds.
     pub at: i64,
-    /// `granted`, `refused` or `token_created`.
+    /// `granted`, `refused`, `token_created`, `policy_applied`, `identity_revoked` or `identity_restored`.
     pub decision: String,
     pub subject: String,
     pub detail: String,

@@ -129,6 +129,13 @@ async fn so_many_identities_can_be_revoked_and_one_more_is_refused() {
     assert!(store.revoke(revocation(ID)).await.unwrap());
 }
 
+#[test]
+fn as_many_of_the_longest_ids_as_can_be_revoked_fit_into_one_message() {
+    // Each with its tag and a length of two octets.
+    let longest = postern_proto::identity::SPIFFE_ID_BYTES_MAX + 3;
+    assert!(REVOKED_MAX * longest < postern_proto::policy::SLICE_BYTES_MAX);
+}
+
 #[tokio::test]
 async fn a_store_of_the_first_schema_keeps_its_rows_and_gets_the_new_tables() {
     let (dir, store, writer) = open();

@@ -7,8 +7,9 @@ use super::commands::sqlite;
 use super::writer::{Command, Effect};
 use super::{CommitError, Store, StoreError};
 
-/// So many identities can be revoked at a time: each sidecar is told all of them.
-pub const REVOKED_MAX: usize = 10_000;
+/// So many identities can be revoked at a time: each sidecar is told all of them in one message, and the longest IDs
+/// shall fit, too (SLICE_BYTES_MAX of the policy).
+pub const REVOKED_MAX: usize = 8_000;
 
 /// An identity that is revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +72,10 @@ pub(super) fn revoke(
     if find(connection, id).map_err(sqlite)?.is_some() {
         return Ok(Effect::AsItWas);
     }
-    let count: i64 =
-        connection.query_row("SELECT count(*) FROM revoked", [], |row| row.get(0)).map_err(sqlite)?;
+    let count: i64 = connection
+        .prepare_cached("SELECT count(*) FROM revoked")
+        .and_then(|mut count| count.query_row([], |row| row.get(0)))
+        .map_err(sqlite)?;
     if usize::try_from(count).is_ok_and(|count| count >= REVOKED_MAX) {
         return Err(CommitError::TooManyRevoked);
     }

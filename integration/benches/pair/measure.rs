@@ -51,9 +51,9 @@ impl Spread {
 }
 
 /// What one round of a measurement found, by figure.
-type Round = Vec<(&'static str, f64)>;
+pub(crate) type Round = Vec<(&'static str, f64)>;
 
-fn row(what: String, path: &'static str, rounds: Vec<Round>) -> Row {
+pub(crate) fn row(what: String, path: &'static str, rounds: Vec<Round>) -> Row {
     let names: Vec<_> = rounds[0].iter().map(|(name, _)| *name).collect();
     let values = names
         .into_iter()
@@ -62,7 +62,7 @@ fn row(what: String, path: &'static str, rounds: Vec<Round>) -> Row {
     Row { what, path, values: values.collect() }
 }
 
-fn cpu_seconds(pids: &[u32]) -> f64 {
+pub(crate) fn cpu_seconds(pids: &[u32]) -> f64 {
     let of = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let after_name = stat.rsplit(") ").next().unwrap().split(' ');
@@ -143,16 +143,18 @@ async fn connections_once(path: &Path, concurrency: usize, count: usize) -> Roun
             started.elapsed()
         });
     }
-    let mut times: Vec<Duration> = tasks.join_all().await;
+    let times: Vec<Duration> = tasks.join_all().await;
     let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(&path.pids) - cpu);
+    let mut figures = vec![("per second", count as f64 / elapsed)];
+    figures.extend(percentiles(times));
+    figures.push(("CPU-s per 100k", cpu / count as f64 * 1e5));
+    figures
+}
+
+pub(crate) fn percentiles(mut times: Vec<Duration>) -> [(&'static str, f64); 2] {
     times.sort();
     let micros = |at: usize| times[at.min(times.len() - 1)].as_secs_f64() * 1e6;
-    vec![
-        ("per second", count as f64 / elapsed),
-        ("p50 µs", micros(count / 2)),
-        ("p99 µs", micros(count * 99 / 100)),
-        ("CPU-s per 100k", cpu / count as f64 * 1e5),
-    ]
+    [("p50 µs", micros(times.len() / 2)), ("p99 µs", micros(times.len() * 99 / 100))]
 }
 
 /// Bytes from client to backend over `streams` connections at once.

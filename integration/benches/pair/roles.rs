@@ -8,6 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A first byte of this value asks the backend to swallow all that follows and to say at the end how much it was.
 pub(crate) const SINK: u8 = b'S';
+/// Of an answer over HTTP.
+pub(crate) const HTTP_BODY_BYTES: usize = 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
@@ -24,6 +26,10 @@ impl Role {
 
 pub(crate) async fn start_backend() -> Role {
     start(&["role", "backend"]).await
+}
+
+pub(crate) async fn start_http_backend() -> Role {
+    start(&["role", "http"]).await
 }
 
 pub(crate) async fn start_relay(to: SocketAddr) -> Role {
@@ -50,6 +56,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
             stream.set_nodelay(true).unwrap();
             match (role.as_deref(), to) {
                 (Some("relay"), Some(to)) => tokio::spawn(relay(stream, to)),
+                (Some("http"), _) => tokio::spawn(http_backend(stream)),
                 _ => tokio::spawn(backend(stream)),
             };
         }
@@ -82,4 +89,19 @@ async fn backend(mut stream: TcpStream) -> std::io::Result<()> {
         read = stream.read(&mut buffer).await?;
     }
     Ok(())
+}
+
+/// Answers each request without a body; a request never comes in more than one piece here.
+async fn http_backend(mut stream: TcpStream) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {HTTP_BODY_BYTES}\r\n\r\n");
+    let answer = [head.as_bytes(), &[b'a'; HTTP_BODY_BYTES]].concat();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        let requests = buffer[..read].windows(4).filter(|four| *four == b"\r\n\r\n").count();
+        stream.write_all(&answer.repeat(requests)).await?;
+    }
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use postern_proto::policy::Protocol;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::admin::LogLinesDropped;
@@ -34,10 +33,6 @@ pub(super) fn run(args: &Args) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Some(problem) = not_yet(&args.config, &config) {
-        eprintln!("{problem}");
-        return ExitCode::from(2);
-    }
     let (writer, _flushed_at_end) = log_to_stderr(config.log);
     let counter = writer.error_counter();
     let dropped = LogLinesDropped(Arc::new(move || counter.dropped_lines()));
@@ -55,21 +50,6 @@ pub(super) fn run(args: &Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// What the format knows and this version cannot enforce is refused, never relayed unseen.
-fn not_yet(file: &std::path::Path, config: &Config) -> Option<String> {
-    let http = |protocol: Protocol| protocol == Protocol::Http;
-    let inbound =
-        config.inbounds.iter().find(|inbound| http(inbound.protocol)).map(|inbound| &inbound.listen);
-    let outbound =
-        config.outbounds.iter().find(|outbound| http(outbound.protocol)).map(|outbound| &outbound.listen);
-    let listen = inbound.or(outbound)?;
-    Some(format!(
-        "{}: the listener {listen} has protocol = \"http\", which this version does not speak yet; \
-         write \"tcp\", and in the policy allow the caller without `calls`",
-        file.display()
-    ))
 }
 
 fn log_to_stderr(log: Log) -> (NonBlocking, WorkerGuard) {

@@ -25,6 +25,28 @@ pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// `[http] header_bytes_max`: a whole header block.
+pub const HEADER_BYTES_DEFAULT: usize = 32 * 1024;
+pub const HEADER_BYTES_MAX: usize = 1024 * 1024;
+/// `[http] headers_max`: fields of a header block.
+pub const HEADERS_DEFAULT: usize = 100;
+pub const HEADERS_MAX: usize = 10_000;
+/// `[http] uri_bytes_max`.
+pub const URI_BYTES_DEFAULT: usize = 16 * 1024;
+/// No longer one can be read.
+pub const URI_BYTES_MAX: usize = 65_534;
+/// `[http] streams_max`: requests under way on one HTTP/2 connection.
+pub const STREAMS_DEFAULT: usize = 100;
+pub const STREAMS_MAX: usize = 10_000;
+/// `[http] header_timeout`: from the first byte of a header block to its last.
+pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// `[http] idle_timeout`: a connection without a request.
+pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// `[http] stream_idle_timeout`: a request of which nothing moves in either direction.
+pub const STREAM_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// Both idle times lie between [`TIMEOUT_MIN`] and this.
+pub const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// `[shutdown] drain_delay`.
 pub const DRAIN_DELAY_DEFAULT: Duration = Duration::from_secs(2);
 pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10 * 60);

@@ -36,10 +36,21 @@ impl Rules<'_> {
         let listeners = self.listeners(raw.inbound, raw.outbound, raw.admin);
         let policy_file = self.path("policy.file", raw.policy.file);
         let limits = self.limits(raw.limits);
+        let http = self.http(raw.http);
         let shutdown = self.shutdown(raw.shutdown);
         let log = self.log(raw.log);
         let (inbounds, outbounds, admin) = listeners?;
-        Some(Config { identity: identity?, inbounds, outbounds, policy_file, admin, limits, shutdown, log })
+        Some(Config {
+            identity: identity?,
+            inbounds,
+            outbounds,
+            policy_file,
+            admin,
+            limits,
+            http,
+            shutdown,
+            log,
+        })
     }
 
     fn limits(&mut self, raw: RawLimits) -> Limits {

@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::raw::{RawAdmin, RawInbound, RawOutbound, Text};
 use super::rules::Rules;
 use super::values::{is_loopback, overlap};
-use super::{ADMIN_DEFAULT, HostPort, Inbound, LISTENERS_MAX, Outbound, Target, UPSTREAMS_MAX};
+use super::{ADMIN_DEFAULT, HostPort, Inbound, LISTENERS_MAX, Outbound, Target, TellCallers, UPSTREAMS_MAX};
 
 impl Rules<'_> {
     pub(super) fn listeners(
@@ -44,8 +44,15 @@ impl Rules<'_> {
         let app =
             self.demand(&section, "inbound.app", raw.app).and_then(|app| self.host_port("inbound.app", &app));
         let protocol = self.protocol(&section, "inbound.protocol", raw.protocol);
+        let tell_callers = self
+            .one_of(
+                "inbound.tell_callers",
+                raw.tell_callers,
+                &[("everything", TellCallers::Everything), ("nothing", TellCallers::Nothing)],
+            )
+            .unwrap_or_default();
         let (name, span) = name?;
-        Some((Inbound { name, listen: listen?, app: app?, protocol: protocol? }, span))
+        Some((Inbound { name, listen: listen?, app: app?, protocol: protocol?, tell_callers }, span))
     }
 
     fn outbound(&mut self, raw: Spanned<RawOutbound>, listeners: &mut Listeners) -> Option<Outbound> {

@@ -40,6 +40,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) limits: RawLimits,
     #[serde(default)]
+    pub(super) http: RawHttp,
+    #[serde(default)]
     pub(super) shutdown: RawShutdown,
     #[serde(default)]
     pub(super) log: RawLog,
@@ -64,6 +66,7 @@ pub(super) struct RawInbound {
     pub(super) listen: Text,
     pub(super) app: Text,
     pub(super) protocol: Text,
+    pub(super) tell_callers: Text,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +102,18 @@ pub(super) struct RawLimits {
     pub(super) connections_max: Count,
     pub(super) handshake_timeout: Text,
     pub(super) connect_timeout: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHttp {
+    pub(super) header_bytes_max: Count,
+    pub(super) headers_max: Count,
+    pub(super) uri_bytes_max: Count,
+    pub(super) streams_max: Count,
+    pub(super) header_timeout: Text,
+    pub(super) idle_timeout: Text,
+    pub(super) stream_idle_timeout: Text,
 }
 
 #[derive(Deserialize, Default)]

@@ -70,6 +70,7 @@ impl InboundServer {
             reason,
             detail,
             explain,
+            instance: None,
         });
     }
 

@@ -11,8 +11,10 @@ use rustls::{AlertDescription, Error as TlsError};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::*;
+use crate::ending::alert_in;
 use crate::holder::in_one_line;
-use crate::refusals::{Refusal, explain_command};
+use crate::refusals::explain_command;
+use crate::upstream::ConnectError;
 
 /// Of a broken connection so much is read in search of the peer's last word.
 const LAST_WORD_READS_MAX: usize = 64;
@@ -33,48 +35,40 @@ pub(super) enum Failure {
 }
 
 impl OutboundServer {
-    pub(super) async fn tell_failure(&self, failure: Failure, address: SocketAddr) {
-        let stream = match failure {
-            Failure::Config(error) => {
-                self.tell("tls_config", in_one_line(&error), Some(address), None);
-                None
-            }
+    pub(super) fn tell_all(&self, refused: Vec<Refusal>) {
+        refused.into_iter().for_each(|refusal| self.plane.refusals.tell(refusal));
+    }
+
+    pub(super) async fn of_failure(&self, failure: Failure, address: SocketAddr) -> Refusal {
+        match failure {
+            Failure::Config(error) => self.refusal("tls_config", in_one_line(&error), Some(address), None),
             Failure::TooLate(limit) => {
                 let detail = format!("{address} did not finish the handshake within {limit:?}");
-                self.tell("handshake_timeout", detail, Some(address), None);
-                None
+                self.refusal("handshake_timeout", detail, Some(address), None)
             }
-            Failure::Handshake(error) => {
-                match alert_in(&error) {
-                    Some(alert) => self.tell_alert(alert, address),
-                    None => {
-                        let detail = format!("no TLS handshake with {address}: {}", in_one_line(&error));
-                        self.tell("handshake_failed", detail, Some(address), None);
-                    }
+            Failure::Handshake(error) => match alert_in(&error) {
+                Some(alert) => self.of_alert(alert, address),
+                None => {
+                    let detail = format!("no TLS handshake with {address}: {}", in_one_line(&error));
+                    self.refusal("handshake_failed", detail, Some(address), None)
                 }
-                None
-            }
+            },
             Failure::Judged { verdict, stream } => {
                 let (reason, detail) = of_verdict(&verdict, address);
-                self.tell(reason, detail, Some(address), None);
-                Some(stream)
+                farewell(stream).await;
+                self.refusal(reason, detail, Some(address), None)
             }
-        };
-        if let Some(stream) = stream {
-            farewell(stream).await;
         }
     }
 
-    pub(super) fn tell_denial(&self, denial: Denial) {
-        self.tell(denial.code, denial.detail, None, None);
+    pub(crate) fn of_denial(&self, denial: Denial) -> Refusal {
+        self.refusal(denial.code, denial.detail, None, None)
     }
 
-    /// Tells of the addresses where nobody answered, if there are any.
-    pub(super) fn tell_unreachable(&self, errors: &[ConnectError]) {
-        if !errors.is_empty() {
-            let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
-            self.tell("unreachable", all.join("; "), None, None);
-        }
+    /// The addresses where nobody answered, if there are any.
+    pub(super) fn of_unreachable(&self, errors: &[ConnectError]) -> Option<Refusal> {
+        let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
+        (!all.is_empty()).then(|| self.refusal("unreachable", all.join("; "), None, None))
     }
 
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
@@ -89,12 +83,12 @@ impl OutboundServer {
             None => last_word(tls).await,
         };
         if let Some(alert) = alert {
-            self.tell_alert(alert, address);
+            self.plane.refusals.tell(self.of_alert(alert, address));
         }
     }
 
-    fn tell_alert(&self, alert: AlertDescription, address: SocketAddr) {
-        let (reason, meaning) = of_alert(alert);
+    pub(crate) fn of_alert(&self, alert: AlertDescription, address: SocketAddr) -> Refusal {
+        let (reason, meaning) = meaning_of(alert);
         let mut detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
         let mut explain = None;
         if alert == AlertDescription::AccessDenied
@@ -105,7 +99,7 @@ impl OutboundServer {
             }
             explain = Some(command);
         }
-        self.tell(reason, detail, Some(address), explain);
+        self.refusal(reason, detail, Some(address), explain)
     }
 
     /// What the policy on this side says to the same question, and the command that says it, too. A slice from the
@@ -126,17 +120,17 @@ impl OutboundServer {
         Some((verdict, explain_command(Some(&policy), own.as_str(), &to, port.map(|port| port.name))))
     }
 
-    fn tell(
+    pub(crate) fn refusal(
         &self,
         reason: &'static str,
         detail: String,
         address: Option<SocketAddr>,
         explain: Option<String>,
-    ) {
+    ) -> Refusal {
         let own = self.plane.credentials.current().map(|credentials| credentials.svid.id().to_string());
         let from = own.unwrap_or_else(|| "this sidecar, which has no identity yet".to_owned());
         let (direction, called) = (Direction::Outbound, self.called(address));
-        self.plane.refusals.tell(Refusal { direction, from, called, reason, detail, explain });
+        Refusal { direction, from, called, reason, detail, explain, instance: None }
     }
 
     pub(super) fn called(&self, address: Option<SocketAddr>) -> Called {
@@ -168,7 +162,7 @@ fn of_verdict(verdict: &Verdict, address: SocketAddr) -> (&'static str, String) 
 }
 
 /// What an alert means to us (RFC 8446 §6.2), as a stable word and in words.
-fn of_alert(alert: AlertDescription) -> (&'static str, &'static str) {
+fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
     match alert {
         AlertDescription::AccessDenied => ("access_denied", "its policy does not let this caller in"),
         AlertDescription::CertificateExpired => (
@@ -189,13 +183,6 @@ fn of_alert(alert: AlertDescription) -> (&'static str, &'static str) {
             ("peer_failed", "it cannot serve anybody now: its own status says why")
         }
         _ => ("peer_alert", "it broke off"),
-    }
-}
-
-fn alert_in(error: &io::Error) -> Option<AlertDescription> {
-    match error.get_ref()?.downcast_ref::<TlsError>()? {
-        TlsError::AlertReceived(alert) => Some(*alert),
-        _ => None,
     }
 }
 

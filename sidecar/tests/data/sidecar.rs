@@ -9,10 +9,10 @@ use postern_proto::identity::{SpiffeId, Svid};
 use postern_proto::policy::{Policy, Protocol};
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
-    Config, HostPort, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target,
+    Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target, TellCallers,
 };
 use postern_sidecar::inbound::InboundServer;
-use postern_sidecar::listen;
+use postern_sidecar::listen::{self, Until};
 use postern_sidecar::outbound::OutboundServer;
 use postern_sidecar::plane::Plane;
 use serde_json::Value;
@@ -56,6 +56,9 @@ pub struct Spec {
     pub svid: Option<Svid>,
     pub policy: Option<&'static str>,
     pub limits: Limits,
+    pub http: Http,
+    pub protocol: Protocol,
+    pub tell_callers: TellCallers,
     pub identity: IdentitySource,
     pub policy_file: Option<PathBuf>,
     pub clock: Arc<dyn Clock>,
@@ -72,6 +75,9 @@ impl Spec {
             svid: Some(authority.svid(&id(name), validity)),
             policy: Some(POLICY),
             limits: Limits::default(),
+            http: Http::default(),
+            protocol: Protocol::Tcp,
+            tell_callers: TellCallers::default(),
             identity: IdentitySource::Files {
                 svid: Path::new("svid.pem").to_owned(),
                 key: Path::new("key.pem").to_owned(),
@@ -110,13 +116,14 @@ impl Spec {
             name: "api".to_owned(),
             listen: any,
             app: host_port(app),
-            protocol: Protocol::Tcp,
+            protocol: self.protocol,
+            tell_callers: self.tell_callers,
         });
         let outbound = (!self.to.is_empty()).then(|| Outbound {
             listen: any,
             target: self.target,
             to: self.to.into_iter().map(host_port).collect(),
-            protocol: Protocol::Tcp,
+            protocol: self.protocol,
         });
         let config = Config {
             identity: self.identity,
@@ -125,6 +132,7 @@ impl Spec {
             policy_file: self.policy_file,
             admin: self.admin,
             limits: self.limits,
+            http: self.http,
             shutdown: Shutdown::default(),
             log: Log::default(),
         };
@@ -151,13 +159,23 @@ impl Sidecar {
         let inbound = plane.config.inbounds.first().map(|inbound| {
             let (address, listener) = open(inbound.listen);
             let server = Arc::new(InboundServer::new(plane.clone(), 0, inbound.clone()));
-            tasks.spawn(listen::run(listener, server, plane.clone(), stop.clone(), abort.clone()));
+            tasks.spawn(listen::run(
+                listener,
+                server,
+                plane.clone(),
+                Until { stop: stop.clone(), abort: abort.clone() },
+            ));
             address
         });
         let outbound = plane.config.outbounds.first().map(|outbound| {
             let (address, listener) = open(outbound.listen);
             let server = Arc::new(OutboundServer::new(plane.clone(), 0, outbound.clone()));
-            tasks.spawn(listen::run(listener, server, plane.clone(), stop.clone(), abort.clone()));
+            tasks.spawn(listen::run(
+                listener,
+                server,
+                plane.clone(),
+                Until { stop: stop.clone(), abort: abort.clone() },
+            ));
             address
         });
         Self { plane, inbound, outbound, stop, abort, tasks }

@@ -51,7 +51,7 @@ fn everything_in_order_is_exit_0_and_no_secret_is_shown() {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{err}");
     assert!(out.contains("spiffe://shop.example/orders") && out.contains("inbound api"), "{out}");
-    assert!(err.contains("every peer is refused") && err.contains("goes round the sidecar"), "{err}");
+    assert!(out.contains("policy: from the CA") && err.contains("goes round the sidecar"), "{out}{err}");
     let secret = token.rsplit(':').next().unwrap();
     assert!(!out.contains(secret) && !err.contains(secret));
 }

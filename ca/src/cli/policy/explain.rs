@@ -1,9 +1,8 @@
 //! `postern-ca policy explain`: one question, and the line that decides.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use postern_proto::identity::SpiffeId;
 use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, Service, Verdict, decide, may_connect};
 use serde_json::{Value, json};
@@ -11,17 +10,21 @@ use time::OffsetDateTime;
 
 use super::super::admin::Output;
 use super::super::{Format, print};
-use super::{load, time_of};
+use super::source::Source;
+use super::time_of;
 
 /// Say whether a caller may call a service, and which line decides.
 ///
-/// Exit code: 0 allowed (or observed), on every port that was asked; 1 not; 2 the question is malformed.
+/// Exit code: 0 allowed (or observed), on every port that was asked; 1 not; 2 the question is malformed, or there is no
+/// policy to ask.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  postern-ca policy explain policy.toml --from orders --to payments --port api"
+    after_help = "Example:\n  postern-ca policy explain policy.toml --from orders --to payments --port api\n  \
+    postern-ca policy explain --live --data-dir ca --from orders --to payments"
 )]
 pub(in crate::cli) struct Explain {
-    file: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// The caller: a declared service, a path under the own trust domain, or a SPIFFE ID.
     #[arg(long)]
     from: String,
@@ -48,13 +51,14 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(explain: &Explain) -> anyhow::Result<ExitCode> {
-    let policy = load(&explain.file)?.ok_or_else(|| anyhow!("{} is no policy", explain.file.display()))?;
+    let policy = explain.source.load()?;
     let from = policy.peer(&explain.from).with_context(|| format!("--from {:?}", explain.from))?;
     let call = explain.call.as_deref().map(Call::parse).transpose().context("--call")?;
     let now = explain.at.unwrap_or_else(OffsetDateTime::now_utc);
     let service = policy.peer(&explain.to).ok().and_then(|id| policy.service_with(&id));
     let Some(service) = service else {
-        eprintln!("{} declares no service {:?}, so nobody may call it", explain.file.display(), explain.to);
+        let file = policy.file().escape_debug();
+        eprintln!("{file} declares no service {:?}, so nobody may call it", explain.to);
         return Ok(ExitCode::FAILURE);
     };
     let asked = service.asked_ports(explain.port.as_deref());

@@ -837,10 +837,10 @@ pub struct AuditEntry {
     /// Unix seconds.
     #[prost(int64, tag = "2")]
     pub at: i64,
-    /// `granted`, `refused` or `token_created`.
+    /// `granted`, `refused`, `token_created`, `policy_applied`, `identity_revoked` or `identity_restored`.
     #[prost(string, tag = "3")]
     pub decision: ::prost::alloc::string::String,
-    /// A SPIFFE ID, or the address of one who proved none.
+    /// A SPIFFE ID, the address of one who proved none, or `policy version NUMBER`.
     #[prost(string, tag = "4")]
     pub subject: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
@@ -875,6 +875,175 @@ pub struct AuditWhole {
     /// Of the last row. Kept elsewhere, it shows later whether rows were taken from the end.
     #[prost(bytes = "vec", tag = "2")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApplyPolicyRequest {
+    /// The policy file, whole.
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+    /// Its name, with which decisions are told.
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
+    /// Who applies it, for the record.
+    #[prost(string, tag = "3")]
+    pub author: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub comment: ::prost::alloc::string::String,
+    /// Where given, the version that must be in force; 0 where there must be none.
+    #[prost(uint64, optional, tag = "5")]
+    pub expect_version: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApplyPolicyResponse {
+    #[prost(oneof = "apply_policy_response::Outcome", tags = "1, 2, 3, 4")]
+    pub outcome: ::core::option::Option<apply_policy_response::Outcome>,
+}
+/// Nested message and enum types in `ApplyPolicyResponse`.
+pub mod apply_policy_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// The policy is in force, as this new version.
+        #[prost(message, tag = "1")]
+        Applied(super::PolicyVersion),
+        /// The same text was in force already, as this version.
+        #[prost(message, tag = "2")]
+        Unchanged(super::PolicyVersion),
+        /// Nothing has changed, because of the policy itself.
+        #[prost(message, tag = "3")]
+        Refused(super::PolicyRefused),
+        /// Nothing has changed: this version is in force, and not the expected one.
+        #[prost(uint64, tag = "4")]
+        Conflict(u64),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyVersion {
+    /// Counts from 1, without gaps.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// `sha256:…` of the text.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub file: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub author: ::prost::alloc::string::String,
+    /// Unix seconds.
+    #[prost(int64, tag = "5")]
+    pub applied_at: i64,
+    #[prost(string, tag = "6")]
+    pub comment: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyRefused {
+    /// What is wrong, each for people to read, with its place.
+    #[prost(string, repeated, tag = "1")]
+    pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many more there are that the answer had no room for.
+    #[prost(uint64, tag = "2")]
+    pub more: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowPolicyRequest {
+    /// Absent, the version in force.
+    #[prost(uint64, optional, tag = "1")]
+    pub version: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredPolicy {
+    #[prost(message, optional, tag = "1")]
+    pub version: ::core::option::Option<PolicyVersion>,
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPolicyVersionsRequest {
+    /// Only versions before this one; 0 begins at the newest.
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
+    /// At most this many; 0, and more than 100, is 100.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPolicyVersionsResponse {
+    /// Empty when there are none before `before`.
+    #[prost(message, repeated, tag = "1")]
+    pub versions: ::prost::alloc::vec::Vec<PolicyVersion>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollBackPolicyRequest {
+    /// Whose text to apply again.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// As in ApplyPolicyRequest.
+    #[prost(string, tag = "2")]
+    pub author: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub comment: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "4")]
+    pub expect_version: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeIdentityRequest {
+    /// Written as in CreateJoinTokenRequest.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// What whoever is refused for it is told.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who revokes, for the record.
+    #[prost(string, tag = "3")]
+    pub author: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeIdentityResponse {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// It was revoked already, and that revocation stands as it was.
+    #[prost(bool, tag = "2")]
+    pub already: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreIdentityRequest {
+    /// Written as in CreateJoinTokenRequest.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Who restores, for the record.
+    #[prost(string, tag = "2")]
+    pub author: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreIdentityResponse {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// It was not revoked.
+    #[prost(bool, tag = "2")]
+    pub already: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRevokedIdentitiesRequest {
+    /// Only IDs after this one, as the last answer ended; empty begins at the first.
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRevokedIdentitiesResponse {
+    /// At most 100; empty when there are none after `after`.
+    #[prost(message, repeated, tag = "1")]
+    pub identities: ::prost::alloc::vec::Vec<RevokedIdentity>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedIdentity {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub author: ::prost::alloc::string::String,
+    /// Unix seconds.
+    #[prost(int64, tag = "4")]
+    pub revoked_at: i64,
 }
 /// Generated client implementations.
 pub mod admin_client {
@@ -1118,6 +1287,176 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("postern.v1.Admin", "VerifyAudit"));
             self.inner.unary(req, path, codec).await
         }
+        /// Puts a policy in force, if the CA finds no error in it and its expectations hold.
+        pub async fn apply_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApplyPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/ApplyPolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "ApplyPolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn show_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowPolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::StoredPolicy>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/ShowPolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "ShowPolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Newest first.
+        pub async fn list_policy_versions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPolicyVersionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPolicyVersionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/ListPolicyVersions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "ListPolicyVersions"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Applies the text of an older version again, as a new version.
+        pub async fn roll_back_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollBackPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/RollBackPolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "RollBackPolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A revoked identity gets no certificate and no join token, and sidecars talk to it no more.
+        pub async fn revoke_identity(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeIdentityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeIdentityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/RevokeIdentity",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "RevokeIdentity"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn restore_identity(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RestoreIdentityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RestoreIdentityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/RestoreIdentity",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "RestoreIdentity"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// By ID.
+        pub async fn list_revoked_identities(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRevokedIdentitiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRevokedIdentitiesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/ListRevokedIdentities",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "ListRevokedIdentities"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1176,6 +1515,57 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::VerifyAuditRequest>,
         ) -> std::result::Result<tonic::Response<super::AuditVerdict>, tonic::Status>;
+        /// Puts a policy in force, if the CA finds no error in it and its expectations hold.
+        async fn apply_policy(
+            &self,
+            request: tonic::Request<super::ApplyPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyPolicyResponse>,
+            tonic::Status,
+        >;
+        async fn show_policy(
+            &self,
+            request: tonic::Request<super::ShowPolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::StoredPolicy>, tonic::Status>;
+        /// Newest first.
+        async fn list_policy_versions(
+            &self,
+            request: tonic::Request<super::ListPolicyVersionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPolicyVersionsResponse>,
+            tonic::Status,
+        >;
+        /// Applies the text of an older version again, as a new version.
+        async fn roll_back_policy(
+            &self,
+            request: tonic::Request<super::RollBackPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyPolicyResponse>,
+            tonic::Status,
+        >;
+        /// A revoked identity gets no certificate and no join token, and sidecars talk to it no more.
+        async fn revoke_identity(
+            &self,
+            request: tonic::Request<super::RevokeIdentityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeIdentityResponse>,
+            tonic::Status,
+        >;
+        async fn restore_identity(
+            &self,
+            request: tonic::Request<super::RestoreIdentityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RestoreIdentityResponse>,
+            tonic::Status,
+        >;
+        /// By ID.
+        async fn list_revoked_identities(
+            &self,
+            request: tonic::Request<super::ListRevokedIdentitiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRevokedIdentitiesResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -1547,6 +1937,317 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifyAuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/ApplyPolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplyPolicySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ApplyPolicyRequest>
+                    for ApplyPolicySvc<T> {
+                        type Response = super::ApplyPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApplyPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::apply_policy(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplyPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/ShowPolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowPolicySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ShowPolicyRequest>
+                    for ShowPolicySvc<T> {
+                        type Response = super::StoredPolicy;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::show_policy(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/ListPolicyVersions" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPolicyVersionsSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListPolicyVersionsRequest>
+                    for ListPolicyVersionsSvc<T> {
+                        type Response = super::ListPolicyVersionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPolicyVersionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_policy_versions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPolicyVersionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/RollBackPolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollBackPolicySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::RollBackPolicyRequest>
+                    for RollBackPolicySvc<T> {
+                        type Response = super::ApplyPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollBackPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::roll_back_policy(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollBackPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/RevokeIdentity" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeIdentitySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::RevokeIdentityRequest>
+                    for RevokeIdentitySvc<T> {
+                        type Response = super::RevokeIdentityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeIdentityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::revoke_identity(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeIdentitySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/RestoreIdentity" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestoreIdentitySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::RestoreIdentityRequest>
+                    for RestoreIdentitySvc<T> {
+                        type Response = super::RestoreIdentityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RestoreIdentityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::restore_identity(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestoreIdentitySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/ListRevokedIdentities" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRevokedIdentitiesSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListRevokedIdentitiesRequest>
+                    for ListRevokedIdentitiesSvc<T> {
+                        type Response = super::ListRevokedIdentitiesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRevokedIdentitiesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_revoked_identities(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRevokedIdentitiesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

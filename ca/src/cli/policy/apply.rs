@@ -1,0 +1,130 @@
+//! `postern-ca policy apply`: a policy put in force, and what came of it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use postern_proto::wire::v1::apply_policy_response::Outcome;
+use postern_proto::wire::v1::{ApplyPolicyRequest, ApplyPolicyResponse, PolicyVersion};
+use serde_json::{Value, json};
+
+use super::super::admin::{Admin, Output};
+use super::super::author::Author;
+use super::super::{Format, cert, escaped, print};
+use super::read;
+
+/// Put a policy in force: the CA judges it, stores it as a new version, and tells every connected sidecar its part.
+///
+/// It is refused where `policy check` finds an error, where `policy test` fails, and where its trust domain is not the
+/// CA's; then the version in force stays. The text that is in force already makes no new version.
+///
+/// Exit code: 0 in force; 1 refused, or another version was in force than expected; 2 the file cannot be read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example, which loses nobody's change:\n  \
+    postern-ca policy apply policy.toml --comment \"ticket 7\" --expect-version 3 --data-dir ca")]
+pub(in crate::cli) struct Apply {
+    file: PathBuf,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    admin: Admin,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What is said of a change, and when it may be made.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Change {
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(super) comment: String,
+    #[command(flatten)]
+    pub(super) author: Author,
+    /// Only if this version is in force; 0 if there must be none.
+    #[arg(long, value_name = "N")]
+    pub(super) expect_version: Option<u64>,
+}
+
+pub(super) fn run(Apply { file, change, admin, output }: Apply) -> anyhow::Result<ExitCode> {
+    let Change { comment, author, expect_version } = change;
+    let request = ApplyPolicyRequest {
+        text: read(&file)?,
+        file: file.display().to_string(),
+        author: author.name(),
+        comment,
+        expect_version,
+    };
+    Ok(admin.ask(
+        async |client| client.apply_policy(request).await.map(tonic::Response::into_inner),
+        |answer| tell(answer, expect_version, output.format),
+    ))
+}
+
+/// Says what came of a change; where nothing did, that is an error.
+pub(super) fn tell(
+    ApplyPolicyResponse { outcome }: ApplyPolicyResponse,
+    expected: Option<u64>,
+    format: Format,
+) -> anyhow::Result<()> {
+    let Some(outcome) = outcome else { bail!("the CA's answer has no outcome") };
+    if format == Format::Json {
+        print(&as_json(&outcome, expected).to_string())?;
+    }
+    match (outcome, format) {
+        (Outcome::Applied(version), Format::Text) => {
+            print(&format!("version {} is in force ({})", version.number, version.digest))?;
+        }
+        (Outcome::Unchanged(version), Format::Text) => {
+            let said = "was in force already with the same text; nothing has changed";
+            print(&format!("version {} {said} ({})", version.number, version.digest))?;
+        }
+        (Outcome::Applied(_) | Outcome::Unchanged(_), Format::Json) => {}
+        (Outcome::Refused(refused), _) => {
+            refused.problems.iter().for_each(|problem| eprintln!("{problem}\n"));
+            if refused.more > 0 {
+                eprintln!("and {} more\n", refused.more);
+            }
+            bail!("the policy is refused; what was in force stays");
+        }
+        (Outcome::Conflict(current), _) => {
+            let expected = expected.map(|expected| expected.to_string()).unwrap_or_default();
+            bail!("version {current} is in force, not {expected}: somebody was faster; nothing has changed");
+        }
+    }
+    Ok(())
+}
+
+fn as_json(outcome: &Outcome, expected: Option<u64>) -> Value {
+    match outcome {
+        Outcome::Applied(version) => json!({ "outcome": "applied", "version": version_as_json(version) }),
+        Outcome::Unchanged(version) => {
+            json!({ "outcome": "unchanged", "version": version_as_json(version) })
+        }
+        Outcome::Refused(refused) => {
+            json!({ "outcome": "refused", "problems": refused.problems, "more": refused.more })
+        }
+        Outcome::Conflict(current) => {
+            json!({ "outcome": "conflict", "current": current, "expected": expected })
+        }
+    }
+}
+
+/// A version as every command's JSON shows it.
+pub(super) fn version_as_json(version: &PolicyVersion) -> Value {
+    json!({
+        "number": version.number,
+        "digest": version.digest,
+        "file": version.file,
+        "author": version.author,
+        "applied_at": cert::time(version.applied_at),
+        "comment": version.comment,
+    })
+}
+
+/// A version as a line of the history.
+pub(super) fn version_for_people(version: &PolicyVersion) -> String {
+    let PolicyVersion { number, digest, author, applied_at, comment, .. } = version;
+    let digest: String = digest.chars().take("sha256:".len() + 12).collect();
+    let (at, author, comment) = (cert::time(*applied_at), escaped(author), escaped(comment));
+    format!("{number:<7}  {at:<20}  {digest}  {author:<12}  {comment}")
+}

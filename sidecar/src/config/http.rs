@@ -1,0 +1,70 @@
+//! `[http]`: what a peer can make a sidecar hold, and for how long.
+
+use std::time::Duration;
+
+use super::raw::RawHttp;
+use super::rules::Rules;
+use super::{
+    HEADER_BYTES_DEFAULT, HEADER_BYTES_MAX, HEADER_TIMEOUT_DEFAULT, HEADERS_DEFAULT, HEADERS_MAX,
+    IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT, STREAMS_MAX,
+    TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT, URI_BYTES_MAX,
+};
+
+/// Bounds of `protocol = "http"`, each with a default.
+#[derive(Debug, Clone, Copy)]
+pub struct Http {
+    /// A whole header block.
+    pub header_bytes_max: usize,
+    /// Fields of a header block.
+    pub headers_max: usize,
+    /// A request's target.
+    pub uri_bytes_max: usize,
+    /// Requests under way on one HTTP/2 connection.
+    pub streams_max: usize,
+    /// From the first byte of a header block to its last.
+    pub header_timeout: Duration,
+    /// A connection without a request.
+    pub idle_timeout: Duration,
+    /// A request of which nothing moves in either direction.
+    pub stream_idle_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            header_bytes_max: HEADER_BYTES_DEFAULT,
+            headers_max: HEADERS_DEFAULT,
+            uri_bytes_max: URI_BYTES_DEFAULT,
+            streams_max: STREAMS_DEFAULT,
+            header_timeout: HEADER_TIMEOUT_DEFAULT,
+            idle_timeout: IDLE_TIMEOUT_DEFAULT,
+            stream_idle_timeout: STREAM_IDLE_TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+impl Rules<'_> {
+    pub(super) fn http(&mut self, raw: RawHttp) -> Http {
+        let default = Http::default();
+        let header_bytes = self.count("http.header_bytes_max", raw.header_bytes_max, HEADER_BYTES_MAX);
+        let headers = self.count("http.headers_max", raw.headers_max, HEADERS_MAX);
+        let uri_bytes = self.count("http.uri_bytes_max", raw.uri_bytes_max, URI_BYTES_MAX);
+        let streams = self.count("http.streams_max", raw.streams_max, STREAMS_MAX);
+        let header = self.duration("http.header_timeout", raw.header_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
+        let idle = self.duration("http.idle_timeout", raw.idle_timeout, TIMEOUT_MIN..=IDLE_TIMEOUT_MAX);
+        let stream_idle = self.duration(
+            "http.stream_idle_timeout",
+            raw.stream_idle_timeout,
+            TIMEOUT_MIN..=IDLE_TIMEOUT_MAX,
+        );
+        Http {
+            header_bytes_max: header_bytes.unwrap_or(default.header_bytes_max),
+            headers_max: headers.unwrap_or(default.headers_max),
+            uri_bytes_max: uri_bytes.unwrap_or(default.uri_bytes_max),
+            streams_max: streams.unwrap_or(default.streams_max),
+            header_timeout: header.unwrap_or(default.header_timeout),
+            idle_timeout: idle.unwrap_or(default.idle_timeout),
+            stream_idle_timeout: stream_idle.unwrap_or(default.stream_idle_timeout),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! HTTP/1.1 and HTTP/2 in the data plane: each request is decided by itself and carried as it was sent.
+
+mod app;
+mod body;
+mod call;
+mod exchange;
+mod fields;
+mod framing;
+mod inbound;
+mod outbound;
+mod peer;
+mod pool;
+mod problem;
+mod serve;
+mod target;
+mod upgrade;
+mod watched;
+
+pub use call::{CallFacts, Calls};
+pub use inbound::HttpInbound;
+pub use outbound::HttpOutbound;
+
+/// What an `http` inbound offers in the handshake, the best first (RFC 7301).
+pub const ALPN: [&[u8]; 2] = [ALPN_H2, ALPN_H1];
+const ALPN_H2: &[u8] = b"h2";
+const ALPN_H1: &[u8] = b"http/1.1";
+
+/// Read from a connection at a time, and the most that one HTTP/1 connection buffers.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// What a peer may send ahead on one stream and on one connection (RFC 9113 §6.9.2).
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The largest frame that is taken.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;

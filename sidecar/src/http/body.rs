@@ -1,0 +1,190 @@
+//! A body on its way: counted, never held, and ended with an error when its request is cut.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use thiserror::Error;
+
+use super::call::{OpenCall, Part};
+use super::fields;
+use super::pool::Leased;
+
+/// Why a body ended early.
+#[derive(Debug, Error)]
+pub(super) enum BodyError {
+    #[error("the request is no longer allowed, or nothing of it moved for too long")]
+    Cut,
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+}
+
+/// A request's body on its way to whoever answers.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    inner: Incoming,
+    call: Arc<OpenCall>,
+    to: To,
+}
+
+/// Where a request's body goes, for counting and cleaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    App,
+    Peer,
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Incoming, call: Arc<OpenCall>, to: To) -> Self {
+        if inner.is_end_stream() {
+            call.request_over();
+        }
+        Self { inner, call, to }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.call.poll_cut(Part::RequestBody, cx) {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
+        let counted = match self.to {
+            To::App => &self.call.bytes_to_app,
+            To::Peer => &self.call.bytes_to_peer,
+        };
+        let frame = frame.map(|frame| counting(frame, counted));
+        self.call.moved();
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.call.request_over();
+        }
+        let frame = match (frame.map(Frame::into_trailers), self.to) {
+            (None, _) => None,
+            (Some(Ok(mut trailers)), To::App) => {
+                fields::clean_trailers(&mut trailers);
+                Some(Frame::trailers(trailers))
+            }
+            (Some(Ok(trailers)), To::Peer) => Some(Frame::trailers(trailers)),
+            (Some(Err(data)), _) => Some(data),
+        };
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What answers a request: a body on its way, or words of our own.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Carried(Box<Carried>),
+    Own(Bytes),
+}
+
+/// A response's body on its way back.
+#[derive(Debug)]
+pub(super) struct Carried {
+    inner: Incoming,
+    call: Arc<OpenCall>,
+    to: To,
+    lease: Option<Leased>,
+}
+
+impl Answer {
+    /// A body that comes from a leased connection, which goes back to its pool when the body has ended well.
+    pub(super) fn carried(inner: Incoming, call: Arc<OpenCall>, to: To, lease: Leased) -> Self {
+        let mut carried = Carried { inner, call, to, lease: Some(lease) };
+        carried.give_back_at_end();
+        Self::Carried(Box::new(carried))
+    }
+
+    pub(super) fn empty() -> Self {
+        Self::Own(Bytes::new())
+    }
+}
+
+impl Carried {
+    /// A connection on which the request is still being sent is not used again (RFC 9112 §9.3).
+    fn give_back_at_end(&mut self) {
+        if self.inner.is_end_stream()
+            && let Some(lease) = self.lease.take()
+            && self.call.is_request_over()
+        {
+            lease.give_back();
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.call.poll_cut(Part::ResponseBody, cx) {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
+        let counted = match self.to {
+            To::App => &self.call.bytes_to_app,
+            To::Peer => &self.call.bytes_to_peer,
+        };
+        let frame = frame.map(|frame| counting(frame, counted));
+        self.call.moved();
+        match &frame {
+            Some(_) => self.give_back_at_end(),
+            None => {
+                if let Some(lease) = self.lease.take().filter(|_| self.call.is_request_over()) {
+                    lease.give_back();
+                }
+            }
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Carried(carried) => carried.poll_frame(cx),
+            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Carried(carried) => carried.inner.is_end_stream(),
+            Self::Own(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Carried(carried) => carried.inner.size_hint(),
+            Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
+fn counting(frame: Frame<Bytes>, counted: &std::sync::atomic::AtomicU64) -> Frame<Bytes> {
+    if let Some(data) = frame.data_ref() {
+        counted.fetch_add(data.len() as u64, Ordering::Relaxed);
+    }
+    frame
+}

@@ -1,0 +1,214 @@
+//! The requests under way on one connection: each can be decided again, and cut, by itself.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+
+/// One request, as the policy sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFacts {
+    pub method: String,
+    /// As sent, up to `?`.
+    pub path: String,
+}
+
+/// Of a path so much is told.
+const PATH_CHARS_SHOWN: usize = 512;
+
+impl CallFacts {
+    /// For a shell, as `--call` takes it.
+    pub(super) fn quoted(&self) -> String {
+        format!("'{}'", self.to_string().replace('\'', "'\\''"))
+    }
+}
+
+impl fmt::Display for CallFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: String = self.path.chars().take(PATH_CHARS_SHOWN).collect();
+        write!(f, "{} {}", self.method.escape_debug(), shown.escape_debug())
+    }
+}
+
+/// The requests under way on one connection.
+#[derive(Debug)]
+pub struct Calls {
+    state: Mutex<CallsState>,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct CallsState {
+    open: Slab<Weak<OpenCall>>,
+    /// When the last one ended, or the connection began.
+    quiet_since: Instant,
+}
+
+/// A request under way; it leaves its connection's list when the last of its parts is dropped.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    key: usize,
+    calls: Arc<Calls>,
+    pub(super) facts: CallFacts,
+    cut: AtomicU8,
+    waiting: [AtomicWaker; 3],
+    /// When something moved last, in milliseconds since the connection began.
+    moved: AtomicU64,
+    request_over: AtomicBool,
+    pub(super) bytes_to_app: AtomicU64,
+    pub(super) bytes_to_peer: AtomicU64,
+}
+
+/// Why a request is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CutBy {
+    /// It is no longer allowed.
+    Policy = 1,
+    /// Nothing of it moved for too long.
+    Idle = 2,
+}
+
+/// The parts of a request that wait for something, each woken when it is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Answer,
+    RequestBody,
+    ResponseBody,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        let began = Instant::now();
+        Self { state: Mutex::new(CallsState { open: Slab::new(), quiet_since: began }), began }
+    }
+}
+
+impl Calls {
+    /// Puts a request into the list, before anything is decided about it.
+    pub(super) fn enter(self: &Arc<Self>, facts: CallFacts) -> Arc<OpenCall> {
+        let mut state = self.lock();
+        let entry = state.open.vacant_entry();
+        let call = Arc::new(OpenCall {
+            key: entry.key(),
+            calls: self.clone(),
+            facts,
+            cut: AtomicU8::new(0),
+            waiting: Default::default(),
+            moved: AtomicU64::new(self.millis()),
+            request_over: AtomicBool::new(false),
+            bytes_to_app: AtomicU64::new(0),
+            bytes_to_peer: AtomicU64::new(0),
+        });
+        entry.insert(Arc::downgrade(&call));
+        call
+    }
+
+    /// Cuts every request for which `gone` says so, and returns how many.
+    pub fn cut(&self, gone: impl Fn(&CallFacts) -> bool) -> usize {
+        let gone = self.open().into_iter().filter(|call| !call.is_cut() && gone(&call.facts));
+        gone.map(|call| call.cut(CutBy::Policy)).count()
+    }
+
+    /// Cuts every request of which nothing has moved for so long.
+    pub(super) fn cut_idle(&self, limit: Duration) -> usize {
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let now = self.millis();
+        let idle = |call: &Arc<OpenCall>| now.saturating_sub(call.moved.load(Ordering::Relaxed)) > limit;
+        self.open()
+            .into_iter()
+            .filter(|call| !call.is_cut() && idle(call))
+            .map(|call| call.cut(CutBy::Idle))
+            .count()
+    }
+
+    /// For how long there has been no request.
+    pub(super) fn quiet_for(&self, now: Instant) -> Option<Duration> {
+        let state = self.lock();
+        state.open.is_empty().then(|| now.saturating_duration_since(state.quiet_since))
+    }
+
+    /// How many are under way.
+    pub fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
+    /// Taken out of the lock: the last holder of a request needs it.
+    fn open(&self) -> Vec<Arc<OpenCall>> {
+        let state = self.lock();
+        state.open.iter().filter_map(|(_, call)| call.upgrade()).collect()
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CallsState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenCall {
+    /// Ends it: its answer, if none was given yet, and both its bodies.
+    fn cut(&self, by: CutBy) {
+        self.cut.store(by as u8, Ordering::Release);
+        self.waiting.iter().for_each(AtomicWaker::wake);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut_by().is_some()
+    }
+
+    pub(super) fn cut_by(&self) -> Option<CutBy> {
+        match self.cut.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(CutBy::Policy),
+            _ => Some(CutBy::Idle),
+        }
+    }
+
+    /// Waits until it is cut.
+    pub(super) async fn cut_while_answering(&self) -> CutBy {
+        poll_fn(|cx| match self.poll_cut(Part::Answer, cx) {
+            true => Poll::Ready(self.cut_by().unwrap_or(CutBy::Policy)),
+            false => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Whether it is cut; if not, `part` is woken when it is.
+    pub(super) fn poll_cut(&self, part: Part, cx: &Context<'_>) -> bool {
+        if let Some(waker) = self.waiting.get(part as usize) {
+            waker.register(cx.waker());
+        }
+        self.is_cut()
+    }
+
+    /// Something of it moved.
+    pub(super) fn moved(&self) {
+        self.moved.store(self.calls.millis(), Ordering::Relaxed);
+    }
+
+    /// Its whole body was passed on.
+    pub(super) fn request_over(&self) {
+        self.request_over.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_request_over(&self) -> bool {
+        self.request_over.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut state = self.calls.lock();
+        let _left = state.open.try_remove(self.key);
+        if state.open.is_empty() {
+            state.quiet_since = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! One request and its answer on a leased connection, tried again while nothing of it was sent.
+
+use http::header::{HOST, HeaderValue, TE};
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, Response, Uri, Version};
+use hyper::body::Incoming;
+
+use super::app::Failure;
+use super::body::RequestBody;
+use super::fields::Trailers;
+use super::pool::Leased;
+use super::target::Target;
+
+/// Connections that turn out to have ended before a request was sent, one after another.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Lends connections to whoever answers.
+pub(super) trait Lend: Sync {
+    fn lease(&self) -> impl Future<Output = Result<Leased, Failure>> + Send;
+}
+
+/// A request without its hop: what is left is the same on every connection.
+pub(super) struct Prepared {
+    pub(super) request: Request<RequestBody>,
+    pub(super) target: Target,
+    pub(super) scheme: Scheme,
+    pub(super) trailers: Trailers,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum ExchangeError {
+    /// No connection was to be had.
+    Unreached(Failure),
+    /// The connection broke.
+    Broken(hyper::Error, Leased),
+}
+
+impl Prepared {
+    /// Sends it, on another connection while one that had ended gives it back.
+    pub(super) async fn exchange(
+        mut self,
+        lender: &impl Lend,
+    ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
+        let mut attempt = 1;
+        loop {
+            let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
+            self.address(leased.is_shared());
+            match leased.send(self.request).await {
+                Ok(response) => return Ok((response, leased)),
+                Err(mut error) => match error.take_message().filter(|_| attempt < ATTEMPTS_MAX) {
+                    Some(request) if leased.alert().is_none() => {
+                        (self.request, attempt) = (request, attempt + 1)
+                    }
+                    _ => return Err(ExchangeError::Broken(error.into_error(), leased)),
+                },
+            }
+        }
+    }
+
+    /// Addresses it as HTTP/2 (RFC 9113 §8.3.1) or as HTTP/1.1 (RFC 9112 §3.2.1) does.
+    fn address(&mut self, http2: bool) {
+        let Target { authority, path_and_query } = self.target.clone();
+        let request = &mut self.request;
+        if http2 {
+            *request.version_mut() = Version::HTTP_2;
+            *request.uri_mut() = whole(self.scheme.clone(), authority, path_and_query);
+            request.headers_mut().remove(HOST);
+            if self.trailers == Trailers::Wanted {
+                request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+            }
+        } else {
+            *request.version_mut() = Version::HTTP_11;
+            *request.uri_mut() = Uri::from(path_and_query);
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                request.headers_mut().insert(HOST, host);
+            }
+        }
+    }
+}
+
+fn whole(scheme: Scheme, authority: http::uri::Authority, path_and_query: PathAndQuery) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    (parts.scheme, parts.authority, parts.path_and_query) =
+        (Some(scheme), Some(authority), Some(path_and_query));
+    // All three are there, which is all that can be asked of them.
+    Uri::from_parts(parts).unwrap_or_default()
+}

@@ -1,0 +1,305 @@
+//! Requests of peers: each decided, cleaned of claims, told who calls, and passed to the own app.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::uri::Scheme;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use postern_proto::mtls::Denial;
+use postern_proto::policy::{Call, Decision, Policy};
+use ring::digest::{SHA256, digest};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+
+use super::ALPN_H2;
+use super::app::{App, Failure, ToApp, ToAppAlone};
+use super::body::{Answer, RequestBody, To};
+use super::call::{CallFacts, Calls, OpenCall};
+use super::exchange::Prepared;
+use super::fields;
+use super::framing::Heads;
+use super::problem::{Asked, Problem, Question, is_grpc};
+use super::serve::{Session, Speaks, serve};
+use super::target::{self, Bad, Target};
+use super::upgrade::{self, Switching};
+use super::watched::Watched;
+use crate::config::{Inbound, TellCallers};
+use crate::listen::Until;
+use crate::live::Registration;
+use crate::metrics::Direction;
+use crate::plane::Plane;
+use crate::refusals::{Called, Instance, Refusal, explain_command};
+
+/// One inbound that speaks HTTP.
+#[derive(Debug)]
+pub struct HttpInbound {
+    plane: Arc<Plane>,
+    inbound: Arc<Inbound>,
+    app: App,
+}
+
+impl HttpInbound {
+    pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>) -> Self {
+        let app = App::new(inbound.app.clone(), plane.config.limits, plane.config.http);
+        Self { plane, inbound, app }
+    }
+
+    /// Serves an admitted peer's connection to its end.
+    pub async fn serve(
+        self: Arc<Self>,
+        tls: TlsStream<TcpStream>,
+        registration: Arc<Registration>,
+        calls: Arc<Calls>,
+        until: Until,
+    ) {
+        let (_, connection) = tls.get_ref();
+        let speaks = if connection.alpn_protocol() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
+        let leaf = connection.peer_certificates().and_then(|chain| chain.first());
+        let hash = leaf.map(|leaf| hex(digest(&SHA256, leaf).as_ref())).unwrap_or_default();
+        let Some((peer, own)) = registration.verified().zip(self.plane.credentials.current()) else { return };
+        let own = own.svid.id().clone();
+        // Both are SPIFFE IDs: there is nothing in them that a header may not have.
+        let Some(client_cert) = fields::client_cert(&own, &hash, peer.id()) else { return };
+        let heads = Arc::<Heads>::default();
+        let session = Session {
+            limits: self.plane.config.http,
+            calls: calls.clone(),
+            heads: heads.clone(),
+            stop: until.stop.clone(),
+        };
+        let stream = Watched::new(tls).count(registration.bytes.clone());
+        let switched = TaskTracker::new();
+        let client = Arc::new(Client {
+            server: self,
+            peer,
+            own,
+            client_cert,
+            calls,
+            heads,
+            registration,
+            switched: switched.clone(),
+        });
+        serve(stream, speaks, Answering(client), &session).await;
+        switched.close();
+        switched.wait().await;
+    }
+
+    /// Closes the connections to the app.
+    pub async fn end(&self) {
+        self.app.end().await;
+    }
+}
+
+/// One peer's connection.
+#[derive(Debug)]
+struct Client {
+    server: Arc<HttpInbound>,
+    peer: VerifiedSvid,
+    own: SpiffeId,
+    client_cert: HeaderValue,
+    calls: Arc<Calls>,
+    heads: Arc<Heads>,
+    registration: Arc<Registration>,
+    /// What stopped being HTTP on this connection.
+    switched: TaskTracker,
+}
+
+#[derive(Debug, Clone)]
+struct Answering(Arc<Client>);
+
+impl Service<Request<Incoming>> for Answering {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let client = self.0.clone();
+        Box::pin(async move { Ok(client.answer(request).await) })
+    }
+}
+
+impl Client {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let asked = Asked::of(&request);
+        let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
+        let target = match target::read(&request, head, &self.server.plane.config.http) {
+            Ok(target) => target,
+            Err(bad) => return self.refuse_bad(&bad, asked),
+        };
+        let path = target.path_and_query.path().to_owned();
+        // First known to the register, then decided: a policy that comes between is seen by one of the two.
+        let call = self.calls.enter(CallFacts { method: request.method().as_str().to_owned(), path });
+        if let Err(denial) = self.decide(&call) {
+            return self.refuse(&call, *denial, asked);
+        }
+        let answered = async {
+            match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
+                Some(protocol) => self.switch(request, target, protocol, &call).await,
+                None => self.pass(request, target, &call).await,
+            }
+        };
+        let answered = tokio::select! {
+            biased;
+            by = call.cut_while_answering() => Err(by.into()),
+            answered = answered => answered,
+        };
+        answered.unwrap_or_else(|failure| self.fail(failure, asked))
+    }
+
+    fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
+        let plane = &self.server.plane;
+        let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
+        plane.still_believes(&self.peer).map_err(bare)?;
+        let CallFacts { method, path } = &call.facts;
+        let (peer, inbound) = (self.peer.id(), &self.server.inbound);
+        let (decision, policy) =
+            plane.decide_call(peer, &self.own, inbound, Call { method, path }).map_err(bare)?;
+        plane.count(&decision, &policy, Some((method, path)));
+        match &decision {
+            Decision::Allow { .. } => Ok(()),
+            Decision::Observed { .. } => {
+                let (port, reason) = (inbound.name.as_str(), decision.reason());
+                tracing::info!(%peer, service = %self.own, port, method, path = %path.escape_debug(), reason, "observed");
+                Ok(())
+            }
+            Decision::Deny { .. } => {
+                let denial = Denial { code: "denied", detail: decision.reason() };
+                Err(Box::new(Denied { denial, policy: Some(policy) }))
+            }
+        }
+    }
+
+    /// Passes a request to the app and its answer back.
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let version = if is_grpc(request.headers()) { Version::HTTP_2 } else { Version::HTTP_11 };
+        let app = &self.server.app;
+        let prepared = self.prepare(request, target, call);
+        let (mut response, lease) = prepared.exchange(&ToApp(app, version)).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::broken("the app switched protocols unasked".to_owned()));
+        }
+        fields::remove_hop(response.headers_mut());
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+    }
+
+    /// Passes a request that asks for another protocol, on a connection of its own.
+    async fn switch(
+        &self,
+        mut request: Request<Incoming>,
+        target: Target,
+        protocol: HeaderValue,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let peer = hyper::upgrade::on(&mut request);
+        let app = &self.server.app;
+        let mut prepared = self.prepare(request, target, call);
+        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
+        let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
+        fields::remove_hop(response.headers_mut());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (to_app, cut) = (hyper::upgrade::on(&mut response), self.registration.cut.clone());
+            upgrade::name_protocol(response.headers_mut(), protocol);
+            self.heads.upgraded();
+            let switching = Switching { app: to_app, peer, call: call.clone(), cut };
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+        }
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+    }
+
+    /// Takes away what is of this hop or claims an identity, and says who calls.
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
+        let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::App));
+        let headers = request.headers_mut();
+        let trailers = fields::remove_hop(headers);
+        fields::remove_claims(headers);
+        headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
+        Prepared { request, target, scheme: Scheme::HTTP, trailers }
+    }
+}
+
+/// Why the policy, or our trust, says no to a request.
+struct Denied {
+    denial: Denial,
+    policy: Option<Arc<Policy>>,
+}
+
+impl Client {
+    /// Tells a request that the policy does not allow: the log everything, the caller as much as it may know.
+    fn refuse(&self, call: &OpenCall, denied: Denied, asked: Asked) -> Response<Answer> {
+        let Denied { denial: Denial { code: reason, detail }, policy } = denied;
+        let (peer, own) = (self.peer.id().to_string(), self.own.to_string());
+        let explain = policy.as_deref().map(|policy| {
+            let question = explain_command(Some(policy), &peer, &own, Some(&self.server.inbound.name));
+            format!("{question} --call {}", call.facts.quoted())
+        });
+        let instance = self.tell(reason, &detail, explain.clone());
+        let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, instance);
+        if self.server.inbound.tell_callers == TellCallers::Everything {
+            problem.detail = Some(detail);
+            problem.question = Some(Question {
+                caller: Some(peer),
+                service: Some(own),
+                port: Some(self.server.inbound.name.clone()),
+                call: Some(call.facts.to_string()),
+                policy: policy.map(|policy| policy.digest().to_owned()),
+                explain,
+            });
+        }
+        problem.response(asked)
+    }
+
+    /// Tells a request that is not valid, and so is nobody's.
+    fn refuse_bad(&self, bad: &Bad, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(bad.code(), &bad.to_string(), None);
+        let mut problem = Problem::new(bad.status(), bad.code(), instance);
+        problem.detail = Some(bad.to_string());
+        problem.response(asked)
+    }
+
+    /// Tells a request that was allowed and got no answer.
+    fn fail(&self, failure: Failure, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(failure.reason, &failure.detail, None);
+        let mut problem = Problem::new(failure.status, failure.reason, instance);
+        problem.detail = Some(failure.detail);
+        problem.response(asked)
+    }
+
+    /// Logs, counts and remembers a refusal, and returns its number.
+    fn tell(&self, reason: &'static str, detail: &str, explain: Option<String>) -> Instance {
+        let plane = &self.server.plane;
+        let instance = plane.refusals.number();
+        let policy = plane.policy.current();
+        let service = policy.and_then(|policy| policy.service_of(&self.own).map(str::to_owned));
+        let port = Some(self.server.inbound.name.clone());
+        plane.refusals.tell(Refusal {
+            direction: Direction::Inbound,
+            from: self.peer.id().to_string(),
+            called: Called { id: Some(self.own.to_string()), service, port, address: None },
+            reason,
+            detail: detail.to_owned(),
+            explain,
+            instance: Some(instance.to_string()),
+        });
+        instance
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _always_ok = write!(text, "{byte:02x}");
+        text
+    })
+}

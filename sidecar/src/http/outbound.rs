@@ -1,0 +1,223 @@
+//! Requests of the own app: each passed to the called service, on a connection that is there already where possible.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::uri::Scheme;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::app::Failure;
+use super::body::{Answer, RequestBody, To};
+use super::call::{CallFacts, Calls, OpenCall};
+use super::exchange::{ExchangeError, Prepared};
+use super::fields;
+use super::framing::Heads;
+use super::peer::{Peers, ToPeer, ToPeerAlone};
+use super::problem::{Asked, Problem, Question};
+use super::serve::{Session, first_bytes, serve};
+use super::target::{self, Bad, Target};
+use super::upgrade::{self, Switching};
+use super::watched::Watched;
+use crate::config::Http;
+use crate::listen::Until;
+use crate::outbound::OutboundServer;
+use crate::refusals::{Instance, Refusal};
+
+/// One outbound that speaks HTTP.
+#[derive(Debug)]
+pub struct HttpOutbound {
+    peers: Arc<Peers>,
+}
+
+impl HttpOutbound {
+    pub fn new(limits: &Http) -> Self {
+        Self { peers: Arc::new(Peers::new(limits)) }
+    }
+
+    /// Serves a connection of the app to its end.
+    pub async fn serve(&self, server: &Arc<OutboundServer>, mut stream: TcpStream, until: Until) {
+        let limits = server.plane.config.http;
+        let first = tokio::time::timeout(limits.idle_timeout, first_bytes(&mut stream));
+        let Some(Ok(Ok((first, speaks)))) = until.abort.run_until_cancelled(first).await else { return };
+        if first.is_empty() {
+            return;
+        }
+        let (calls, heads) = (Arc::<Calls>::default(), Arc::<Heads>::default());
+        let session =
+            Session { limits, calls: calls.clone(), heads: heads.clone(), stop: until.stop.clone() };
+        let switched = TaskTracker::new();
+        let app = App {
+            server: server.clone(),
+            peers: self.peers.clone(),
+            calls,
+            heads,
+            switched: switched.clone(),
+            abort: until.abort.clone(),
+        };
+        let served = async {
+            serve(Watched::new(stream).after(first), speaks, Answering(Arc::new(app)), &session).await;
+            switched.close();
+            switched.wait().await;
+        };
+        until.abort.run_until_cancelled(served).await;
+    }
+
+    /// Closes the connections to peers.
+    pub async fn end(&self) {
+        self.peers.end().await;
+    }
+}
+
+/// One connection of the app.
+#[derive(Debug)]
+struct App {
+    server: Arc<OutboundServer>,
+    peers: Arc<Peers>,
+    calls: Arc<Calls>,
+    heads: Arc<Heads>,
+    /// What stopped being HTTP on this connection.
+    switched: TaskTracker,
+    abort: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+struct Answering(Arc<App>);
+
+impl Service<Request<Incoming>> for Answering {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let app = self.0.clone();
+        Box::pin(async move { Ok(app.answer(request).await) })
+    }
+}
+
+impl App {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let asked = Asked::of(&request);
+        let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
+        let target = match target::read(&request, head, &self.server.plane.config.http) {
+            Ok(target) => target,
+            Err(bad) => return self.refuse_bad(&bad, asked),
+        };
+        let path = target.path_and_query.path().to_owned();
+        let call = self.calls.enter(CallFacts { method: request.method().as_str().to_owned(), path });
+        let answered = async {
+            match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
+                _ if request.method() == http::Method::CONNECT => Err(Failure::connect()),
+                Some(protocol) => self.switch(request, target, protocol, &call).await,
+                None => self.pass(request, target, &call).await,
+            }
+        };
+        let answered = tokio::select! {
+            biased;
+            by = call.cut_while_answering() => Err(by.into()),
+            answered = answered => answered,
+        };
+        answered.unwrap_or_else(|failure| self.fail(&call, failure, asked))
+    }
+
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let prepared = prepare(request, target, call);
+        let exchanged = prepared.exchange(&self.to_peer()).await;
+        let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::broken("the service switched protocols unasked".to_owned()));
+        }
+        fields::remove_hop(response.headers_mut());
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
+    }
+
+    async fn switch(
+        &self,
+        mut request: Request<Incoming>,
+        target: Target,
+        protocol: HeaderValue,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let own = hyper::upgrade::on(&mut request);
+        let mut prepared = prepare(request, target, call);
+        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
+        let exchanged = prepared.exchange(&ToPeerAlone(self.to_peer())).await;
+        let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
+        fields::remove_hop(response.headers_mut());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let peer = hyper::upgrade::on(&mut response);
+            upgrade::name_protocol(response.headers_mut(), protocol);
+            self.heads.upgraded();
+            let switching = Switching { app: own, peer, call: call.clone(), cut: self.abort.clone() };
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+        }
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
+    }
+
+    fn to_peer(&self) -> ToPeer<'_> {
+        ToPeer { peers: &self.peers, server: &self.server }
+    }
+
+    /// What a failed exchange means: an alert says more than the connection that broke with it.
+    fn failed(&self, error: ExchangeError) -> Failure {
+        if let ExchangeError::Broken(_, lease) = &error
+            && let Some(alert) = lease.alert()
+            && let Some(address) = lease.end().and_then(|end| end.address)
+        {
+            return vec![self.server.of_alert(alert, address)].into();
+        }
+        error.into()
+    }
+
+    /// Tells a request that got no answer.
+    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
+        let Failure { status, reason, detail, explain } = failure;
+        let explain = explain.map(|explain| format!("{explain} --call {}", call.facts.quoted()));
+        let refusal = self.server.refusal(reason, detail.clone(), None, explain.clone());
+        let question = Question {
+            caller: Some(refusal.from.clone()),
+            service: refusal.called.id.clone().or(refusal.called.service.clone()),
+            port: None,
+            call: Some(call.facts.to_string()),
+            policy: self.server.plane.policy.current().map(|policy| policy.digest().to_owned()),
+            explain,
+        };
+        let mut problem = Problem::new(status, reason, self.tell(refusal));
+        (problem.detail, problem.question) = (Some(detail), Some(question));
+        problem.response(asked)
+    }
+
+    /// Tells a request that is not valid.
+    fn refuse_bad(&self, bad: &Bad, asked: Asked) -> Response<Answer> {
+        let refusal = self.server.refusal(bad.code(), bad.to_string(), None, None);
+        let mut problem = Problem::new(bad.status(), bad.code(), self.tell(refusal));
+        problem.detail = Some(bad.to_string());
+        problem.response(asked)
+    }
+
+    fn tell(&self, refusal: Refusal) -> Instance {
+        let refusals = &self.server.plane.refusals;
+        let instance = refusals.number();
+        refusals.tell(Refusal { instance: Some(instance.to_string()), ..refusal });
+        instance
+    }
+}
+
+/// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
+fn prepare(request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
+    let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::Peer));
+    let trailers = fields::remove_hop(request.headers_mut());
+    Prepared { request, target, scheme: Scheme::HTTPS, trailers }
+}

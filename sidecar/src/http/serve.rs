@@ -1,0 +1,159 @@
+//! One connection of a client, served request by request until it ends, idles too long or is told to end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::body::Answer;
+use super::call::Calls;
+use super::framing::Heads;
+use super::watched::Watched;
+use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
+use crate::config::Http;
+
+/// Times are looked at this often at least, and at least twice within each limit.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487).
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams that we may have to reset for a client's faults (MadeYouReset, CVE-2025-8671).
+const RESETS_CAUSED_MAX: usize = 100;
+/// Of one response so much waits for the client's window.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+/// What every HTTP/2 client sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What belongs to one connection, beside its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub(super) limits: Http,
+    pub(super) calls: Arc<Calls>,
+    pub(super) heads: Arc<Heads>,
+    /// No further requests.
+    pub(super) stop: CancellationToken,
+}
+
+/// Which HTTP a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// Reads just so much of a plaintext connection that it shows which HTTP it speaks.
+pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<(Vec<u8>, Speaks)> {
+    let mut first = Vec::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let missing = (PREFACE.len() - first.len()) as u64;
+        if (&mut *stream).take(missing).read_buf(&mut first).await? == 0 {
+            break;
+        }
+    }
+    let speaks = if first == PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    Ok((first, speaks))
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S, V>(stream: Watched<S>, speaks: Speaks, service: V, session: &Session)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    V: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    V::Future: Send + 'static,
+{
+    let limits = &session.limits;
+    match speaks {
+        Speaks::Http1 => {
+            let stream = TokioIo::new(stream.heads(session.heads.clone()));
+            let connection = http1_builder(limits).serve_connection(stream, service).with_upgrades();
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, session).await;
+        }
+        Speaks::Http2 => {
+            let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);
+            drive(connection, http2::Connection::graceful_shutdown, session).await;
+        }
+    }
+}
+
+fn http1_builder(limits: &Http) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // The time of heads is looked at here, with what came of them: hyper's own limit also ends idle connections.
+        .header_read_timeout(None)
+        .max_headers(limits.headers_max)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
+    builder
+}
+
+fn http2_builder(limits: &Http) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_CAUSED_MAX)
+        .max_send_buf_size(SEND_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
+}
+
+/// Drives a connection, and looks at its times meanwhile.
+async fn drive<C, E>(connection: C, finish: fn(Pin<&mut C>), session: &Session)
+where
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let Session { limits, calls, heads, stop } = session;
+    let mut connection = pin!(connection);
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout) / 2;
+    let mut look = tokio::time::interval(LOOK_INTERVAL.min(shortest.max(Duration::from_millis(1))));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut finishing = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "a connection broke");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !finishing => {
+                finishing = true;
+                finish(connection.as_mut());
+            }
+            _ = look.tick() => {
+                let now = Instant::now();
+                if heads.is_stalled(limits.header_timeout, now) {
+                    debug!(limit = ?limits.header_timeout, "a request's head did not end");
+                    return;
+                }
+                calls.cut_idle(limits.stream_idle_timeout);
+                if calls.quiet_for(now).is_some_and(|quiet| quiet > limits.idle_timeout) {
+                    if finishing {
+                        return;
+                    }
+                    finishing = true;
+                    finish(connection.as_mut());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A connection that tells what passes: counted bytes, the heads of requests, and the alert with which a peer broke off.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use rustls::AlertDescription;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::Heads;
+use crate::ending::alert_in;
+use crate::live::Bytes;
+
+/// A connection and who wants to know of it.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    stream: S,
+    /// Read already, and still to be handed on.
+    first: Vec<u8>,
+    heads: Option<Arc<Heads>>,
+    /// Of a peer's connection: what is read goes to the app.
+    bytes: Option<Arc<Bytes>>,
+    alert: Option<Arc<OnceLock<AlertDescription>>>,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, first: Vec::new(), heads: None, bytes: None, alert: None }
+    }
+
+    /// What is watched.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Hands on these bytes first.
+    pub(super) fn after(mut self, first: Vec<u8>) -> Self {
+        self.first = first;
+        self
+    }
+
+    /// Shows the heads of HTTP/1 requests.
+    pub(super) fn heads(mut self, heads: Arc<Heads>) -> Self {
+        self.heads = Some(heads);
+        self
+    }
+
+    /// Counts a peer's connection.
+    pub(super) fn count(mut self, bytes: Arc<Bytes>) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Keeps the alert that ends it.
+    pub(super) fn alert(mut self, alert: Arc<OnceLock<AlertDescription>>) -> Self {
+        self.alert = Some(alert);
+        self
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let taken = self.first.len().min(buffer.remaining());
+            let rest = self.first.split_off(taken);
+            buffer.put_slice(&self.first);
+            self.first = rest;
+            return Poll::Ready(Ok(()));
+        }
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        if let (Err(error), Some(alert)) = (&read, &self.alert)
+            && let Some(found) = alert_in(error)
+        {
+            alert.get_or_init(|| found);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.poll_stream(cx, buffer))?;
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Some(heads) = &self.heads {
+            heads.pass(read);
+        }
+        if let Some(bytes) = &self.bytes {
+            bytes.to_app.fetch_add(read.len() as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Poll::Ready(Ok(written)), Some(bytes)) = (&written, &self.bytes) {
+            bytes.to_peer.fetch_add(*written as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,20 @@
+//! HTTP through the data plane, end to end: sidecars in this process, real sockets on loopback, certificates made here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test says no"
+)]
+#![allow(unreachable_pub, reason = "a test program has no public items, only shared ones")]
+
+#[path = "../identity/authority.rs"]
+#[expect(dead_code, reason = "the identity tests use more of it")]
+mod authority;
+mod shop;
+#[path = "../data/sidecar.rs"]
+#[expect(dead_code, reason = "the tests of plain connections use more of it")]
+mod sidecar;
+
+mod carrying;
+mod deciding;
