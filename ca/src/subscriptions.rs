@@ -1,5 +1,6 @@
 //! What sidecars are told, and which of them run what.
 
+mod call_rows;
 mod hello;
 mod published;
 mod roll;
@@ -8,10 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_proto::identity::SpiffeId;
-use postern_proto::wire::v1::PolicyAcknowledgement;
+use postern_proto::wire::v1::{CallReports, PolicyAcknowledgement};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use call_rows::CallRows;
+pub use call_rows::{CallKind, CallRow};
 pub use hello::{Hello, HelloError, INBOUNDS_MAX, SERVICES_MAX};
 pub use published::{Published, SliceTooLarge};
 pub use roll::{AWAY_LISTED, Full, Presence, RollLimits, Sidecar};
@@ -27,7 +30,11 @@ pub struct Hub {
     policy: watch::Sender<Option<Arc<Published>>>,
     revoked: watch::Sender<Revoked>,
     roll: Mutex<Roll>,
+    calls: Mutex<CallRows>,
 }
+
+/// One report tells of at most so many kinds of calls; the calls of further ones count as lost.
+pub const CALLS_REPORTED_MAX: usize = 1_000;
 
 /// One sidecar's subscription, until it is dropped.
 #[derive(Debug)]
@@ -40,11 +47,12 @@ pub struct Seat {
 }
 
 impl Hub {
-    pub fn new(limits: RollLimits) -> Self {
+    pub fn new(limits: RollLimits, call_rows_max: usize) -> Self {
         Self {
             policy: watch::Sender::default(),
             revoked: watch::Sender::default(),
             roll: Mutex::new(Roll::new(limits)),
+            calls: Mutex::new(CallRows::new(call_rows_max)),
         }
     }
 
@@ -87,6 +95,16 @@ impl Hub {
         roll.sidecars().map(row).collect()
     }
 
+    /// At most `limit` rows of reported calls after a number, and how many calls are in none.
+    pub fn calls_after(&self, number: u64, limit: usize) -> (Vec<(u64, CallRow)>, u64) {
+        let calls = self.calls();
+        (calls.after(number, limit), calls.lost())
+    }
+
+    fn calls(&self) -> MutexGuard<'_, CallRows> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn roll(&self) -> MutexGuard<'_, Roll> {
         self.roll.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,6 +114,19 @@ impl Seat {
     /// Notes what the sidecar says of a version.
     pub fn acknowledged(&self, said: PolicyAcknowledgement, now: OffsetDateTime) {
         self.hub.roll().acknowledged(&self.place, said, now);
+    }
+
+    /// Counts calls that the sidecar reports.
+    pub fn reported(&self, CallReports { calls, lost }: CallReports) {
+        let mut rows = self.hub.calls();
+        rows.lose(lost);
+        for (number, report) in calls.into_iter().enumerate() {
+            let count = report.count;
+            match CallRow::of_report(&self.place.id, report).filter(|_| number < CALLS_REPORTED_MAX) {
+                Some(row) => rows.add(row),
+                None => rows.lose(count),
+            }
+        }
     }
 
     /// Notes that a version could not even be sent.
