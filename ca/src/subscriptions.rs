@@ -34,7 +34,7 @@ pub struct Hub {
 }
 
 /// One report tells of at most so many kinds of calls; the calls of further ones count as lost.
-pub const CALLS_REPORTED_MAX: usize = 1_000;
+pub const CALLS_REPORTED_MAX: usize = 200;
 
 /// One sidecar's subscription, until it is dropped.
 #[derive(Debug)]
