@@ -1,6 +1,7 @@
 //! The gRPC edges: the only files that know `Status`.
 
 mod admin;
+mod distribution;
 mod errors;
 mod listeners;
 mod policies;

@@ -2,6 +2,7 @@
 
 mod call_rows;
 mod hello;
+mod lag;
 mod published;
 mod roll;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use call_rows::CallRows;
 pub use call_rows::{CallKind, CallRow};
 pub use hello::{Hello, HelloError, INBOUNDS_MAX, SERVICES_MAX};
+pub use lag::Lag;
 pub use published::{Published, SliceTooLarge};
 pub use roll::{AWAY_LISTED, Full, Presence, RollLimits, Sidecar};
 use roll::{Place, Roll};

@@ -6,6 +6,7 @@ mod history;
 mod rollback;
 mod show;
 mod source;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ pub(super) enum Command {
     Show(show::Show),
     History(history::History),
     Rollback(rollback::Rollback),
+    Status(status::Status),
 }
 
 /// Tell everything that is wrong with a policy file, and what to look at.
@@ -70,6 +72,7 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Show(show) => Ok(show::run(show)),
         Command::History(history) => Ok(history::run(history)),
         Command::Rollback(rollback) => Ok(rollback::run(rollback)),
+        Command::Status(status) => Ok(status::run(status)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");
