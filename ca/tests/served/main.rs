@@ -13,3 +13,5 @@ mod ending;
 mod fixture;
 mod limits;
 mod starting;
+mod subscriber;
+mod subscribing;
