@@ -106,9 +106,7 @@ struct Sidecar {
 enum End {
     /// The sidecar takes leave.
     Left,
-    /// Its connection is gone.
-    Lost(Status),
-    /// The CA ends it.
+    /// Its connection is gone, or it may not go on.
     Because(Status),
     Stopped,
 }
@@ -125,12 +123,12 @@ impl Sidecar {
         let reason = match &end {
             End::Left => "left",
             End::Stopped => "the CA ends",
-            End::Lost(status) | End::Because(status) => status.message(),
+            End::Because(status) => status.message(),
         };
         info!(%id, instance = %hello.instance, reason, "subscription ended");
         match end {
             End::Left => seat.leave(),
-            End::Stopped | End::Lost(_) => drop(seat),
+            End::Stopped => drop(seat),
             End::Because(status) => {
                 drop(seat);
                 // A sidecar that is gone needs no reason.
@@ -163,7 +161,7 @@ impl Sidecar {
                 }
                 Ok(()) = self.seat.policy.changed() => policy_is_news = self.hello.own_policy_digest.is_none(),
                 permit = updates.reserve(), if policy_is_news || revoked_is_news => {
-                    let Ok(permit) = permit else { return End::Lost(Status::cancelled("the connection is gone")) };
+                    let Ok(permit) = permit else { return End::Because(Status::cancelled("the connection is gone")) };
                     let update = if std::mem::take(&mut revoked_is_news) {
                         Some(Update::Revoked(self.revoked_list()))
                     } else {
@@ -179,7 +177,7 @@ impl Sidecar {
                         return End::Because(status);
                     },
                     Ok(None) => return End::Left,
-                    Err(status) => return End::Lost(status),
+                    Err(status) => return End::Because(status),
                 },
             }
         }

@@ -8,6 +8,7 @@
     reason = "a test says no by a panic"
 )]
 
+mod distribution;
 mod ending;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod fixture;

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use postern_proto::identity::Svid;
+use postern_proto::wire::v1::admin_client::AdminClient;
 use postern_proto::wire::v1::sidecar_report::Report;
 use postern_proto::wire::v1::sidecar_update::Update;
 use postern_proto::wire::v1::{
-    PolicyAcknowledgement, PolicySlice, SidecarHello, SidecarReport, SidecarUpdate,
+    ListCallReportsRequest, ListCallReportsResponse, PolicyAcknowledgement, PolicySlice, SidecarHello,
+    SidecarReport, SidecarUpdate,
 };
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use crate::fixture::{Ca, Client};
@@ -114,18 +118,41 @@ impl Ca {
         &self,
         wanted: impl Fn(&serde_json::Value) -> bool,
     ) -> serde_json::Value {
-        let there = async {
-            loop {
-                let (status, _) = self.policy_status();
-                if wanted(&status) {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        match tokio::time::timeout(SOON, there).await {
-            Ok(status) => status,
-            Err(_) => panic!("the status stays {}", self.policy_status().0),
+        until(async || self.policy_status().0, wanted).await
+    }
+
+    /// The admin socket, for what no command asks.
+    pub(crate) async fn admin(&self) -> AdminClient<Channel> {
+        let socket = self.data_dir.join("admin.sock");
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://admin.postern.invalid");
+        AdminClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    /// Waits until the first page of reported calls is as wanted.
+    pub(crate) async fn reported_calls_where(
+        &self,
+        wanted: impl Fn(&ListCallReportsResponse) -> bool,
+    ) -> ListCallReportsResponse {
+        let mut admin = self.admin().await;
+        let list =
+            async || admin.list_call_reports(ListCallReportsRequest::default()).await.unwrap().into_inner();
+        until(list, wanted).await
+    }
+}
+
+/// Asks until the answer is as wanted.
+async fn until<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    let started = tokio::time::Instant::now();
+    loop {
+        let answer = ask().await;
+        if wanted(&answer) {
+            return answer;
         }
+        assert!(started.elapsed() < SOON, "it stays {answer:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
