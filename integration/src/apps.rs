@@ -20,10 +20,7 @@ impl App {
         F: Future<Output = std::io::Result<()>> + Send + 'static,
         S: Fn(TcpStream) -> F + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
+        Self::running(|listener| async move {
             let mut connections = JoinSet::new();
             loop {
                 tokio::select! {
@@ -36,7 +33,19 @@ impl App {
                     Some(_) = connections.join_next() => {}
                 }
             }
-        });
+        })
+        .await
+    }
+
+    /// Whatever serves this listener.
+    pub async fn running<F>(run: impl FnOnce(TcpListener) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(listener));
         Self { address, _tasks: tasks }
     }
 

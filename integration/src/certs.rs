@@ -89,9 +89,9 @@ pub fn key_pem(svid: &Svid) -> String {
     pem("PRIVATE KEY", svid.key().der().secret_der())
 }
 
-/// RFC 7468 §2.
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+/// DER as OpenSSL reads it (RFC 7468).
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = STANDARD.encode(der);
+    let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

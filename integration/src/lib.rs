@@ -2,6 +2,7 @@
 
 pub mod apps;
 pub mod certs;
+pub mod grpc;
 pub mod load;
 mod mesh;
 mod ports;
@@ -9,6 +10,8 @@ mod program;
 pub mod shop;
 pub mod tls;
 pub mod tools;
+pub mod web;
+pub mod websocket;
 
 pub use mesh::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, TRUST_DOMAIN};
 pub use ports::free_port;

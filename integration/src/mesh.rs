@@ -130,8 +130,7 @@ impl Mesh {
         if let Some(policy) = &spec.policy {
             write!(text, "[policy]\nfile = \"{}\"\n", policy.display()).unwrap();
         }
-        let protocol = spec.protocol;
-        let (mut inbounds, mut outbounds) = (Vec::new(), Vec::new());
+        let (mut inbounds, mut outbounds, protocol) = (Vec::new(), Vec::new(), spec.protocol);
         for (name, app) in &spec.inbounds {
             inbounds.push(listen());
             let listen = inbounds.last().unwrap();
@@ -220,12 +219,6 @@ impl SidecarSpec {
         }
     }
 
-    /// Whose inbounds and outbounds speak HTTP.
-    pub fn http(mut self) -> Self {
-        self.protocol = "http";
-        self
-    }
-
     pub fn inbound(mut self, name: &str, app: SocketAddr) -> Self {
         self.inbounds.push((name.to_owned(), app));
         self
@@ -238,6 +231,12 @@ impl SidecarSpec {
 
     pub fn policy(mut self, file: &Path) -> Self {
         self.policy = Some(file.to_owned());
+        self
+    }
+
+    /// With inbounds and outbounds that speak HTTP.
+    pub fn http(mut self) -> Self {
+        self.protocol = "http";
         self
     }
 
@@ -286,6 +285,14 @@ impl Sidecar {
         };
         let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
         body.lines().filter(of_metric).filter_map(value).sum()
+    }
+
+    /// The sum of one field of `/connections` over all that are live.
+    pub async fn sum_of_connections(&self, field: &str) -> u64 {
+        let (_, body) = self.get("/connections").await.unwrap();
+        let live: Value = serde_json::from_str(&body).unwrap();
+        let of_each = live["connections"].as_array().unwrap().iter();
+        of_each.map(|connection| connection[field].as_u64().unwrap()).sum()
     }
 
     /// Starts it again with the same configuration, after it has ended.

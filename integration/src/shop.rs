@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::apps::App;
-use crate::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec};
+use crate::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, eventually};
 
 /// Who may call whom: one rule.
 pub const POLICY: &str = r#"trust_domain = "shop.example"
@@ -32,6 +32,41 @@ ports = { api = "tcp" }
 [service.reports]
 "#;
 
+/// The same over HTTP: `orders` may make all these calls, `reports` may look at charges only.
+pub const HTTP_POLICY: &str = r#"trust_domain = "shop.example"
+
+[service.payments]
+ports = { api = "http" }
+
+[[service.payments.allow]]
+from = ["orders"]
+calls = ["* /charge", "* /charges/**", "GET /socket", "POST /shop.Charges/*"]
+port = "api"
+owner = "team-checkout"
+reason = "orders charges the card"
+
+[[service.payments.allow]]
+from = ["reports"]
+calls = ["GET /charges/*"]
+
+[service.orders]
+[service.reports]
+"#;
+
+/// Nobody may make any call but `reports` its own.
+pub const HTTP_POLICY_WITHOUT_ORDERS: &str = r#"trust_domain = "shop.example"
+
+[service.payments]
+ports = { api = "http" }
+
+[[service.payments.allow]]
+from = ["reports"]
+calls = ["GET /charges/*"]
+
+[service.orders]
+[service.reports]
+"#;
+
 /// A CA and three services with a sidecar each, all ready.
 #[derive(Debug)]
 pub struct Shop {
@@ -52,10 +87,24 @@ impl Shop {
 
     /// Starts everything; `extra` is appended to every `sidecar.toml`.
     pub async fn start_with(options: CaOptions, app: App, extra: &str) -> Self {
+        Self::start_as(options, app, POLICY, |spec| spec.extra(extra)).await
+    }
+
+    /// Starts everything with `protocol = "http"` on both ends.
+    pub async fn start_http(options: CaOptions, app: App, extra: &str) -> Self {
+        Self::start_as(options, app, HTTP_POLICY, |spec| spec.http().extra(extra)).await
+    }
+
+    async fn start_as(
+        options: CaOptions,
+        app: App,
+        policy: &str,
+        change: impl Fn(SidecarSpec) -> SidecarSpec,
+    ) -> Self {
         let mesh = Mesh::default();
         let ca = mesh.ca(options).await;
-        let policy = mesh.write("policy.toml", POLICY);
-        let spec = |name| SidecarSpec::new(name).policy(&policy).extra(extra);
+        let policy = mesh.write("policy.toml", policy);
+        let spec = |name| change(SidecarSpec::new(name).policy(&policy));
         let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", app.address));
         let caller = |name| mesh.sidecar(&ca, &spec(name).outbound("payments", payments.inbounds[0]));
         let (orders, reports) = (caller("orders"), caller("reports"));
@@ -63,6 +112,14 @@ impl Shop {
             sidecar.ready().await;
         }
         Self { payments, orders, reports, policy, ca, mesh, _app: app }
+    }
+
+    /// Replaces the policy, and waits until `payments` decides by it.
+    pub async fn apply(&self, policy: &str) {
+        let digest = async || self.payments.status().await["policy"]["digest"].clone();
+        let before = digest().await;
+        self.mesh.write("policy.toml", policy);
+        eventually("the new policy", async || (digest().await != before).then_some(())).await;
     }
 
     /// Where `orders` reaches `payments`.

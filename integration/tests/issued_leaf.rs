@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use postern_integration::certs::pem;
 use postern_integration::tools::has;
 use postern_integration::{CaOptions, Mesh, tls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
@@ -26,18 +27,6 @@ fn openssl(args: &[&str]) -> String {
     text
 }
 
-fn pem(der: &[u8]) -> String {
-    let base64: String = openssl_base64(der);
-    format!("-----BEGIN CERTIFICATE-----\n{base64}-----END CERTIFICATE-----\n")
-}
-
-fn openssl_base64(der: &[u8]) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("der");
-    std::fs::write(&file, der).unwrap();
-    openssl(&["base64", "-in", file.to_str().unwrap()])
-}
-
 #[tokio::test]
 async fn nothing_of_a_greedy_request_appears_and_all_of_it_is_reported() {
     if !has("openssl") {
@@ -48,8 +37,8 @@ async fn nothing_of_a_greedy_request_appears_and_all_of_it_is_reported() {
     let key = KeyPair::generate().unwrap();
     let response = tls::issue(&ca, &ca.token("orders"), greedy_csr(&key)).await.unwrap();
 
-    let leaf = mesh.write("leaf.pem", &pem(&response.chain[0]));
-    let issuer = mesh.write("issuer.pem", &pem(&response.chain[1]));
+    let leaf = mesh.write("leaf.pem", &pem("CERTIFICATE", &response.chain[0]));
+    let issuer = mesh.write("issuer.pem", &pem("CERTIFICATE", &response.chain[1]));
     let bundle = mesh.write("bundle.pem", &ca.run(&["bundle", "show"]));
     let paths = [&bundle, &issuer, &leaf].map(|path| path.to_str().unwrap());
     let [bundle, issuer, leaf] = paths;

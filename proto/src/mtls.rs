@@ -146,6 +146,9 @@ pub struct Denial {
     pub detail: String,
 }
 
+/// The code of a denial whose reason is that the peer's identity is revoked: the peer is told by its TLS alert.
+pub const REVOKED: &str = "revoked";
+
 /// Admits exactly one identity: what an outbound connection demands of its server.
 #[derive(Debug, Clone)]
 pub struct Exactly(pub SpiffeId);
@@ -265,6 +268,8 @@ impl Judge {
         let verdict = self.weigh(&chain, now);
         let result = match &verdict {
             Verdict::Admitted(_) => Ok(()),
+            // RFC 8446 §6.2 has an alert of its own for it.
+            Verdict::Denied(_, denial) if denial.code == REVOKED => Err(CertificateError::Revoked.into()),
             Verdict::Denied(..) => Err(CertificateError::ApplicationVerificationFailure.into()),
             Verdict::Unverified(error) => Err(certificate_error(error).into()),
             Verdict::WrongPin { .. } => Err(CertificateError::UnknownIssuer.into()),

@@ -111,13 +111,14 @@ impl Admin {
             "inbounds": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
             "outbounds": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
             "connections": { "live": live, "begun": begun },
+            "access_log": access_log_shown(&self.plane),
             "refusals": self.plane.refusals.newest(),
         })
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
         let metrics = &self.plane.metrics;
-        metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)());
+        metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)(), &self.plane.access_log);
         metrics.text()
     }
 }
@@ -216,4 +217,9 @@ fn shown(config: &Config) -> Value {
             "drain_deadline": format!("{:?}", shutdown.drain_deadline),
         },
     })
+}
+
+fn access_log_shown(plane: &Plane) -> Value {
+    let (dropped, failed) = plane.access_log.lost();
+    json!({ "on": plane.access_log.is_on(), "lines_dropped": dropped, "lines_failed": failed })
 }

@@ -38,6 +38,8 @@ pub struct Config {
     pub http: Http,
     pub shutdown: Shutdown,
     pub log: Log,
+    /// Off where absent.
+    pub access_log: Option<AccessLogConfig>,
 }
 
 impl Config {
@@ -193,6 +195,22 @@ impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: tracing::Level::INFO }
     }
+}
+
+/// `[access_log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    pub to: AccessLogTarget,
+    /// Lines that wait to be written; further ones are dropped and counted.
+    pub lines_waiting_max: usize,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    Stdout,
+    Stderr,
+    File(PathBuf),
 }
 
 /// How a log line looks.

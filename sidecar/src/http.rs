@@ -4,6 +4,7 @@ mod app;
 mod body;
 mod call;
 mod exchange;
+mod expect;
 mod fields;
 mod framing;
 mod inbound;
@@ -27,8 +28,9 @@ const ALPN_H1: &[u8] = b"http/1.1";
 
 /// Read from a connection at a time, and the most that one HTTP/1 connection buffers.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// What a peer may send ahead on one stream and on one connection (RFC 9113 §6.9.2).
+/// What a peer may send ahead on one stream (RFC 9113 §6.9.2).
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// And on one connection: enough that streams which nobody reads do not hold up the others beside them.
+const CONNECTION_WINDOW_BYTES: u32 = 100 * STREAM_WINDOW_BYTES;
 /// The largest frame that is taken.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;

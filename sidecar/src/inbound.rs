@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::config::Inbound;
+use crate::connection_line::ConnectionLine;
 use crate::credentials::Credentials;
 use crate::ending::{close_cleanly, farewell, reset_on_close};
 use crate::http::{self, HttpInbound};
@@ -76,13 +77,14 @@ impl Serve for InboundServer {
         let registration = Arc::new(self.plane.register.enter(facts, &until.abort));
         let place = self.pending.enter();
         async move {
+            let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {}
                 () = async {
                     // Boxed, so that the handshake's state is gone while bytes are relayed.
                     let admitted = Box::pin(self.handshake(stream, place, &registration)).await;
-                    let Some(tls) = self.told(admitted, from).await else { return };
+                    let Some(tls) = self.told(admitted, from, &registration).await else { return };
                     match self.http.clone().zip(calls) {
                         Some((http, calls)) => http.serve(tls, registration.clone(), calls, until).await,
                         None => self.carry(tls, from, &registration).await,
@@ -90,6 +92,14 @@ impl Serve for InboundServer {
                 } => {}
             }
         }
+    }
+
+    fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    fn speaks_http(&self) -> bool {
+        self.http.is_some()
     }
 
     async fn end(&self) {
@@ -105,12 +115,13 @@ impl InboundServer {
         &self,
         admitted: Result<TlsStream<TcpStream>, Stopped>,
         from: SocketAddr,
+        registration: &Registration,
     ) -> Option<TlsStream<TcpStream>> {
         let stopped = match admitted {
             Ok(tls) => return Some(tls),
             Err(stopped) => stopped,
         };
-        self.tell(from, None, &stopped);
+        self.tell(from, registration, &stopped);
         if let Some(stream) = stopped.stream {
             farewell(stream).await;
         }
@@ -123,7 +134,7 @@ impl InboundServer {
         let mut app = match Box::pin(connect_any(&self.inbound.app, limit)).await {
             Ok(app) => app,
             Err(error) => {
-                return self.tell(from, registration.peer(), &Stopped::at(Stage::AppUnreachable(error)));
+                return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));
             }
         };
         reset_on_close(&app);
@@ -205,7 +216,7 @@ impl Admission for Door {
         self.registration.identify(peer);
         self.plane.still_believes(peer)?;
         let (peer, own) = (peer.id(), self.credentials.svid.id());
-        let decision = self.plane.admit(peer, own, &self.inbound)?;
+        let decision = self.plane.admit(peer, own, &self.inbound, &self.registration.story)?;
         if let Decision::Observed { .. } = &decision {
             let (port, reason) = (self.inbound.name.as_str(), decision.reason());
             tracing::info!(%peer, service = %own, port, reason, "observed");

@@ -1,12 +1,14 @@
 //! The proxy beside each service: keeps one identity fresh, wraps every connection in mutual TLS and lets in only
 //! the peers on the allow-list.
 
+pub mod access_log;
 pub mod admin;
 pub mod ca_client;
 pub mod call_counts;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection_line;
 pub mod credentials;
 pub mod ending;
 pub mod holder;

@@ -36,6 +36,11 @@ pub trait Serve: Send + Sync + 'static {
         until: &Until,
     ) -> impl Future<Output = ()> + Send + use<Self> + 'static;
 
+    fn plane(&self) -> &Plane;
+
+    /// Whether its requests are told one by one.
+    fn speaks_http(&self) -> bool;
+
     /// Ends what is kept beyond single connections, once the last of them is over.
     fn end(&self) -> impl Future<Output = ()> + Send {
         async {}

@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::access_log::Story;
 use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
 
@@ -65,6 +66,8 @@ pub struct Registration {
     /// Cancelled when the connection is no longer allowed, or everything ends.
     pub cut: CancellationToken,
     pub bytes: Arc<Bytes>,
+    /// What the access log will tell of it.
+    pub story: Mutex<Story>,
 }
 
 impl Register {
@@ -79,7 +82,8 @@ impl Register {
         self.metrics.opened(direction);
         let entry = Entry { facts, cut: cut.clone(), bytes: bytes.clone() };
         self.lock().insert(number, entry);
-        Registration { number, register: self.clone(), direction, cut, bytes }
+        let story = Mutex::default();
+        Registration { number, register: self.clone(), direction, cut, bytes, story }
     }
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
@@ -140,6 +144,16 @@ impl Register {
 }
 
 impl Registration {
+    /// Under which `/connections` shows it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Adds to what the access log will tell.
+    pub fn tell(&self, add: impl FnOnce(&mut Story)) {
+        add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Who the peer is, once that is known.
     pub fn peer(&self) -> Option<SpiffeId> {
         let entries = self.register.lock();

@@ -13,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
+use crate::access_log::AccessLog;
 use crate::holder::IdentityStatus;
 use crate::subscription::SubscriptionState;
 
@@ -87,6 +88,8 @@ pub struct Metrics {
     svid_not_after: Gauge,
     svid_rotations: Counter,
     log_lines_dropped: Counter,
+    access_log_lines_dropped: Counter,
+    access_log_lines_failed: Counter,
 }
 
 impl Default for Metrics {
@@ -106,6 +109,8 @@ impl Default for Metrics {
             svid_not_after: Gauge::default(),
             svid_rotations: Counter::default(),
             log_lines_dropped: Counter::default(),
+            access_log_lines_dropped: Counter::default(),
+            access_log_lines_failed: Counter::default(),
         };
         metrics.register();
         metrics
@@ -141,6 +146,10 @@ impl Metrics {
             "Lost because the log pipe was full",
             self.log_lines_dropped.clone(),
         );
+        let dropped = self.access_log_lines_dropped.clone();
+        registry.register("access_log_lines_dropped", "Lost because nobody took them in time", dropped);
+        let failed = self.access_log_lines_failed.clone();
+        registry.register("access_log_lines_failed", "Lost because they could not be written", failed);
     }
 
     pub fn opened(&self, direction: Direction) {
@@ -196,7 +205,10 @@ impl Metrics {
     }
 
     /// Takes over what others count; called before the text is made.
-    pub fn take_over(&self, identity: &IdentityStatus, log_lines_dropped: usize) {
+    pub fn take_over(&self, identity: &IdentityStatus, log_lines_dropped: usize, access_log: &AccessLog) {
+        let (dropped, failed) = access_log.lost();
+        self.access_log_lines_dropped.inner().store(dropped, Ordering::Relaxed);
+        self.access_log_lines_failed.inner().store(failed, Ordering::Relaxed);
         self.svid_not_after.set(identity.not_after.map_or(0, OffsetDateTime::unix_timestamp));
         self.svid_rotations.inner().store(identity.rotations, Ordering::Relaxed);
         let dropped = u64::try_from(log_lines_dropped).unwrap_or(u64::MAX);

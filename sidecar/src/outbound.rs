@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{Outbound, Target};
+use crate::connection_line::ConnectionLine;
 use crate::credentials::Credentials;
 use crate::ending::{close_cleanly, farewell, reset_on_close};
 use crate::http::HttpOutbound;
@@ -68,7 +69,7 @@ impl Serve for OutboundServer {
     fn serve(
         self: Arc<Self>,
         mut app: TcpStream,
-        _: SocketAddr,
+        from: SocketAddr,
         until: &Until,
     ) -> impl Future<Output = ()> + Send + use<> {
         let until = until.clone();
@@ -79,6 +80,7 @@ impl Serve for OutboundServer {
             match (&self.http, registration) {
                 (Some(http), _) => http.serve(&self, app, until).await,
                 (None, Some(registration)) => {
+                    let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
                     reset_on_close(&app);
                     tokio::select! {
                         biased;
@@ -89,6 +91,14 @@ impl Serve for OutboundServer {
                 (None, None) => {}
             }
         }
+    }
+
+    fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    fn speaks_http(&self) -> bool {
+        self.http.is_some()
     }
 
     async fn end(&self) {
@@ -103,8 +113,14 @@ impl OutboundServer {
         // Boxed, so that the handshake's state is gone while bytes are relayed.
         let (mut tls, address) = match Box::pin(self.dial(registration, &[])).await {
             Ok(reached) => reached,
-            Err(refused) => return self.tell_all(refused),
+            Err(refused) => {
+                for Refusal { reason, detail, .. } in &refused {
+                    registration.tell(|story| story.refused(reason, detail));
+                }
+                return self.tell_all(refused);
+            }
         };
+        registration.tell(|story| story.address = Some(address.to_string()));
         reset_on_close(tls.get_ref().0);
         match relay(app, &mut tls, &registration.bytes).await {
             Ok(()) => {
@@ -112,7 +128,12 @@ impl OutboundServer {
                 close_cleanly(tls.get_ref().0);
             }
             // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
-            Err(RelayError::Peer(error)) => self.tell_last_word(&mut tls, error, address).await,
+            Err(RelayError::Peer(error)) => {
+                if let Some(refusal) = self.last_word(&mut tls, error, address).await {
+                    registration.tell(|story| story.refused(refusal.reason, &refusal.detail));
+                    self.plane.refusals.tell(refusal);
+                }
+            }
             Err(RelayError::App(_)) => {}
         }
     }

@@ -1,31 +1,27 @@
 //! What every connection of this sidecar shares: identity, policy, register, and the decision made of them.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod watching;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{Admission as _, Denial, Exactly};
-use postern_proto::policy::{Call, Decision, Policy, Port, decide, may_connect};
+use postern_proto::mtls::{Denial, REVOKED};
+use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
-use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
+use crate::access_log::{AccessLog, Story};
 use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
 use crate::config::{Config, Inbound, Target};
 use crate::credentials::{CredentialStore, Credentials};
-use crate::http::CallFacts;
-use crate::live::{Facts, Register};
-use crate::metrics::{Direction, Metrics};
+use crate::live::Register;
+use crate::metrics::Metrics;
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
 use crate::subscription::SubscriptionStatus;
-
-/// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
-pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub use watching::EXPIRY_LOOK_INTERVAL;
 
 /// So many things that cannot be enforced are told.
 pub const UNENFORCEABLE_TOLD_MAX: usize = 100;
@@ -43,6 +39,7 @@ pub struct Plane {
     pub refusals: Refusals,
     pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -59,6 +56,7 @@ impl Plane {
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
+            access_log: AccessLog::default(),
             clock,
         }
     }
@@ -90,7 +88,7 @@ impl Plane {
     /// nor the own identity has been revoked, and its root is still trusted.
     pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         if self.revoked.contains(peer.id()) {
-            return Err(Denial { code: "revoked", detail: format!("the identity {} is revoked", peer.id()) });
+            return Err(Denial { code: REVOKED, detail: format!("the identity {} is revoked", peer.id()) });
         }
         let Some(own) = self.credentials.current() else { return Ok(()) };
         self.not_revoked_itself(own.svid.id())?;
@@ -99,6 +97,40 @@ impl Plane {
             return Err(Denial { code: "root_removed", detail });
         }
         Ok(())
+    }
+
+    /// Whether the policy in force lets `peer` connect to an inbound of `own`.
+    pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
+        let (decision, policy) = self.decision(peer, own, inbound)?;
+        if decision.lets_pass() { Ok(decision) } else { Err(denied(&decision, &policy)) }
+    }
+
+    /// Decides as [`Self::decide`] about a connection that is new, so that it counts when no rule allows it. Of one
+    /// that is let in to make calls, those count.
+    pub fn admit(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+        story: &Mutex<Story>,
+    ) -> Result<Decision, Denial> {
+        let (decision, policy) = self.decision(peer, own, inbound)?;
+        story.lock().unwrap_or_else(PoisonError::into_inner).decided(&decision, &policy);
+        if inbound.protocol == Protocol::Tcp || !decision.lets_pass() {
+            self.count(&decision, &policy, None);
+        }
+        if decision.lets_pass() { Ok(decision) } else { Err(denied(&decision, &policy)) }
+    }
+
+    fn decision(
+        &self,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        inbound: &Inbound,
+    ) -> Result<(Decision, Arc<Policy>), Denial> {
+        let policy = self.policy.current().ok_or_else(no_policy)?;
+        let port = Port { name: &inbound.name, protocol: inbound.protocol };
+        Ok((may_connect(&policy, peer, own, port, self.clock.now()), policy))
     }
 
     /// What the policy in force says to one request of `peer` to an inbound of `own`, and which policy that is.
@@ -112,30 +144,6 @@ impl Plane {
         let policy = self.policy.current().ok_or_else(no_policy)?;
         let port = Port { name: &inbound.name, protocol: inbound.protocol };
         Ok((decide(&policy, peer, own, port, Some(call), self.clock.now()), policy))
-    }
-
-    /// Whether the policy in force lets `peer` connect to an inbound of `own`.
-    pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
-        let (decision, policy) = self.decision(peer, own, inbound)?;
-        denied_or(decision, &policy)
-    }
-
-    /// Decides as [`Self::decide`] about a connection that is new, so that it counts when no rule allows it.
-    pub fn admit(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
-        let (decision, policy) = self.decision(peer, own, inbound)?;
-        self.count(&decision, &policy, None);
-        denied_or(decision, &policy)
-    }
-
-    fn decision(
-        &self,
-        peer: &SpiffeId,
-        own: &SpiffeId,
-        inbound: &Inbound,
-    ) -> Result<(Decision, Arc<Policy>), Denial> {
-        let policy = self.policy.current().ok_or_else(no_policy)?;
-        let port = Port { name: &inbound.name, protocol: inbound.protocol };
-        Ok((may_connect(&policy, peer, own, port, self.clock.now()), policy))
     }
 
     /// Counts, for the CA to be told, what no rule of `policy` allows; `call` is method and path, if there is one.
@@ -176,81 +184,6 @@ impl Plane {
             detail: format!("{} declares no service {name:?}", policy.file()),
         })
     }
-
-    /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
-    /// until `cancel`.
-    pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
-        let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
-        let mut revoked = self.revoked.changes();
-        let watch = async {
-            let mut decided = self.clock.now();
-            let mut told = Vec::new();
-            loop {
-                self.tell_unenforceable(&mut told);
-                let changed = tokio::select! {
-                    changed = policy.changed() => changed,
-                    changed = credentials.changed() => changed,
-                    changed = revoked.changed() => changed,
-                    () = self.a_rule_ends_after(decided) => Ok(()),
-                };
-                if changed.is_err() {
-                    return;
-                }
-                decided = self.clock.now();
-                self.register.decide_again(|facts, call| self.still_allowed(facts, call));
-            }
-        };
-        cancel.run_until_cancelled(watch).await;
-    }
-
-    /// Logs what cannot be enforced, once while it stays the same.
-    fn tell_unenforceable(&self, told: &mut Vec<String>) {
-        let found = self.unenforceable();
-        if found != *told {
-            for what in &found {
-                warn!(what, "cannot be enforced, so it is refused");
-            }
-            *told = found;
-        }
-    }
-
-    /// Waits until a rule of the policy in force has ended that held at `decided`. The wall clock may jump and the
-    /// machine may sleep meanwhile, so it is looked at again and again.
-    async fn a_rule_ends_after(&self, mut decided: OffsetDateTime) {
-        loop {
-            let now = self.clock.now();
-            // After a step back of the clock, rules hold again that will end again.
-            decided = decided.min(now);
-            let end = self.policy.current().and_then(|policy| policy.next_expiry(decided));
-            let left = match end {
-                None => EXPIRY_LOOK_INTERVAL,
-                Some(end) if end <= now => return,
-                Some(end) => Duration::try_from(end - now).unwrap_or_default().min(EXPIRY_LOOK_INTERVAL),
-            };
-            tokio::time::sleep(left).await;
-        }
-    }
-
-    fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
-        let Some(peer) = &facts.peer else { return Ok(()) };
-        self.still_believes(peer)?;
-        match facts.direction {
-            Direction::Inbound => {
-                let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };
-                let Some(credentials) = self.credentials.current() else { return Ok(()) };
-                let own = credentials.svid.id();
-                let Some(CallFacts { method, path }) = call else {
-                    return self.decide(peer.id(), own, inbound).map(|_| ());
-                };
-                let (decision, policy) = self.decide_call(peer.id(), own, inbound, Call { method, path })?;
-                if decision.lets_pass() { Ok(()) } else { Err(denied(&decision, &policy)) }
-            }
-            Direction::Outbound => {
-                let Some(outbound) = self.config.outbounds.get(facts.listener) else { return Ok(()) };
-                Exactly(self.expected(&outbound.target)?).admit(peer)
-            }
-        }
-    }
 }
 
 fn no_policy() -> Denial {
@@ -259,11 +192,4 @@ fn no_policy() -> Denial {
 
 fn denied(decision: &Decision, policy: &Policy) -> Denial {
     Denial { code: "denied", detail: format!("{} ({})", decision.reason(), policy.digest()) }
-}
-
-fn denied_or(decision: Decision, policy: &Policy) -> Result<Decision, Denial> {
-    if decision.lets_pass() {
-        return Ok(decision);
-    }
-    Err(denied(&decision, policy))
 }

@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::access_log::{AccessLog, AccessLogError};
 use crate::admin::{Admin, LogLinesDropped, Phase};
 use crate::clock::SystemClock;
-use crate::config::{Config, IdentitySource};
+use crate::config::{AccessLogConfig, Config, IdentitySource};
 use crate::identity::IdentityTask;
 use crate::inbound::InboundServer;
 use crate::listen::{self, Until};
@@ -37,6 +38,8 @@ pub enum RunError {
     },
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
 }
 
 /// What tells the parts when to end: first no new connections, then no connections, then nothing at all.
@@ -50,7 +53,11 @@ struct Ends {
 pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let clock = Arc::new(SystemClock);
-    let plane = Arc::new(Plane::new(config, clock.clone()));
+    let mut plane = Plane::new(config, clock.clone());
+    if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
+        plane.access_log = AccessLog::open(to, *lines_waiting_max)?;
+    }
+    let plane = Arc::new(plane);
     let (phase, phases) = watch::channel(Phase::Starting);
     let ends = Ends::default();
     let mut background = JoinSet::new();
@@ -71,11 +78,12 @@ pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(
     phase.send_replace(Phase::Serving);
     info!(admin = %plane.config.admin, inbounds = plane.config.inbounds.len(), outbounds = plane.config.outbounds.len(), "listening");
 
-    signals.end(&look_now).await;
+    signals.end(&look_now, &plane.access_log).await;
     phase.send_replace(Phase::Ending);
     end(&plane, &ends, &mut signals, &mut listeners).await;
     ends.over.cancel();
     report_all(&mut background).await;
+    plane.access_log.flush();
     info!("ended");
     Ok(())
 }

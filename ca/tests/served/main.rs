@@ -13,6 +13,8 @@ mod ending;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod fixture;
 mod limits;
+mod policies;
+mod revocations;
 mod starting;
 mod subscriber;
 mod subscribing;

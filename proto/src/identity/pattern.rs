@@ -81,6 +81,11 @@ impl IdPattern {
         self.path.split_rest().map(|[_, one, more]| [with(one), with(more)])
     }
 
+    /// Whether the shortest ID that could match is within the bound of SPIFFE §2.3.
+    pub(crate) fn has_short_ids(&self) -> bool {
+        self.shortest_id_bytes() <= SPIFFE_ID_BYTES_MAX
+    }
+
     pub(crate) fn path(&self) -> &SegmentPattern {
         &self.path
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::path::{Ambiguity, normalise};
+use super::path::{Ambiguity, PATH_BYTES_MAX, normalise};
 use crate::segments::{Segment, SegmentError, SegmentPattern};
 
 /// One HTTP request, as the policy sees it.
@@ -76,6 +76,16 @@ impl CallPattern {
     pub(super) fn split_rest(&self) -> Option<[Self; 3]> {
         let with = |path| Self { method: self.method.clone(), path };
         self.path.split_rest().map(|parts| parts.map(with))
+    }
+
+    /// Whether the shortest path that could match is one that is still read.
+    pub(super) fn has_short_paths(&self) -> bool {
+        let segment_bytes = |segment: &Segment| match segment {
+            Segment::Any => 1,
+            Segment::Literal(literal) => literal.len(),
+        };
+        let bytes: usize = self.path.segments().iter().map(|segment| 1 + segment_bytes(segment)).sum();
+        bytes + usize::from(self.path.has_rest()) <= PATH_BYTES_MAX
     }
 
     pub(crate) fn method(&self) -> &Segment {

@@ -97,18 +97,18 @@ impl<'a> Question<'a> {
             return Err(gap);
         }
         let peers = service.index.of_peer(self.peer);
-        let usable = |number: u32| {
-            service
-                .rules
-                .get(number as usize)
-                .is_some_and(|rule| self.port_fits(rule) && !rule.is_over(self.now))
-        };
+        let usable = |number: u32| service.rules.get(number as usize).is_some_and(|rule| self.holds(rule));
         let (number, gap) = match self.rules_of_call(service) {
             CallRules::Every => (peers.first(usable), Gap::NoRule),
             CallRules::These(calls, gap) => (peers.first_common(&calls, usable), gap),
         };
         let gap = if service.rules.is_empty() { Gap::NoRules } else { gap };
         number.and_then(|number| service.rules.get(number as usize)).ok_or(gap)
+    }
+
+    /// Whether a rule is for this port, at this time.
+    pub(super) fn holds(&self, rule: &Rule) -> bool {
+        self.port_fits(rule) && !rule.is_over(self.now)
     }
 
     fn port_fits(&self, rule: &Rule) -> bool {

@@ -80,6 +80,24 @@ impl Service {
     }
 }
 
+impl Policy {
+    /// The services of the own trust domain that no expectation speaks of, in the order of the file.
+    pub fn without_expectation(&self) -> impl Iterator<Item = &Service> {
+        unspoken_of(&self.services, &self.expectations, &self.trust_domain)
+    }
+}
+
+fn unspoken_of<'a>(
+    services: &'a [Service],
+    expectations: &[Expectation],
+    own: &TrustDomain,
+) -> impl Iterator<Item = &'a Service> {
+    let spoken_of: HashSet<&str> = expectations.iter().map(|expectation| expectation.to.as_str()).collect();
+    services
+        .iter()
+        .filter(move |service| !spoken_of.contains(&*service.name) && service.identity.trust_domain() == own)
+}
+
 /// Reads every expectation, and warns of services that none speaks of.
 pub(super) fn expectations(
     document: &Document<'_>,
@@ -94,12 +112,9 @@ pub(super) fn expectations(
     };
     let read: Vec<_> =
         document.expectations.iter().filter_map(|raw| reader.expectation(raw, problems)).collect();
-    let spoken_of: HashSet<&str> = read.iter().map(|expectation| expectation.to.as_str()).collect();
-    for service in services {
-        if !spoken_of.contains(&*service.name) && service.identity.trust_domain() == own {
-            let message = format!("no expectation says who may call service {:?}", service.name);
-            problems.report(ProblemKind::NoExpectation, service.place.clone(), message);
-        }
+    for service in unspoken_of(services, &read, own) {
+        let message = format!("no expectation says who may call service {:?}", service.name);
+        problems.report(ProblemKind::NoExpectation, service.place.clone(), message);
     }
     read
 }

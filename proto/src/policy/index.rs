@@ -83,6 +83,16 @@ impl RuleIndex {
         lists
     }
 
+    /// The most segments of a peer pattern that has a wildcard.
+    pub(super) fn peer_depth_max(&self) -> usize {
+        self.peer_patterns.depth_max.saturating_sub(1)
+    }
+
+    /// The most segments of a call's path.
+    pub(super) fn call_depth_max(&self) -> usize {
+        self.calls.depth_max.saturating_sub(1)
+    }
+
     /// The rules without `calls`.
     pub(super) fn of_any_bytes(&self) -> RuleLists<'_> {
         let mut lists = RuleLists::default();
@@ -138,6 +148,12 @@ impl<'a> RuleLists<'a> {
         self.0.iter().filter_map(|rules| rules.iter().copied().find(|number| holds(*number))).min()
     }
 
+    /// The rules that are in both unions, of which some may come twice, and how many have to be looked at for it.
+    pub(super) fn common<'s>(&'s self, other: &'s Self) -> (impl Iterator<Item = RuleNumber> + 's, usize) {
+        let (short, long) = if self.len() <= other.len() { (self, other) } else { (other, self) };
+        (short.iter().filter(|number| long.contains(*number)), short.len())
+    }
+
     /// The first rule that is in both unions and for which `holds`, looking only through the shorter one.
     pub(super) fn first_common(
         &self,
@@ -153,6 +169,8 @@ impl<'a> RuleLists<'a> {
 #[derive(Debug, Clone)]
 struct PatternTree {
     nodes: Vec<Node>,
+    /// The most segments of a pattern, a last `**` not counted.
+    depth_max: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -165,14 +183,16 @@ struct Node {
 
 impl Default for PatternTree {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self { nodes: vec![Node::default()], depth_max: 0 }
     }
 }
 
 impl PatternTree {
     fn insert<'s>(&mut self, segments: impl Iterator<Item = &'s Segment>, rest: bool, number: RuleNumber) {
         let mut at = 0;
+        let mut depth = 0;
         for segment in segments {
+            depth += 1;
             let next = self.nodes.len();
             let Some(node) = self.nodes.get_mut(at) else { return };
             at = match segment {
@@ -183,6 +203,7 @@ impl PatternTree {
                 self.nodes.push(Node::default());
             }
         }
+        self.depth_max = self.depth_max.max(depth);
         if let Some(node) = self.nodes.get_mut(at) {
             push_once(if rest { &mut node.ending_in_rest } else { &mut node.ending_here }, number);
         }

@@ -6,6 +6,7 @@ mod check;
 mod coverage;
 mod decide;
 mod decision;
+mod diff;
 mod document;
 mod expectation;
 mod expires;
@@ -35,6 +36,9 @@ pub use call::{Call, CallError, CallPattern};
 pub use check::{Checked, WARN_DAYS_DEFAULT, check};
 pub use decide::{NEAREST_RULES_MAX, NEAREST_SCAN_MAX, Port, decide, may_connect};
 pub use decision::{Decision, Gap, Lacked, Nearest, Refusal};
+pub use diff::{
+    Access, Change, Changes, DIFF_CHANGES_MAX, DIFF_STEPS_MAX, Diff, Direction, Inbound, LISTED_MAX, diff,
+};
 pub use document::{EXPECTATIONS_MAX, LIST_ENTRIES_MAX, RULES_MAX};
 pub use expectation::{Expectation, ExpectationResult, run_expectations};
 pub use expires::{Expires, ExpiresError};
@@ -46,9 +50,9 @@ pub use read_slice::SliceError;
 pub use rule::RuleRef;
 pub use service::{Mode, Protocol, Service};
 pub use slice::SLICE_BYTES_MAX;
-pub use verdict::Verdict;
+pub use verdict::{AllowedCalls, Verdict, allowed_calls};
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{IdPattern, SpiffeId, TrustDomain};
 
 /// A whole policy file, checked and compiled.
 #[derive(Debug, Clone)]
@@ -106,6 +110,11 @@ impl Policy {
         self.services.get(*self.by_identity.get(id.as_str())?)
     }
 
+    /// The declared service whose name a mistyped word probably meant.
+    pub fn nearest_service(&self, word: &str) -> Option<&str> {
+        spelling::nearest(word, self.services.iter().map(Service::name))
+    }
+
     /// The identity of a declared service.
     pub fn identity_of(&self, service: &str) -> Option<&SpiffeId> {
         self.service(service).map(Service::identity)
@@ -119,6 +128,26 @@ impl Policy {
     /// Reads a peer as a question names it: a declared service, a path under the own domain, or a full SPIFFE ID.
     pub fn peer(&self, text: &str) -> Result<SpiffeId, PeerError> {
         peer::parse_one(text, &self.trust_domain, |name| self.identity_of(name))
+    }
+
+    /// A peer as this file's `from` would write it: a declared service, a path under the own domain, or a full ID.
+    pub fn spelling_of(&self, peer: &IdPattern) -> String {
+        self.spelled(peer.trust_domain(), peer.to_string())
+    }
+
+    /// An identity as this file's `from` would write it.
+    pub fn spelling_of_id(&self, id: &SpiffeId) -> String {
+        self.spelled(id.trust_domain(), id.to_string())
+    }
+
+    fn spelled(&self, trust_domain: &TrustDomain, full: String) -> String {
+        let declared = self.by_identity.get(&*full).and_then(|number| self.services.get(*number));
+        let own = format!("{}{}", peer::SCHEME, self.trust_domain);
+        match (declared, full.strip_prefix(&own)) {
+            (Some(service), _) => service.name().to_owned(),
+            (None, Some(path)) if trust_domain == &self.trust_domain => path.to_owned(),
+            _ => full,
+        }
     }
 
     /// Every `[[expect]]`, in the order of the file.

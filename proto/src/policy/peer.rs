@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::identity::{IdPattern, IdPatternError, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 
-const SCHEME: &str = "spiffe://";
+pub(super) const SCHEME: &str = "spiffe://";
 
 /// Reads a peer: a declared service, a path pattern under the own trust domain, or a full SPIFFE ID whose path may
 /// be a pattern.

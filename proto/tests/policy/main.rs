@@ -7,6 +7,8 @@
 
 mod ask;
 mod check;
+mod diff;
+mod diff_reference;
 mod expectations;
 mod hostile;
 mod names;

@@ -60,3 +60,7 @@ pub const LISTENERS_MAX: usize = 256;
 pub const UPSTREAMS_MAX: usize = 64;
 /// An inbound's or a service's name has at most this many bytes.
 pub const NAME_BYTES_MAX: usize = 63;
+
+/// `[access_log] lines_waiting_max`.
+pub const ACCESS_LOG_LINES_WAITING_DEFAULT: usize = 16_384;
+pub const ACCESS_LOG_LINES_WAITING_MAX: usize = 1_000_000;

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use toml::Spanned;
+
 use super::problem::ConfigError;
-use super::raw::{Document, Raw, RawLimits, RawLog, RawShutdown};
+use super::raw::{Document, Raw, RawAccessLog, RawLimits, RawLog, RawShutdown};
 use super::rules::Rules;
 use super::{
+    ACCESS_LOG_LINES_WAITING_DEFAULT, ACCESS_LOG_LINES_WAITING_MAX, AccessLogConfig, AccessLogTarget,
     CONNECTIONS_MAX, Config, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, HANDSHAKES_PENDING_MAX, Limits, Log,
     LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
 };
@@ -39,6 +42,7 @@ impl Rules<'_> {
         let http = self.http(raw.http);
         let shutdown = self.shutdown(raw.shutdown);
         let log = self.log(raw.log);
+        let access_log = raw.access_log.and_then(|raw| self.access_log(raw));
         let (inbounds, outbounds, admin) = listeners?;
         Some(Config {
             identity: identity?,
@@ -50,6 +54,7 @@ impl Rules<'_> {
             http,
             shutdown,
             log,
+            access_log,
         })
     }
 
@@ -78,6 +83,20 @@ impl Rules<'_> {
             drain_delay: delay.unwrap_or(default.drain_delay),
             drain_deadline: deadline.unwrap_or(default.drain_deadline),
         }
+    }
+
+    fn access_log(&mut self, raw: Spanned<RawAccessLog>) -> Option<AccessLogConfig> {
+        let (section, raw) = (raw.span(), raw.into_inner());
+        let lines =
+            self.count("access_log.lines_waiting_max", raw.lines_waiting_max, ACCESS_LOG_LINES_WAITING_MAX);
+        let to = self.demand(&section, "access_log.to", raw.to)?;
+        let to = match to.as_ref().as_str() {
+            "stdout" => AccessLogTarget::Stdout,
+            "stderr" => AccessLogTarget::Stderr,
+            _ => AccessLogTarget::File(self.path("access_log.to", Some(to))?),
+        };
+        let lines_waiting_max = lines.unwrap_or(ACCESS_LOG_LINES_WAITING_DEFAULT);
+        Some(AccessLogConfig { to, lines_waiting_max })
     }
 
     fn log(&mut self, raw: RawLog) -> Log {

@@ -45,6 +45,7 @@ pub(super) struct Raw {
     pub(super) shutdown: RawShutdown,
     #[serde(default)]
     pub(super) log: RawLog,
+    pub(super) access_log: Option<Spanned<RawAccessLog>>,
 }
 
 #[derive(Deserialize)]
@@ -128,4 +129,11 @@ pub(super) struct RawShutdown {
 pub(super) struct RawLog {
     pub(super) format: Text,
     pub(super) level: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccessLog {
+    pub(super) to: Text,
+    pub(super) lines_waiting_max: Count,
 }

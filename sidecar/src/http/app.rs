@@ -57,13 +57,11 @@ impl Failure {
 
 impl From<CutBy> for Failure {
     fn from(by: CutBy) -> Self {
-        let (status, reason, detail) = match by {
-            CutBy::Policy => (StatusCode::FORBIDDEN, "withdrawn", "the call is no longer allowed"),
-            CutBy::Idle => {
-                (StatusCode::GATEWAY_TIMEOUT, "stream_idle_timeout", "nothing of the call moved for too long")
-            }
+        let (status, detail) = match by {
+            CutBy::Policy => (StatusCode::FORBIDDEN, "the call is no longer allowed"),
+            CutBy::Idle => (StatusCode::GATEWAY_TIMEOUT, "nothing of the call moved for too long"),
         };
-        Self { status, reason, detail: detail.to_owned(), explain: None }
+        Self { status, reason: by.code(), detail: detail.to_owned(), explain: None }
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::call::{OpenCall, Part};
+use super::expect::Held;
 use super::fields;
 use super::pool::Leased;
 
@@ -29,6 +30,8 @@ pub(super) struct RequestBody {
     inner: Incoming,
     call: Arc<OpenCall>,
     to: To,
+    /// Until it is wanted.
+    held: Option<Held>,
 }
 
 /// Where a request's body goes, for counting and cleaning.
@@ -43,7 +46,12 @@ impl RequestBody {
         if inner.is_end_stream() {
             call.request_over();
         }
-        Self { inner, call, to }
+        Self { inner, call, to, held: None }
+    }
+
+    /// Takes nothing of it until it is wanted.
+    pub(super) fn hold(&mut self, held: Option<Held>) {
+        self.held = held;
     }
 }
 
@@ -57,6 +65,10 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.call.poll_cut(Part::RequestBody, cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        if let Some(held) = &mut self.held {
+            ready!(held.poll(cx));
+            self.held = None;
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
         let counted = match self.to {

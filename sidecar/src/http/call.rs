@@ -3,12 +3,18 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+use http::Request;
 use slab::Slab;
+
+use crate::access_log::{Line, Story};
+use crate::metrics::Direction;
+use crate::plane::Plane;
+use crate::refusals::Called;
 
 /// One request, as the policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +28,10 @@ pub struct CallFacts {
 const PATH_CHARS_SHOWN: usize = 512;
 
 impl CallFacts {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        Self { method: request.method().as_str().to_owned(), path: request.uri().path().to_owned() }
+    }
+
     /// For a shell, as `--call` takes it.
     pub(super) fn quoted(&self) -> String {
         format!("'{}'", self.to_string().replace('\'', "'\\''"))
@@ -40,6 +50,18 @@ impl fmt::Display for CallFacts {
 pub struct Calls {
     state: Mutex<CallsState>,
     began: Instant,
+    /// Once it is known who calls whom.
+    teller: OnceLock<Teller>,
+}
+
+/// Tells of the requests of one connection in the access log.
+#[derive(Debug)]
+pub(super) struct Teller {
+    pub(super) plane: Arc<Plane>,
+    pub(super) direction: Direction,
+    pub(super) from: String,
+    pub(super) called: Called,
+    pub(super) connection: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -62,6 +84,8 @@ pub(super) struct OpenCall {
     request_over: AtomicBool,
     pub(super) bytes_to_app: AtomicU64,
     pub(super) bytes_to_peer: AtomicU64,
+    began: Instant,
+    story: Mutex<Story>,
 }
 
 /// Why a request is cut.
@@ -71,6 +95,16 @@ pub(super) enum CutBy {
     Policy = 1,
     /// Nothing of it moved for too long.
     Idle = 2,
+}
+
+impl CutBy {
+    /// A stable word.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::Policy => "withdrawn",
+            Self::Idle => "stream_idle_timeout",
+        }
+    }
 }
 
 /// The parts of a request that wait for something, each woken when it is cut.
@@ -84,11 +118,20 @@ pub(super) enum Part {
 impl Default for Calls {
     fn default() -> Self {
         let began = Instant::now();
-        Self { state: Mutex::new(CallsState { open: Slab::new(), quiet_since: began }), began }
+        let state = CallsState { open: Slab::new(), quiet_since: began };
+        Self { state: Mutex::new(state), began, teller: OnceLock::new() }
     }
 }
 
 impl Calls {
+    /// Has its requests told, where there is an access log.
+    pub(super) fn told_by(&self, teller: Teller) {
+        if teller.plane.access_log.is_on() {
+            // There is one teller, set before the first request.
+            let _first = self.teller.set(teller);
+        }
+    }
+
     /// Puts a request into the list, before anything is decided about it.
     pub(super) fn enter(self: &Arc<Self>, facts: CallFacts) -> Arc<OpenCall> {
         let mut state = self.lock();
@@ -103,6 +146,8 @@ impl Calls {
             request_over: AtomicBool::new(false),
             bytes_to_app: AtomicU64::new(0),
             bytes_to_peer: AtomicU64::new(0),
+            began: Instant::now(),
+            story: Mutex::default(),
         });
         entry.insert(Arc::downgrade(&call));
         call
@@ -203,8 +248,41 @@ impl OpenCall {
     }
 }
 
+impl OpenCall {
+    /// Adds to what the access log will tell, if there is one.
+    pub(super) fn tell(&self, add: impl FnOnce(&mut Story)) {
+        if self.calls.teller.get().is_some() {
+            add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    fn write_line(&mut self) {
+        let cut = self.cut_by();
+        let Some(Teller { plane, direction, from, called, connection }) = self.calls.teller.get() else {
+            return;
+        };
+        let story = self.story.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(by), None) = (cut, story.reason) {
+            story.reason = Some(by.code());
+        }
+        plane.access_log.write(&Line {
+            time: plane.clock.now(),
+            direction: *direction,
+            protocol: "http",
+            from,
+            called,
+            call: Some((&self.facts.method, &self.facts.path)),
+            story,
+            bytes: (self.bytes_to_app.load(Ordering::Relaxed), self.bytes_to_peer.load(Ordering::Relaxed)),
+            duration: self.began.elapsed(),
+            connection: *connection,
+        });
+    }
+}
+
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        self.write_line();
         let mut state = self.calls.lock();
         let _left = state.open.try_remove(self.key);
         if state.open.is_empty() {

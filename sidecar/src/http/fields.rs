@@ -118,6 +118,12 @@ pub(super) fn client_cert(own: &SpiffeId, leaf_sha256: &str, peer: &SpiffeId) ->
     HeaderValue::try_from(format!("By={own};Hash={leaf_sha256};URI={peer}")).ok()
 }
 
+/// The trace to which a request belongs (W3C Trace Context §3.2).
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("traceparent")?.to_str().ok()?.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
 }

@@ -21,15 +21,15 @@ use tokio_util::task::TaskTracker;
 use super::ALPN_H2;
 use super::app::{App, Failure, ToApp, ToAppAlone};
 use super::body::{Answer, RequestBody, To};
-use super::call::{CallFacts, Calls, OpenCall};
+use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
-use super::fields;
-use super::framing::Heads;
+use super::framing::{Head, Heads};
 use super::problem::{Asked, Problem, Question, is_grpc};
 use super::serve::{Session, Speaks, serve};
 use super::target::{self, Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
+use super::{expect, fields};
 use crate::config::{Inbound, TellCallers};
 use crate::listen::Until;
 use crate::live::Registration;
@@ -67,6 +67,13 @@ impl HttpInbound {
         let own = own.svid.id().clone();
         // Both are SPIFFE IDs: there is nothing in them that a header may not have.
         let Some(client_cert) = fields::client_cert(&own, &hash, peer.id()) else { return };
+        calls.told_by(Teller {
+            plane: self.plane.clone(),
+            direction: Direction::Inbound,
+            from: peer.id().to_string(),
+            called: self.called(&own),
+            connection: Some(registration.number()),
+        });
         let heads = Arc::<Heads>::default();
         let session = Session {
             limits: self.plane.config.http,
@@ -89,6 +96,12 @@ impl HttpInbound {
         serve(stream, speaks, Answering(client), &session).await;
         switched.close();
         switched.wait().await;
+    }
+
+    fn called(&self, own: &SpiffeId) -> Called {
+        let policy = self.plane.policy.current();
+        let service = policy.and_then(|policy| policy.service_of(own).map(str::to_owned));
+        Called { id: Some(own.to_string()), service, port: Some(self.inbound.name.clone()), address: None }
     }
 
     /// Closes the connections to the app.
@@ -129,20 +142,32 @@ impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         let asked = Asked::of(&request);
         let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
+        // First known to the register, then decided: a policy that comes between is seen by one of the two.
+        let call = self.calls.enter(CallFacts::of(&request));
+        call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
+        let response = self.answer_call(request, head, &call, asked).await;
+        call.tell(|story| story.status = Some(response.status().as_u16()));
+        response
+    }
+
+    async fn answer_call(
+        &self,
+        request: Request<Incoming>,
+        head: Option<Head>,
+        call: &Arc<OpenCall>,
+        asked: Asked,
+    ) -> Response<Answer> {
         let target = match target::read(&request, head, &self.server.plane.config.http) {
             Ok(target) => target,
-            Err(bad) => return self.refuse_bad(&bad, asked),
+            Err(bad) => return self.refuse_bad(call, &bad, asked),
         };
-        let path = target.path_and_query.path().to_owned();
-        // First known to the register, then decided: a policy that comes between is seen by one of the two.
-        let call = self.calls.enter(CallFacts { method: request.method().as_str().to_owned(), path });
-        if let Err(denial) = self.decide(&call) {
-            return self.refuse(&call, *denial, asked);
+        if let Err(denial) = self.decide(call) {
+            return self.refuse(call, *denial, asked);
         }
         let answered = async {
             match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
-                Some(protocol) => self.switch(request, target, protocol, &call).await,
-                None => self.pass(request, target, &call).await,
+                Some(protocol) => self.switch(request, target, protocol, call).await,
+                None => self.pass(request, target, call).await,
             }
         };
         let answered = tokio::select! {
@@ -150,7 +175,7 @@ impl Client {
             by = call.cut_while_answering() => Err(by.into()),
             answered = answered => answered,
         };
-        answered.unwrap_or_else(|failure| self.fail(failure, asked))
+        answered.unwrap_or_else(|failure| self.fail(call, failure, asked))
     }
 
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
@@ -162,6 +187,7 @@ impl Client {
         let (decision, policy) =
             plane.decide_call(peer, &self.own, inbound, Call { method, path }).map_err(bare)?;
         plane.count(&decision, &policy, Some((method, path)));
+        call.tell(|story| story.decided(&decision, &policy));
         match &decision {
             Decision::Allow { .. } => Ok(()),
             Decision::Observed { .. } => {
@@ -221,6 +247,8 @@ impl Client {
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::App));
+        let held = expect::hold(&mut request);
+        request.body_mut().hold(held);
         let headers = request.headers_mut();
         let trailers = fields::remove_hop(headers);
         fields::remove_claims(headers);
@@ -244,7 +272,7 @@ impl Client {
             let question = explain_command(Some(policy), &peer, &own, Some(&self.server.inbound.name));
             format!("{question} --call {}", call.facts.quoted())
         });
-        let instance = self.tell(reason, &detail, explain.clone());
+        let instance = self.tell(call, reason, &detail, explain.clone());
         let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, instance);
         if self.server.inbound.tell_callers == TellCallers::Everything {
             problem.detail = Some(detail);
@@ -261,32 +289,30 @@ impl Client {
     }
 
     /// Tells a request that is not valid, and so is nobody's.
-    fn refuse_bad(&self, bad: &Bad, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(bad.code(), &bad.to_string(), None);
+    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
         let mut problem = Problem::new(bad.status(), bad.code(), instance);
         problem.detail = Some(bad.to_string());
         problem.response(asked)
     }
 
     /// Tells a request that was allowed and got no answer.
-    fn fail(&self, failure: Failure, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(failure.reason, &failure.detail, None);
+    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(call, failure.reason, &failure.detail, None);
         let mut problem = Problem::new(failure.status, failure.reason, instance);
         problem.detail = Some(failure.detail);
         problem.response(asked)
     }
 
     /// Logs, counts and remembers a refusal, and returns its number.
-    fn tell(&self, reason: &'static str, detail: &str, explain: Option<String>) -> Instance {
+    fn tell(&self, call: &OpenCall, reason: &'static str, detail: &str, explain: Option<String>) -> Instance {
+        call.tell(|story| story.refused(reason, detail));
         let plane = &self.server.plane;
         let instance = plane.refusals.number();
-        let policy = plane.policy.current();
-        let service = policy.and_then(|policy| policy.service_of(&self.own).map(str::to_owned));
-        let port = Some(self.server.inbound.name.clone());
         plane.refusals.tell(Refusal {
             direction: Direction::Inbound,
             from: self.peer.id().to_string(),
-            called: Called { id: Some(self.own.to_string()), service, port, address: None },
+            called: self.server.called(&self.own),
             reason,
             detail: detail.to_owned(),
             explain,

@@ -16,18 +16,20 @@ use tokio_util::task::TaskTracker;
 
 use super::app::Failure;
 use super::body::{Answer, RequestBody, To};
-use super::call::{CallFacts, Calls, OpenCall};
+use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::{ExchangeError, Prepared};
-use super::fields;
-use super::framing::Heads;
+use super::framing::{Head, Heads};
 use super::peer::{Peers, ToPeer, ToPeerAlone};
+use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
 use super::target::{self, Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
+use super::{expect, fields};
 use crate::config::Http;
-use crate::listen::Until;
+use crate::listen::{Serve, Until};
+use crate::metrics::Direction;
 use crate::outbound::OutboundServer;
 use crate::refusals::{Instance, Refusal};
 
@@ -51,6 +53,14 @@ impl HttpOutbound {
             return;
         }
         let (calls, heads) = (Arc::<Calls>::default(), Arc::<Heads>::default());
+        let own = server.plane.credentials.current();
+        calls.told_by(Teller {
+            plane: server.plane.clone(),
+            direction: Direction::Outbound,
+            from: own.map_or_else(|| "-".to_owned(), |own| own.svid.id().to_string()),
+            called: Serve::called(&**server),
+            connection: None,
+        });
         let session =
             Session { limits, calls: calls.clone(), heads: heads.clone(), stop: until.stop.clone() };
         let switched = TaskTracker::new();
@@ -106,17 +116,29 @@ impl App {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         let asked = Asked::of(&request);
         let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
+        let call = self.calls.enter(CallFacts::of(&request));
+        call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
+        let response = self.answer_call(request, head, &call, asked).await;
+        call.tell(|story| story.status = Some(response.status().as_u16()));
+        response
+    }
+
+    async fn answer_call(
+        &self,
+        request: Request<Incoming>,
+        head: Option<Head>,
+        call: &Arc<OpenCall>,
+        asked: Asked,
+    ) -> Response<Answer> {
         let target = match target::read(&request, head, &self.server.plane.config.http) {
             Ok(target) => target,
-            Err(bad) => return self.refuse_bad(&bad, asked),
+            Err(bad) => return self.refuse_bad(call, &bad, asked),
         };
-        let path = target.path_and_query.path().to_owned();
-        let call = self.calls.enter(CallFacts { method: request.method().as_str().to_owned(), path });
         let answered = async {
             match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
                 _ if request.method() == http::Method::CONNECT => Err(Failure::connect()),
-                Some(protocol) => self.switch(request, target, protocol, &call).await,
-                None => self.pass(request, target, &call).await,
+                Some(protocol) => self.switch(request, target, protocol, call).await,
+                None => self.pass(request, target, call).await,
             }
         };
         let answered = tokio::select! {
@@ -124,7 +146,7 @@ impl App {
             by = call.cut_while_answering() => Err(by.into()),
             answered = answered => answered,
         };
-        answered.unwrap_or_else(|failure| self.fail(&call, failure, asked))
+        answered.unwrap_or_else(|failure| self.fail(call, failure, asked))
     }
 
     async fn pass(
@@ -133,8 +155,10 @@ impl App {
         target: Target,
         call: &Arc<OpenCall>,
     ) -> Result<Response<Answer>, Failure> {
+        let held = expect::is_held(request.headers(), request.version());
+        let to_peer = ToPeer { kind: if held { Kind::Single } else { Kind::Any }, ..self.to_peer() };
         let prepared = prepare(request, target, call);
-        let exchanged = prepared.exchange(&self.to_peer()).await;
+        let exchanged = prepared.exchange(&to_peer).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::broken("the service switched protocols unasked".to_owned()));
@@ -167,7 +191,7 @@ impl App {
     }
 
     fn to_peer(&self) -> ToPeer<'_> {
-        ToPeer { peers: &self.peers, server: &self.server }
+        ToPeer { peers: &self.peers, server: &self.server, kind: Kind::Any }
     }
 
     /// What a failed exchange means: an alert says more than the connection that broke with it.
@@ -194,20 +218,21 @@ impl App {
             policy: self.server.plane.policy.current().map(|policy| policy.digest().to_owned()),
             explain,
         };
-        let mut problem = Problem::new(status, reason, self.tell(refusal));
+        let mut problem = Problem::new(status, reason, self.tell(call, refusal));
         (problem.detail, problem.question) = (Some(detail), Some(question));
         problem.response(asked)
     }
 
     /// Tells a request that is not valid.
-    fn refuse_bad(&self, bad: &Bad, asked: Asked) -> Response<Answer> {
+    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
         let refusal = self.server.refusal(bad.code(), bad.to_string(), None, None);
-        let mut problem = Problem::new(bad.status(), bad.code(), self.tell(refusal));
+        let mut problem = Problem::new(bad.status(), bad.code(), self.tell(call, refusal));
         problem.detail = Some(bad.to_string());
         problem.response(asked)
     }
 
-    fn tell(&self, refusal: Refusal) -> Instance {
+    fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {
+        call.tell(|story| story.refused(refusal.reason, &refusal.detail));
         let refusals = &self.server.plane.refusals;
         let instance = refusals.number();
         refusals.tell(Refusal { instance: Some(instance.to_string()), ..refusal });
@@ -218,6 +243,8 @@ impl App {
 /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
 fn prepare(request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
     let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::Peer));
+    let held = expect::hold(&mut request);
+    request.body_mut().hold(held);
     let trailers = fields::remove_hop(request.headers_mut());
     Prepared { request, target, scheme: Scheme::HTTPS, trailers }
 }

@@ -71,6 +71,7 @@ impl Peers {
 pub(super) struct ToPeer<'a> {
     pub(super) peers: &'a Peers,
     pub(super) server: &'a OutboundServer,
+    pub(super) kind: Kind,
 }
 
 impl Lend for ToPeer<'_> {
@@ -80,7 +81,7 @@ impl Lend for ToPeer<'_> {
         let own = plane.valid_credentials().map_err(denied)?;
         let expected = plane.expected(&self.server.outbound.target).map_err(denied)?;
         let epoch = Epoch { generation: own.generation, expected };
-        self.peers.pool.lease(&epoch, Kind::Any, self).await
+        self.peers.pool.lease(&epoch, self.kind, self).await
     }
 }
 

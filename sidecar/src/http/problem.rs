@@ -1,8 +1,8 @@
 //! What a caller is told instead of an answer: RFC 9457 for HTTP, a status for gRPC.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::Serialize;
 
@@ -58,6 +58,10 @@ impl Problem {
     /// In the caller's own protocol.
     pub(super) fn response(&self, asked: Asked) -> Response<Answer> {
         let mut response = if asked.grpc { self.grpc() } else { self.http() };
+        if asked.head {
+            // HTTP/2 would take a body for a fault (RFC 9110 §9.3.2).
+            *response.body_mut() = Answer::empty();
+        }
         if asked.version < Version::HTTP_2 && self.status == StatusCode::BAD_REQUEST {
             // Where the next request begins is not sure (RFC 9112 §6.3).
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -67,9 +71,11 @@ impl Problem {
 
     fn http(&self) -> Response<Answer> {
         let body = serde_json::to_vec(self).unwrap_or_default();
+        let length = HeaderValue::from(body.len());
         let mut response = Response::new(Answer::Own(Bytes::from(body)));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(CONTENT_LENGTH, length);
         response
     }
 
@@ -94,12 +100,14 @@ impl Problem {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     grpc: bool,
+    head: bool,
     version: Version,
 }
 
 impl Asked {
     pub(super) fn of<B>(request: &http::Request<B>) -> Self {
-        Self { grpc: is_grpc(request.headers()), version: request.version() }
+        let head = request.method() == Method::HEAD;
+        Self { grpc: is_grpc(request.headers()), head, version: request.version() }
     }
 }
 

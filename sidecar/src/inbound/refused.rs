@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::InboundServer;
 use crate::holder::in_one_line;
+use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::refusals::{Called, Refusal, explain_command};
 use crate::upstream::ConnectError;
@@ -52,9 +53,13 @@ pub(super) enum Stage {
 
 impl InboundServer {
     /// Tells a refusal. A peer that comes and goes without a byte, as a health check does, is none.
-    pub(super) fn tell(&self, from: SocketAddr, peer: Option<SpiffeId>, stopped: &Stopped) {
+    pub(super) fn tell(&self, from: SocketAddr, registration: &Registration, stopped: &Stopped) {
         let Some((from, reason, detail)) = story(&stopped.stage, from) else { return };
-        let from = peer.map_or(from, |peer| peer.to_string());
+        registration.tell(|story| story.refused(reason, &detail));
+        let from = match &stopped.stage {
+            Stage::AppUnreachable(_) => registration.peer().map_or(from, |peer| peer.to_string()),
+            _ => from,
+        };
         let called = self.called();
         let explain = match &called.id {
             Some(own) if reason == "denied" => {

@@ -72,19 +72,17 @@ impl OutboundServer {
     }
 
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
-    pub(super) async fn tell_last_word(
+    pub(super) async fn last_word(
         &self,
         tls: &mut TlsStream<TcpStream>,
         error: io::Error,
         address: SocketAddr,
-    ) {
+    ) -> Option<Refusal> {
         let alert = match alert_in(&error) {
             Some(alert) => Some(alert),
             None => last_word(tls).await,
         };
-        if let Some(alert) = alert {
-            self.plane.refusals.tell(self.of_alert(alert, address));
-        }
+        alert.map(|alert| self.of_alert(alert, address))
     }
 
     pub(crate) fn of_alert(&self, alert: AlertDescription, address: SocketAddr) -> Refusal {
@@ -173,9 +171,11 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
         AlertDescription::CertificateRequired => {
             ("certificate_required", "it has seen no certificate of ours")
         }
+        AlertDescription::CertificateRevoked => {
+            ("certificate_revoked", "it knows our identity to be revoked")
+        }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown => {
             ("certificate_refused", "it does not believe our certificate")
         }

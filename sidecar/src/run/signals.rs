@@ -6,7 +6,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::info;
 
-/// SIGTERM and SIGINT end it; SIGHUP asks for a fresh look at the policy file.
+use crate::access_log::AccessLog;
+
+/// SIGTERM and SIGINT end it; SIGHUP asks for a fresh look at the files.
 #[derive(Debug)]
 pub(super) struct Signals {
     terminate: Signal,
@@ -24,14 +26,15 @@ impl Signals {
     }
 
     /// Waits for the signal to end, and passes on the wish for a fresh look.
-    pub(super) async fn end(&mut self, look_now: &Notify) {
+    pub(super) async fn end(&mut self, look_now: &Notify, access_log: &AccessLog) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hang_up.recv() => {
-                    info!("SIGHUP: looking at the policy file");
+                    info!("SIGHUP: looking at the policy file, opening the access log anew");
                     look_now.notify_one();
+                    access_log.reopen();
                 }
             }
         }

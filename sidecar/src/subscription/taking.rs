@@ -40,9 +40,8 @@ impl Taking {
         let own_file = self.plane.config.policy_file.is_some();
         if let Some(slice) = kept.slice.as_deref().filter(|_| !own_file) {
             let slice = PolicySlice::decode(slice).map_err(TakeError::from)?;
-            if let Some(policy) = policy_of(slice, None).map_err(KeptError::Slice)? {
-                self.put(policy, "the state directory");
-            }
+            let policy = policy_of(slice, None).map_err(KeptError::Slice)?;
+            self.put(policy, "the state directory");
         }
         self.plane.revoked.replace(kept.revoked.clone());
         self.kept.send_replace(kept);
@@ -78,23 +77,25 @@ impl Taking {
         if self.kept.borrow().slice.as_ref() == Some(&slice) {
             return self.plane.policy.confirmed();
         }
-        match policy {
-            Some(policy) => self.put(policy, "the CA"),
-            None => {
-                warn!("the CA stores no policy: every peer is refused");
-                self.plane.metrics.policy_version(0);
-                self.plane.policy.withdraw(self.plane.clock.now());
-            }
-        }
+        self.put(policy, "the CA");
         self.plane.metrics.policy_reloaded("ok");
         self.kept.send_modify(|kept| kept.slice = Some(slice));
     }
 
-    fn put(&self, policy: Policy, from: &str) {
-        let version = policy.version().unwrap_or_default();
-        info!(version, digest = policy.digest(), from, "policy in force");
+    fn put(&self, policy: Option<Policy>, from: &str) {
+        let now = self.plane.clock.now();
+        let version = policy.as_ref().and_then(Policy::version).unwrap_or_default();
         self.plane.metrics.policy_version(version);
-        self.plane.policy.replace(policy, self.plane.clock.now());
+        match policy {
+            Some(policy) => {
+                info!(version, digest = policy.digest(), from, "policy in force");
+                self.plane.policy.replace(policy, now);
+            }
+            None => {
+                warn!(from, "the CA stores no policy: every peer is refused");
+                self.plane.policy.withdraw(now);
+            }
+        }
     }
 
     fn keep_last_good(&self, version: u64, cause: &TakeError) -> String {

@@ -14,6 +14,7 @@ mod apps;
 mod authority;
 mod sidecar;
 
+mod access_log;
 mod admin;
 mod carrying;
 mod deciding_again;

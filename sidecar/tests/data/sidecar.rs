@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, Svid};
 use postern_proto::policy::{Policy, Protocol};
+use postern_sidecar::access_log::AccessLog;
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
-    Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown, Target, TellCallers,
+    AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown,
+    Target, TellCallers,
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Until};
@@ -59,6 +61,7 @@ pub struct Spec {
     pub http: Http,
     pub protocol: Protocol,
     pub tell_callers: TellCallers,
+    pub access_log: Option<AccessLogConfig>,
     pub identity: IdentitySource,
     pub policy_file: Option<PathBuf>,
     pub clock: Arc<dyn Clock>,
@@ -78,6 +81,7 @@ impl Spec {
             http: Http::default(),
             protocol: Protocol::Tcp,
             tell_callers: TellCallers::default(),
+            access_log: None,
             identity: IdentitySource::Files {
                 svid: Path::new("svid.pem").to_owned(),
                 key: Path::new("key.pem").to_owned(),
@@ -135,8 +139,13 @@ impl Spec {
             http: self.http,
             shutdown: Shutdown::default(),
             log: Log::default(),
+            access_log: self.access_log,
         };
-        let plane = Arc::new(Plane::new(config, self.clock));
+        let mut plane = Plane::new(config, self.clock);
+        if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
+            plane.access_log = AccessLog::open(to, *lines_waiting_max).unwrap();
+        }
+        let plane = Arc::new(plane);
         if let Some(svid) = self.svid {
             plane.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
         }

@@ -16,5 +16,6 @@ mod shop;
 #[expect(dead_code, reason = "the tests of plain connections use more of it")]
 mod sidecar;
 
+mod access_log;
 mod carrying;
 mod deciding;

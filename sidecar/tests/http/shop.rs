@@ -101,17 +101,28 @@ impl Shop {
 
     /// With another sidecar of `payments`.
     pub async fn with(change: impl FnOnce(&mut Spec)) -> Self {
+        Self::with_both(change, |_| ()).await
+    }
+
+    /// With another sidecar of `orders`.
+    pub async fn with_orders(change: impl FnOnce(&mut Spec)) -> Self {
+        Self::with_both(|_| (), change).await
+    }
+
+    async fn with_both(payments: impl FnOnce(&mut Spec), orders: impl FnOnce(&mut Spec)) -> Self {
         let (authority, app) = (Authority::new(), App::telling().await);
         let http = |mut spec: Spec| {
             (spec.policy, spec.protocol) = (Some(POLICY), Protocol::Http);
             spec
         };
         let mut spec = http(Spec::new(&authority, "payments").app(app.address));
-        change(&mut spec);
+        payments(&mut spec);
         let payments = spec.start(&authority);
-        let caller =
-            |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()])).start(&authority);
-        let (orders, reports, visitor) = (caller("orders"), caller("reports"), caller("visitor"));
+        let caller = |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()]));
+        let mut spec = caller("orders");
+        orders(&mut spec);
+        let orders = spec.start(&authority);
+        let (reports, visitor) = (caller("reports").start(&authority), caller("visitor").start(&authority));
         Self { payments, orders, reports, visitor, _app: app }
     }
 }

@@ -149,6 +149,9 @@ async fn a_ca_that_stores_no_policy_any_more_leaves_nobody_allowed() {
     let status = payments.sidecar.plane.policy.status();
     assert_eq!((status.version, status.digest), (Some(0), None));
     payments.stop().await;
+    let again = shop.payments().await;
+    assert_eq!(again.sidecar.plane.policy.status().version, Some(0), "over a restart, too");
+    again.stop().await;
 }
 
 #[tokio::test]

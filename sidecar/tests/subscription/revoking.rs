@@ -38,6 +38,7 @@ async fn a_revoked_peer_is_cut_at_once_and_refused_until_it_is_restored() {
     assert!(!is_served(&orders).await);
     let told = payments.sidecar.refusal("revoked").await;
     assert_eq!(told["from"], ORDERS);
+    orders.refusal("certificate_revoked").await;
     shop.ca.subscriptions().revoke(&[]);
     eventually("it is restored", || (!payments.sidecar.plane.revoked.contains(&id("orders"))).then_some(()))
         .await;

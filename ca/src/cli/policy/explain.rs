@@ -1,11 +1,15 @@
 //! `postern-ca policy explain`: one question, and the line that decides.
 
+mod shown;
+
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use postern_proto::identity::SpiffeId;
-use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, Service, Verdict, decide, may_connect};
-use serde_json::{Value, json};
+use postern_proto::policy::{
+    AllowedCalls, Call, Decision, PeerError, Policy, Port, Protocol, Service, Verdict, allowed_calls, decide,
+    may_connect,
+};
 use time::OffsetDateTime;
 
 use super::super::admin::Output;
@@ -19,7 +23,7 @@ use super::time_of;
 /// policy to ask.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  postern-ca policy explain policy.toml --from orders --to payments --port api\n  \
+    after_help = "Example:\n  postern-ca policy explain policy.toml --from orders --to payments --port api --call 'POST /charge'\n  \
     postern-ca policy explain --live --data-dir ca --from orders --to payments"
 )]
 pub(in crate::cli) struct Explain {
@@ -44,123 +48,122 @@ pub(in crate::cli) struct Explain {
     output: Output,
 }
 
+/// A question that was read.
+#[derive(Debug)]
+struct Question<'a> {
+    policy: &'a Policy,
+    from: SpiffeId,
+    /// The identity that is called, or the word that names none.
+    to: String,
+    port: Option<&'a str>,
+    call: Option<&'a str>,
+}
+
+/// What the policy says of one port.
+#[derive(Debug)]
 struct Answer<'a> {
     port: Port<'a>,
+    /// None where neither the question nor the policy names one.
+    port_name: Option<&'a str>,
     verdict: Verdict,
     decision: Decision,
+    /// Asked without a call, what is allowed where not everything is.
+    calls: Option<Vec<AllowedCalls<'a>>>,
 }
 
 pub(super) fn run(explain: &Explain) -> anyhow::Result<ExitCode> {
     let policy = explain.source.load()?;
-    let from = policy.peer(&explain.from).with_context(|| format!("--from {:?}", explain.from))?;
+    let from =
+        policy.peer(&explain.from).map_err(|error| malformed("--from", &explain.from, &policy, &error))?;
     let call = explain.call.as_deref().map(Call::parse).transpose().context("--call")?;
     let now = explain.at.unwrap_or_else(OffsetDateTime::now_utc);
-    let service = policy.peer(&explain.to).ok().and_then(|id| policy.service_with(&id));
-    let Some(service) = service else {
+    let to = match policy.peer(&explain.to) {
+        Ok(id) => Some(id),
+        Err(PeerError::Undeclared { .. }) => None,
+        Err(error) => return Err(malformed("--to", &explain.to, &policy, &error)),
+    };
+    let question = Question {
+        policy: &policy,
+        from,
+        to: to.as_ref().map_or(explain.to.as_str(), SpiffeId::as_str).to_owned(),
+        port: explain.port.as_deref(),
+        call: explain.call.as_deref(),
+    };
+    let Some(service) = to.and_then(|id| policy.service_with(&id)) else {
         let file = policy.file().escape_debug();
-        eprintln!("{file} declares no service {:?}, so nobody may call it", explain.to);
-        return Ok(ExitCode::FAILURE);
+        let detail = format!("{file} declares no service {:?}, so nobody may call it", explain.to);
+        return tell_nobody(&question, with_nearest(detail, &explain.to, &policy), explain);
     };
     let asked = service.asked_ports(explain.port.as_deref());
-    let answers: Vec<_> = asked.map(|port| answer(&policy, &from, service, port, call, now)).collect();
+    let answers: Vec<_> = asked.map(|port| question.ask(service, port, call, now)).collect();
     if answers.is_empty() {
-        eprintln!("service {:?} has no port {:?}, so nobody may call it there", service.name(), explain.port);
-        return Ok(ExitCode::FAILURE);
+        let which = explain.port.as_deref().map_or("any port".to_owned(), |port| format!("a port {port:?}"));
+        let detail =
+            format!("service {:?} does not declare {which}, so nobody may call it there", service.name());
+        return tell_nobody(&question, detail, explain);
     }
     match explain.output.format {
-        Format::Text => answers.iter().try_for_each(|answer| print(&for_people(answer)))?,
-        Format::Json => print(&as_json(&answers, &policy, &from, service, explain).to_string())?,
+        Format::Text => {
+            answers.iter().try_for_each(|answer| print(&shown::for_people(answer)))?;
+        }
+        Format::Json => print(&shown::as_json(&answers, &question).to_string())?,
     }
-    let good = |answer: &Answer<'_>| matches!(answer.verdict, Verdict::Allow | Verdict::Observed);
-    Ok(if answers.iter().all(good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if answers.iter().all(Answer::passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn answer<'a>(
-    policy: &Policy,
-    from: &SpiffeId,
-    service: &Service,
-    port: Port<'a>,
-    call: Option<Call<'_>>,
-    now: OffsetDateTime,
-) -> Answer<'a> {
-    let decision = decide(policy, from, service.identity(), port, call, now);
-    // Without a call, what no rule allows whole may be allowed in part.
-    let in_part = || {
-        let some = may_connect(policy, from, service.identity(), port, now);
-        call.is_none() && port.protocol == Protocol::Http && matches!(some, Decision::Allow { .. })
-    };
-    let verdict = match &decision {
-        Decision::Allow { .. } => Verdict::Allow,
-        _ if in_part() => Verdict::Depends,
-        Decision::Deny { .. } => Verdict::Deny,
-        Decision::Observed { .. } => Verdict::Observed,
-    };
-    Answer { port, verdict, decision }
-}
-
-fn for_people(Answer { port, verdict, decision }: &Answer<'_>) -> String {
-    let about = match decision {
-        Decision::Allow { rule } => {
-            let said = [rule.owner.as_deref(), rule.reason.as_deref()].into_iter().flatten();
-            said.map(|text| format!(" ({})", text.escape_debug())).collect()
-        }
-        _ => String::new(),
-    };
-    let reason = match verdict {
-        Verdict::Depends => "some calls are allowed; ask for one with --call".to_owned(),
-        _ => decision.reason(),
-    };
-    format!("{} on port {:?} ({}): {reason}{about}", verdict.as_str(), port.name, port.protocol.as_str())
-}
-
-fn as_json(
-    answers: &[Answer<'_>],
-    policy: &Policy,
-    from: &SpiffeId,
-    service: &Service,
-    explain: &Explain,
-) -> Value {
-    let one = |Answer { port, verdict, decision }: &Answer<'_>| {
-        let rule = match decision {
-            Decision::Allow { rule } => json!({
-                "file": &*rule.file,
-                "line": rule.line,
-                "service": &*rule.service,
-                "owner": rule.owner,
-                "reason": rule.reason,
-                "expires": rule.expires.as_ref().map(ToString::to_string),
-            }),
-            _ => Value::Null,
+impl Question<'_> {
+    fn ask<'s>(
+        &self,
+        service: &'s Service,
+        port: Port<'s>,
+        call: Option<Call<'_>>,
+        now: OffsetDateTime,
+    ) -> Answer<'s> {
+        let decision = decide(self.policy, &self.from, service.identity(), port, call, now);
+        // Without a call, what no rule allows whole may be allowed in part.
+        let in_part = || {
+            let some = may_connect(self.policy, &self.from, service.identity(), port, now);
+            call.is_none() && port.protocol == Protocol::Http && matches!(some, Decision::Allow { .. })
         };
-        let nearest = match decision {
-            Decision::Deny { refusal } | Decision::Observed { refusal } => refusal.nearest.as_slice(),
-            Decision::Allow { .. } => &[],
+        let verdict = match &decision {
+            Decision::Allow { .. } => Verdict::Allow,
+            Decision::Observed { .. } => Verdict::Observed,
+            Decision::Deny { .. } if in_part() => Verdict::Depends,
+            Decision::Deny { .. } => Verdict::Deny,
         };
-        let nearest: Vec<_> = nearest
-            .iter()
-            .map(|near| {
-                let lacked: Vec<_> = near.lacked.iter().map(|lacked| lacked.as_str()).collect();
-                json!({ "line": near.rule.line, "lacked": lacked })
-            })
-            .collect();
-        json!({
-            "verdict": verdict.as_str(),
-            "from": from.as_str(),
-            "to": service.identity().as_str(),
-            "port": port.name,
-            "call": explain.call,
-            "rule": rule,
-            "nearest": nearest,
-            "policy": policy.digest(),
-        })
-    };
-    match answers {
-        [only] => one(only),
-        many => {
-            let verdicts: Vec<_> = many.iter().map(|answer| answer.verdict).collect();
-            let same = verdicts.windows(2).all(|pair| pair.first() == pair.last());
-            let verdict = verdicts.first().filter(|_| same).map_or("depends", |verdict| verdict.as_str());
-            json!({ "verdict": verdict, "ports": many.iter().map(one).collect::<Vec<_>>() })
-        }
+        let calls = (call.is_none() && verdict != Verdict::Allow)
+            .then(|| allowed_calls(self.policy, &self.from, service, port, now));
+        let named = self.port.is_some() || service.ports().is_some();
+        Answer { port, port_name: named.then_some(port.name), verdict, decision, calls }
+    }
+}
+
+impl Answer<'_> {
+    fn passes(&self) -> bool {
+        matches!(self.verdict, Verdict::Allow | Verdict::Observed)
+    }
+}
+
+/// What nobody may call, because the policy does not have it.
+fn tell_nobody(question: &Question<'_>, detail: String, explain: &Explain) -> anyhow::Result<ExitCode> {
+    match explain.output.format {
+        Format::Text => print(&format!("deny: {detail}"))?,
+        Format::Json => print(&shown::nobody(question, &detail).to_string())?,
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn malformed(option: &str, given: &str, policy: &Policy, error: &PeerError) -> anyhow::Error {
+    let said = format!("{option} {given:?}: {error}");
+    match error {
+        PeerError::Undeclared { name } => anyhow!(with_nearest(said, name, policy)),
+        _ => anyhow!(said),
+    }
+}
+
+fn with_nearest(said: String, word: &str, policy: &Policy) -> String {
+    match policy.nearest_service(word) {
+        Some(name) => format!("{said}; did you mean {name:?}?"),
+        None => said,
     }
 }

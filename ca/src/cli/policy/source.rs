@@ -7,7 +7,7 @@ use postern_proto::policy::Policy;
 use postern_proto::wire::v1::ShowPolicyRequest;
 
 use super::super::admin::Admin;
-use super::load;
+use super::must_load;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Source {
@@ -25,7 +25,7 @@ impl Source {
     /// The policy, after its problems have been told if it is none.
     pub(super) fn load(&self) -> anyhow::Result<Policy> {
         match &self.file {
-            Some(file) => load(file)?.ok_or_else(|| anyhow!("{} is no policy", file.display())),
+            Some(file) => must_load(file),
             None => self.stored(),
         }
     }

@@ -1,0 +1,65 @@
+//! Tells of a connection in the access log when it ends, whatever ends it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::access_log::Line;
+use crate::listen::Serve;
+use crate::live::Registration;
+use crate::metrics::Direction;
+
+/// Dropped at the connection's end.
+#[derive(Debug)]
+pub struct ConnectionLine<S: Serve> {
+    server: Arc<S>,
+    registration: Arc<Registration>,
+    from: SocketAddr,
+    began: Instant,
+}
+
+impl<S: Serve> ConnectionLine<S> {
+    pub fn new(server: Arc<S>, registration: Arc<Registration>, from: SocketAddr) -> Self {
+        Self { server, registration, from, began: Instant::now() }
+    }
+
+    fn from(&self) -> String {
+        let own = || Some(self.server.plane().credentials.current()?.svid.id().to_string());
+        let known = match self.server.direction() {
+            Direction::Inbound => self.registration.peer().map(|peer| peer.to_string()),
+            Direction::Outbound => own(),
+        };
+        known.unwrap_or_else(|| self.from.to_string())
+    }
+}
+
+impl<S: Serve> Drop for ConnectionLine<S> {
+    fn drop(&mut self) {
+        let plane = self.server.plane();
+        if !plane.access_log.is_on() {
+            return;
+        }
+        let mut story = self.registration.story.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Of an HTTP connection that was let in, each request is told by itself.
+        if self.server.speaks_http() && matches!(story.decision, Some("allow" | "observed")) {
+            return;
+        }
+        if self.registration.cut.is_cancelled() && story.reason.is_none() {
+            story.reason = Some("cut");
+        }
+        let bytes = &self.registration.bytes;
+        plane.access_log.write(&Line {
+            time: plane.clock.now(),
+            direction: self.server.direction(),
+            protocol: if self.server.speaks_http() { "http" } else { "tcp" },
+            from: &self.from(),
+            called: &self.server.called(),
+            call: None,
+            story: &story,
+            bytes: (bytes.to_app.load(Ordering::Relaxed), bytes.to_peer.load(Ordering::Relaxed)),
+            duration: self.began.elapsed(),
+            connection: Some(self.registration.number()),
+        });
+    }
+}

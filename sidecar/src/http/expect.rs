@@ -1,0 +1,59 @@
+//! `Expect: 100-continue` (RFC 9110 §10.1.1): a body that is held back until it is asked for is asked for by whoever
+//! answers, not by us on the way. Only HTTP/1.1 carries the asking here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use http::header::{EXPECT, HeaderMap};
+use http::{Request, StatusCode, Version};
+use tokio::time::Sleep;
+
+/// Whoever says nothing for so long waits for the body: not every server knows of `Expect`.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// A body that is not to be taken yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    asked: Arc<Asked>,
+    silence: Pin<Box<Sleep>>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    yes: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+/// Whether a message's sender waits with its body.
+pub(super) fn is_held(headers: &HeaderMap, version: Version) -> bool {
+    let expects = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    version == Version::HTTP_11 && headers.get(EXPECT).is_some_and(expects)
+}
+
+/// Holds a request's body back if its sender does, until the request's answer begins with `100 Continue`.
+pub(super) fn hold<B>(request: &mut Request<B>) -> Option<Held> {
+    if !is_held(request.headers(), request.version()) {
+        return None;
+    }
+    let asked = Arc::<Asked>::default();
+    let asking = asked.clone();
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            asking.yes.store(true, Ordering::Release);
+            asking.waiting.wake();
+        }
+    });
+    Some(Held { asked, silence: Box::pin(tokio::time::sleep(SILENCE_MAX)) })
+}
+
+impl Held {
+    /// Ready when the body is wanted.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.asked.waiting.register(cx.waker());
+        if self.asked.yes.load(Ordering::Acquire) { Poll::Ready(()) } else { self.silence.as_mut().poll(cx) }
+    }
+}

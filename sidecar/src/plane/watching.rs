@@ -1,0 +1,95 @@
+//! Acting at once: what changes is decided again for every live connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::mtls::{Admission as _, Denial, Exactly};
+use postern_proto::policy::Call;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Plane, denied};
+use crate::http::CallFacts;
+use crate::live::Facts;
+use crate::metrics::Direction;
+
+/// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
+pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Plane {
+    /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
+    /// until `cancel`.
+    pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
+        let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
+        let mut revoked = self.revoked.changes();
+        let watch = async {
+            let mut decided = self.clock.now();
+            let mut told = Vec::new();
+            loop {
+                self.tell_unenforceable(&mut told);
+                let changed = tokio::select! {
+                    changed = policy.changed() => changed,
+                    changed = credentials.changed() => changed,
+                    changed = revoked.changed() => changed,
+                    () = self.a_rule_ends_after(decided) => Ok(()),
+                };
+                if changed.is_err() {
+                    return;
+                }
+                decided = self.clock.now();
+                self.register.decide_again(|facts, call| self.still_allowed(facts, call));
+            }
+        };
+        cancel.run_until_cancelled(watch).await;
+    }
+
+    /// Logs what cannot be enforced, once while it stays the same.
+    fn tell_unenforceable(&self, told: &mut Vec<String>) {
+        let found = self.unenforceable();
+        if found != *told {
+            for what in &found {
+                warn!(what, "cannot be enforced, so it is refused");
+            }
+            *told = found;
+        }
+    }
+
+    /// Waits until a rule of the policy in force has ended that held at `decided`. The wall clock may jump and the
+    /// machine may sleep meanwhile, so it is looked at again and again.
+    async fn a_rule_ends_after(&self, mut decided: OffsetDateTime) {
+        loop {
+            let now = self.clock.now();
+            // After a step back of the clock, rules hold again that will end again.
+            decided = decided.min(now);
+            let end = self.policy.current().and_then(|policy| policy.next_expiry(decided));
+            let left = match end {
+                None => EXPIRY_LOOK_INTERVAL,
+                Some(end) if end <= now => return,
+                Some(end) => Duration::try_from(end - now).unwrap_or_default().min(EXPIRY_LOOK_INTERVAL),
+            };
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
+        let Some(peer) = &facts.peer else { return Ok(()) };
+        self.still_believes(peer)?;
+        match facts.direction {
+            Direction::Inbound => {
+                let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };
+                let Some(credentials) = self.credentials.current() else { return Ok(()) };
+                let own = credentials.svid.id();
+                let Some(CallFacts { method, path }) = call else {
+                    return self.decide(peer.id(), own, inbound).map(|_| ());
+                };
+                let (decision, policy) = self.decide_call(peer.id(), own, inbound, Call { method, path })?;
+                if decision.lets_pass() { Ok(()) } else { Err(denied(&decision, &policy)) }
+            }
+            Direction::Outbound => {
+                let Some(outbound) = self.config.outbounds.get(facts.listener) else { return Ok(()) };
+                Exactly(self.expected(&outbound.target)?).admit(peer)
+            }
+        }
+    }
+}
