@@ -6,6 +6,7 @@ mod diff;
 mod explain;
 mod history;
 mod rollback;
+mod settling;
 mod show;
 mod source;
 mod status;

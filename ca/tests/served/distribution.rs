@@ -162,6 +162,28 @@ async fn one_subscription_too_many_is_told_to_come_back_until_another_ends() {
     tokio::time::timeout(Duration::from_secs(8), entered).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_and_rollback_wait_until_sidecars_have_answered_but_not_for_ever() {
+    let home = Home::new();
+    let ca = home.start("");
+    ca.apply(POLICY);
+    let mut good = running(&ca, "orders", "good").await;
+    let answering = tokio::spawn(async move {
+        let version = good.slice().await.version;
+        good.acknowledge(version).await;
+        good
+    });
+    let file = home.path().join("policy.toml");
+    std::fs::write(&file, format!("{POLICY}# 2\n")).unwrap();
+    let said = ca.told(&["policy", "apply", file.to_str().unwrap(), "--author", "ann"]);
+    assert!(said.contains("version 2 is in force") && said.contains("1 of 1 sidecars run it"), "{said}");
+    let _silent = answering.await.unwrap();
+    let back = ["policy", "rollback", "1", "--author", "ann", "--wait", "200ms", "--format", "json"];
+    let said: serde_json::Value = serde_json::from_str(&ca.told(&back)).unwrap();
+    assert_eq!((&said["outcome"], counts(&said["status"])), (&json!("applied"), (0, 1)));
+    assert_eq!(notable(&said["status"]), [("good", "awaited", Some(2))]);
+}
+
 /// A report of calls to so many paths, each of about so many bytes.
 fn report(paths: usize, bytes: usize) -> Report {
     let call = |number: usize| CallReport {

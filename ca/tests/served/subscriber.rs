@@ -104,7 +104,7 @@ impl Ca {
     pub(crate) fn apply(&self, policy: &str) {
         let file = self.data_dir.with_file_name("policy.toml");
         std::fs::write(&file, policy).unwrap();
-        self.told(&["policy", "apply", file.to_str().unwrap(), "--author", "ann"]);
+        self.told(&["policy", "apply", file.to_str().unwrap(), "--author", "ann", "--wait", "0s"]);
     }
 
     /// `policy status`, and whether its exit code says that all run it.

@@ -43,8 +43,8 @@ pub(super) fn run(Status { admin, output }: Status) -> ExitCode {
 }
 
 /// The state of all sidecars, for people.
-pub(super) fn tell(status: &PolicyStatus) -> std::io::Result<()> {
-    let PolicyStatus { policy, sidecars, running, notable, more, .. } = status;
+fn tell(status: &PolicyStatus) -> std::io::Result<()> {
+    let PolicyStatus { policy, sidecars, running, .. } = status;
     match policy {
         Some(policy) => {
             let (at, author) = (cert::time(policy.applied_at), escaped(&policy.author));
@@ -58,6 +58,11 @@ pub(super) fn tell(status: &PolicyStatus) -> std::io::Result<()> {
             print(&format!("sidecars  {sidecars}"))?;
         }
     }
+    tell_notable(status)
+}
+
+/// Those that lag, or cannot enforce all.
+pub(super) fn tell_notable(PolicyStatus { notable, more, .. }: &PolicyStatus) -> std::io::Result<()> {
     if !notable.is_empty() {
         print(&format!(
             "\n{:<40}  {:<12}  {:<7}  {:<9}  {:<20}  WHY",
