@@ -114,7 +114,11 @@ impl Inside {
 fn asked_by<T>(svid: &VerifiedSvid, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let svid = Some(svid.clone());
-    request.extensions_mut().insert(Caller { address: (Ipv4Addr::LOCALHOST, 9).into(), svid });
+    request.extensions_mut().insert(Caller {
+        address: (Ipv4Addr::LOCALHOST, 9).into(),
+        svid,
+        listeners: Arc::default(),
+    });
     request
 }
 

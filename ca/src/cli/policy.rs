@@ -7,8 +7,10 @@ mod explain;
 mod graph;
 mod history;
 mod rollback;
+mod settling;
 mod show;
 mod source;
+mod status;
 mod test;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ pub(super) enum Command {
     Show(show::Show),
     History(history::History),
     Rollback(rollback::Rollback),
+    Status(status::Status),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
@@ -44,6 +47,7 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Show(show) => Ok(show::run(show)),
         Command::History(history) => Ok(history::run(history)),
         Command::Rollback(rollback) => Ok(rollback::run(rollback)),
+        Command::Status(status) => Ok(status::run(status)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");

@@ -8,6 +8,7 @@
     reason = "a test says no by a panic"
 )]
 
+mod distribution;
 mod ending;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod fixture;
@@ -15,3 +16,5 @@ mod limits;
 mod policies;
 mod revocations;
 mod starting;
+mod subscriber;
+mod subscribing;

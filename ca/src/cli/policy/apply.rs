@@ -5,13 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use postern_proto::wire::v1::apply_policy_response::Outcome;
-use postern_proto::wire::v1::{ApplyPolicyRequest, ApplyPolicyResponse, PolicyVersion};
+use postern_proto::wire::v1::{ApplyPolicyRequest, ApplyPolicyResponse, PolicyStatus, PolicyVersion};
 use serde_json::{Value, json};
+use tonic::Status;
 
 use super::super::admin::{Admin, Output};
 use super::super::author::Author;
 use super::super::{Format, cert, escaped, print};
-use super::read;
+use super::settling::{self, Settling};
+use super::{read, status};
 
 /// Put a policy in force: the CA judges it, stores it as a new version, and tells every connected sidecar its part.
 ///
@@ -43,10 +45,12 @@ pub(in crate::cli) struct Change {
     /// Only if this version is in force; 0 if there must be none.
     #[arg(long, value_name = "N")]
     pub(super) expect_version: Option<u64>,
+    #[command(flatten)]
+    pub(super) settling: Settling,
 }
 
 pub(super) fn run(Apply { file, change, admin, output }: Apply) -> anyhow::Result<ExitCode> {
-    let Change { comment, author, expect_version } = change;
+    let Change { comment, author, expect_version, settling } = change;
     let request = ApplyPolicyRequest {
         text: read(&file)?,
         file: file.display().to_string(),
@@ -55,20 +59,29 @@ pub(super) fn run(Apply { file, change, admin, output }: Apply) -> anyhow::Resul
         expect_version,
     };
     Ok(admin.ask(
-        async |client| client.apply_policy(request).await.map(tonic::Response::into_inner),
-        |answer| tell(answer, expect_version, output.format),
+        async |client| {
+            let answer = client.apply_policy(request).await?.into_inner();
+            let status = settling.follow(client, &answer).await?;
+            Ok::<_, Status>((answer, status))
+        },
+        |(answer, status)| tell(answer, status.as_ref(), expect_version, output.format),
     ))
 }
 
 /// Says what came of a change; where nothing did, that is an error.
 pub(super) fn tell(
     ApplyPolicyResponse { outcome }: ApplyPolicyResponse,
+    status: Option<&PolicyStatus>,
     expected: Option<u64>,
     format: Format,
 ) -> anyhow::Result<()> {
     let Some(outcome) = outcome else { bail!("the CA's answer has no outcome") };
     if format == Format::Json {
-        print(&as_json(&outcome, expected).to_string())?;
+        let mut shown = as_json(&outcome, expected);
+        if let (Some(status), Some(shown)) = (status, shown.as_object_mut()) {
+            shown.insert("status".to_owned(), status::as_json(status));
+        }
+        print(&shown.to_string())?;
     }
     match (outcome, format) {
         (Outcome::Applied(version), Format::Text) => {
@@ -91,7 +104,10 @@ pub(super) fn tell(
             bail!("version {current} is in force, not {expected}: somebody was faster; nothing has changed");
         }
     }
-    Ok(())
+    match (status, format) {
+        (Some(status), Format::Text) => Ok(settling::tell(status)?),
+        _ => Ok(()),
+    }
 }
 
 fn as_json(outcome: &Outcome, expected: Option<u64>) -> Value {

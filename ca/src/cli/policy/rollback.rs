@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use postern_proto::wire::v1::RollBackPolicyRequest;
+use tonic::Status;
 
 use super::super::admin::{Admin, Output};
 use super::apply::{Change, tell};
@@ -28,10 +29,14 @@ pub(in crate::cli) struct Rollback {
 }
 
 pub(super) fn run(Rollback { version, change, admin, output }: Rollback) -> ExitCode {
-    let Change { comment, author, expect_version } = change;
+    let Change { comment, author, expect_version, settling } = change;
     let request = RollBackPolicyRequest { version, author: author.name(), comment, expect_version };
     admin.ask(
-        async |client| client.roll_back_policy(request).await.map(tonic::Response::into_inner),
-        |answer| tell(answer, expect_version, output.format),
+        async |client| {
+            let answer = client.roll_back_policy(request).await?.into_inner();
+            let status = settling.follow(client, &answer).await?;
+            Ok::<_, Status>((answer, status))
+        },
+        |(answer, status)| tell(answer, status.as_ref(), expect_version, output.format),
     )
 }
