@@ -23,6 +23,9 @@ from = ["orders", "reports"]
 
 /// The measure: a sidecar may hold so many times the bytes that it took.
 const HELD_TIMES_MAX: u64 = 100;
+/// A request that the app answers has a connection to it, whose buffers do not depend on how few bytes asked for it; so
+/// many KiB at most, in an unoptimised build. `streams_max` bounds how many there are.
+const HELD_STREAM_KIB: u64 = 96;
 /// What the allocator and a new thread's first use may add, whatever is sent.
 const NOISE_KIB: u64 = 2 * 1024;
 /// An attack is left after this, whatever it has achieved.
@@ -38,6 +41,8 @@ pub struct Attack {
     pub turns: u32,
     pub connections: usize,
     pub hold: Hold,
+    /// Requests that are answered and cannot be sent back, on all connections.
+    pub streams: u64,
 }
 
 /// What the attacker does with answers.
@@ -52,6 +57,7 @@ pub enum Hold {
 /// What an attack cost.
 pub struct Cost {
     name: &'static str,
+    streams: u64,
     sent: u64,
     held_kib: u64,
     /// Sorted.
@@ -60,13 +66,13 @@ pub struct Cost {
 
 impl Cost {
     pub fn is_too_much(&self) -> bool {
-        self.held_kib > NOISE_KIB + self.sent * HELD_TIMES_MAX / 1024
+        self.held_kib > NOISE_KIB + self.sent * HELD_TIMES_MAX / 1024 + self.streams * HELD_STREAM_KIB
     }
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, sent, held_kib, neighbour } = self;
+        let Self { name, sent, held_kib, neighbour, .. } = self;
         let times = *held_kib as f64 * 1024.0 / *sent as f64;
         let p99 = neighbour[neighbour.len() * 99 / 100];
         let served = neighbour.len();
@@ -150,7 +156,7 @@ impl Door {
         // As long as `sent` lives, so do the connections.
         let held_kib = self.payments.program.resident_kib().saturating_sub(before);
         let bytes = sent.iter().map(|(bytes, _)| bytes + HANDSHAKE_BYTES).sum();
-        Cost { name: attack.name, sent: bytes, held_kib, neighbour }
+        Cost { name: attack.name, streams: attack.streams, sent: bytes, held_kib, neighbour }
     }
 
     /// The work's result, and how long each of the neighbour's requests took meanwhile; at least some.

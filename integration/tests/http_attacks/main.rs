@@ -11,9 +11,10 @@ use harness::{Attack, Door, Hold};
 
 #[tokio::test]
 async fn floods_are_bounded_and_harm_no_neighbour() {
-    let door = Door::open().await;
     let mut too_much = Vec::new();
     for attack in floods() {
+        // A fresh one for each: what one attack made it hold must not hide the next one's.
+        let door = Door::open().await;
         let cost = door.attack(&attack).await;
         println!("{cost}");
         if cost.is_too_much() {
@@ -37,6 +38,7 @@ fn floods() -> Vec<Attack> {
             turns: 5_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "resets that we are made to send",
@@ -48,6 +50,7 @@ fn floods() -> Vec<Attack> {
             turns: 5_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "a header block that goes on",
@@ -56,6 +59,7 @@ fn floods() -> Vec<Attack> {
             turns: 200,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "empty pieces of a header block",
@@ -64,6 +68,7 @@ fn floods() -> Vec<Attack> {
             turns: 50_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "an unfinished header block, held",
@@ -72,6 +77,7 @@ fn floods() -> Vec<Attack> {
             turns: 0,
             connections: 200,
             hold: Hold::Open,
+            streams: 0,
         },
         Attack {
             name: "headers that expand, held",
@@ -87,6 +93,7 @@ fn floods() -> Vec<Attack> {
             turns: 90,
             connections: 4,
             hold: Hold::Open,
+            streams: 364,
         },
         Attack {
             name: "headers that expand beyond all bounds",
@@ -102,6 +109,7 @@ fn floods() -> Vec<Attack> {
             turns: 500,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "table churn",
@@ -114,6 +122,7 @@ fn floods() -> Vec<Attack> {
             turns: 1_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "empty data",
@@ -122,6 +131,7 @@ fn floods() -> Vec<Attack> {
             turns: 50_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "data of padding only",
@@ -130,6 +140,7 @@ fn floods() -> Vec<Attack> {
             turns: 5_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "settings",
@@ -138,6 +149,7 @@ fn floods() -> Vec<Attack> {
             turns: 50_000,
             connections: 4,
             hold: Hold::Open,
+            streams: 0,
         },
         Attack {
             name: "pings",
@@ -146,6 +158,7 @@ fn floods() -> Vec<Attack> {
             turns: 50_000,
             connections: 4,
             hold: Hold::Open,
+            streams: 0,
         },
         Attack {
             name: "window updates",
@@ -154,6 +167,7 @@ fn floods() -> Vec<Attack> {
             turns: 50_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "priorities",
@@ -162,6 +176,7 @@ fn floods() -> Vec<Attack> {
             turns: 20_000,
             connections: 4,
             hold: Hold::Read,
+            streams: 0,
         },
         Attack {
             name: "zero window, large responses",
@@ -170,6 +185,7 @@ fn floods() -> Vec<Attack> {
             turns: 100,
             connections: 4,
             hold: Hold::Open,
+            streams: 400,
         },
         Attack {
             name: "a window of one byte, large responses",
@@ -178,6 +194,7 @@ fn floods() -> Vec<Attack> {
             turns: 100,
             connections: 4,
             hold: Hold::Open,
+            streams: 400,
         },
         Attack {
             name: "responses that nobody reads",
@@ -186,6 +203,7 @@ fn floods() -> Vec<Attack> {
             turns: 100,
             connections: 4,
             hold: Hold::Open,
+            streams: 400,
         },
         Attack {
             name: "uploads that the app does not read",
@@ -194,6 +212,7 @@ fn floods() -> Vec<Attack> {
             turns: 4,
             connections: 20,
             hold: Hold::Open,
+            streams: 20,
         },
         Attack {
             name: "connections that say they go away and stay",
@@ -202,6 +221,7 @@ fn floods() -> Vec<Attack> {
             turns: 0,
             connections: 200,
             hold: Hold::Open,
+            streams: 0,
         },
     ]
 }
