@@ -25,4 +25,5 @@ mod acting;
 mod acting_otherwise;
 mod carrying;
 mod deciding;
+mod ending;
 mod observing;
