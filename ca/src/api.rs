@@ -1,9 +1,12 @@
 //! The gRPC edges: the only files that know `Status`.
 
 mod admin;
+mod distribution;
 mod errors;
+mod listeners;
 mod policies;
 mod revocations;
+mod subscribe;
 mod workload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,13 +15,17 @@ use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::rates::Rates;
 use crate::store::Store;
+use crate::subscriptions::{Hub, RollLimits};
 
 pub use admin::AdminApi;
+pub use listeners::Listeners;
 pub use workload::WorkloadApi;
 
 /// A request has at most this many bytes: a CSR and a token, with room.
@@ -33,6 +40,13 @@ pub struct Shared {
     pub renew_after_expiry: Duration,
     /// Counts the changes of the stored policy and of the revocations, so that whoever tells sidecars of them wakes.
     pub changed: watch::Sender<u64>,
+    /// What sidecars are told.
+    pub hub: Arc<Hub>,
+    /// Ends the subscriptions when the CA ends.
+    pub stop: CancellationToken,
+    request_timeout: Duration,
+    /// One for each subscription.
+    streams: TaskTracker,
     requests: Semaphore,
     identities: Rates<SpiffeId>,
     addresses: Rates<IpAddr>,
@@ -40,16 +54,31 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(config: &Config, authority: Arc<Authority>, store: Store) -> Self {
+        let limits = config.limits;
+        let roll = RollLimits {
+            sidecars_max: limits.subscriptions_max,
+            identity_max: limits.identity_subscriptions_max,
+        };
         Self {
             authority,
             store,
             svid_ttl: config.svid_ttl,
             renew_after_expiry: config.renew_after_expiry,
             changed: watch::Sender::new(0),
-            requests: Semaphore::new(config.limits.requests_max),
-            identities: Rates::new(config.limits.identity_rate),
-            addresses: Rates::new(config.limits.address_rate),
+            hub: Arc::new(Hub::new(roll, limits.call_rows_max)),
+            stop: CancellationToken::new(),
+            request_timeout: limits.request_timeout,
+            streams: TaskTracker::new(),
+            requests: Semaphore::new(limits.requests_max),
+            identities: Rates::new(limits.identity_rate),
+            addresses: Rates::new(limits.address_rate),
         }
+    }
+
+    /// Waits until all subscriptions have ended, which they do at `stop`.
+    pub async fn streams_ended(&self) {
+        self.streams.close();
+        self.streams.wait().await;
     }
 
     fn has_changed(&self) {
@@ -57,11 +86,15 @@ impl Shared {
     }
 }
 
+/// A report that a sidecar makes has at most this many bytes, once it has shown who it is.
+pub const REPORT_BYTES_MAX: usize = 1024 * 1024;
+
 /// Who is at the other end of a connection, as the TLS handshake found it.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub address: SocketAddr,
     pub svid: Option<VerifiedSvid>,
+    pub listeners: Arc<Listeners>,
 }
 
 #[cfg(test)]

@@ -79,8 +79,13 @@ pub fn main() -> ExitCode {
 /// The answer of a command, on standard output. A reader that is gone, as with `| head`, has seen enough; that an
 /// answer is lost on a full disk must be known.
 fn print(text: &str) -> std::io::Result<()> {
+    print_exactly(&format!("{text}\n"))
+}
+
+/// The same, without an end of line that the text does not have.
+fn print_exactly(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }

@@ -56,6 +56,12 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// A connection is asked to end after this, and to come again if it is needed.
     pub connection_age_max: Duration,
+    /// Sidecars that listen; one more is refused.
+    pub subscriptions_max: usize,
+    /// Sidecars of one identity that listen; one more is refused.
+    pub identity_subscriptions_max: usize,
+    /// Kinds of reported calls that are kept; for a new one the oldest is dropped.
+    pub call_rows_max: usize,
     /// Certificates for one identity: so many a second on average, so many at once.
     pub identity_rate: Rate,
     /// Requests from one address.
@@ -73,11 +79,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             requests_max: 1024,
-            connections_max: 10_000,
+            connections_max: 25_000,
             handshakes_pending_max: 512,
             handshake_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
             connection_age_max: Duration::from_secs(10 * 60),
+            subscriptions_max: 20_000,
+            identity_subscriptions_max: 64,
+            call_rows_max: 10_000,
             identity_rate: Rate { per_second: 10, burst: 100 },
             address_rate: Rate { per_second: 1_000, burst: 5_000 },
         }

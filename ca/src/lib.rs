@@ -12,3 +12,4 @@ pub mod rates;
 pub mod registry;
 pub mod serve;
 pub mod store;
+pub mod subscriptions;

@@ -1,9 +1,11 @@
 //! The CA's whole life: one directory, two doors, and an orderly end.
 
 mod admin_socket;
+mod by_method;
 mod data_dir;
 mod door;
 mod pending;
+mod publishing;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -13,7 +15,6 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use postern_proto::mtls::TlsIdentity;
 use postern_proto::wire::v1::admin_server::AdminServer;
-use postern_proto::wire::v1::certificate_authority_server::CertificateAuthorityServer;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
-use crate::api::{AdminApi, REQUEST_BYTES_MAX, Shared, WorkloadApi};
+use crate::api::{AdminApi, Shared, WorkloadApi};
 use crate::authority::Authority;
 use crate::config::{Config, SVID_TTL_SHORT};
 use crate::store::Store;
+use by_method::ByMethod;
 use data_dir::DataDir;
 use door::Door;
 
@@ -36,6 +38,8 @@ const OWN_LIFE: time::Duration = time::Duration::hours(24);
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// A peer that is silent for this long is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// And is gone if it does not answer for this long.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests under way on one connection.
 const STREAMS_MAX: u32 = 100;
 /// Established connections that may wait for the gRPC server.
@@ -58,6 +62,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let own =
         Arc::new(ArcSwap::from_pointee(authority.serving_identity(OffsetDateTime::now_utc(), OWN_LIFE)?));
     let shared = Arc::new(Shared::new(&config, authority.clone(), store.clone()));
+    publishing::publish(&shared).await.context("cannot tell sidecars what is stored")?;
 
     let listener = TcpListener::bind(config.listen)
         .await
@@ -67,24 +72,23 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the admin socket {}", config.admin_socket.display()))?;
     greet(&config, &authority, &listener)?;
 
-    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, over) = (shared.stop.clone(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let (connections, established) = tokio::sync::mpsc::channel(CONNECTIONS_WAITING_MAX);
     let door = Door::new(&config, authority.clone(), own.clone());
     tasks.spawn(door.run(listener, connections, stop.clone()));
     tasks.spawn(keep_fresh(authority, own, stop.clone()));
-    let workload = CertificateAuthorityServer::new(WorkloadApi(shared.clone()))
-        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    tasks.spawn(publishing::follow(shared.clone(), stop.clone()));
     let workload = Server::builder()
         .timeout(config.limits.request_timeout)
         .max_connection_age(config.limits.connection_age_max)
-        .max_connection_age_grace(config.limits.request_timeout)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)
-        .add_service(workload)
+        .add_service(ByMethod::new(WorkloadApi(shared.clone())))
         .serve_with_incoming_shutdown(ReceiverStream::new(established), stop.clone().cancelled_owned());
     tasks.spawn(until(workload, over.clone()));
-    let admin_api = AdminServer::new(AdminApi(shared));
+    let admin_api = AdminServer::new(AdminApi(shared.clone()));
     let admin = Server::builder()
         .add_service(admin_api)
         .serve_with_incoming_shutdown(admin_socket::incoming(admin), stop.clone().cancelled_owned());
@@ -105,6 +109,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     over.cancel();
     while tasks.join_next().await.is_some() {}
+    shared.streams_ended().await;
     admin_socket::remove(&config.admin_socket);
     if let Err(error) = store.close().await {
         error!(%error, "the store did not close in order");

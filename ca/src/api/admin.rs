@@ -10,10 +10,11 @@ use postern_proto::wire::v1::list_audit_entries_request::From;
 use postern_proto::wire::v1::{
     ApplyPolicyRequest, ApplyPolicyResponse, AuditEntry, AuditVerdict, AuditWhole, CaStatus,
     CertificateRecord, CreateJoinTokenRequest, CreateJoinTokenResponse, ListAuditEntriesRequest,
-    ListAuditEntriesResponse, ListCertificatesRequest, ListCertificatesResponse, ListPolicyVersionsRequest,
-    ListPolicyVersionsResponse, ListRevokedIdentitiesRequest, ListRevokedIdentitiesResponse,
-    RestoreIdentityRequest, RestoreIdentityResponse, RevokeIdentityRequest, RevokeIdentityResponse,
-    RollBackPolicyRequest, ShowBundleRequest, ShowCertificateRequest, ShowPolicyRequest, ShowStatusRequest,
+    ListAuditEntriesResponse, ListCallReportsRequest, ListCallReportsResponse, ListCertificatesRequest,
+    ListCertificatesResponse, ListPolicyVersionsRequest, ListPolicyVersionsResponse,
+    ListRevokedIdentitiesRequest, ListRevokedIdentitiesResponse, PolicyStatus, RestoreIdentityRequest,
+    RestoreIdentityResponse, RevokeIdentityRequest, RevokeIdentityResponse, RollBackPolicyRequest,
+    ShowBundleRequest, ShowCertificateRequest, ShowPolicyRequest, ShowPolicyStatusRequest, ShowStatusRequest,
     StoredPolicy, TrustBundle, VerifyAuditRequest,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -21,7 +22,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::{Shared, errors, policies, revocations};
+use super::{Shared, distribution, errors, policies, revocations};
 use crate::attest::hash_of;
 use crate::registry::check_grantable;
 use crate::store::{self, NewToken, Query, Record};
@@ -190,6 +191,20 @@ impl Admin for AdminApi {
     ) -> Result<Response<ApplyPolicyResponse>, Status> {
         let applied = policies::roll_back(&self.0, request.into_inner(), OffsetDateTime::now_utc());
         applied.await.map(Response::new)
+    }
+
+    async fn show_policy_status(
+        &self,
+        _: Request<ShowPolicyStatusRequest>,
+    ) -> Result<Response<PolicyStatus>, Status> {
+        Ok(Response::new(distribution::status(&self.0, OffsetDateTime::now_utc())))
+    }
+
+    async fn list_call_reports(
+        &self,
+        request: Request<ListCallReportsRequest>,
+    ) -> Result<Response<ListCallReportsResponse>, Status> {
+        Ok(Response::new(distribution::calls(&self.0, request.into_inner())))
     }
 
     async fn revoke_identity(

@@ -42,7 +42,7 @@ pub(super) fn commit(error: &CommitError) -> Status {
 
 pub(super) fn store(error: &StoreError) -> Status {
     error!(%error, "the store failed");
-    Status::unavailable("the CA's store does not work at the moment; nothing was issued")
+    Status::unavailable("the CA's store does not work at the moment; nothing was issued or changed")
 }
 
 pub(super) fn issue(error: &IssueError) -> Status {

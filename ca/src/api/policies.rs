@@ -81,8 +81,7 @@ async fn after(shared: &Shared, outcome: &Outcome, author: String, at: i64) -> R
 /// The policy's digest, if nothing stands against it.
 fn judge(file: &str, text: &str, own: &TrustDomain, now: OffsetDateTime) -> Result<String, PolicyRefused> {
     let checked = check(file, text, now, WARN_DAYS_DEFAULT);
-    let is_error = |severity| severity == Severity::Error;
-    let errors = checked.problems.iter().filter(|problem| is_error(problem.severity));
+    let errors = checked.problems.iter().filter(|problem| problem.severity == Severity::Error);
     let Some(policy) = checked.policy else { return Err(refused(errors.map(ToString::to_string))) };
     let shown = file.escape_debug();
     if policy.trust_domain() != own {
@@ -91,7 +90,7 @@ fn judge(file: &str, text: &str, own: &TrustDomain, now: OffsetDateTime) -> Resu
         return Err(refused([problem].into_iter()));
     }
     let failing = run_expectations(&policy, now);
-    let mut failing = failing.iter().filter_map(|result| {
+    let failing = failing.iter().filter_map(|result| {
         let (expected, (port, found)) = (result.expectation, result.failure.as_ref()?);
         let call = expected.call.as_deref().map(|call| format!(" {call}")).unwrap_or_default();
         Some(format!(
@@ -103,7 +102,7 @@ fn judge(file: &str, text: &str, own: &TrustDomain, now: OffsetDateTime) -> Resu
             found.as_str()
         ))
     });
-    let mut failing = failing.by_ref().peekable();
+    let mut failing = failing.peekable();
     if failing.peek().is_some() { Err(refused(failing)) } else { Ok(policy.digest().to_owned()) }
 }
 

@@ -1,8 +1,12 @@
 use std::net::Ipv4Addr;
 
 use postern_proto::identity::{TrustDomain, VerifiedSvid, verify};
+use postern_proto::wire::v1::admin_server::Admin as _;
 use postern_proto::wire::v1::certificate_authority_server::CertificateAuthority as _;
-use postern_proto::wire::v1::{IssueResponse, RenewRequest};
+use postern_proto::wire::v1::{
+    ApplyPolicyRequest, IssueResponse, RenewRequest, RestoreIdentityRequest, RevokeIdentityRequest,
+    RollBackPolicyRequest,
+};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use ring::digest;
 use rustls_pki_types::CertificateDer;
@@ -110,7 +114,11 @@ impl Inside {
 fn asked_by<T>(svid: &VerifiedSvid, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let svid = Some(svid.clone());
-    request.extensions_mut().insert(Caller { address: (Ipv4Addr::LOCALHOST, 9).into(), svid });
+    request.extensions_mut().insert(Caller {
+        address: (Ipv4Addr::LOCALHOST, 9).into(),
+        svid,
+        listeners: Arc::default(),
+    });
     request
 }
 
@@ -185,4 +193,35 @@ async fn the_key_of_the_current_certificate_is_not_certified_again() {
     let held = inside.on_record(Time::minutes(30)).await;
     let refused = inside.renew(&held, &held.key).await;
     inside.assert_refused(refused, Code::InvalidArgument, "make a new one").await;
+}
+
+#[tokio::test]
+async fn each_change_of_the_policy_or_of_revocations_and_nothing_else_wakes_who_tells_sidecars() {
+    let inside = Inside::new();
+    let shared = inside.api.0.clone();
+    let admin = AdminApi(shared.clone());
+    let author = || "ana".to_owned();
+    let apply = async |text: &str| {
+        let (text, file) = (text.to_owned(), "policy.toml".to_owned());
+        let request = ApplyPolicyRequest { text, file, author: author(), ..Default::default() };
+        admin.apply_policy(Request::new(request)).await.unwrap();
+        *shared.changed.borrow()
+    };
+    assert_eq!(apply("trust_domain = 1").await, 0);
+    assert_eq!(apply("trust_domain = \"shop.example\"").await, 1);
+    assert_eq!(apply("trust_domain = \"shop.example\"").await, 1);
+    let back = RollBackPolicyRequest { version: 1, author: author(), ..Default::default() };
+    admin.roll_back_policy(Request::new(back)).await.unwrap();
+    assert_eq!(*shared.changed.borrow(), 1, "what is in force is not rolled back to");
+    for (changes, reason) in [(2, "stolen"), (2, "again")] {
+        let (id, reason) = ("orders".to_owned(), reason.to_owned());
+        let request = RevokeIdentityRequest { id, reason, author: author() };
+        admin.revoke_identity(Request::new(request)).await.unwrap();
+        assert_eq!(*shared.changed.borrow(), changes);
+    }
+    for changes in [3, 3] {
+        let request = RestoreIdentityRequest { id: "orders".to_owned(), author: author() };
+        admin.restore_identity(Request::new(request)).await.unwrap();
+        assert_eq!(*shared.changed.borrow(), changes);
+    }
 }

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use postern_proto::join_token::JoinToken;
 use postern_proto::wire::v1::certificate_authority_server::CertificateAuthority;
 use postern_proto::wire::v1::issue_request::Attestation as Proof;
-use postern_proto::wire::v1::{
-    IssueRequest, IssueResponse, RenewRequest, SidecarReport, SidecarUpdate, TrustBundle,
-};
+use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, SidecarReport, TrustBundle};
 use time::OffsetDateTime;
 use tokio::sync::SemaphorePermit;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
+use super::subscribe::{self, Updates};
 use super::{Caller, Shared, errors};
 use crate::attest::Attestation;
 use crate::issue::{Csr, Released, Template};
@@ -56,13 +55,22 @@ impl CertificateAuthority for WorkloadApi {
         self.answer(issued.await, subject).await
     }
 
-    type SubscribeStream = tokio_stream::Empty<Result<SidecarUpdate, Status>>;
+    type SubscribeStream = Updates;
 
     async fn subscribe(
         &self,
-        _: Request<tonic::Streaming<SidecarReport>>,
+        request: Request<Streaming<SidecarReport>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let caller = caller(&request)?;
+        let opened = async {
+            let _permit = self.admit(&caller)?;
+            subscribe::open(&self.0, &caller, request.into_inner()).await
+        };
+        let refused = |status: &Status| {
+            let subject = caller.svid.as_ref().map(|svid| svid.id().to_string());
+            warn!(address = %caller.address, id = subject, reason = status.message(), "subscription refused");
+        };
+        opened.await.inspect_err(refused).map(Response::new)
     }
 }
 

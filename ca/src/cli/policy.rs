@@ -1,8 +1,16 @@
-//! `postern-ca policy`: the allow-list, read and questioned offline by the code that enforces it.
+//! `postern-ca policy`: the allow-list, read and questioned by the code that enforces it, and put in force.
 
+mod apply;
 mod check;
 mod diff;
 mod explain;
+mod graph;
+mod history;
+mod rollback;
+mod settling;
+mod show;
+mod source;
+mod status;
 mod test;
 
 use std::path::Path;
@@ -20,6 +28,12 @@ pub(super) enum Command {
     Test(test::Test),
     Explain(explain::Explain),
     Diff(diff::Args),
+    Graph(graph::Args),
+    Apply(apply::Apply),
+    Show(show::Show),
+    History(history::History),
+    Rollback(rollback::Rollback),
+    Status(status::Status),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
@@ -28,6 +42,12 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Test(test) => test::run(&test),
         Command::Explain(explain) => explain::run(&explain),
         Command::Diff(args) => diff::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Apply(apply) => apply::run(apply),
+        Command::Show(show) => Ok(show::run(show)),
+        Command::History(history) => Ok(history::run(history)),
+        Command::Rollback(rollback) => Ok(rollback::run(rollback)),
+        Command::Status(status) => Ok(status::run(status)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postern-ca: {error:#}");

@@ -17,7 +17,7 @@ use super::{
 use crate::duration::{self, ParseDurationError};
 
 /// Every key, for suggestions.
-pub(super) const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 22] = [
     "trust_domain",
     "data_dir",
     "listen",
@@ -31,6 +31,9 @@ pub(super) const KEYS: [&str; 19] = [
     "handshake_timeout",
     "request_timeout",
     "connection_age_max",
+    "subscriptions_max",
+    "identity_subscriptions_max",
+    "call_rows_max",
     "identity_per_second",
     "identity_burst",
     "address_per_second",
@@ -69,6 +72,9 @@ struct RawLimits {
     handshake_timeout: Option<Spanned<String>>,
     request_timeout: Option<Spanned<String>>,
     connection_age_max: Option<Spanned<String>>,
+    subscriptions_max: Option<Spanned<i64>>,
+    identity_subscriptions_max: Option<Spanned<i64>>,
+    call_rows_max: Option<Spanned<i64>>,
     identity_per_second: Option<Spanned<i64>>,
     identity_burst: Option<Spanned<i64>>,
     address_per_second: Option<Spanned<i64>>,
@@ -158,6 +164,13 @@ impl Reader<'_> {
             ("requests_max", &raw.requests_max, &mut limits.requests_max),
             ("connections_max", &raw.connections_max, &mut limits.connections_max),
             ("handshakes_pending_max", &raw.handshakes_pending_max, &mut limits.handshakes_pending_max),
+            ("subscriptions_max", &raw.subscriptions_max, &mut limits.subscriptions_max),
+            (
+                "identity_subscriptions_max",
+                &raw.identity_subscriptions_max,
+                &mut limits.identity_subscriptions_max,
+            ),
+            ("call_rows_max", &raw.call_rows_max, &mut limits.call_rows_max),
         ] {
             self.count(key, given.as_ref(), count);
         }

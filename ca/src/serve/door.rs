@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 
+/// How old a connection may be.
+#[derive(Debug, Clone, Copy)]
+struct Ages {
+    /// Then the server asks it to end.
+    most: Duration,
+    /// And so much later it is cut, if no sidecar listens on it.
+    grace: Duration,
+}
+
 /// Lets workloads in.
 #[derive(Debug)]
 pub(super) struct Door {
@@ -37,6 +47,7 @@ pub(super) struct Door {
     pending: Arc<Pending>,
     connections: Arc<Semaphore>,
     handshake_timeout: Duration,
+    ages: Ages,
     renew_after_expiry: Duration,
 }
 
@@ -48,6 +59,7 @@ impl Door {
             pending: Arc::new(Pending::new(config.limits.handshakes_pending_max)),
             connections: Arc::new(Semaphore::new(config.limits.connections_max)),
             handshake_timeout: config.limits.handshake_timeout,
+            ages: Ages { most: config.limits.connection_age_max, grace: config.limits.request_timeout },
             renew_after_expiry: config.renew_after_expiry,
         }
     }
@@ -96,7 +108,9 @@ impl Door {
                 Ok((tls, caller)) => {
                     drop(place);
                     // The server is gone only when everything ends.
-                    let _ending = established.send(Ok(Connection { tls, caller, _permit: permit })).await;
+                    let cut = Box::pin(tokio::time::sleep(self.ages.most + self.ages.grace));
+                    let connection = Connection { tls, caller, cut, grace: self.ages.grace, _permit: permit };
+                    let _ending = established.send(Ok(connection)).await;
                     return;
                 }
                 Err(refused) => refused,
@@ -128,7 +142,9 @@ impl Door {
         let config =
             server_config(&self.own.load(), judge.clone(), &[b"h2"]).map_err(|error| failed(&error))?;
         match TlsAcceptor::from(config).accept(stream).into_fallible().await {
-            Ok(tls) => Ok((tls, Caller { address, svid: judge.admitted().cloned() })),
+            Ok(tls) => {
+                Ok((tls, Caller { address, svid: judge.admitted().cloned(), listeners: Arc::default() }))
+            }
             Err((error, stream)) => {
                 let mut refused = failed(&error);
                 if let Some(Verdict::Unverified(why)) = judge.verdict() {
@@ -172,7 +188,24 @@ async fn farewell(mut stream: TcpStream) {
 pub(super) struct Connection {
     tls: TlsStream<TcpStream>,
     caller: Caller,
+    /// When it is too old.
+    cut: Pin<Box<Sleep>>,
+    grace: Duration,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// A subscription lives as long as a certificate; all else must be over by now.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        while self.cut.as_mut().poll(cx).is_ready() {
+            if !self.caller.listeners.any() {
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the connection is too old"));
+            }
+            let later = Instant::now() + self.grace;
+            self.cut.as_mut().reset(later);
+        }
+        Ok(())
+    }
 }
 
 impl Connected for Connection {
@@ -189,6 +222,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_read(cx, buffer)
     }
 }

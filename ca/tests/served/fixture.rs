@@ -76,8 +76,13 @@ impl Home {
 
     /// Waits until the CA's log has `text`: a thread of its own writes it.
     pub(crate) async fn logged(&self, text: &str) {
+        self.logged_times(text, 1).await;
+    }
+
+    /// Waits until it has it so many times.
+    pub(crate) async fn logged_times(&self, text: &str, times: usize) {
         let there = async {
-            while !self.log().contains(text) {
+            while self.log().matches(text).count() < times {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -8,8 +8,13 @@
     reason = "a test says no by a panic"
 )]
 
+mod distribution;
 mod ending;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod fixture;
 mod limits;
+mod policies;
+mod revocations;
 mod starting;
+mod subscriber;
+mod subscribing;

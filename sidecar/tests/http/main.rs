@@ -26,4 +26,5 @@ mod acting_otherwise;
 mod carrying;
 mod deciding;
 mod ending;
+mod hostile;
 mod observing;

@@ -2,7 +2,6 @@
 
 mod shown;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
@@ -15,17 +14,21 @@ use time::OffsetDateTime;
 
 use super::super::admin::Output;
 use super::super::{Format, print};
-use super::{must_load, time_of};
+use super::source::Source;
+use super::time_of;
 
 /// Say whether a caller may call a service, and which line decides.
 ///
-/// Exit code: 0 allowed (or observed), on every port that was asked; 1 not; 2 the question is malformed.
+/// Exit code: 0 allowed (or observed), on every port that was asked; 1 not; 2 the question is malformed, or there is no
+/// policy to ask.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  postern-ca policy explain policy.toml --from orders --to payments --port api --call 'POST /charge'"
+    after_help = "Example:\n  postern-ca policy explain policy.toml --from orders --to payments --port api --call 'POST /charge'\n  \
+    postern-ca policy explain --live --data-dir ca --from orders --to payments"
 )]
 pub(in crate::cli) struct Explain {
-    file: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// The caller: a declared service, a path under the own trust domain, or a SPIFFE ID.
     #[arg(long)]
     from: String,
@@ -69,7 +72,7 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(explain: &Explain) -> anyhow::Result<ExitCode> {
-    let policy = must_load(&explain.file)?;
+    let policy = explain.source.load()?;
     let from =
         policy.peer(&explain.from).map_err(|error| malformed("--from", &explain.from, &policy, &error))?;
     let call = explain.call.as_deref().map(Call::parse).transpose().context("--call")?;
@@ -87,7 +90,7 @@ pub(super) fn run(explain: &Explain) -> anyhow::Result<ExitCode> {
         call: explain.call.as_deref(),
     };
     let Some(service) = to.and_then(|id| policy.service_with(&id)) else {
-        let file = policy.file();
+        let file = policy.file().escape_debug();
         let detail = format!("{file} declares no service {:?}, so nobody may call it", explain.to);
         return tell_nobody(&question, with_nearest(detail, &explain.to, &policy), explain);
     };

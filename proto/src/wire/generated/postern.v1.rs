@@ -1045,6 +1045,154 @@ pub struct RevokedIdentity {
     #[prost(int64, tag = "4")]
     pub revoked_at: i64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowPolicyStatusRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicyStatus {
+    /// The policy that sidecars are told; absent where none is stored.
+    #[prost(message, optional, tag = "1")]
+    pub policy: ::core::option::Option<PolicyInForce>,
+    /// Sidecars that are connected, or went away within the last hour without taking leave.
+    #[prost(uint64, tag = "2")]
+    pub sidecars: u64,
+    /// Of these, those that run this policy.
+    #[prost(uint64, tag = "3")]
+    pub running: u64,
+    /// Of these, those that are connected and have not answered yet.
+    #[prost(uint64, tag = "4")]
+    pub awaited: u64,
+    /// Those that do not run it, or cannot enforce all of it: at most 500, by identity and instance.
+    #[prost(message, repeated, tag = "5")]
+    pub notable: ::prost::alloc::vec::Vec<SidecarStatus>,
+    /// How many more there are.
+    #[prost(uint64, tag = "6")]
+    pub more: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyInForce {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// `sha256:…` of the text.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub file: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub author: ::prost::alloc::string::String,
+    /// Unix seconds.
+    #[prost(int64, tag = "5")]
+    pub applied_at: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SidecarStatus {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub instance: ::prost::alloc::string::String,
+    /// The program's version.
+    #[prost(string, tag = "3")]
+    pub program: ::prost::alloc::string::String,
+    #[prost(enumeration = "sidecar_status::Lag", tag = "4")]
+    pub lag: i32,
+    /// Unix seconds: connected since, or away since.
+    #[prost(int64, tag = "5")]
+    pub since: i64,
+    /// The version that it runs, as far as it has said.
+    #[prost(uint64, optional, tag = "6")]
+    pub version: ::core::option::Option<u64>,
+    /// Why it does not run the policy in force, in words.
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+    /// What it cannot enforce of the version it runs, and so refuses.
+    #[prost(string, repeated, tag = "8")]
+    pub unenforceable: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Nested message and enum types in `SidecarStatus`.
+pub mod sidecar_status {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Lag {
+        Unspecified = 0,
+        /// It runs the policy in force.
+        None = 1,
+        /// It is connected and has not answered yet.
+        Awaited = 2,
+        Away = 3,
+        /// It did not take the policy, or could not be sent it.
+        Refused = 4,
+        /// It has a policy file of its own, which is another.
+        OwnFile = 5,
+    }
+    impl Lag {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "LAG_UNSPECIFIED",
+                Self::None => "LAG_NONE",
+                Self::Awaited => "LAG_AWAITED",
+                Self::Away => "LAG_AWAY",
+                Self::Refused => "LAG_REFUSED",
+                Self::OwnFile => "LAG_OWN_FILE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "LAG_UNSPECIFIED" => Some(Self::Unspecified),
+                "LAG_NONE" => Some(Self::None),
+                "LAG_AWAITED" => Some(Self::Awaited),
+                "LAG_AWAY" => Some(Self::Away),
+                "LAG_REFUSED" => Some(Self::Refused),
+                "LAG_OWN_FILE" => Some(Self::OwnFile),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCallReportsRequest {
+    /// Only rows after this number; 0 begins at the first.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// At most this many; 0, and more than 500, is 500.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCallReportsResponse {
+    /// Empty when there are none after `after`.
+    #[prost(message, repeated, tag = "1")]
+    pub rows: ::prost::alloc::vec::Vec<ReportedCalls>,
+    /// Calls since the CA started that are in no row, for want of room.
+    #[prost(uint64, tag = "2")]
+    pub lost: u64,
+}
+/// Calls of one kind, of all sidecars of one identity.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportedCalls {
+    /// Grows from row to row, with gaps.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// To whom, as a SPIFFE ID.
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// Added up; the digest is of the policy that decided the last of them.
+    #[prost(message, optional, tag = "3")]
+    pub calls: ::core::option::Option<CallReport>,
+}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -1383,6 +1531,53 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("postern.v1.Admin", "RollBackPolicy"));
             self.inner.unary(req, path, codec).await
         }
+        /// Which sidecars run the policy in force.
+        pub async fn show_policy_status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowPolicyStatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::PolicyStatus>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/ShowPolicyStatus",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "ShowPolicyStatus"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Calls that no rule allows, as sidecars reported them since the CA started; by row number.
+        pub async fn list_call_reports(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCallReportsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCallReportsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.v1.Admin/ListCallReports",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.v1.Admin", "ListCallReports"));
+            self.inner.unary(req, path, codec).await
+        }
         /// A revoked identity gets no certificate and no join token, and sidecars talk to it no more.
         pub async fn revoke_identity(
             &mut self,
@@ -1541,6 +1736,19 @@ pub mod admin_server {
             request: tonic::Request<super::RollBackPolicyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ApplyPolicyResponse>,
+            tonic::Status,
+        >;
+        /// Which sidecars run the policy in force.
+        async fn show_policy_status(
+            &self,
+            request: tonic::Request<super::ShowPolicyStatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::PolicyStatus>, tonic::Status>;
+        /// Calls that no rule allows, as sidecars reported them since the CA started; by row number.
+        async fn list_call_reports(
+            &self,
+            request: tonic::Request<super::ListCallReportsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCallReportsResponse>,
             tonic::Status,
         >;
         /// A revoked identity gets no certificate and no join token, and sidecars talk to it no more.
@@ -2113,6 +2321,96 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RollBackPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/ShowPolicyStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowPolicyStatusSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ShowPolicyStatusRequest>
+                    for ShowPolicyStatusSvc<T> {
+                        type Response = super::PolicyStatus;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowPolicyStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::show_policy_status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowPolicyStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.v1.Admin/ListCallReports" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCallReportsSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListCallReportsRequest>
+                    for ListCallReportsSvc<T> {
+                        type Response = super::ListCallReportsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCallReportsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_call_reports(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCallReportsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,30 @@
+//! Whether a connection carries subscriptions: it may then be older than others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts the subscriptions of one connection.
+#[derive(Debug, Default)]
+pub struct Listeners(AtomicUsize);
+
+/// One subscription, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Listener(Arc<Listeners>);
+
+impl Listeners {
+    pub(super) fn enter(self: &Arc<Self>) -> Listener {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Listener(self.clone())
+    }
+
+    /// Whether there is one now.
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

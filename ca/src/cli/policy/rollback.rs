@@ -1,0 +1,42 @@
+//! `postern-ca policy rollback`: an older version's text put in force again.
+
+use std::process::ExitCode;
+
+use postern_proto::wire::v1::RollBackPolicyRequest;
+use tonic::Status;
+
+use super::super::admin::{Admin, Output};
+use super::apply::{Change, tell};
+
+/// Put the text of an older version in force again, as a new version: history only grows.
+///
+/// It is judged like any other policy: a text whose expectations no longer hold, say because a rule has ended, is
+/// refused, and what was in force stays.
+///
+/// Exit code: 0 in force; 1 refused, no such version, or another version was in force than expected.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  postern-ca policy history --data-dir ca\n  \
+    postern-ca policy rollback 2 --comment \"3 broke reports\" --data-dir ca")]
+pub(in crate::cli) struct Rollback {
+    /// The version whose text is wanted.
+    version: u64,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    admin: Admin,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(Rollback { version, change, admin, output }: Rollback) -> ExitCode {
+    let Change { comment, author, expect_version, settling } = change;
+    let request = RollBackPolicyRequest { version, author: author.name(), comment, expect_version };
+    admin.ask(
+        async |client| {
+            let answer = client.roll_back_policy(request).await?.into_inner();
+            let status = settling.follow(client, &answer).await?;
+            Ok::<_, Status>((answer, status))
+        },
+        |(answer, status)| tell(answer, status.as_ref(), expect_version, output.format),
+    )
+}
