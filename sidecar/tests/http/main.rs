@@ -23,6 +23,7 @@ mod sidecar;
 mod access_log;
 mod acting;
 mod acting_otherwise;
+mod again;
 mod carrying;
 mod deciding;
 mod ending;
