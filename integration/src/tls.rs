@@ -23,9 +23,19 @@ pub async fn connect(
     identity: Option<&Svid>,
     bundles: Arc<TrustBundles>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_speaking(address, identity, bundles, &[]).await
+}
+
+/// The same, with ALPN.
+pub async fn connect_speaking(
+    address: SocketAddr,
+    identity: Option<&Svid>,
+    bundles: Arc<TrustBundles>,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let identity = identity.map(|svid| TlsIdentity::new(svid).unwrap());
     let judge = Arc::new(Judge::new(bundles, Arc::new(Anyone)));
-    let config = client_config(identity.as_ref(), judge, &[]).unwrap();
+    let config = client_config(identity.as_ref(), judge, alpn).unwrap();
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     TlsConnector::from(config).connect(server_name(), tcp).await
