@@ -102,6 +102,8 @@ async fn the_last_good_policy_outlives_the_ca_and_a_restart_of_the_sidecar() {
     let mut stream = pair.live().await;
     pair.ca.stop().await;
     echo(&mut stream).await.unwrap();
+    // Nobody waits for it to drain.
+    drop(stream);
     pair.payments.program.signal("TERM");
     assert!(pair.payments.program.exit().await.success());
     pair.payments.restart();
