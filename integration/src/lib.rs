@@ -3,6 +3,7 @@
 pub mod apps;
 pub mod certs;
 pub mod grpc;
+pub mod live;
 pub mod load;
 mod mesh;
 mod ports;

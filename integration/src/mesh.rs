@@ -50,12 +50,20 @@ pub struct Ca {
 #[derive(Debug, Clone)]
 pub struct SidecarSpec {
     name: String,
-    inbounds: Vec<(String, SocketAddr)>,
-    outbounds: Vec<(String, SocketAddr)>,
+    inbounds: Vec<Listener>,
+    outbounds: Vec<Listener>,
     identity: Option<String>,
     policy: Option<PathBuf>,
     extra: String,
     /// Of all listeners.
+    protocol: &'static str,
+}
+
+#[derive(Debug, Clone)]
+struct Listener {
+    /// The inbound's own, or that of the outbound's service.
+    name: String,
+    to: SocketAddr,
     protocol: &'static str,
 }
 
@@ -130,22 +138,22 @@ impl Mesh {
         if let Some(policy) = &spec.policy {
             write!(text, "[policy]\nfile = \"{}\"\n", policy.display()).unwrap();
         }
-        let (mut inbounds, mut outbounds, protocol) = (Vec::new(), Vec::new(), spec.protocol);
-        for (name, app) in &spec.inbounds {
+        let (mut inbounds, mut outbounds) = (Vec::new(), Vec::new());
+        for Listener { name, to, protocol } in &spec.inbounds {
             inbounds.push(listen());
             let listen = inbounds.last().unwrap();
             write!(
                 text,
-                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"{protocol}\"\n"
+                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{to}\"\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
-        for (service, to) in &spec.outbounds {
+        for Listener { name, to, protocol } in &spec.outbounds {
             outbounds.push(listen());
             let listen = outbounds.last().unwrap();
             write!(
                 text,
-                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{service}\"\nto = [\"{to}\"]\nprotocol = \"{protocol}\"\n"
+                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{name}\"\nto = [\"{to}\"]\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
@@ -221,13 +229,17 @@ impl SidecarSpec {
     }
 
     pub fn inbound(mut self, name: &str, app: SocketAddr) -> Self {
-        self.inbounds.push((name.to_owned(), app));
+        self.inbounds.push(self.listener(name, app));
         self
     }
 
     pub fn outbound(mut self, service: &str, to: SocketAddr) -> Self {
-        self.outbounds.push((service.to_owned(), to));
+        self.outbounds.push(self.listener(service, to));
         self
+    }
+
+    fn listener(&self, name: &str, to: SocketAddr) -> Listener {
+        Listener { name: name.to_owned(), to, protocol: self.protocol }
     }
 
     pub fn policy(mut self, file: &Path) -> Self {
@@ -235,7 +247,7 @@ impl SidecarSpec {
         self
     }
 
-    /// With inbounds and outbounds that speak HTTP.
+    /// Inbounds and outbounds that follow speak HTTP.
     pub fn http(mut self) -> Self {
         self.protocol = "http";
         self

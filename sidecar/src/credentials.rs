@@ -19,10 +19,15 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Whether the identity's time is over. It is good through the whole second of notAfter (svid.md, Time).
+    /// Whether the identity's time is over.
     pub fn is_expired(&self, now: OffsetDateTime) -> bool {
-        now.unix_timestamp() > self.svid.verified().not_after().unix_timestamp()
+        !holds_until(self.svid.verified().not_after(), now)
     }
+}
+
+/// Whether a certificate still holds. It is good through the whole second of notAfter (svid.md, Time).
+pub fn holds_until(not_after: OffsetDateTime, now: OffsetDateTime) -> bool {
+    now.unix_timestamp() <= not_after.unix_timestamp()
 }
 
 /// Holds the newest credentials: one writer, many readers. Empty until the first identity has come.

@@ -217,7 +217,8 @@ impl Admission for Door {
         self.plane.still_believes(peer)?;
         let (peer, own) = (peer.id(), self.credentials.svid.id());
         let decision = self.plane.admit(peer, own, &self.inbound, &self.registration.story)?;
-        if let Decision::Observed { .. } = &decision {
+        // Over HTTP each request says it for itself.
+        if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, self.inbound.protocol) {
             let (port, reason) = (self.inbound.name.as_str(), decision.reason());
             tracing::info!(%peer, service = %own, port, reason, "observed");
         }

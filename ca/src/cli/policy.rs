@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod diff;
 mod explain;
+mod graph;
 mod history;
 mod rollback;
 mod settling;
@@ -27,6 +28,7 @@ pub(super) enum Command {
     Test(test::Test),
     Explain(explain::Explain),
     Diff(diff::Args),
+    Graph(graph::Args),
     Apply(apply::Apply),
     Show(show::Show),
     History(history::History),
@@ -40,6 +42,7 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Test(test) => test::run(&test),
         Command::Explain(explain) => explain::run(&explain),
         Command::Diff(args) => diff::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Apply(apply) => apply::run(apply),
         Command::Show(show) => Ok(show::run(show)),
         Command::History(history) => Ok(history::run(history)),

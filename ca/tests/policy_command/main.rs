@@ -4,7 +4,9 @@
 
 mod check;
 mod diff;
+mod documented;
 mod explain;
+mod graph;
 mod test;
 
 use std::process::{Command, Output};

@@ -8,6 +8,7 @@
 mod compare;
 mod inbounds;
 mod parts;
+mod rule_comparison;
 mod said;
 
 use std::sync::Arc;
@@ -127,9 +128,14 @@ impl Changes {
         self.kept.is_empty()
     }
 
-    pub(super) fn push(&mut self, change: Change) {
+    fn push(&mut self, change: Change) {
+        self.push_with(|| change);
+    }
+
+    /// Makes the change only if it is kept.
+    fn push_with(&mut self, change: impl FnOnce() -> Change) {
         if self.kept.len() < DIFF_CHANGES_MAX {
-            self.kept.push(change);
+            self.kept.push(change());
         } else {
             self.more += 1;
         }

@@ -83,14 +83,17 @@ impl RuleIndex {
         lists
     }
 
-    /// The most segments of a peer pattern that has a wildcard.
-    pub(super) fn peer_depth_max(&self) -> usize {
-        self.peer_patterns.depth_max.saturating_sub(1)
+    /// With how many segments the last pattern ends that could cover a part of this peer pattern, which ends in `**`.
+    pub(super) fn depth_of_peer(&self, peer: &IdPattern) -> usize {
+        let domain = Segment::Literal(peer.trust_domain().as_str().into());
+        let segments = std::iter::once(&domain).chain(peer.path().segments());
+        self.peer_patterns.depth_below(0, segments, 0).saturating_sub(1)
     }
 
-    /// The most segments of a call's path.
-    pub(super) fn call_depth_max(&self) -> usize {
-        self.calls.depth_max.saturating_sub(1)
+    /// Likewise of the path of this call pattern.
+    pub(super) fn depth_of_call(&self, call: &CallPattern) -> usize {
+        let segments = std::iter::once(call.method()).chain(call.path().segments());
+        self.calls.depth_below(0, segments, 0).saturating_sub(1)
     }
 
     /// The rules without `calls`.
@@ -169,8 +172,6 @@ impl<'a> RuleLists<'a> {
 #[derive(Debug, Clone)]
 struct PatternTree {
     nodes: Vec<Node>,
-    /// The most segments of a pattern, a last `**` not counted.
-    depth_max: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -183,16 +184,14 @@ struct Node {
 
 impl Default for PatternTree {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()], depth_max: 0 }
+        Self { nodes: vec![Node::default()] }
     }
 }
 
 impl PatternTree {
     fn insert<'s>(&mut self, segments: impl Iterator<Item = &'s Segment>, rest: bool, number: RuleNumber) {
         let mut at = 0;
-        let mut depth = 0;
         for segment in segments {
-            depth += 1;
             let next = self.nodes.len();
             let Some(node) = self.nodes.get_mut(at) else { return };
             at = match segment {
@@ -203,7 +202,6 @@ impl PatternTree {
                 self.nodes.push(Node::default());
             }
         }
-        self.depth_max = self.depth_max.max(depth);
         if let Some(node) = self.nodes.get_mut(at) {
             push_once(if rest { &mut node.ending_in_rest } else { &mut node.ending_here }, number);
         }
@@ -267,5 +265,24 @@ impl PatternTree {
         {
             self.find_covering_below(next, segments, rest, found);
         }
+    }
+
+    /// How deep the patterns lead that cover these segments and then any others, an empty one last.
+    fn depth_below<'s>(
+        &self,
+        at: usize,
+        mut segments: impl Iterator<Item = &'s Segment> + Clone,
+        depth: usize,
+    ) -> usize {
+        let Some(node) = self.nodes.get(at) else { return depth };
+        let segment = segments.next();
+        let literal = match segment {
+            Some(Segment::Literal(literal)) => node.literals.get(literal),
+            Some(Segment::Any) => None,
+            None => node.literals.get(""),
+        };
+        let any = node.any.filter(|_| segment.is_none_or(|segment| Segment::Any.covers(segment)));
+        let below = [literal.copied(), any].into_iter().flatten();
+        below.map(|next| self.depth_below(next, segments.clone(), depth + 1)).max().unwrap_or(depth)
     }
 }

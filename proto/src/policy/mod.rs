@@ -1,4 +1,4 @@
-//! The allow-list: read from one reviewed file, decided by one pure function (`policy.md` is its exact meaning).
+//! The allow-list: read from one reviewed file, decided by one pure function (`docs/POLICY.md` says what it means).
 
 mod bounds;
 mod call;
@@ -10,6 +10,7 @@ mod diff;
 mod document;
 mod expectation;
 mod expires;
+mod graph;
 mod inbounds;
 mod index;
 mod path;
@@ -42,6 +43,7 @@ pub use diff::{
 pub use document::{EXPECTATIONS_MAX, LIST_ENTRIES_MAX, RULES_MAX};
 pub use expectation::{Expectation, ExpectationResult, run_expectations};
 pub use expires::{Expires, ExpiresError};
+pub use graph::{Edge, Graph, Node, NodeKind, Permit};
 pub use inbounds::Unenforceable;
 pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
 pub use peer::PeerError;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{StatusCode, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -138,7 +139,8 @@ impl Lend for ToApp<'_> {
     async fn lease(&self) -> Result<Leased, Failure> {
         let Self(app, version) = self;
         let kind = if *version == Version::HTTP_2 { Kind::Shared } else { Kind::Single };
-        app.pool.lease(&(), kind, *app).await
+        // Nobody vouches for the own app, so the time does not matter.
+        app.pool.lease(&(), kind, OffsetDateTime::UNIX_EPOCH, *app).await
     }
 }
 

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::call::{OpenCall, Part};
 use super::expect::Held;
 use super::fields;
+use super::framing::Heads;
 use super::pool::Leased;
 
 /// Why a body ended early.
@@ -20,6 +21,8 @@ use super::pool::Leased;
 pub(super) enum BodyError {
     #[error("the request is no longer allowed, or nothing of it moved for too long")]
     Cut,
+    #[error("a chunk is framed in a way that not every parser takes (RFC 9112 §7.1)")]
+    Loose,
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
@@ -32,6 +35,8 @@ pub(super) struct RequestBody {
     to: To,
     /// Until it is wanted.
     held: Option<Held>,
+    /// Of the HTTP/1 connection that it comes from.
+    heads: Arc<Heads>,
 }
 
 /// Where a request's body goes, for counting and cleaning.
@@ -42,11 +47,11 @@ pub(super) enum To {
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, call: Arc<OpenCall>, to: To) -> Self {
+    pub(super) fn new(inner: Incoming, call: Arc<OpenCall>, to: To, heads: Arc<Heads>) -> Self {
         if inner.is_end_stream() {
             call.request_over();
         }
-        Self { inner, call, to, held: None }
+        Self { inner, call, to, held: None, heads }
     }
 
     /// Takes nothing of it until it is wanted.
@@ -71,6 +76,9 @@ impl Body for RequestBody {
             self.held = None;
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
+        if self.heads.is_loose() {
+            return Poll::Ready(Some(Err(BodyError::Loose)));
+        }
         let counted = match self.to {
             To::App => &self.call.bytes_to_app,
             To::Peer => &self.call.bytes_to_peer,

@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 pub(super) struct Head {
     /// `Content-Length` and `Transfer-Encoding` together, which two parsers may read in two ways (RFC 9112 §6.1).
     pub(super) both_lengths: bool,
+    /// `Content-Length` more than once, which some refuse even when they agree (RFC 9110 §8.6).
+    pub(super) repeated_length: bool,
+    /// A line that ends without a carriage return, which some take for the middle of a line (RFC 9112 §2.2).
+    pub(super) bare_line_feed: bool,
     /// `#` in the target, where no fragment belongs (RFC 9112 §3.2).
     pub(super) fragment: bool,
 }
@@ -20,6 +24,8 @@ pub(super) struct Head {
 pub(super) struct Heads {
     watch: Mutex<Watch>,
     over: AtomicBool,
+    /// A chunk was framed in a way that some parsers take and others do not.
+    loose: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +35,12 @@ struct Watch {
     begun: Vec<u8>,
     since: Option<Instant>,
     seen: VecDeque<Head>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunks {
+    Exact,
+    Loose,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +54,9 @@ enum State {
     },
     ChunkData(u64),
     /// The line end after a chunk's data.
-    ChunkEnd,
+    ChunkEnd {
+        carriage_return: bool,
+    },
     Trailers {
         line_bytes: usize,
     },
@@ -68,9 +82,14 @@ impl Heads {
 
     /// Bytes on their way to the parser.
     pub(super) fn pass(&self, bytes: &[u8]) {
-        if !self.over.load(Ordering::Relaxed) {
-            self.lock().pass(bytes);
+        if !self.over.load(Ordering::Relaxed) && self.lock().pass(bytes) == Chunks::Loose {
+            self.loose.store(true, Ordering::Release);
         }
+    }
+
+    /// Whether a chunk was framed in a way that not every parser takes.
+    pub(super) fn is_loose(&self) -> bool {
+        self.loose.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, Watch> {
@@ -79,15 +98,34 @@ impl Heads {
 }
 
 impl Watch {
-    fn pass(&mut self, mut bytes: &[u8]) {
+    fn pass(&mut self, mut bytes: &[u8]) -> Chunks {
+        let mut chunks = Chunks::Exact;
         while !bytes.is_empty() {
+            if self.is_loose(bytes) {
+                chunks = Chunks::Loose;
+            }
             bytes = match self.state {
                 State::Head => self.pass_head(bytes),
                 State::Body(left) => self.pass_data(bytes, left, State::Body, State::Head),
-                State::ChunkData(left) => self.pass_data(bytes, left, State::ChunkData, State::ChunkEnd),
-                State::ChunkSize { .. } | State::ChunkEnd | State::Trailers { .. } => self.pass_line(bytes),
-                State::Unreadable => return,
+                State::ChunkData(left) => {
+                    self.pass_data(bytes, left, State::ChunkData, State::ChunkEnd { carriage_return: false })
+                }
+                State::ChunkSize { .. } | State::ChunkEnd { .. } | State::Trailers { .. } => {
+                    self.pass_line(bytes)
+                }
+                State::Unreadable => return chunks,
             };
+        }
+        chunks
+    }
+
+    /// White space in a chunk's size, or a line end there that is not CRLF (RFC 9112 §7.1).
+    fn is_loose(&self, bytes: &[u8]) -> bool {
+        let first = bytes.first();
+        match self.state {
+            State::ChunkSize { digits_over: false, .. } => matches!(first, Some(b' ' | b'\t' | b'\n')),
+            State::ChunkEnd { carriage_return: false } => first != Some(&b'\r'),
+            _ => false,
         }
     }
 
@@ -141,7 +179,8 @@ impl Watch {
                 },
                 None => State::ChunkSize { size, digits_over: true },
             },
-            (State::ChunkEnd, b'\n') => State::ChunkSize { size: 0, digits_over: false },
+            (State::ChunkEnd { .. }, b'\r') => State::ChunkEnd { carriage_return: true },
+            (State::ChunkEnd { .. }, b'\n') => State::ChunkSize { size: 0, digits_over: false },
             (State::Trailers { line_bytes: 0 }, b'\n') => State::Head,
             (State::Trailers { .. }, b'\n') => State::Trailers { line_bytes: 0 },
             (State::Trailers { line_bytes }, byte) if byte != b'\r' => {
@@ -176,21 +215,31 @@ fn ends_line(bytes: &[u8]) -> bool {
 fn read_head(head: &[u8]) -> (Head, State) {
     let mut lines = head.split(|byte| *byte == b'\n').skip_while(|line| line.trim_ascii().is_empty());
     let request = lines.next().unwrap_or_default();
-    let (mut length, mut chunked) = (None, false);
+    let (mut length, mut lengths, mut chunked) = (None, 0, false);
     for line in lines {
         let mut parts = line.splitn(2, |byte| *byte == b':');
         let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         if name.eq_ignore_ascii_case(b"content-length") {
+            lengths += 1;
             length = std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok());
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             chunked = true;
         }
     }
-    let seen = Head { both_lengths: chunked && length.is_some(), fragment: request.contains(&b'#') };
+    let seen = Head {
+        both_lengths: chunked && lengths > 0,
+        repeated_length: lengths > 1,
+        bare_line_feed: has_bare_line_feed(head),
+        fragment: request.contains(&b'#'),
+    };
     let state = match length {
         _ if chunked => State::ChunkSize { size: 0, digits_over: false },
         Some(length) if length > 0 => State::Body(length),
         _ => State::Head,
     };
     (seen, state)
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    head.starts_with(b"\n") || head.windows(2).any(|two| matches!(two, [before, b'\n'] if *before != b'\r'))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
@@ -31,6 +31,7 @@ use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
 use crate::config::{Inbound, TellCallers};
+use crate::credentials::holds_until;
 use crate::listen::Until;
 use crate::live::Registration;
 use crate::metrics::Direction;
@@ -76,7 +77,8 @@ impl HttpInbound {
         });
         let heads = Arc::<Heads>::default();
         let session = Session {
-            limits: self.plane.config.http,
+            plane: self.plane.clone(),
+            vouched_until: Some(peer.not_after()),
             calls: calls.clone(),
             heads: heads.clone(),
             stop: until.stop.clone(),
@@ -166,6 +168,8 @@ impl Client {
         }
         let answered = async {
             match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
+                // A policy that only observes does not refuse it.
+                _ if request.method() == Method::CONNECT => Err(Failure::connect()),
                 Some(protocol) => self.switch(request, target, protocol, call).await,
                 None => self.pass(request, target, call).await,
             }
@@ -175,13 +179,19 @@ impl Client {
             by = call.cut_while_answering() => Err(by.into()),
             answered = answered => answered,
         };
-        answered.unwrap_or_else(|failure| self.fail(call, failure, asked))
+        match answered {
+            Ok(response) => response,
+            // The body's framing is at fault, whatever broke because of it.
+            Err(_) if self.heads.is_loose() => self.refuse_bad(call, &Bad::LooseChunk, asked),
+            Err(failure) => self.fail(call, failure, asked),
+        }
     }
 
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
         let plane = &self.server.plane;
         let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
         plane.still_believes(&self.peer).map_err(bare)?;
+        self.still_vouched_for().map_err(bare)?;
         let CallFacts { method, path } = &call.facts;
         let (peer, inbound) = (self.peer.id(), &self.server.inbound);
         let (decision, policy) =
@@ -200,6 +210,16 @@ impl Client {
                 Err(Box::new(Denied { denial, policy: Some(policy) }))
             }
         }
+    }
+
+    /// A connection may be older than its peer's certificate is good for; its requests are not.
+    fn still_vouched_for(&self) -> Result<(), Denial> {
+        let not_after = self.peer.not_after();
+        if holds_until(not_after, self.server.plane.clock.now()) {
+            return Ok(());
+        }
+        let detail = format!("the certificate with which this connection began expired at {not_after}");
+        Err(Denial { code: "peer_expired", detail })
     }
 
     /// Passes a request to the app and its answer back.
@@ -246,7 +266,8 @@ impl Client {
 
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::App));
+        let mut request =
+            request.map(|body| RequestBody::new(body, call.clone(), To::App, self.heads.clone()));
         let held = expect::hold(&mut request);
         request.body_mut().hold(held);
         let headers = request.headers_mut();

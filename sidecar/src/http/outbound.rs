@@ -61,8 +61,13 @@ impl HttpOutbound {
             called: Serve::called(&**server),
             connection: None,
         });
-        let session =
-            Session { limits, calls: calls.clone(), heads: heads.clone(), stop: until.stop.clone() };
+        let session = Session {
+            plane: server.plane.clone(),
+            vouched_until: None,
+            calls: calls.clone(),
+            heads: heads.clone(),
+            stop: until.stop.clone(),
+        };
         let switched = TaskTracker::new();
         let app = App {
             server: server.clone(),
@@ -146,7 +151,12 @@ impl App {
             by = call.cut_while_answering() => Err(by.into()),
             answered = answered => answered,
         };
-        answered.unwrap_or_else(|failure| self.fail(call, failure, asked))
+        match answered {
+            Ok(response) => response,
+            // The body's framing is at fault, whatever broke because of it.
+            Err(_) if self.heads.is_loose() => self.refuse_bad(call, &Bad::LooseChunk, asked),
+            Err(failure) => self.fail(call, failure, asked),
+        }
     }
 
     async fn pass(
@@ -157,7 +167,7 @@ impl App {
     ) -> Result<Response<Answer>, Failure> {
         let held = expect::is_held(request.headers(), request.version());
         let to_peer = ToPeer { kind: if held { Kind::Single } else { Kind::Any }, ..self.to_peer() };
-        let prepared = prepare(request, target, call);
+        let prepared = self.prepare(request, target, call);
         let exchanged = prepared.exchange(&to_peer).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -175,7 +185,7 @@ impl App {
         call: &Arc<OpenCall>,
     ) -> Result<Response<Answer>, Failure> {
         let own = hyper::upgrade::on(&mut request);
-        let mut prepared = prepare(request, target, call);
+        let mut prepared = self.prepare(request, target, call);
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
         let exchanged = prepared.exchange(&ToPeerAlone(self.to_peer())).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
@@ -188,6 +198,16 @@ impl App {
             self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
+    }
+
+    /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
+        let mut request =
+            request.map(|body| RequestBody::new(body, call.clone(), To::Peer, self.heads.clone()));
+        let held = expect::hold(&mut request);
+        request.body_mut().hold(held);
+        let trailers = fields::remove_hop(request.headers_mut());
+        Prepared { request, target, scheme: Scheme::HTTPS, trailers }
     }
 
     fn to_peer(&self) -> ToPeer<'_> {
@@ -238,13 +258,4 @@ impl App {
         refusals.tell(Refusal { instance: Some(instance.to_string()), ..refusal });
         instance
     }
-}
-
-/// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
-fn prepare(request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-    let mut request = request.map(|body| RequestBody::new(body, call.clone(), To::Peer));
-    let held = expect::hold(&mut request);
-    request.body_mut().hold(held);
-    let trailers = fields::remove_hop(request.headers_mut());
-    Prepared { request, target, scheme: Scheme::HTTPS, trailers }
 }

@@ -81,7 +81,7 @@ impl Lend for ToPeer<'_> {
         let own = plane.valid_credentials().map_err(denied)?;
         let expected = plane.expected(&self.server.outbound.target).map_err(denied)?;
         let epoch = Epoch { generation: own.generation, expected };
-        self.peers.pool.lease(&epoch, self.kind, self).await
+        self.peers.pool.lease(&epoch, self.kind, plane.clock.now(), self).await
     }
 }
 
@@ -102,7 +102,8 @@ impl Dial<Failure> for ToPeer<'_> {
         let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
         let (tls, address) = Box::pin(server.dial(&registration, alpn)).await?;
         let shared = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-        let end = End { address: Some(address), ..End::default() };
+        let vouched_until = registration.verified().map(|peer| peer.not_after());
+        let end = End { address: Some(address), vouched_until, ..End::default() };
         let stream = Watched::new(tls).count(registration.bytes.clone()).alert(end.alert.clone());
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
         let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));

@@ -11,9 +11,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use rustls::AlertDescription;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::body::RequestBody;
+use crate::credentials::holds_until;
 
 /// Idle single connections kept at one place; the one used last is used next.
 pub(super) const SINGLES_MAX: usize = 1_024;
@@ -62,8 +64,16 @@ pub(super) enum Dialed {
 #[derive(Debug, Clone, Default)]
 pub(super) struct End {
     pub(super) address: Option<SocketAddr>,
+    /// Until then its certificate vouches for it.
+    pub(super) vouched_until: Option<OffsetDateTime>,
     /// With which it broke off.
     pub(super) alert: Arc<OnceLock<AlertDescription>>,
+}
+
+impl End {
+    fn is_vouched_for(&self, now: OffsetDateTime) -> bool {
+        self.vouched_until.is_none_or(|until| holds_until(until, now))
+    }
 }
 
 /// Makes connections to one place.
@@ -108,15 +118,16 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
         Self { state: Mutex::new(state), idle_timeout }
     }
 
-    /// A connection of this epoch: one that is there, or a new one.
+    /// A connection of this epoch: one that is there and vouched for at `now`, or a new one.
     pub(super) async fn lease(
         self: &Arc<Self>,
         epoch: &E,
         kind: Kind,
+        now: OffsetDateTime,
         place: &impl Dial<F>,
     ) -> Result<Leased, F> {
         loop {
-            let turn = self.lock().turn(epoch, kind, self.idle_timeout);
+            let turn = self.lock().turn(epoch, kind, now, self.idle_timeout);
             match turn {
                 Turn::Ready(sender) => return Ok(self.leased(epoch, sender)),
                 Turn::Alone => {
@@ -204,17 +215,17 @@ enum Turn<F> {
 }
 
 impl<E: Clone + PartialEq, F> State<E, F> {
-    fn turn(&mut self, epoch: &E, kind: Kind, idle_timeout: Duration) -> Turn<F> {
+    fn turn(&mut self, epoch: &E, kind: Kind, now: OffsetDateTime, idle_timeout: Duration) -> Turn<F> {
         if self.epoch.as_ref() != Some(epoch) {
             (self.shared, self.singles, self.only_singles) = (Vec::new(), VecDeque::new(), false);
             self.epoch = Some(epoch.clone());
         }
         if kind == Kind::Single || (kind == Kind::Any && self.only_singles) {
             return self
-                .single(idle_timeout)
+                .single(now, idle_timeout)
                 .map_or(Turn::Alone, |one| Turn::Ready(Sender::Single(Some(one))));
         }
-        self.shared.retain(|shared| !shared.sender.is_closed());
+        self.shared.retain(|shared| !shared.sender.is_closed() && shared.end.is_vouched_for(now));
         let least = self.shared.iter().min_by_key(|shared| shared.open.load(Ordering::Relaxed));
         let room = |shared: &&Arc<Shared>| {
             shared.open.load(Ordering::Relaxed) < STREAMS_BEFORE_NEXT
@@ -233,10 +244,12 @@ impl<E: Clone + PartialEq, F> State<E, F> {
         Turn::ForAll(says)
     }
 
-    fn single(&mut self, idle_timeout: Duration) -> Option<Single> {
+    fn single(&mut self, now: OffsetDateTime, idle_timeout: Duration) -> Option<Single> {
         self.drop_idle(idle_timeout);
         let newest_first = std::iter::from_fn(|| self.singles.pop_back());
-        newest_first.map(|(single, _)| single).find(|single| !single.sender.is_closed())
+        newest_first
+            .map(|(single, _)| single)
+            .find(|single| !single.sender.is_closed() && single.end.is_vouched_for(now))
     }
 
     fn drop_idle(&mut self, idle_timeout: Duration) {

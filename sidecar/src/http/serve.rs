@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -18,9 +19,12 @@ use tracing::debug;
 use super::body::Answer;
 use super::call::Calls;
 use super::framing::Heads;
+use super::upgrade::OverTcp;
 use super::watched::Watched;
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
+use crate::credentials::holds_until;
+use crate::plane::Plane;
 
 /// Times are looked at this often at least, and at least twice within each limit.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,9 +38,11 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What belongs to one connection, beside its bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Session {
-    pub(super) limits: Http,
+    pub(super) plane: Arc<Plane>,
+    /// Until then the peer's certificate vouches for it; none for the own app.
+    pub(super) vouched_until: Option<OffsetDateTime>,
     pub(super) calls: Arc<Calls>,
     pub(super) heads: Arc<Heads>,
     /// No further requests.
@@ -66,7 +72,7 @@ pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io
 /// Serves a connection to its end.
 pub(super) async fn serve<S, V>(stream: Watched<S>, speaks: Speaks, service: V, session: &Session)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     V: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible>
         + Clone
         + Send
@@ -74,7 +80,7 @@ where
         + 'static,
     V::Future: Send + 'static,
 {
-    let limits = &session.limits;
+    let (limits, stream) = (&session.plane.config.http, stream.reset_unless_ended());
     match speaks {
         Speaks::Http1 => {
             let stream = TokioIo::new(stream.heads(session.heads.clone()));
@@ -121,7 +127,8 @@ where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let Session { limits, calls, heads, stop } = session;
+    let Session { plane, vouched_until, calls, heads, stop } = session;
+    let limits = &plane.config.http;
     let mut connection = pin!(connection);
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout) / 2;
     let mut look = tokio::time::interval(LOOK_INTERVAL.min(shortest.max(Duration::from_millis(1))));
@@ -146,10 +153,13 @@ where
                     return;
                 }
                 calls.cut_idle(limits.stream_idle_timeout);
-                if calls.quiet_for(now).is_some_and(|quiet| quiet > limits.idle_timeout) {
-                    if finishing {
-                        return;
-                    }
+                let idle = calls.quiet_for(now).is_some_and(|quiet| quiet > limits.idle_timeout);
+                if idle && finishing {
+                    return;
+                }
+                // Whoever has a newer certificate comes again with it.
+                let vouched = vouched_until.is_none_or(|until| holds_until(until, plane.clock.now()));
+                if (idle || !vouched) && !finishing {
                     finishing = true;
                     finish(connection.as_mut());
                 }

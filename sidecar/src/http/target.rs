@@ -21,6 +21,10 @@ pub(super) struct Target {
 pub(super) enum Bad {
     #[error("Content-Length and Transfer-Encoding are both given (RFC 9112 §6.1)")]
     BothLengths,
+    #[error("Content-Length is given more than once (RFC 9110 §8.6)")]
+    RepeatedLength,
+    #[error("a line of the head ends without a carriage return (RFC 9112 §2.2)")]
+    BareLineFeed,
     #[error("Transfer-Encoding is {0:?}, and only \"chunked\" is understood (RFC 9112 §6.1)")]
     Coding(String),
     #[error("the target has a fragment (RFC 9112 §3.2)")]
@@ -41,6 +45,8 @@ pub(super) enum Bad {
     UriTooLong { bytes: usize, max: usize },
     #[error("there are {count} header fields, more than the {max} allowed")]
     TooManyHeaders { count: usize, max: usize },
+    #[error("a chunk is framed in a way that not every parser takes (RFC 9112 §7.1)")]
+    LooseChunk,
     #[error("the request was not seen on its way in")]
     Unseen,
 }
@@ -50,6 +56,8 @@ impl Bad {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::BothLengths => "both_lengths",
+            Self::RepeatedLength => "repeated_length",
+            Self::BareLineFeed => "bare_line_feed",
             Self::Coding(_) => "transfer_coding",
             Self::Fragment => "fragment",
             Self::NoHost | Self::Hosts(_) | Self::Host(_) => "host",
@@ -58,6 +66,7 @@ impl Bad {
             Self::Form { .. } => "target_form",
             Self::UriTooLong { .. } => "uri_bytes_max",
             Self::TooManyHeaders { .. } => "headers_max",
+            Self::LooseChunk => "loose_chunk",
             Self::Unseen => "unseen",
         }
     }
@@ -79,6 +88,12 @@ pub(super) fn read<B>(request: &Request<B>, head: Option<Head>, limits: &Http) -
         let head = head.ok_or(Bad::Unseen)?;
         if head.both_lengths {
             return Err(Bad::BothLengths);
+        }
+        if head.repeated_length {
+            return Err(Bad::RepeatedLength);
+        }
+        if head.bare_line_feed {
+            return Err(Bad::BareLineFeed);
         }
         check_coding(headers)?;
         if head.fragment {

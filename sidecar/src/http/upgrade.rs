@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::call::OpenCall;
 use super::watched::Watched;
-use crate::ending::{close_cleanly, reset_on_close};
+use crate::ending::close_cleanly;
 use crate::live::Bytes;
 use crate::relay::relay;
 
@@ -41,8 +41,6 @@ impl Switching {
         let (Some(mut app), Some(mut peer)) = (app, peer) else {
             return debug!("a connection is of another kind");
         };
-        reset_on_close(app.tcp());
-        reset_on_close(peer.tcp());
         let bytes = Bytes::default();
         tokio::select! {
             relayed = relay(&mut app, &mut peer, &bytes) => match relayed {
@@ -60,7 +58,7 @@ impl Switching {
 
 /// A stream that hyper was given, and gives back.
 pub(super) trait Below: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
-    /// With what hyper has read already and not used.
+    /// With what hyper has read already and not used. Whatever ends it but a clean end of both directions resets it.
     fn of(upgraded: Upgraded) -> Option<Self>;
     fn tcp(&self) -> &TcpStream;
 }
@@ -68,7 +66,7 @@ pub(super) trait Below: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static 
 impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for Watched<S> {
     fn of(upgraded: Upgraded) -> Option<Self> {
         let parts = upgraded.downcast::<TokioIo<Self>>().ok()?;
-        Some(parts.io.into_inner().after(parts.read_buf.to_vec()))
+        Some(parts.io.into_inner().relayed().after(parts.read_buf.to_vec()))
     }
 
     fn tcp(&self) -> &TcpStream {

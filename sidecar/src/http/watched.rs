@@ -10,7 +10,8 @@ use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::Heads;
-use crate::ending::alert_in;
+use super::upgrade::OverTcp;
+use crate::ending::{alert_in, close_cleanly, reset_on_close};
 use crate::live::Bytes;
 
 /// A connection and who wants to know of it.
@@ -23,11 +24,13 @@ pub(super) struct Watched<S> {
     /// Of a peer's connection: what is read goes to the app.
     bytes: Option<Arc<Bytes>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
+    /// Reset by its close, unless it was shut down before.
+    resets: bool,
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, first: Vec::new(), heads: None, bytes: None, alert: None }
+        Self { stream, first: Vec::new(), heads: None, bytes: None, alert: None, resets: false }
     }
 
     /// What is watched.
@@ -56,6 +59,22 @@ impl<S> Watched<S> {
     /// Keeps the alert that ends it.
     pub(super) fn alert(mut self, alert: Arc<OnceLock<AlertDescription>>) -> Self {
         self.alert = Some(alert);
+        self
+    }
+}
+
+impl<S: OverTcp> Watched<S> {
+    /// Resets it unless HTTP ends it: a message that lasts until its connection ends must not seem whole when it is cut.
+    pub(super) fn reset_unless_ended(mut self) -> Self {
+        reset_on_close(self.stream.tcp());
+        self.resets = true;
+        self
+    }
+
+    /// From here on a shutdown ends one direction only.
+    pub(super) fn relayed(mut self) -> Self {
+        reset_on_close(self.stream.tcp());
+        self.resets = false;
         self
     }
 }
@@ -107,7 +126,7 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(written)
@@ -118,7 +137,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        if self.resets {
+            close_cleanly(self.stream.tcp());
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(

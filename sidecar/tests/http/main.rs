@@ -8,14 +8,22 @@
 )]
 #![allow(unreachable_pub, reason = "a test program has no public items, only shared ones")]
 
+#[path = "../data/apps.rs"]
+#[expect(dead_code, reason = "the tests of plain connections use more of it")]
+mod apps;
 #[path = "../identity/authority.rs"]
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
+mod live;
 mod shop;
 #[path = "../data/sidecar.rs"]
 #[expect(dead_code, reason = "the tests of plain connections use more of it")]
 mod sidecar;
 
 mod access_log;
+mod acting;
+mod acting_otherwise;
 mod carrying;
 mod deciding;
+mod hostile;
+mod observing;

@@ -1,15 +1,14 @@
 //! One service under two policies: what the rules of one allow and nothing of the other does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
 use super::inbounds::Inbounds;
-use super::parts::{Class, Entry, Part, classes, joined, part_counts};
+use super::rule_comparison::RuleComparison;
 use super::{Access, Change, Changes, DIFF_STEPS_MAX, Inbound, place};
 use crate::identity::IdPattern;
 use crate::policy::call::CallPattern;
-use crate::policy::index::RuleLists;
 use crate::policy::rule::{Rule, RuleSense};
 use crate::policy::service::Mode;
 use crate::policy::{Policy, Service};
@@ -39,19 +38,16 @@ impl Budget {
 
 /// When a rule ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum End {
+pub(super) enum End {
     At(OffsetDateTime),
     Never,
 }
 
 impl End {
-    fn of(rule: &Rule) -> Self {
+    pub(super) fn of(rule: &Rule) -> Self {
         rule.about.expires.as_ref().map_or(Self::Never, |expires| Self::At(expires.last()))
     }
 }
-
-/// The shared inbounds, by number, on which nothing of the other policy allows a part, each after which moment.
-type Uncovered = Vec<(Option<OffsetDateTime>, Vec<usize>)>;
 
 /// One service under two policies.
 #[derive(Debug)]
@@ -62,7 +58,7 @@ pub(super) struct Comparison<'a> {
     /// The same rules in the other policy.
     twins: HashMap<RuleSense<'a>, End>,
     inbounds: Inbounds,
-    from_time: OffsetDateTime,
+    pub(super) from_time: OffsetDateTime,
 }
 
 impl<'a> Comparison<'a> {
@@ -121,8 +117,7 @@ impl<'a> Comparison<'a> {
         match self.other {
             _ if shared.is_empty() || self.has_lasting_twin(rule) => Ok(()),
             Some(other) if other.mode == Mode::Enforce => {
-                let comparison = RuleComparison { service: self, other, rule, shared: &shared };
-                comparison.run(budget, changes)
+                RuleComparison { service: self, other, rule, shared: &shared }.run(budget, changes)
             }
             _ => Ok(()),
         }
@@ -132,7 +127,7 @@ impl<'a> Comparison<'a> {
         self.twins.get(&rule.sense()).is_some_and(|end| *end >= End::of(rule))
     }
 
-    fn access(
+    pub(super) fn access(
         &self,
         rule: &Rule,
         from: &[IdPattern],
@@ -148,122 +143,4 @@ impl<'a> Comparison<'a> {
             after: None,
         }
     }
-}
-
-/// One rule on the inbounds that the other policy serves, too.
-struct RuleComparison<'a, 'c> {
-    service: &'c Comparison<'a>,
-    other: &'a Service,
-    rule: &'a Rule,
-    shared: &'c [Inbound],
-}
-
-impl<'a> RuleComparison<'a, '_> {
-    fn run(&self, budget: &mut Budget, changes: &mut Changes) -> Result<(), Exhausted> {
-        let index = &self.other.index;
-        let peers = classes(&self.rule.from, index, budget)?;
-        let calls = match &self.rule.calls {
-            Some(calls) => classes(calls, index, budget)?,
-            None => vec![Class { parts: Vec::new(), covering: index.of_any_bytes() }],
-        };
-        let mut kinds: Vec<Uncovered> = vec![Vec::new()];
-        let mut known: HashMap<Uncovered, usize> = HashMap::from([(Vec::new(), 0)]);
-        let mut rows: HashMap<Vec<usize>, Vec<&Class<'_, IdPattern>>> = HashMap::new();
-        for peer in &peers {
-            let mut row = Vec::with_capacity(calls.len());
-            for call in &calls {
-                let uncovered = self.uncovered(&peer.covering, &call.covering, budget)?;
-                let next = kinds.len();
-                let kind = *known.entry(uncovered).or_insert_with_key(|uncovered| {
-                    kinds.push(uncovered.clone());
-                    next
-                });
-                row.push(kind);
-            }
-            if row.iter().any(|kind| *kind != 0) {
-                rows.entry(row).or_default().push(peer);
-            }
-        }
-        let counts = (part_counts(self.rule.from.len(), &peers), part_counts(self.calls().len(), &calls));
-        let mut rows: Vec<_> = rows.into_iter().collect();
-        rows.sort_by_key(|(_, peers)| first_entry(peers));
-        for (row, peers) in rows {
-            let from = joined(&self.rule.from, &counts.0, &members(&peers));
-            for (number, kind) in kinds.iter().enumerate().skip(1) {
-                let columns = row.iter().zip(&calls).filter(|(kind, _)| **kind == number);
-                let columns: Vec<_> = columns.map(|(_, class)| class).collect();
-                if columns.is_empty() {
-                    continue;
-                }
-                let calls = joined(self.calls(), &counts.1, &members(&columns));
-                self.report(kind, &from, self.rule.calls.as_ref().map(|_| calls), changes);
-            }
-        }
-        Ok(())
-    }
-
-    fn calls(&self) -> &'a [CallPattern] {
-        self.rule.calls.as_deref().unwrap_or_default()
-    }
-
-    fn report(
-        &self,
-        kind: &Uncovered,
-        from: &[IdPattern],
-        calls: Option<Vec<CallPattern>>,
-        changes: &mut Changes,
-    ) {
-        for (after, numbers) in kind {
-            let inbounds = numbers.iter().filter_map(|number| self.shared.get(*number)).cloned().collect();
-            let access = self.service.access(self.rule, from, calls.clone(), inbounds);
-            changes.push(Change::Access(Access { after: *after, ..access }));
-        }
-    }
-
-    /// Where nothing of the other policy allows what rules of both lists would, to the last moment of this rule.
-    fn uncovered(
-        &self,
-        peers: &RuleLists<'_>,
-        calls: &RuleLists<'_>,
-        budget: &mut Budget,
-    ) -> Result<Uncovered, Exhausted> {
-        let end = End::of(self.rule);
-        let mut everywhere = None;
-        let mut on_port: HashMap<&str, End> = HashMap::new();
-        let (numbers, looked_at) = peers.common(calls);
-        budget.spend(1 + looked_at)?;
-        for number in numbers {
-            let Some(rule) = self.other.rules.get(number as usize) else { continue };
-            let covers_until = End::of(rule);
-            match rule.port.as_deref() {
-                _ if rule.is_over(self.service.from_time) => {}
-                None if covers_until >= end => return Ok(Vec::new()),
-                None => everywhere = everywhere.max(Some(covers_until)),
-                Some(port) => {
-                    let last = on_port.entry(port).or_insert(covers_until);
-                    *last = covers_until.max(*last);
-                }
-            }
-        }
-        budget.spend(self.shared.len())?;
-        let mut uncovered: BTreeMap<Option<OffsetDateTime>, Vec<usize>> = BTreeMap::new();
-        for (number, inbound) in self.shared.iter().enumerate() {
-            let here = inbound.name.as_deref().and_then(|name| on_port.get(name)).copied();
-            let after = match everywhere.max(here) {
-                Some(until) if until >= end => continue,
-                Some(End::At(until)) => Some(until),
-                Some(End::Never) | None => None,
-            };
-            uncovered.entry(after).or_default().push(number);
-        }
-        Ok(uncovered.into_iter().collect())
-    }
-}
-
-fn members<'p, P: Entry>(classes: &[&'p Class<'_, P>]) -> Vec<&'p Part<P>> {
-    classes.iter().flat_map(|class| &class.parts).collect()
-}
-
-fn first_entry<P>(classes: &[&Class<'_, P>]) -> Option<usize> {
-    classes.iter().flat_map(|class| &class.parts).map(|part| part.entry).min()
 }

@@ -24,8 +24,8 @@ pub(super) struct Part<P> {
 
 /// What `from` and `calls` are lists of.
 pub(super) trait Entry: Clone {
-    /// The most segments at which patterns of the index still differ.
-    fn depth_max(index: &RuleIndex) -> usize;
+    /// With how many segments the last pattern of the index ends that could cover a part of this one.
+    fn depth_max(&self, index: &RuleIndex) -> usize;
     fn depth(&self) -> usize;
     /// For one that ends in `**`: the parts with one more segment, the one that still ends in `**` last.
     fn split(&self) -> Option<Vec<Self>>;
@@ -35,8 +35,8 @@ pub(super) trait Entry: Clone {
 }
 
 impl Entry for IdPattern {
-    fn depth_max(index: &RuleIndex) -> usize {
-        index.peer_depth_max()
+    fn depth_max(&self, index: &RuleIndex) -> usize {
+        if self.path().has_rest() { index.depth_of_peer(self) } else { 0 }
     }
 
     fn depth(&self) -> usize {
@@ -57,8 +57,8 @@ impl Entry for IdPattern {
 }
 
 impl Entry for CallPattern {
-    fn depth_max(index: &RuleIndex) -> usize {
-        index.call_depth_max()
+    fn depth_max(&self, index: &RuleIndex) -> usize {
+        if self.path().has_rest() { index.depth_of_call(self) } else { 0 }
     }
 
     fn depth(&self) -> usize {
@@ -87,7 +87,7 @@ pub(super) fn classes<'a, P: Entry>(
 ) -> Result<Vec<Class<'a, P>>, Exhausted> {
     let mut classes: Vec<Class<'a, P>> = Vec::new();
     let mut numbers: HashMap<Vec<*const u32>, usize> = HashMap::new();
-    for part in parts(entries, P::depth_max(index), budget)? {
+    for part in parts(entries, index, budget)? {
         let covering = part.pattern.covering(index);
         let mut key: Vec<_> = covering.lists().map(<[u32]>::as_ptr).collect();
         key.sort_unstable();
@@ -101,16 +101,21 @@ pub(super) fn classes<'a, P: Entry>(
     Ok(classes)
 }
 
-/// Past `depth_max` no two patterns of the index tell two lengths apart, so the last `**` stays whole.
-fn parts<P: Entry>(entries: &[P], depth_max: usize, budget: &mut Budget) -> Result<Vec<Part<P>>, Exhausted> {
+/// What a segment of a part costs: mostly memory.
+const SEGMENT_STEPS: usize = 16;
+
+/// Past `depth_max` no pattern of the index tells two lengths apart, so the last `**` stays whole.
+fn parts<P: Entry>(entries: &[P], index: &RuleIndex, budget: &mut Budget) -> Result<Vec<Part<P>>, Exhausted> {
     let mut parts = Vec::new();
     for (entry, written) in entries.iter().enumerate() {
         let mut whole = written.clone();
+        let depth_max = whole.depth_max(index);
+        budget.spend(depth_max)?;
         while whole.depth() < depth_max
             && let Some(mut split) = whole.split()
             && let Some(rest) = split.pop()
         {
-            budget.spend(whole.depth())?;
+            budget.spend(SEGMENT_STEPS * whole.depth())?;
             parts.extend(split.into_iter().map(|pattern| Part { entry, pattern }));
             whole = rest;
         }

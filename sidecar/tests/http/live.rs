@@ -1,0 +1,242 @@
+//! Live connections of every kind, to see them cut or left alone.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::policy::Protocol;
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::apps::App;
+use crate::authority::{Authority, Validity, id};
+use crate::sidecar::{Sidecar, Spec};
+
+/// What `orders` and `reports` may call, each as TOML lists of calls; `None` has no rule at all.
+pub fn policy(orders: Option<&str>, reports: Option<&str>) -> String {
+    let rule = |name: &str, calls: Option<&str>| match calls {
+        Some(calls) => format!("[[service.payments.allow]]\nfrom = [\"{name}\"]\ncalls = [{calls}]\n"),
+        None => String::new(),
+    };
+    let (orders, reports) = (rule("orders", orders), rule("reports", reports));
+    format!(
+        "trust_domain = \"shop.example\"\n[service.payments]\n{orders}{reports}[service.orders]\n[service.reports]\n"
+    )
+}
+
+/// Everything these tests call.
+pub const ALL: &str = r#""POST /charge", "POST /refund", "GET /socket", "POST /shop.Charges/Chat""#;
+
+/// `payments`, whose app echoes every body as it comes and every protocol switched to, and two callers.
+pub struct Live {
+    pub authority: Authority,
+    pub payments: Sidecar,
+    pub orders: Sidecar,
+    pub reports: Sidecar,
+    _app: App,
+}
+
+impl Live {
+    /// With everything allowed to both.
+    pub async fn new() -> Self {
+        Self::with(App::serve(echo).await).await
+    }
+
+    pub async fn with(app: App) -> Self {
+        let authority = Authority::new();
+        let http = |mut spec: Spec| {
+            spec.protocol = Protocol::Http;
+            spec
+        };
+        let payments = http(Spec::new(&authority, "payments").app(app.address)).start(&authority);
+        let caller =
+            |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()])).start(&authority);
+        let (orders, reports) = (caller("orders"), caller("reports"));
+        for sidecar in [&payments, &orders, &reports] {
+            sidecar.apply(&policy(Some(ALL), Some(ALL)));
+        }
+        Self { authority, payments, orders, reports, _app: app }
+    }
+
+    /// A TLS connection to `payments` without a sidecar, with the identity of `name`.
+    pub async fn direct(&self, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
+        self.direct_of(&self.authority, name, alpn).await
+    }
+
+    /// The same with a certificate of this authority.
+    pub async fn direct_of(&self, authority: &Authority, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
+        let identity = TlsIdentity::new(&authority.svid(&id(name), validity)).unwrap();
+        let judge = Arc::new(Judge::new(Arc::new(self.authority.bundles()), Arc::new(Anyone)));
+        let config = client_config(Some(&identity), judge, &[alpn]).unwrap();
+        let stream = TcpStream::connect(self.payments.inbound.unwrap()).await.unwrap();
+        TlsConnector::from(config).connect(server_name(), stream).await.unwrap()
+    }
+}
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+async fn echo(stream: TcpStream) -> io::Result<()> {
+    let mut switched = JoinSet::new();
+    let (switches, mut switch) = mpsc::unbounded_channel();
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        let switches = switches.clone();
+        async move {
+            let Some(protocol) = request.headers().get(UPGRADE).cloned() else {
+                return Ok::<_, Infallible>(Response::new(request.into_body().boxed()));
+            };
+            // The connection's task takes it as long as there is one.
+            let _taken = switches.send(hyper::upgrade::on(&mut request));
+            let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(CONNECTION, UPGRADE.as_str().parse().unwrap());
+            response.headers_mut().insert(UPGRADE, protocol);
+            Ok(response)
+        }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+    tokio::pin!(connection);
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                ended.map_err(io::Error::other)?;
+                break;
+            }
+            Some(upgrade) = switch.recv() => {
+                switched.spawn(async move {
+                    let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        }
+    }
+    while let Some(upgrade) = switch.recv().await {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.map_err(io::Error::other)?));
+        tokio::io::copy(&mut read, &mut write).await?;
+    }
+    while switched.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// An HTTP/2 connection, as an app has it to its sidecar, or a foreign client to `payments`.
+pub struct Http2 {
+    sender: http2::SendRequest<Body>,
+    _connection: JoinSet<()>,
+}
+
+/// A request under way on it, whose body comes back as it goes.
+pub struct Stream {
+    say: mpsc::Sender<Bytes>,
+    body: Incoming,
+}
+
+impl Http2 {
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let (sender, connection) =
+            http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            // Whatever ends it shows in its requests.
+            let _ended = connection.await;
+        });
+        Self { sender, _connection: tasks }
+    }
+
+    /// As the app of a caller.
+    pub async fn through(sidecar: &Sidecar) -> Self {
+        Self::over(TcpStream::connect(sidecar.outbound.unwrap()).await.unwrap()).await
+    }
+
+    /// Starts a request with a body; returns what answers it.
+    pub async fn post(&self, path: &str) -> hyper::Result<(StatusCode, Stream)> {
+        let (say, said) = mpsc::channel(1);
+        let frames = ReceiverStream::new(said).map(|data| Ok(Frame::data(data)));
+        let kind = if path.starts_with("/shop.") { "application/grpc" } else { "text/plain" };
+        let request = Request::post(format!("http://payments{path}"))
+            .header(CONTENT_TYPE, kind)
+            .body(StreamBody::new(frames).boxed())
+            .unwrap();
+        let response = self.sender.clone().send_request(request).await?;
+        Ok((response.status(), Stream { say, body: response.into_body() }))
+    }
+
+    /// The same, allowed and echoing.
+    pub async fn open(&self, path: &str) -> Stream {
+        let (status, mut stream) = self.post(path).await.unwrap();
+        assert_eq!(status, 200);
+        stream.echoed().await.unwrap();
+        stream
+    }
+}
+
+impl Stream {
+    /// Sends a word and expects it back.
+    pub async fn echoed(&mut self) -> hyper::Result<()> {
+        // If it is cut, what is read says so.
+        let _cut = self.say.send(Bytes::from_static(b"word")).await;
+        let frame = self.body.frame().await.expect("a stream that is cut does not end cleanly")?;
+        assert_eq!(frame.into_data().unwrap(), "word");
+        Ok(())
+    }
+
+    /// Expects that it ends with an error, and nothing before.
+    pub async fn expect_reset(&mut self) {
+        let end = self.body.frame().await.expect("a stream that is cut does not end cleanly");
+        assert!(end.is_err(), "{end:?}");
+    }
+}
+
+/// A request on a kept HTTP/1.1 connection; returns the status.
+pub async fn asked<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> io::Result<u16> {
+    stream
+        .write_all(
+            format!("{request} HTTP/1.1\r\nhost: payments\r\ncontent-length: 4\r\n\r\nword").as_bytes(),
+        )
+        .await?;
+    let mut answer = Vec::new();
+    loop {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let text = String::from_utf8_lossy(&answer);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() == length.parse::<usize>().unwrap() {
+            return Ok(head.split(' ').nth(1).unwrap().parse().unwrap());
+        }
+    }
+}
+
+/// An HTTP/1.1 connection that has switched to another protocol, echoing.
+pub async fn switched(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "GET /socket HTTP/1.1\r\nhost: payments\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    crate::apps::echoed(&mut stream).await.unwrap();
+    stream
+}
