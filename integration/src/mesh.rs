@@ -190,14 +190,15 @@ impl Ca {
 
     /// Runs an admin command to success, and returns what it printed.
     pub fn run(&self, args: &[&str]) -> String {
-        let output = std::process::Command::new(ca_binary())
-            .args(args)
-            .arg("--data-dir")
-            .arg(&self.data_dir)
-            .output()
-            .unwrap();
+        let output = self.ask(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs an admin command, whatever comes of it.
+    pub fn ask(&self, args: &[&str]) -> std::process::Output {
+        let mut command = std::process::Command::new(ca_binary());
+        command.args(args).arg("--data-dir").arg(&self.data_dir).output().unwrap()
     }
 
     /// The trust bundle, as every client needs it.
