@@ -1,5 +1,7 @@
 //! Requests of peers: each decided, cleaned of claims, told who calls, and passed to the own app.
 
+mod refusing;
+
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::pin::Pin;
@@ -12,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
-use postern_proto::policy::{Call, Decision, Policy};
+use postern_proto::policy::{Call, Decision};
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -24,19 +26,20 @@ use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
 use super::framing::{Head, Heads};
-use super::problem::{Asked, Problem, Question, is_grpc};
+use super::problem::{Asked, is_grpc};
 use super::serve::{Session, Speaks, serve};
 use super::target::{self, Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
-use crate::config::{Inbound, TellCallers};
+use crate::config::Inbound;
 use crate::credentials::holds_until;
 use crate::listen::Until;
 use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
-use crate::refusals::{Called, Instance, Refusal, explain_command};
+use crate::refusals::Called;
+use refusing::Denied;
 
 /// One inbound that speaks HTTP.
 #[derive(Debug)]
@@ -275,71 +278,6 @@ impl Client {
         fields::remove_claims(headers);
         headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
         Prepared { request, target, scheme: Scheme::HTTP, trailers }
-    }
-}
-
-/// Why the policy, or our trust, says no to a request.
-struct Denied {
-    denial: Denial,
-    policy: Option<Arc<Policy>>,
-}
-
-impl Client {
-    /// Tells a request that the policy does not allow: the log everything, the caller as much as it may know.
-    fn refuse(&self, call: &OpenCall, denied: Denied, asked: Asked) -> Response<Answer> {
-        let Denied { denial: Denial { code: reason, detail }, policy } = denied;
-        let (peer, own) = (self.peer.id().to_string(), self.own.to_string());
-        let explain = policy.as_deref().map(|policy| {
-            let question = explain_command(Some(policy), &peer, &own, Some(&self.server.inbound.name));
-            format!("{question} --call {}", call.facts.quoted())
-        });
-        let instance = self.tell(call, reason, &detail, explain.clone());
-        let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, instance);
-        if self.server.inbound.tell_callers == TellCallers::Everything {
-            problem.detail = Some(detail);
-            problem.question = Some(Question {
-                caller: Some(peer),
-                service: Some(own),
-                port: Some(self.server.inbound.name.clone()),
-                call: Some(call.facts.to_string()),
-                policy: policy.map(|policy| policy.digest().to_owned()),
-                explain,
-            });
-        }
-        problem.response(asked)
-    }
-
-    /// Tells a request that is not valid, and so is nobody's.
-    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
-        let mut problem = Problem::new(bad.status(), bad.code(), instance);
-        problem.detail = Some(bad.to_string());
-        problem.response(asked)
-    }
-
-    /// Tells a request that was allowed and got no answer.
-    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, failure.reason, &failure.detail, None);
-        let mut problem = Problem::new(failure.status, failure.reason, instance);
-        problem.detail = Some(failure.detail);
-        problem.response(asked)
-    }
-
-    /// Logs, counts and remembers a refusal, and returns its number.
-    fn tell(&self, call: &OpenCall, reason: &'static str, detail: &str, explain: Option<String>) -> Instance {
-        call.tell(|story| story.refused(reason, detail));
-        let plane = &self.server.plane;
-        let instance = plane.refusals.number();
-        plane.refusals.tell(Refusal {
-            direction: Direction::Inbound,
-            from: self.peer.id().to_string(),
-            called: self.server.called(&self.own),
-            reason,
-            detail: detail.to_owned(),
-            explain,
-            instance: Some(instance.to_string()),
-        });
-        instance
     }
 }
 
