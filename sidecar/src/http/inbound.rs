@@ -2,16 +2,13 @@
 
 mod refusing;
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::service::Service;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
 use postern_proto::policy::{Call, Decision};
@@ -21,14 +18,15 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
+use super::answering::{Answering, Side};
 use super::app::{App, Failure, ToApp, ToAppAlone};
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
-use super::framing::{Head, Heads};
-use super::problem::{Asked, is_grpc};
+use super::framing::Heads;
+use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
-use super::target::{self, Bad, Target};
+use super::target::{Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
@@ -129,67 +127,79 @@ struct Client {
     switched: TaskTracker,
 }
 
-#[derive(Debug, Clone)]
-struct Answering(Arc<Client>);
+impl Side for Client {
+    fn plane(&self) -> &Plane {
+        &self.server.plane
+    }
 
-impl Service<Request<Incoming>> for Answering {
-    type Response = Response<Answer>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+    fn calls(&self) -> &Arc<Calls> {
+        &self.calls
+    }
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let client = self.0.clone();
-        Box::pin(async move { Ok(client.answer(request).await) })
+    fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>> {
+        self.decide(call).err().map(|denied| self.refuse(call, *denied, asked))
+    }
+
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let version = if is_grpc(request.headers()) { Version::HTTP_2 } else { Version::HTTP_11 };
+        let app = &self.server.app;
+        let prepared = self.prepare(request, target, call);
+        let (mut response, lease) = prepared.exchange(&ToApp(app, version)).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::broken("the app switched protocols unasked".to_owned()));
+        }
+        fields::remove_hop(response.headers_mut());
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+    }
+
+    async fn switch(
+        &self,
+        mut request: Request<Incoming>,
+        target: Target,
+        protocol: HeaderValue,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let peer = hyper::upgrade::on(&mut request);
+        let app = &self.server.app;
+        let mut prepared = self.prepare(request, target, call);
+        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
+        let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
+        fields::remove_hop(response.headers_mut());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (to_app, cut) = (hyper::upgrade::on(&mut response), self.registration.cut.clone());
+            upgrade::name_protocol(response.headers_mut(), protocol);
+            self.heads.upgraded();
+            let switching = Switching { app: to_app, peer, call: call.clone(), cut };
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+        }
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+    }
+
+    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
+        let mut problem = Problem::new(bad.status(), bad.code(), instance);
+        problem.detail = Some(bad.to_string());
+        problem.response(asked)
+    }
+
+    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(call, failure.reason, &failure.detail, None);
+        let mut problem = Problem::new(failure.status, failure.reason, instance);
+        problem.detail = Some(failure.detail);
+        problem.response(asked)
     }
 }
 
 impl Client {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
-        let asked = Asked::of(&request);
-        let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
-        // First known to the register, then decided: a policy that comes between is seen by one of the two.
-        let call = self.calls.enter(CallFacts::of(&request));
-        call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
-        let response = self.answer_call(request, head, &call, asked).await;
-        call.tell(|story| story.status = Some(response.status().as_u16()));
-        response
-    }
-
-    async fn answer_call(
-        &self,
-        request: Request<Incoming>,
-        head: Option<Head>,
-        call: &Arc<OpenCall>,
-        asked: Asked,
-    ) -> Response<Answer> {
-        let target = match target::read(&request, head, &self.server.plane.config.http) {
-            Ok(target) => target,
-            Err(bad) => return self.refuse_bad(call, &bad, asked),
-        };
-        if let Err(denial) = self.decide(call) {
-            return self.refuse(call, *denial, asked);
-        }
-        let answered = async {
-            match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
-                // A policy that only observes does not refuse it.
-                _ if request.method() == Method::CONNECT => Err(Failure::connect()),
-                Some(protocol) => self.switch(request, target, protocol, call).await,
-                None => self.pass(request, target, call).await,
-            }
-        };
-        let answered = tokio::select! {
-            biased;
-            by = call.cut_while_answering() => Err(by.into()),
-            answered = answered => answered,
-        };
-        match answered {
-            Ok(response) => response,
-            // The body's framing is at fault, whatever broke because of it.
-            Err(_) if self.heads.is_loose() => self.refuse_bad(call, &Bad::LooseChunk, asked),
-            Err(failure) => self.fail(call, failure, asked),
-        }
-    }
-
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
         let plane = &self.server.plane;
         let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
@@ -223,48 +233,6 @@ impl Client {
         }
         let detail = format!("the certificate with which this connection began expired at {not_after}");
         Err(Denial { code: "peer_expired", detail })
-    }
-
-    /// Passes a request to the app and its answer back.
-    async fn pass(
-        &self,
-        request: Request<Incoming>,
-        target: Target,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let version = if is_grpc(request.headers()) { Version::HTTP_2 } else { Version::HTTP_11 };
-        let app = &self.server.app;
-        let prepared = self.prepare(request, target, call);
-        let (mut response, lease) = prepared.exchange(&ToApp(app, version)).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::broken("the app switched protocols unasked".to_owned()));
-        }
-        fields::remove_hop(response.headers_mut());
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
-    }
-
-    /// Passes a request that asks for another protocol, on a connection of its own.
-    async fn switch(
-        &self,
-        mut request: Request<Incoming>,
-        target: Target,
-        protocol: HeaderValue,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let peer = hyper::upgrade::on(&mut request);
-        let app = &self.server.app;
-        let mut prepared = self.prepare(request, target, call);
-        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
-        fields::remove_hop(response.headers_mut());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (to_app, cut) = (hyper::upgrade::on(&mut response), self.registration.cut.clone());
-            upgrade::name_protocol(response.headers_mut(), protocol);
-            self.heads.upgraded();
-            let switching = Switching { app: to_app, peer, call: call.clone(), cut };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
-        }
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
     }
 
     /// Takes away what is of this hop or claims an identity, and says who calls.

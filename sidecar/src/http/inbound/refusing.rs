@@ -1,4 +1,4 @@
-//! A request of a peer that is refused, or gets no answer: told to the log whole, to the peer as much as it may know.
+//! A request of a peer that is refused: told to the log whole, and to the peer as much as it may know.
 
 use std::sync::Arc;
 
@@ -8,11 +8,9 @@ use postern_proto::policy::Policy;
 
 use super::Client;
 use crate::config::TellCallers;
-use crate::http::app::Failure;
 use crate::http::body::Answer;
 use crate::http::call::OpenCall;
 use crate::http::problem::{Asked, Problem, Question};
-use crate::http::target::Bad;
 use crate::metrics::Direction;
 use crate::refusals::{Instance, Refusal, explain_command};
 
@@ -47,24 +45,14 @@ impl Client {
         problem.response(asked)
     }
 
-    /// Tells a request that is not valid, and so is nobody's.
-    pub(super) fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
-        let mut problem = Problem::new(bad.status(), bad.code(), instance);
-        problem.detail = Some(bad.to_string());
-        problem.response(asked)
-    }
-
-    /// Tells a request that was allowed and got no answer.
-    pub(super) fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, failure.reason, &failure.detail, None);
-        let mut problem = Problem::new(failure.status, failure.reason, instance);
-        problem.detail = Some(failure.detail);
-        problem.response(asked)
-    }
-
     /// Logs, counts and remembers a refusal, and returns its number.
-    fn tell(&self, call: &OpenCall, reason: &'static str, detail: &str, explain: Option<String>) -> Instance {
+    pub(super) fn tell(
+        &self,
+        call: &OpenCall,
+        reason: &'static str,
+        detail: &str,
+        explain: Option<String>,
+    ) -> Instance {
         call.tell(|story| story.refused(reason, detail));
         let plane = &self.server.plane;
         let instance = plane.refusals.number();
