@@ -49,6 +49,7 @@ pub struct Shared {
     streams: TaskTracker,
     requests: Semaphore,
     identities: Rates<SpiffeId>,
+    subscribing: Rates<SpiffeId>,
     addresses: Rates<IpAddr>,
 }
 
@@ -71,6 +72,7 @@ impl Shared {
             streams: TaskTracker::new(),
             requests: Semaphore::new(limits.requests_max),
             identities: Rates::new(limits.identity_rate),
+            subscribing: Rates::new(limits.identity_rate),
             addresses: Rates::new(limits.address_rate),
         }
     }

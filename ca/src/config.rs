@@ -62,7 +62,7 @@ pub struct Limits {
     pub identity_subscriptions_max: usize,
     /// Kinds of reported calls that are kept; for a new one the oldest is dropped.
     pub call_rows_max: usize,
-    /// Certificates for one identity: so many a second on average, so many at once.
+    /// Certificates for one identity, and apart from them its subscriptions: so many a second on average, so many at once.
     pub identity_rate: Rate,
     /// Requests from one address.
     pub address_rate: Rate,

@@ -63,9 +63,13 @@ impl Hub {
         self.policy.send_replace(policy);
     }
 
-    /// Tells all sidecars who is revoked, and ends the subscriptions of those.
+    /// Tells all sidecars who is revoked, and ends the subscriptions of those. What they know already is not told again.
     pub fn set_revoked(&self, revoked: Revoked) {
-        self.revoked.send_replace(revoked);
+        self.revoked.send_if_modified(|known| {
+            let news = *known != revoked;
+            *known = revoked;
+            news
+        });
     }
 
     pub fn policy(&self) -> Option<Arc<Published>> {
@@ -119,12 +123,14 @@ impl Seat {
     }
 
     /// Counts calls that the sidecar reports.
-    pub fn reported(&self, CallReports { calls, lost }: CallReports) {
+    pub fn reported(&self, CallReports { calls, lost }: CallReports, now: OffsetDateTime) {
         let mut rows = self.hub.calls();
         rows.lose(lost);
         for (number, report) in calls.into_iter().enumerate() {
             let count = report.count;
-            match CallRow::of_report(&self.place.id, report).filter(|_| number < CALLS_REPORTED_MAX) {
+            match CallRow::of_report(&self.place.id, report, now.unix_timestamp())
+                .filter(|_| number < CALLS_REPORTED_MAX)
+            {
                 Some(row) => rows.add(row),
                 None => rows.lose(count),
             }

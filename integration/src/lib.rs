@@ -2,8 +2,6 @@
 
 pub mod apps;
 pub mod certs;
-pub mod counted;
-pub mod frames;
 pub mod grpc;
 pub mod live;
 pub mod load;

@@ -164,12 +164,20 @@ impl EchoStream {
         Self { say, body: response.into_body() }
     }
 
-    async fn echo(&mut self) -> hyper::Result<()> {
+    /// Sends a word and expects it back.
+    pub async fn echo(&mut self) -> hyper::Result<()> {
         // If it is cut, what is read says so.
         let _cut = self.say.send(Bytes::from_static(b"word")).await;
         let frame = self.next().await.expect("not a clean end")?;
         assert_eq!(frame.into_data().unwrap(), "word");
         Ok(())
+    }
+
+    /// Has nothing more to say, and waits for a clean end, with nothing before.
+    pub async fn end(self) {
+        let Self { say, body } = self;
+        drop(say);
+        assert!(body.collect().await.unwrap().to_bytes().is_empty());
     }
 
     async fn next(&mut self) -> Option<hyper::Result<Frame<Bytes>>> {

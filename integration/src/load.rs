@@ -4,11 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Clients that send requests to an echo service until told to stop.
+/// Clients that send requests to an echo service, or to [`crate::web`], until told to stop.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -29,6 +34,19 @@ pub enum Style {
     FreshConnections,
     /// One connection for all requests of a client.
     KeptConnections,
+    /// A `GET` on a connection of its own.
+    FreshHttp1,
+    /// All on one connection, as long as that is kept.
+    KeptHttp1,
+    /// The same over HTTP/2.
+    KeptHttp2,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Echo(TcpStream),
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
 }
 
 impl Load {
@@ -64,16 +82,16 @@ async fn client(
     let mut failures = Vec::new();
     let mut connection = None;
     while !stop.load(Ordering::Relaxed) && failures.len() < 10 {
-        match request(address, &mut connection).await {
+        match request(address, style, &mut connection).await {
             Ok(()) => {
                 served.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
-                failures.push(error.to_string());
+                failures.push(format!("{style:?}: {error:#}"));
                 connection = None;
             }
         }
-        if style == Style::FreshConnections {
+        if matches!(style, Style::FreshConnections | Style::FreshHttp1) {
             connection = None;
         }
         // A breath between requests leaves the machine to the programs under test.
@@ -82,16 +100,51 @@ async fn client(
     failures
 }
 
-async fn request(address: SocketAddr, connection: &mut Option<TcpStream>) -> std::io::Result<()> {
-    let stream = match connection {
-        Some(stream) => stream,
-        None => connection.insert(TcpStream::connect(address).await?),
+async fn request(address: SocketAddr, style: Style, kept: &mut Option<Connection>) -> anyhow::Result<()> {
+    let over = match kept {
+        Some(Connection::Http1(sender)) => sender.is_closed(),
+        Some(Connection::Http2(sender)) => sender.is_closed(),
+        Some(Connection::Echo(_)) | None => false,
     };
+    let connection = match kept.take().filter(|_| !over) {
+        Some(connection) => kept.insert(connection),
+        None => kept.insert(connect(address, style).await?),
+    };
+    let get = Request::get("http://payments/charges/7").header("host", "payments").body(Empty::new())?;
+    let response = match connection {
+        Connection::Echo(stream) => return echo(stream).await,
+        Connection::Http1(sender) => {
+            sender.ready().await?;
+            sender.send_request(get).await?
+        }
+        Connection::Http2(sender) => sender.send_request(get).await?,
+    };
+    let (status, body) = (response.status(), response.into_body().collect().await?.to_bytes());
+    anyhow::ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+    Ok(())
+}
+
+async fn connect(address: SocketAddr, style: Style) -> anyhow::Result<Connection> {
+    let stream = TcpStream::connect(address).await?;
+    Ok(match style {
+        Style::FreshConnections | Style::KeptConnections => Connection::Echo(stream),
+        Style::FreshHttp1 | Style::KeptHttp1 => {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            Connection::Http1(sender)
+        }
+        Style::KeptHttp2 => {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            Connection::Http2(sender)
+        }
+    })
+}
+
+async fn echo(stream: &mut TcpStream) -> anyhow::Result<()> {
     stream.write_all(b"one request").await?;
     let mut answer = [0; 11];
     stream.read_exact(&mut answer).await?;
-    if &answer != b"one request" {
-        return Err(std::io::Error::other(format!("wrong answer {answer:?}")));
-    }
+    anyhow::ensure!(&answer == b"one request", "wrong answer {answer:?}");
     Ok(())
 }

@@ -50,6 +50,8 @@ pub struct Ca {
 #[derive(Debug, Clone)]
 pub struct SidecarSpec {
     name: String,
+    /// What its files are called.
+    files: String,
     inbounds: Vec<Listener>,
     outbounds: Vec<Listener>,
     identity: Option<String>,
@@ -63,7 +65,8 @@ pub struct SidecarSpec {
 struct Listener {
     /// The inbound's own, or that of the outbound's service.
     name: String,
-    to: SocketAddr,
+    /// One app, or all instances of a service.
+    to: Vec<SocketAddr>,
     protocol: &'static str,
 }
 
@@ -119,12 +122,12 @@ impl Mesh {
 
     /// Starts a sidecar that enrols at `ca` with a token of its own; it may not be ready yet.
     pub fn sidecar(&self, ca: &Ca, spec: &SidecarSpec) -> Sidecar {
-        let token = self.write(&format!("{}.token", spec.name), &ca.token(&spec.name));
+        let token = self.write(&format!("{}.token", spec.files), &ca.token(&spec.name));
         let identity = format!(
             "ca = \"https://{}\"\njoin_token_file = \"{}\"\nstate_dir = \"{}\"\n",
             ca.address,
             token.display(),
-            self.path().join(format!("{}.state", spec.name)).display(),
+            self.path().join(format!("{}.state", spec.files)).display(),
         );
         self.sidecar_with(&identity, spec)
     }
@@ -141,24 +144,25 @@ impl Mesh {
         let (mut inbounds, mut outbounds) = (Vec::new(), Vec::new());
         for Listener { name, to, protocol } in &spec.inbounds {
             inbounds.push(listen());
-            let listen = inbounds.last().unwrap();
+            let (listen, app) = (inbounds.last().unwrap(), to[0]);
             write!(
                 text,
-                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{to}\"\nprotocol = \"{protocol}\"\n"
+                "[[inbound]]\nname = \"{name}\"\nlisten = \"{listen}\"\napp = \"{app}\"\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
         for Listener { name, to, protocol } in &spec.outbounds {
             outbounds.push(listen());
             let listen = outbounds.last().unwrap();
+            let to = to.iter().map(|to| format!("\"{to}\"")).collect::<Vec<_>>().join(", ");
             write!(
                 text,
-                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{name}\"\nto = [\"{to}\"]\nprotocol = \"{protocol}\"\n"
+                "[[outbound]]\nlisten = \"{listen}\"\nservice = \"{name}\"\nto = [{to}]\nprotocol = \"{protocol}\"\n"
             )
             .unwrap();
         }
         text.push_str(&spec.extra);
-        let config = self.write(&format!("{}.toml", spec.name), &text);
+        let config = self.write(&format!("{}.toml", spec.files), &text);
         let program = start_sidecar(&spec.name, &config);
         Sidecar { name: spec.name.clone(), admin, inbounds, outbounds, config, program }
     }
@@ -186,14 +190,15 @@ impl Ca {
 
     /// Runs an admin command to success, and returns what it printed.
     pub fn run(&self, args: &[&str]) -> String {
-        let output = std::process::Command::new(ca_binary())
-            .args(args)
-            .arg("--data-dir")
-            .arg(&self.data_dir)
-            .output()
-            .unwrap();
+        let output = self.ask(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs an admin command, whatever comes of it.
+    pub fn ask(&self, args: &[&str]) -> std::process::Output {
+        let mut command = std::process::Command::new(ca_binary());
+        command.args(args).arg("--data-dir").arg(&self.data_dir).output().unwrap()
     }
 
     /// The trust bundle, as every client needs it.
@@ -218,6 +223,7 @@ impl SidecarSpec {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            files: name.to_owned(),
             inbounds: Vec::new(),
             outbounds: Vec::new(),
             identity: None,
@@ -227,18 +233,29 @@ impl SidecarSpec {
         }
     }
 
-    pub fn inbound(mut self, name: &str, app: SocketAddr) -> Self {
-        self.inbounds.push(self.listener(name, app));
+    /// Another instance beside one of the same name.
+    pub fn second(mut self) -> Self {
+        self.files.push_str("-2");
         self
     }
 
-    pub fn outbound(mut self, service: &str, to: SocketAddr) -> Self {
+    pub fn inbound(mut self, name: &str, app: SocketAddr) -> Self {
+        self.inbounds.push(self.listener(name, &[app]));
+        self
+    }
+
+    pub fn outbound(self, service: &str, to: SocketAddr) -> Self {
+        self.outbound_to_all(service, &[to])
+    }
+
+    /// An outbound to several instances of a service.
+    pub fn outbound_to_all(mut self, service: &str, to: &[SocketAddr]) -> Self {
         self.outbounds.push(self.listener(service, to));
         self
     }
 
-    fn listener(&self, name: &str, to: SocketAddr) -> Listener {
-        Listener { name: name.to_owned(), to, protocol: self.protocol }
+    fn listener(&self, name: &str, to: &[SocketAddr]) -> Listener {
+        Listener { name: name.to_owned(), to: to.to_vec(), protocol: self.protocol }
     }
 
     pub fn policy(mut self, file: &Path) -> Self {

@@ -143,17 +143,8 @@ impl Program {
 
     /// Resident memory now, KiB.
     pub fn resident_kib(&self) -> u64 {
-        self.of_status("VmRSS:")
-    }
-
-    /// The most resident memory it ever had, KiB.
-    pub fn resident_most_kib(&self) -> u64 {
-        self.of_status("VmHWM:")
-    }
-
-    fn of_status(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }

@@ -9,7 +9,7 @@ use postern_proto::wire::v1::certificate_authority_client::CertificateAuthorityC
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, issue_request::Attestation};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -23,22 +23,22 @@ pub async fn connect(
     identity: Option<&Svid>,
     bundles: Arc<TrustBundles>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
-    over(tcp, identity, bundles, &[]).await
+    connect_speaking(address, identity, bundles, &[]).await
 }
 
-/// The handshake over a stream that is there already, with these protocols offered.
-pub async fn over<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+/// The same, with ALPN.
+pub async fn connect_speaking(
+    address: SocketAddr,
     identity: Option<&Svid>,
     bundles: Arc<TrustBundles>,
     alpn: &[&[u8]],
-) -> std::io::Result<TlsStream<S>> {
+) -> std::io::Result<TlsStream<TcpStream>> {
     let identity = identity.map(|svid| TlsIdentity::new(svid).unwrap());
     let judge = Arc::new(Judge::new(bundles, Arc::new(Anyone)));
     let config = client_config(identity.as_ref(), judge, alpn).unwrap();
-    TlsConnector::from(config).connect(server_name(), stream).await
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    TlsConnector::from(config).connect(server_name(), tcp).await
 }
 
 /// One request to an echo service; in TLS 1.3 a server's refusal shows only when the client reads.

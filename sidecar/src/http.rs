@@ -1,5 +1,6 @@
 //! HTTP/1.1 and HTTP/2 in the data plane: each request is decided by itself and carried as it was sent.
 
+mod again;
 mod app;
 mod body;
 mod call;

@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postern_proto::identity::SpiffeId;
 use postern_proto::wire::v1::sidecar_report::Report;
@@ -56,6 +56,8 @@ pub(super) async fn open(
     })?;
     let (id, not_after) = (svid.id().clone(), svid.not_after());
     may_listen(shared, &id, not_after)?;
+    let taken = shared.subscribing.take(id.clone(), Instant::now());
+    taken.map_err(|wait| errors::busy(&format!("too many subscriptions of {id}"), wait))?;
     let hello = timeout(shared.request_timeout, reports.message()).await;
     let hello = hello.map_err(|_| Status::deadline_exceeded("no hello came in time"))??;
     let Some(Report::Hello(hello)) = hello.and_then(|first| first.report) else {
@@ -192,7 +194,7 @@ impl Sidecar {
                 }
                 self.seat.acknowledged(said, OffsetDateTime::now_utc());
             }
-            Some(Report::Calls(calls)) => self.seat.reported(calls),
+            Some(Report::Calls(calls)) => self.seat.reported(calls, OffsetDateTime::now_utc()),
             Some(Report::Hello(_)) => return Err(Status::invalid_argument("a hello comes first, and once")),
             // A later version's report.
             None => {}

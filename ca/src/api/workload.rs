@@ -63,7 +63,8 @@ impl CertificateAuthority for WorkloadApi {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = caller(&request)?;
         let opened = async {
-            let _permit = self.admit(&caller)?;
+            // While it is waited for the hello, others may have the permit.
+            drop(self.admit(&caller)?);
             subscribe::open(&self.0, &caller, request.into_inner()).await
         };
         let refused = |status: &Status| {

@@ -6,11 +6,14 @@ mod diff;
 mod explain;
 mod graph;
 mod history;
+mod recorded;
+mod replay;
 mod rollback;
 mod settling;
 mod show;
 mod source;
 mod status;
+mod suggest;
 mod test;
 
 use std::path::Path;
@@ -29,6 +32,8 @@ pub(super) enum Command {
     Explain(explain::Explain),
     Diff(diff::Args),
     Graph(graph::Args),
+    Replay(replay::Args),
+    Suggest(suggest::Args),
     Apply(apply::Apply),
     Show(show::Show),
     History(history::History),
@@ -43,6 +48,8 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Explain(explain) => explain::run(&explain),
         Command::Diff(args) => diff::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Apply(apply) => apply::run(apply),
         Command::Show(show) => Ok(show::run(show)),
         Command::History(history) => Ok(history::run(history)),

@@ -1,6 +1,6 @@
 //! Calls that no rule allows, as sidecars report them: one row for each kind, in memory and bounded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use postern_proto::identity::SpiffeId;
 use postern_proto::wire::v1::CallReport;
@@ -19,10 +19,15 @@ pub(super) struct CallRows {
     rows_max: usize,
     rows: BTreeMap<u64, CallRow>,
     numbers: HashMap<CallKind, u64>,
-    of_identity: HashMap<SpiffeId, usize>,
+    /// All rows, and those of each identity, the one whose last call is longest ago first.
+    by_age: BTreeSet<Age>,
+    of_identity: HashMap<SpiffeId, BTreeSet<Age>>,
     added: u64,
     lost: u64,
 }
+
+/// When a row's last call was, and its number.
+type Age = (i64, u64);
 
 /// What makes calls the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,8 +56,8 @@ pub struct CallRow {
 }
 
 impl CallRow {
-    /// Reads what a sidecar of `to` reports; nothing where it is no report.
-    pub fn of_report(to: &SpiffeId, report: CallReport) -> Option<Self> {
+    /// Reads what a sidecar of `to` reports at `now`, in Unix seconds; nothing where it is no report.
+    pub fn of_report(to: &SpiffeId, report: CallReport, now: i64) -> Option<Self> {
         let outcome = report.outcome();
         let CallReport { from, port, method, path, gap, policy_digest, count, first, last, .. } = report;
         let words = [&port, &method, &policy_digest].iter().all(|word| word.len() <= WORD_BYTES_MAX);
@@ -62,36 +67,37 @@ impl CallRow {
         }
         let from = SpiffeId::parse(&from).ok()?;
         let kind = CallKind { outcome, from, to: to.clone(), port, method, path, gap };
-        Some(Self { kind, policy_digest, count, first, last })
+        // No clock that is fast makes a row look younger than what comes later.
+        let last = last.min(now);
+        Some(Self { kind, policy_digest, count, first: first.min(last), last })
     }
 }
 
 impl CallRows {
     pub(super) fn new(rows_max: usize) -> Self {
-        let (rows, numbers, of_identity) = (BTreeMap::new(), HashMap::new(), HashMap::new());
-        Self { rows_max, rows, numbers, of_identity, added: 0, lost: 0 }
+        let (rows, numbers) = (BTreeMap::new(), HashMap::new());
+        let (by_age, of_identity) = (BTreeSet::new(), HashMap::new());
+        Self { rows_max, rows, numbers, by_age, of_identity, added: 0, lost: 0 }
     }
 
     /// Adds calls to the row of their kind. A new row without room takes the place of the one whose last call is
     /// longest ago: of the same identity, where that has its share, else of all.
     pub(super) fn add(&mut self, new: CallRow) {
-        let known = self.numbers.get(&new.kind).and_then(|number| self.rows.get_mut(number));
-        if let Some(row) = known {
+        let known = self.numbers.get(&new.kind).copied();
+        if let Some((number, mut row)) = known.and_then(|number| self.take(number)) {
             row.count = row.count.saturating_add(new.count);
             (row.first, row.last) = (row.first.min(new.first), row.last.max(new.last));
             row.policy_digest = new.policy_digest;
-            return;
+            return self.put(number, row);
         }
-        let of_identity = self.of_identity.get(&new.kind.to).copied().unwrap_or_default();
-        if of_identity >= (self.rows_max / SHARE_OF_ONE).max(1) {
-            self.drop_oldest(Some(&new.kind.to));
+        let own = self.of_identity.get(&new.kind.to);
+        if own.is_some_and(|own| own.len() >= (self.rows_max / SHARE_OF_ONE).max(1)) {
+            self.drop_row(own.and_then(BTreeSet::first).copied());
         } else if self.rows.len() >= self.rows_max {
-            self.drop_oldest(None);
+            self.drop_row(self.by_age.first().copied());
         }
         self.added += 1;
-        *self.of_identity.entry(new.kind.to.clone()).or_default() += 1;
-        self.numbers.insert(new.kind.clone(), self.added);
-        self.rows.insert(self.added, new);
+        self.put(self.added, new);
     }
 
     /// Counts calls that are in no row.
@@ -109,19 +115,32 @@ impl CallRows {
         rows.map(|(number, row)| (*number, row.clone())).collect()
     }
 
-    fn drop_oldest(&mut self, of: Option<&SpiffeId>) {
-        let rows = self.rows.iter().filter(|(_, row)| of.is_none_or(|of| *of == row.kind.to));
-        let Some((number, _)) = rows.min_by_key(|(number, row)| (row.last, **number)) else { return };
-        let number = *number;
-        let Some(row) = self.rows.remove(&number) else { return };
-        self.lose(row.count);
+    fn drop_row(&mut self, row: Option<Age>) {
+        if let Some((_, row)) = row.and_then(|(_, number)| self.take(number)) {
+            self.lose(row.count);
+        }
+    }
+
+    fn put(&mut self, number: u64, row: CallRow) {
+        let age = (row.last, number);
+        self.by_age.insert(age);
+        self.of_identity.entry(row.kind.to.clone()).or_default().insert(age);
+        self.numbers.insert(row.kind.clone(), number);
+        self.rows.insert(number, row);
+    }
+
+    fn take(&mut self, number: u64) -> Option<(u64, CallRow)> {
+        let row = self.rows.remove(&number)?;
+        let age = (row.last, number);
+        self.by_age.remove(&age);
         self.numbers.remove(&row.kind);
-        if let Some(rows) = self.of_identity.get_mut(&row.kind.to) {
-            *rows -= 1;
-            if *rows == 0 {
+        if let Some(own) = self.of_identity.get_mut(&row.kind.to) {
+            own.remove(&age);
+            if own.is_empty() {
                 self.of_identity.remove(&row.kind.to);
             }
         }
+        Some((number, row))
     }
 }
 
@@ -149,7 +168,7 @@ mod tests {
     }
 
     fn row(to: &str, path: &str, count: u64, at: i64) -> CallRow {
-        CallRow::of_report(&id(to), report(path, count, at)).unwrap()
+        CallRow::of_report(&id(to), report(path, count, at), 1_000).unwrap()
     }
 
     #[test]
@@ -177,8 +196,15 @@ mod tests {
         for number in 0..30 {
             rows.add(row(&format!("s{number}"), "/", 1, 200 + number));
         }
-        assert_eq!((rows.rows.len(), rows.numbers.len(), rows.of_identity.len()), (20, 20, 20));
+        assert_eq!((rows.rows.len(), rows.numbers.len(), rows.by_age.len()), (20, 20, 20));
+        assert_eq!(rows.of_identity.len(), 20);
         assert_eq!(rows.lost(), 48 + 7 + 2 + 10);
+    }
+
+    #[test]
+    fn no_clock_is_ahead_of_the_cas() {
+        let row = row("payments", "/", 1, i64::MAX);
+        assert_eq!((row.first, row.last), (1_000, 1_000));
     }
 
     #[test]
@@ -190,7 +216,7 @@ mod tests {
             CallReport { port: "p".repeat(WORD_BYTES_MAX + 1), ..report("/", 1, 0) },
             report(&"p".repeat(TEXT_BYTES_MAX + 1), 1, 0),
         ] {
-            assert_eq!(CallRow::of_report(&id("payments"), bad), None);
+            assert_eq!(CallRow::of_report(&id("payments"), bad, 1_000), None);
         }
     }
 }

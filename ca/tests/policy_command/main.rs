@@ -1,12 +1,13 @@
 //! `postern-ca policy` answers offline with the code that enforces.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says no by a panic")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test says no by a panic")]
 
 mod check;
 mod diff;
 mod documented;
 mod explain;
 mod graph;
+mod recorded;
 mod test;
 
 use std::process::{Command, Output};

@@ -184,6 +184,20 @@ async fn apply_and_rollback_wait_until_sidecars_have_answered_but_not_for_ever()
     assert_eq!(notable(&said["status"]), [("good", "awaited", Some(2))]);
 }
 
+#[tokio::test]
+async fn an_identity_that_subscribes_too_often_is_told_when_to_come_back_and_may_still_renew() {
+    let home = Home::new();
+    let ca = home.start("[limits]\nidentity_per_second = 1\nidentity_burst = 2\n");
+    let (client, orders) = (ca.client(), svid(&ca, "orders").await);
+    for _ in 0..2 {
+        client.subscribe(&orders, hello("a")).await.unwrap();
+    }
+    let busy = client.subscribe(&orders, hello("a")).await.err().unwrap();
+    assert_eq!(busy.code(), Code::ResourceExhausted, "{busy}");
+    assert!(busy.message().contains("too many subscriptions"), "{busy}");
+    client.renew(&orders).await.unwrap();
+}
+
 /// A report of calls to so many paths, each of about so many bytes.
 fn report(paths: usize, bytes: usize) -> Report {
     let call = |number: usize| CallReport {

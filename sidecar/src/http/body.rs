@@ -1,8 +1,8 @@
 //! A body on its way: counted, never held, and ended with an error when its request is cut.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
 
+use super::again::Kept;
 use super::call::{OpenCall, Part};
 use super::expect::Held;
 use super::fields;
@@ -23,6 +24,8 @@ pub(super) enum BodyError {
     Cut,
     #[error("a chunk is framed in a way that not every parser takes (RFC 9112 §7.1)")]
     Loose,
+    #[error("the body is sent on another connection")]
+    Elsewhere,
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
@@ -30,13 +33,23 @@ pub(super) enum BodyError {
 /// A request's body on its way to whoever answers.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    inner: Incoming,
+    flow: Arc<Mutex<Flow>>,
     call: Arc<OpenCall>,
     to: To,
+    /// Which time it is sent.
+    turn: usize,
+}
+
+/// Where a body comes from, whichever time it is sent.
+#[derive(Debug)]
+struct Flow {
+    inner: Incoming,
     /// Until it is wanted.
     held: Option<Held>,
     /// Of the HTTP/1 connection that it comes from.
     heads: Arc<Heads>,
+    kept: Kept,
+    turn: usize,
 }
 
 /// Where a request's body goes, for counting and cleaning.
@@ -51,12 +64,40 @@ impl RequestBody {
         if inner.is_end_stream() {
             call.request_over();
         }
-        Self { inner, call, to, held: None, heads }
+        let flow = Flow { inner, held: None, heads, kept: Kept::default(), turn: 0 };
+        Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0 }
     }
 
     /// Takes nothing of it until it is wanted.
-    pub(super) fn hold(&mut self, held: Option<Held>) {
-        self.held = held;
+    pub(super) fn hold(&self, held: Option<Held>) {
+        self.lock().held = held;
+    }
+
+    /// The same body while it is being sent.
+    pub(super) fn spare(&self) -> Self {
+        Self { flow: self.flow.clone(), call: self.call.clone(), to: self.to, turn: self.turn }
+    }
+
+    /// From its beginning on, if that is still known; whoever was sending it sends no more.
+    pub(super) fn again(mut self) -> Option<Self> {
+        let mut flow = self.lock();
+        if !flow.kept.rewind() {
+            return None;
+        }
+        flow.turn += 1;
+        let turn = flow.turn;
+        drop(flow);
+        self.turn = turn;
+        Some(self)
+    }
+
+    /// It will not be sent again.
+    pub(super) fn settle(&self) {
+        self.lock().kept.forget();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,18 +106,25 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.call.poll_cut(Part::RequestBody, cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        if let Some(held) = &mut self.held {
-            ready!(held.poll(cx));
-            self.held = None;
+        let mut flow = self.lock();
+        if flow.turn != self.turn {
+            return Poll::Ready(Some(Err(BodyError::Elsewhere)));
         }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
-        if self.heads.is_loose() {
+        if let Some(held) = &mut flow.held {
+            ready!(held.poll(cx));
+            flow.held = None;
+        }
+        if let Some(data) = flow.kept.next() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let frame = ready!(Pin::new(&mut flow.inner).poll_frame(cx)).transpose()?;
+        if flow.heads.is_loose() {
             return Poll::Ready(Some(Err(BodyError::Loose)));
         }
         let counted = match self.to {
@@ -85,27 +133,35 @@ impl Body for RequestBody {
         };
         let frame = frame.map(|frame| counting(frame, counted));
         self.call.moved();
-        if frame.is_none() || self.inner.is_end_stream() {
+        if frame.is_none() || flow.inner.is_end_stream() {
             self.call.request_over();
         }
-        let frame = match (frame.map(Frame::into_trailers), self.to) {
-            (None, _) => None,
-            (Some(Ok(mut trailers)), To::App) => {
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        flow.kept.keep(&frame);
+        Poll::Ready(Some(Ok(match (frame.into_trailers(), self.to) {
+            (Ok(mut trailers), To::App) => {
                 fields::clean_trailers(&mut trailers);
-                Some(Frame::trailers(trailers))
+                Frame::trailers(trailers)
             }
-            (Some(Ok(trailers)), To::Peer) => Some(Frame::trailers(trailers)),
-            (Some(Err(data)), _) => Some(data),
-        };
-        Poll::Ready(frame.map(Ok))
+            (Ok(trailers), To::Peer) => Frame::trailers(trailers),
+            (Err(data), _) => data,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        let flow = self.lock();
+        flow.kept.left() == 0 && flow.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let flow = self.lock();
+        let (inner, again) = (flow.inner.size_hint(), flow.kept.left());
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(again));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(again));
+        }
+        hint
     }
 }
 

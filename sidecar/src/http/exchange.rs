@@ -1,10 +1,11 @@
-//! One request and its answer on a leased connection, tried again while nothing of it was sent.
+//! One request and its answer on a leased connection, tried again while the other side has not looked at it.
 
-use http::header::{HOST, HeaderValue, TE};
+use http::header::{HOST, HeaderMap, HeaderValue, TE};
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 
+use super::again::{is_repeatable, is_unprocessed};
 use super::app::Failure;
 use super::body::RequestBody;
 use super::fields::Trailers;
@@ -46,14 +47,21 @@ impl Prepared {
         loop {
             let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
             self.address(leased.is_shared());
+            let spare = Spare::of(&self.request);
             match leased.send(self.request).await {
-                Ok(response) => return Ok((response, leased)),
-                Err(mut error) => match error.take_message().filter(|_| attempt < ATTEMPTS_MAX) {
-                    Some(request) if leased.alert().is_none() => {
-                        (self.request, attempt) = (request, attempt + 1)
+                Ok(response) => {
+                    spare.body.settle();
+                    return Ok((response, leased));
+                }
+                Err(mut error) => {
+                    let unsent = error.take_message();
+                    let error = error.into_error();
+                    let again = unsent.or_else(|| spare.again(&error, &leased));
+                    match again.filter(|_| attempt < ATTEMPTS_MAX && leased.alert().is_none()) {
+                        Some(request) => (self.request, attempt) = (request, attempt + 1),
+                        None => return Err(ExchangeError::Broken(error, leased)),
                     }
-                    _ => return Err(ExchangeError::Broken(error.into_error(), leased)),
-                },
+                }
             }
         }
     }
@@ -76,6 +84,28 @@ impl Prepared {
                 request.headers_mut().insert(HOST, host);
             }
         }
+    }
+}
+
+/// What it takes to send a request again.
+struct Spare {
+    method: Method,
+    headers: HeaderMap,
+    body: RequestBody,
+}
+
+impl Spare {
+    fn of(request: &Request<RequestBody>) -> Self {
+        let (method, headers) = (request.method().clone(), request.headers().clone());
+        Self { method, headers, body: request.body().spare() }
+    }
+
+    /// The request once more, if this error says that it may be sent once more.
+    fn again(self, error: &hyper::Error, leased: &Leased) -> Option<Request<RequestBody>> {
+        let kept = leased.was_kept() && is_repeatable(error, &self.method);
+        let mut request = Request::new(self.body.again().filter(|_| kept || is_unprocessed(error))?);
+        (*request.method_mut(), *request.headers_mut()) = (self.method, self.headers);
+        Some(request)
     }
 }
 

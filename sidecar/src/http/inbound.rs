@@ -269,7 +269,7 @@ impl Client {
         let mut request =
             request.map(|body| RequestBody::new(body, call.clone(), To::App, self.heads.clone()));
         let held = expect::hold(&mut request);
-        request.body_mut().hold(held);
+        request.body().hold(held);
         let headers = request.headers_mut();
         let trailers = fields::remove_hop(headers);
         fields::remove_claims(headers);

@@ -205,7 +205,7 @@ impl App {
         let mut request =
             request.map(|body| RequestBody::new(body, call.clone(), To::Peer, self.heads.clone()));
         let held = expect::hold(&mut request);
-        request.body_mut().hold(held);
+        request.body().hold(held);
         let trailers = fields::remove_hop(request.headers_mut());
         Prepared { request, target, scheme: Scheme::HTTPS, trailers }
     }

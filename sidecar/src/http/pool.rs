@@ -52,6 +52,8 @@ struct Shared {
 struct Single {
     sender: http1::SendRequest<RequestBody>,
     end: End,
+    /// It has carried a request before.
+    kept: bool,
 }
 
 /// A connection just made.
@@ -133,7 +135,7 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
                 Turn::Alone => {
                     return match place.dial(Kind::Single).await? {
                         Dialed::Single(sender, end) => {
-                            Ok(self.leased(epoch, Sender::Single(Some(Single { sender, end }))))
+                            Ok(self.leased(epoch, Sender::Single(Some(Single { sender, end, kept: false }))))
                         }
                         Dialed::Shared(sender, end) => {
                             let sender = self.lock().keep(epoch, sender, end);
@@ -154,7 +156,7 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
                         Ok(Dialed::Single(sender, end)) => {
                             state.only_singles = true;
                             drop(state);
-                            Ok(self.leased(epoch, Sender::Single(Some(Single { sender, end }))))
+                            Ok(self.leased(epoch, Sender::Single(Some(Single { sender, end, kept: false }))))
                         }
                         Err(failure) => {
                             drop(state);
@@ -290,7 +292,7 @@ impl Leased {
     /// A connection just made, for one request alone.
     pub(super) fn fresh(dialed: Dialed) -> Self {
         let sender = match dialed {
-            Dialed::Single(sender, end) => Sender::Single(Some(Single { sender, end })),
+            Dialed::Single(sender, end) => Sender::Single(Some(Single { sender, end, kept: false })),
             Dialed::Shared(sender, end) => {
                 Sender::Shared(Arc::new(Shared { sender, open: AtomicUsize::new(1), end }))
             }
@@ -327,6 +329,11 @@ impl Leased {
         self.end()?.alert.get().copied()
     }
 
+    /// Whether it is a single connection that carried a request before.
+    pub(super) fn was_kept(&self) -> bool {
+        matches!(&self.sender, Sender::Single(Some(single)) if single.kept)
+    }
+
     /// Whether requests on it are HTTP/2's.
     pub(super) fn is_shared(&self) -> bool {
         matches!(self.sender, Sender::Shared(_))
@@ -337,7 +344,7 @@ impl Leased {
         if let (Sender::Single(single), Some(home)) = (&mut self.sender, &self.home)
             && let Some(single) = single.take()
         {
-            home.take(single);
+            home.take(Single { kept: true, ..single });
         }
     }
 }

@@ -167,6 +167,12 @@ impl Http2 {
         Self::over(TcpStream::connect(sidecar.outbound.unwrap()).await.unwrap()).await
     }
 
+    /// Waits until the other side takes no more requests.
+    pub async fn goaway(&self) {
+        let refused = async { while self.post("/charge").await.is_ok() {} };
+        tokio::time::timeout(crate::sidecar::PATIENCE, refused).await.unwrap();
+    }
+
     /// Starts a request with a body; returns what answers it.
     pub async fn post(&self, path: &str) -> hyper::Result<(StatusCode, Stream)> {
         let (say, said) = mpsc::channel(1);
@@ -197,6 +203,13 @@ impl Stream {
         let frame = self.body.frame().await.expect("a stream that is cut does not end cleanly")?;
         assert_eq!(frame.into_data().unwrap(), "word");
         Ok(())
+    }
+
+    /// Has nothing more to say, and waits for a clean end, with nothing before.
+    pub async fn end(self) {
+        let Self { say, body } = self;
+        drop(say);
+        assert!(body.collect().await.unwrap().to_bytes().is_empty());
     }
 
     /// Expects that it ends with an error, and nothing before.

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
 
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -14,8 +14,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::client;
+use crate::events::Events;
 
-/// `GET /` says who answers; `GET /ask/NAME` asks another service and tells what came.
+/// Words, or a stream of them.
+type Answer = Either<Full<Bytes>, Events>;
+
+/// Says who answers, and who calls if its sidecar says so. `/events` never ends; `/ask/NAME/PATH` asks another service.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct App {
     /// Who it is.
@@ -58,24 +62,37 @@ impl App {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, text) = match request.uri().path() {
-            "/" => (StatusCode::OK, format!("this is {}", self.name)),
-            path => self.ask(path.trim_start_matches("/ask/")).await,
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let path = request.uri().path();
+        if path == "/events" {
+            return Response::new(Either::Right(Events::default()));
+        }
+        let (status, text) = match path.strip_prefix("/ask/") {
+            Some(asked) => self.ask(request.method(), asked).await,
+            None => (StatusCode::OK, format!("this is {}{}\n", self.name, called_by(request.headers()))),
         };
-        let mut response = Response::new(Full::from(format!("{text}\n")));
+        let mut response = Response::new(Either::Left(Full::from(text)));
         *response.status_mut() = status;
         response
     }
 
-    async fn ask(&self, name: &str) -> (StatusCode, String) {
+    /// Passes on a request for `NAME/PATH`, and what came of it.
+    async fn ask(&self, method: &Method, asked: &str) -> (StatusCode, String) {
+        let (name, path) = asked.split_once('/').unwrap_or((asked, ""));
         let Some((_, address)) = self.peers.iter().find(|(peer, _)| peer == name) else {
             let names: Vec<_> = self.peers.iter().map(|(name, _)| format!(" /ask/{name}")).collect();
-            return (StatusCode::NOT_FOUND, format!("{} answers: /{}", self.name, names.concat()));
+            return (StatusCode::NOT_FOUND, format!("{} answers: /{}\n", self.name, names.concat()));
         };
-        match client::get(*address, "/").await {
-            Ok((status, text)) => (status, format!("{} asked {name}: {}", self.name, text.trim_end())),
-            Err(error) => (StatusCode::BAD_GATEWAY, format!("{} asked {name}: {error}", self.name)),
+        match client::request(*address, method, &format!("/{path}")).await {
+            Ok(answer) => answer,
+            Err(error) => (StatusCode::BAD_GATEWAY, format!("{} asked {name}: {error}\n", self.name)),
         }
     }
+}
+
+/// Who calls, as the own sidecar says.
+fn called_by(headers: &HeaderMap) -> String {
+    let told = headers.get("x-forwarded-client-cert").and_then(|told| told.to_str().ok());
+    let caller = told.and_then(|told| told.split(';').find_map(|part| part.strip_prefix("URI=")));
+    caller.map(|caller| format!(", called by {caller}")).unwrap_or_default()
 }

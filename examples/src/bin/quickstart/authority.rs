@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,16 @@ impl Authority {
             bail!("postern-ca {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
         }
         String::from_utf8(output.stdout).context("postern-ca printed something else than text")
+    }
+
+    /// Runs a command line as it stands, where the policy is and `postern-ca` is found.
+    pub(crate) async fn shell(&self, command: &str) -> anyhow::Result<Output> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let ours = self.program.parent().map(Path::to_owned).into_iter();
+        let path = std::env::join_paths(ours.chain(std::env::split_paths(&path)))?;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]).current_dir(&self.dir).env("PATH", path).kill_on_drop(true);
+        Ok(shell.output().await?)
     }
 
     /// Whom everybody believes.

@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -36,24 +36,33 @@ impl Connection {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> io::Result<(StatusCode, String)> {
-        let answered = tokio::time::timeout(REQUEST_TIMEOUT, self.ask(path)).await;
+        self.request(&Method::GET, path).await
+    }
+
+    pub(crate) async fn request(&mut self, method: &Method, path: &str) -> io::Result<(StatusCode, String)> {
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, self.ask(method, path)).await;
         answered.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
     }
 
-    async fn ask(&mut self, path: &str) -> io::Result<(StatusCode, String)> {
-        let host = self.address.to_string();
-        let request = Request::get(path).header(header::HOST, host).body(Empty::new());
-        let request = request.map_err(io::Error::other)?;
-        let answer = self.sender.send_request(request).await.map_err(innermost)?;
+    async fn ask(&mut self, method: &Method, path: &str) -> io::Result<(StatusCode, String)> {
+        let answer = self.send(method, path).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(io::Error::other)?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
+
+    /// An answer whose body is still to come, for as long as this connection is there.
+    pub(crate) async fn send(&mut self, method: &Method, path: &str) -> io::Result<Response<Incoming>> {
+        let host = self.address.to_string();
+        let request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        let request = request.body(Empty::new()).map_err(io::Error::other)?;
+        self.sender.send_request(request).await.map_err(innermost)
+    }
 }
 
 /// hyper says "connection error" and keeps the reason underneath.
-fn innermost(error: hyper::Error) -> io::Error {
+pub(crate) fn innermost(error: hyper::Error) -> io::Error {
     let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
     match cause {
         Some(cause) => io::Error::new(cause.kind(), cause.to_string()),
@@ -62,6 +71,14 @@ fn innermost(error: hyper::Error) -> io::Error {
 }
 
 /// One request on a connection of its own.
+pub(crate) async fn request(
+    address: SocketAddr,
+    method: &Method,
+    path: &str,
+) -> io::Result<(StatusCode, String)> {
+    Connection::open(address).await?.request(method, path).await
+}
+
 pub(crate) async fn get(address: SocketAddr, path: &str) -> io::Result<(StatusCode, String)> {
-    Connection::open(address).await?.get(path).await
+    request(address, &Method::GET, path).await
 }

@@ -89,6 +89,6 @@ async fn request(address: SocketAddr, connection: &mut Option<Connection>) -> io
         Some(open) => open,
         None => connection.insert(Connection::open(address).await?),
     };
-    let (status, text) = open.get("/").await?;
+    let (status, text) = open.get("/charges/7").await?;
     if status.is_success() { Ok(()) } else { Err(io::Error::other(format!("{status}: {text}"))) }
 }

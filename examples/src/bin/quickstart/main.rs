@@ -2,7 +2,9 @@
 
 mod app;
 mod authority;
+mod calls;
 mod client;
+mod events;
 mod leash;
 mod load;
 mod mesh;

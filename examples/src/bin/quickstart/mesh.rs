@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::authority::Authority;
@@ -12,7 +12,7 @@ use crate::programs::Programs;
 use crate::sidecar::Sidecar;
 
 /// Who may call whom: the file that the sidecars get.
-const POLICY: &str = include_str!("../../../quickstart/policy.toml");
+pub(crate) const POLICY: &str = include_str!("../../../quickstart/policy.toml");
 /// From start to an identity, a policy and open listeners.
 const READY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -36,6 +36,7 @@ pub(crate) struct Mesh {
     pub(crate) reports: Service,
     /// Where the app `orders` reaches `payments`.
     pub(crate) orders_to_payments: SocketAddr,
+    policy: PathBuf,
 }
 
 /// One `[[outbound]]`: the name under which the app asks, where it asks, and where that leads.
@@ -48,7 +49,8 @@ struct Outbound {
 impl Mesh {
     /// Starts everything, and waits until all sidecars are ready.
     pub(crate) async fn start(programs: &Programs, dir: &Path) -> anyhow::Result<Self> {
-        std::fs::write(dir.join("policy.toml"), POLICY)?;
+        let policy = dir.join("policy.toml");
+        std::fs::write(&policy, POLICY)?;
         let ca = Authority::start(dir, &programs.ca, ports::free()?).await?;
         let (payments, reports) = (ports::free()?, ports::free()?);
         let outbound = |asked_as, to| anyhow::Ok(Outbound { asked_as, listen: ports::free()?, to });
@@ -63,12 +65,20 @@ impl Mesh {
             payments: start.service("payments", payments, &[]).await?,
             reports: start.service("reports", reports, &[outbound("payments", payments)?]).await?,
             orders_to_payments,
+            policy,
             ca,
         };
         for service in [&mut mesh.orders, &mut mesh.payments, &mut mesh.reports] {
             service.sidecar.ready(READY_PATIENCE).await?;
         }
         Ok(mesh)
+    }
+
+    /// Replaces the policy as an editor does, whole at once; the sidecars see it by themselves.
+    pub(crate) fn replace_policy(&self, text: &str) -> std::io::Result<()> {
+        let new = self.policy.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, &self.policy)
     }
 
     pub(crate) fn sidecars(&self) -> [&Sidecar; 3] {
@@ -129,10 +139,10 @@ fn sidecar_toml(
          [policy]\nfile = \"policy.toml\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
          [shutdown]\ndrain_delay = \"0s\"\n\n\
-         [[inbound]]\nname = \"api\"\nlisten = \"{inbound}\"\napp = \"{app}\"\nprotocol = \"tcp\"\n"
+         [[inbound]]\nname = \"api\"\nlisten = \"{inbound}\"\napp = \"{app}\"\nprotocol = \"http\"\n"
     );
     let outbounds = outbounds.iter().map(|Outbound { listen, to, .. }| {
-        format!("\n[[outbound]]\nlisten = \"{listen}\"\nservice = \"payments\"\nto = [\"{to}\"]\nprotocol = \"tcp\"\n")
+        format!("\n[[outbound]]\nlisten = \"{listen}\"\nservice = \"payments\"\nto = [\"{to}\"]\nprotocol = \"http\"\n")
     });
     head + &outbounds.collect::<String>()
 }

@@ -7,7 +7,8 @@ use http::StatusCode;
 use postern_proto::identity::TrustDomain;
 
 use crate::authority::TRUST_DOMAIN;
-use crate::client::{self, Connection};
+use crate::calls;
+use crate::client;
 use crate::mesh::Mesh;
 use crate::rotation;
 use crate::sidecar::{Refusal, Sidecar};
@@ -17,10 +18,22 @@ use crate::table::{Happened, Note, Progress, Table, Tried};
 /// Tries everything.
 pub(crate) async fn play(mesh: &mut Mesh, table: &mut Table) -> io::Result<()> {
     let tried = |what, expected| Tried { what, expected };
-    table.line(tried("orders calls payments", "allowed"), async |_: &Progress| allowed(mesh).await).await?;
     table
-        .line(tried("reports calls payments", "refused, with the reason"), async |_: &Progress| {
-            refused_by_policy(mesh).await
+        .line(tried("orders charges payments", "allowed"), async |_: &Progress| calls::allowed(mesh).await)
+        .await?;
+    table
+        .line(tried("reports charges payments", "refused, with the reason"), async |_: &Progress| {
+            calls::refused(mesh).await
+        })
+        .await?;
+    table
+        .line(tried("what that refusal says to type is typed", "the same verdict"), async |_: &Progress| {
+            calls::explained(mesh).await
+        })
+        .await?;
+    table
+        .line(tried("a permission is withdrawn under a live stream", "cut"), async |_: &Progress| {
+            calls::withdrawn(mesh).await
         })
         .await?;
     table
@@ -55,37 +68,6 @@ pub(crate) async fn play(mesh: &mut Mesh, table: &mut Table) -> io::Result<()> {
             async |progress: &Progress| rotation::without_ca(mesh, progress).await,
         )
         .await
-}
-
-/// The app `orders` asks through its sidecar; meanwhile the other sidecar knows who calls.
-async fn allowed(mesh: &Mesh) -> anyhow::Result<Happened> {
-    let (status, text) = client::get(mesh.orders.app, "/ask/payments").await?;
-    let mut connection = Connection::open(mesh.orders_to_payments).await?;
-    connection.get("/").await?;
-    let caller = format!("spiffe://{TRUST_DOMAIN}/orders");
-    let known = mesh.payments.sidecar.peers().await?.contains(&caller);
-    let who = if known { format!("the caller is {caller}") } else { "the caller is not known".to_owned() };
-    Ok(Happened {
-        as_expected: status == StatusCode::OK && known,
-        what: if status == StatusCode::OK { "allowed".to_owned() } else { status.to_string() },
-        notes: vec![
-            Note::says("the app orders", text.trim_end()),
-            Note::says(by(&mesh.payments.sidecar), who),
-        ],
-    })
-}
-
-async fn refused_by_policy(mesh: &Mesh) -> anyhow::Result<Happened> {
-    let (caller, receiver) = (&mesh.reports.sidecar, &mesh.payments.sidecar);
-    let before = (caller.refusals_told().await?, receiver.refusals_told().await?);
-    let (status, text) = client::get(mesh.reports.app, "/ask/payments").await?;
-    let told = (caller.refusal_after(before.0).await?, receiver.refusal_after(before.1).await?);
-    let mut happened = refused(status != StatusCode::OK, &told.0, "access_denied");
-    happened.as_expected &= told.1.reason == "denied";
-    happened.notes = vec![Note::says("the app reports", text.trim_end())];
-    happened.notes.extend(notes(caller, &told.0));
-    happened.notes.extend(notes(receiver, &told.1));
-    Ok(happened)
 }
 
 async fn plaintext(mesh: &Mesh) -> anyhow::Result<Happened> {
@@ -130,10 +112,10 @@ async fn at_the_door(
 async fn wrong_service(mesh: &Mesh) -> anyhow::Result<Happened> {
     let caller = &mesh.orders.sidecar;
     let before = caller.refusals_told().await?;
-    let (status, text) = client::get(mesh.orders.app, "/ask/payments-misdirected").await?;
+    let (status, _) = client::get(mesh.orders.app, "/ask/payments-misdirected/charges/7").await?;
     let told = caller.refusal_after(before).await?;
     let mut happened = refused(status != StatusCode::OK, &told, "wrong_identity");
-    happened.notes = vec![Note::says("the app orders", text.trim_end())];
+    happened.notes = vec![Note::says("the app orders gets", status.to_string())];
     happened.notes.extend(notes(caller, &told));
     Ok(happened)
 }

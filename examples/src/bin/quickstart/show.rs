@@ -23,7 +23,7 @@ pub(crate) struct Options {
 
 const INTRODUCTION: &str = "\
 Postern on loopback: a CA and three services (orders, payments, reports), each with its own sidecar.
-The policy has one rule: orders may call payments. Certificates live for 12 s, so that many are replaced.";
+By the policy orders may charge payments, and reports may look at charges. Certificates live for 12 s.";
 /// As a shell reports a program that was interrupted: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -87,10 +87,10 @@ async fn end(
 fn suggestions(mesh: &Mesh, place: &Place) -> String {
     format!(
         "\nEverything is up; Ctrl-C ends it and removes {}. Try:\n  \
-         curl http://{}/ask/payments    # orders asks payments\n  \
-         curl http://{}/ask/payments    # reports asks payments\n  \
-         curl http://{}/status          # payments' sidecar: identity, policy, refusals\n  \
-         curl http://{}/connections     # who is connected to it\n  \
+         curl -X POST http://{}/ask/payments/charge    # orders charges\n  \
+         curl -X POST http://{}/ask/payments/charge    # reports charges\n  \
+         curl http://{}/status             # payments' sidecar: identity, policy, refusals\n  \
+         curl http://{}/connections        # who is connected to it\n  \
          curl http://{}/metrics\n\
          Who may call whom is in {}; a change acts at once.",
         place.path().display(),

@@ -65,11 +65,6 @@ impl Sidecar {
         Ok(Renewals { rotations: count("rotations")?, failures: count("failures")? })
     }
 
-    /// The peers of its live connections.
-    pub(crate) async fn peers(&self) -> anyhow::Result<String> {
-        Ok(self.ask("/connections").await?.to_string())
-    }
-
     /// How many refusals it has told of so far.
     pub(crate) async fn refusals_told(&self) -> anyhow::Result<u64> {
         Ok(count(&self.refusals().await?))

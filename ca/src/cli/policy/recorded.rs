@@ -1,0 +1,206 @@
+//! Access logs of sidecars, read back as questions to a policy.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+use postern_proto::identity::SpiffeId;
+use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+/// A longer line is not read.
+pub(super) const LINE_BYTES_MAX: usize = 128 * 1024;
+/// So many different questions are told apart.
+pub(super) const QUESTIONS_MAX: usize = 100_000;
+/// Of the lines that cannot be read so many are told.
+const UNREADABLE_TOLD_MAX: usize = 5;
+
+/// What was asked: the same for every repetition of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) from: SpiffeId,
+    pub(super) to: SpiffeId,
+    pub(super) port: String,
+    pub(super) protocol: Protocol,
+    /// Method and path; none for a connection.
+    pub(super) call: Option<(String, String)>,
+}
+
+/// How often it passed, and how often it did not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Allowed by a rule.
+    pub(super) allowed: u64,
+    /// Let in although no rule allows it.
+    pub(super) observed: u64,
+    pub(super) denied: u64,
+}
+
+/// A log, added up.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) questions: HashMap<Question, Tally>,
+    pub(super) lines: u64,
+    /// Of the own app's calls: the called side's log has them.
+    pub(super) outbound: u64,
+    /// Before any question to a policy.
+    pub(super) refused: u64,
+    pub(super) unreadable: u64,
+    /// The first of these, with line number and reason.
+    pub(super) unreadable_told: Vec<(u64, String)>,
+    /// Lines whose question is one too many.
+    pub(super) not_kept: u64,
+}
+
+impl Question {
+    /// What a policy says to it.
+    pub(super) fn decide(&self, policy: &Policy, now: OffsetDateTime) -> Decision {
+        let port = Port { name: &self.port, protocol: self.protocol };
+        match &self.call {
+            Some((method, path)) => {
+                decide(policy, &self.from, &self.to, port, Some(Call { method, path }), now)
+            }
+            None => may_connect(policy, &self.from, &self.to, port, now),
+        }
+    }
+
+    /// For people, in the words of a policy.
+    pub(super) fn spelled(&self, policy: &Policy) -> String {
+        let (from, to) = (policy.spelling_of_id(&self.from), policy.spelling_of_id(&self.to));
+        let call = self.call.as_ref().map(|(method, path)| format!(" {}", Call { method, path }));
+        format!("{from} -> {to} port {:?}{}", self.port, call.unwrap_or_default())
+    }
+}
+
+impl Recorded {
+    /// Reads a log; `-` is standard input.
+    pub(super) fn read(log: &Path) -> anyhow::Result<Self> {
+        let mut recorded = Self::default();
+        if log == Path::new("-") {
+            recorded.take_all(BufReader::new(io::stdin().lock()))
+        } else {
+            let file = std::fs::File::open(log).with_context(|| log.display().to_string())?;
+            recorded.take_all(BufReader::with_capacity(LINE_BYTES_MAX, file))
+        }
+        .with_context(|| log.display().to_string())?;
+        Ok(recorded)
+    }
+
+    fn take_all(&mut self, mut log: impl BufRead) -> io::Result<()> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+            if (&mut log).take(limit).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            if line.len() == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+                skip_line(&mut log)?;
+            }
+            self.take(&line);
+        }
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        self.lines += 1;
+        if let Err(reason) = self.add(line) {
+            self.unreadable += 1;
+            if self.unreadable_told.len() < UNREADABLE_TOLD_MAX {
+                self.unreadable_told.push((self.lines, reason));
+            }
+        }
+    }
+
+    fn add(&mut self, line: &[u8]) -> Result<(), String> {
+        if line.len() >= LINE_BYTES_MAX {
+            return Err(format!("it has more than {LINE_BYTES_MAX} bytes"));
+        }
+        let read: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let outcome = match (&*read.direction, &*read.decision) {
+            ("outbound", _) => {
+                self.outbound += 1;
+                return Ok(());
+            }
+            ("inbound", "refused") => {
+                self.refused += 1;
+                return Ok(());
+            }
+            ("inbound", "allow") => Tally { allowed: 1, ..Tally::default() },
+            ("inbound", "observed") => Tally { observed: 1, ..Tally::default() },
+            ("inbound", "deny") => Tally { denied: 1, ..Tally::default() },
+            (direction, decision) => return Err(format!("{direction:?} {decision:?} is not known")),
+        };
+        self.count(read.question()?, outcome);
+        Ok(())
+    }
+
+    /// Adds what became of a question.
+    pub(super) fn count(&mut self, question: Question, outcome: Tally) {
+        let full = self.questions.len() >= QUESTIONS_MAX;
+        if full && !self.questions.contains_key(&question) {
+            self.not_kept += 1;
+            return;
+        }
+        let tally = self.questions.entry(question).or_default();
+        tally.allowed += outcome.allowed;
+        tally.observed += outcome.observed;
+        tally.denied += outcome.denied;
+    }
+}
+
+fn skip_line(log: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffer = log.fill_buf()?;
+        let (used, over) = match buffer.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end + 1, true),
+            None => (buffer.len(), buffer.is_empty()),
+        };
+        log.consume(used);
+        if over {
+            return Ok(());
+        }
+    }
+}
+
+/// The keys of docs/ACCESS_LOG.md that make a question.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    direction: Cow<'a, str>,
+    #[serde(borrow)]
+    decision: Cow<'a, str>,
+    #[serde(borrow)]
+    protocol: Cow<'a, str>,
+    #[serde(borrow)]
+    from: Cow<'a, str>,
+    to: Option<String>,
+    port: Option<String>,
+    method: Option<String>,
+    path: Option<String>,
+}
+
+impl Line<'_> {
+    fn question(self) -> Result<Question, String> {
+        let id = |key: &str, text: &str| {
+            SpiffeId::parse_canonical(text).map_err(|error| format!("{key} {text:?}: {error}"))
+        };
+        let protocol = match &*self.protocol {
+            "tcp" => Protocol::Tcp,
+            "http" => Protocol::Http,
+            other => return Err(format!("protocol {other:?} is not known")),
+        };
+        Ok(Question {
+            from: id("from", &self.from)?,
+            to: id("to", self.to.as_deref().ok_or("to is missing")?)?,
+            port: self.port.ok_or("port is missing")?,
+            protocol,
+            call: self.method.zip(self.path),
+        })
+    }
+}

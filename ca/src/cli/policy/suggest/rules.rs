@@ -1,0 +1,203 @@
+//! What was refused or observed, made into as few and as narrow rules as will do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use postern_proto::policy::{CallPattern, Policy, Protocol, Service, normalise};
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+
+use super::super::recorded::Question;
+use super::collapse::{PATHS_COLLAPSED_MIN, collapse};
+
+/// Where the file demands an end, a suggestion is good for so long.
+const SUGGESTED_FOR: Duration = Duration::days(30);
+/// What a sidecar puts at the end of a text that it has cut.
+const CUT: char = '…';
+
+/// Rules to add, and what no rule can allow.
+#[derive(Debug, Default)]
+pub(super) struct Suggestion<'a> {
+    pub(super) rules: Vec<Rule<'a>>,
+    pub(super) notes: Vec<String>,
+}
+
+/// One rule.
+#[derive(Debug, Default)]
+pub(super) struct Rule<'a> {
+    service: String,
+    from: BTreeSet<String>,
+    /// None means any bytes.
+    calls: Option<BTreeSet<String>>,
+    port: Option<String>,
+    /// How often what it allows was asked for.
+    count: u64,
+    pub(super) questions: Vec<&'a Question>,
+}
+
+/// What one caller asked of one service, as far as one rule can say it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    service: String,
+    port: Option<String>,
+    from: String,
+    protocol: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct Asked<'a> {
+    /// Normal paths by method; empty for any bytes.
+    paths: BTreeMap<String, BTreeSet<String>>,
+    count: u64,
+    questions: Vec<&'a Question>,
+}
+
+/// The rules that are missing for `missing`, each with how often it was asked.
+pub(super) fn suggest<'a>(policy: &Policy, missing: &[(&'a Question, u64)]) -> Suggestion<'a> {
+    let mut suggestion = Suggestion::default();
+    let mut places: BTreeMap<Place, Asked<'a>> = BTreeMap::new();
+    for (question, count) in missing {
+        match place(policy, question) {
+            Ok((place, call)) => {
+                let asked = places.entry(place).or_default();
+                asked.count += count;
+                asked.questions.push(question);
+                if let Some((method, path)) = call {
+                    asked.paths.entry(method).or_default().insert(path);
+                }
+            }
+            Err(why) => suggestion.notes.push(format!("{count} × {}: {why}", question.spelled(policy))),
+        }
+    }
+    suggestion.rules = together(places);
+    suggestion
+}
+
+/// Callers who need the same share a rule.
+fn together(places: BTreeMap<Place, Asked<'_>>) -> Vec<Rule<'_>> {
+    let mut rules: BTreeMap<_, Rule<'_>> = BTreeMap::new();
+    for (Place { service, port, from, .. }, asked) in places {
+        let calls: BTreeSet<String> = asked
+            .paths
+            .iter()
+            .flat_map(|(method, paths)| {
+                collapse(paths).into_iter().map(move |path| format!("{method} {path}"))
+            })
+            .collect();
+        let calls = (!calls.is_empty()).then_some(calls);
+        let rule = rules.entry((service.clone(), port.clone(), calls.clone())).or_default();
+        (rule.service, rule.port, rule.calls) = (service, port, calls);
+        rule.from.insert(from);
+        rule.count += asked.count;
+        rule.questions.extend(asked.questions);
+    }
+    rules.into_values().collect()
+}
+
+/// Where a rule would have to stand, and its call; or why none can allow the question.
+fn place(policy: &Policy, question: &Question) -> Result<(Place, Option<(String, String)>), String> {
+    let Question { from, to, port, protocol, call } = question;
+    let service = policy.service_with(to).ok_or_else(|| {
+        format!(
+            "the file declares no service with the identity {to}; add a [service.NAME] table for it first"
+        )
+    })?;
+    let port = declared(service, port, *protocol)?;
+    if from.is_reserved() {
+        return Err("the caller's path is reserved for the CA".to_owned());
+    }
+    let call = match (protocol, call) {
+        (Protocol::Tcp, _) => None,
+        (Protocol::Http, None) => {
+            return Err(
+                "the connection was refused before its first call; allow the calls it needs".to_owned()
+            );
+        }
+        (Protocol::Http, Some((method, path))) => Some(pattern(method, path)?),
+    };
+    let place = Place {
+        service: service.name().to_owned(),
+        port,
+        from: policy.spelling_of_id(from),
+        protocol: protocol.as_str(),
+    };
+    Ok((place, call))
+}
+
+/// The port as a rule names it: not at all, where the service declares none.
+fn declared(service: &Service, port: &str, protocol: Protocol) -> Result<Option<String>, String> {
+    let Some(mut ports) = service.ports() else { return Ok(None) };
+    match ports.find(|(name, _)| *name == port) {
+        Some((_, declared)) if declared == protocol => Ok(Some(port.to_owned())),
+        Some((_, declared)) => Err(format!(
+            "the file says that port {port:?} speaks {}, and the sidecar speaks {}",
+            declared.as_str(),
+            protocol.as_str()
+        )),
+        None => Err(format!("the service's ports do not have {port:?}")),
+    }
+}
+
+/// A call as a rule's `calls` writes it, exactly.
+fn pattern(method: &str, path: &str) -> Result<(String, String), String> {
+    if method.ends_with(CUT) || path.ends_with(CUT) {
+        return Err("the call was too long to be recorded whole".to_owned());
+    }
+    let normal = normalise(path).map_err(|why| format!("no rule with calls matches it: {why}"))?;
+    let text = format!("{method} {normal}");
+    let pattern = CallPattern::parse(&text).map_err(|why| format!("no rule can name it: {why}"))?;
+    if normal.contains('*') || pattern.to_string() != text {
+        return Err("a \"*\" in it would stand for more than itself".to_owned());
+    }
+    Ok((method.to_owned(), normal.into_owned()))
+}
+
+impl Suggestion<'_> {
+    /// The rules as TOML that fits the file, with as much as it demands of every rule.
+    pub(super) fn fitting(&self, policy: &Policy, text: &str, now: OffsetDateTime) -> Option<String> {
+        let date = (now + SUGGESTED_FOR).date();
+        let end = format!("expires = {:04}-{:02}-{:02}\n", date.year(), u8::from(date.month()), date.day());
+        let owner = "owner = \"to be named\"\n";
+        ["", owner, &end, &format!("{owner}{end}")].iter().find_map(|demanded| {
+            let snippet: String =
+                self.rules.iter().map(|rule| format!("{}{demanded}\n", rule.to_toml())).collect();
+            Policy::parse(policy.file(), &format!("{text}\n{snippet}")).is_ok().then_some(snippet)
+        })
+    }
+}
+
+impl Rule<'_> {
+    fn to_toml(&self) -> String {
+        let mut toml = format!("# asked for {} times", self.count);
+        if self.calls.iter().flatten().any(|call| call.contains('*')) {
+            // Writing to a string does not fail.
+            let _always_ok =
+                write!(toml, "; \"*\" stands for {PATHS_COLLAPSED_MIN} or more different segments");
+        }
+        let _always_ok = write!(toml, "\n[[service.{}.allow]]\nfrom = {}\n", self.service, list(&self.from));
+        if let Some(calls) = &self.calls {
+            let _always_ok = writeln!(toml, "calls = {}", list(calls));
+        }
+        if let Some(port) = &self.port {
+            let _always_ok = writeln!(toml, "port = {port:?}");
+        }
+        toml.push_str("reason = \"suggested from calls that were not allowed: review it, and say why\"\n");
+        toml
+    }
+
+    pub(super) fn as_json(&self) -> Value {
+        json!({
+            "service": self.service,
+            "from": self.from,
+            "calls": self.calls,
+            "port": self.port,
+            "count": self.count,
+        })
+    }
+}
+
+/// Names, paths and calls have no character that TOML would write otherwise than `\"` and `\\`.
+fn list(entries: &BTreeSet<String>) -> String {
+    let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    format!("[{}]", entries.iter().map(quoted).collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,195 @@
+//! `policy replay` and `policy suggest`, over access logs.
+
+use serde_json::Value;
+
+use crate::{POLICY, run_with};
+
+/// A line of the called side over HTTP.
+fn line(decision: &str, from: &str, call: &str) -> String {
+    let (method, path) = call.split_once(' ').unwrap();
+    http(decision, from, Some((method, path)))
+}
+
+fn http(decision: &str, from: &str, call: Option<(&str, &str)>) -> String {
+    let (method, path) = call.unzip();
+    serde_json::json!({
+        "time": "2026-11-23T14:03:07.512Z", "direction": "inbound", "protocol": "http", "decision": decision,
+        "from": format!("spiffe://shop.example/{from}"), "to": "spiffe://shop.example/payments", "port": "api",
+        "method": method, "path": path, "a_key_of_tomorrow": 1,
+    })
+    .to_string()
+}
+
+fn tcp(decision: &str, from: &str) -> String {
+    line(decision, from, "GET /").replace("\"http\"", "\"tcp\"").replace("\"api\"", "\"bulk\"")
+}
+
+fn replay(lines: &[String], args: &[&str]) -> (i32, String, String) {
+    let log = lines.join("\n");
+    let args = [&["replay", "policy.toml", "access.log"], args].concat();
+    run_with(&[("policy.toml", POLICY), ("access.log", &log)], &args)
+}
+
+fn suggest(policy: &str, lines: &[String], args: &[&str]) -> (i32, String, String) {
+    let log = lines.join("\n");
+    let args = [&["suggest", "policy.toml", "--log", "access.log"], args].concat();
+    run_with(&[("policy.toml", policy), ("access.log", &log)], &args)
+}
+
+#[test]
+fn replay_says_what_would_now_be_denied_and_what_would_now_be_allowed() {
+    let lines = [
+        line("allow", "orders", "POST /charge"),
+        line("allow", "orders", "GET /charges/7"),
+        line("observed", "orders", "GET /charges/7"),
+        line("deny", "orders", "POST /charge"),
+        line("deny", "reports", "POST /charge"),
+        http("allow", "orders", None),
+    ];
+    let (code, out, _) = replay(&lines, &[]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("now denied: 2 × orders -> payments port \"api\" GET /charges/7: "), "{out}");
+    assert!(out.contains("now allowed: 1 × orders -> payments port \"api\" POST /charge: "), "{out}");
+    assert!(out.contains("policy.toml:6"), "{out}");
+    assert!(out.contains("unchanged: 2 passed and would pass, 1 denied and would be denied"), "{out}");
+}
+
+#[test]
+fn replay_of_what_stays_as_it_was_is_a_yes() {
+    let lines = [line("allow", "orders", "POST /charge"), line("deny", "reports", "POST /charge")];
+    let (code, out, err) = replay(&lines, &[]);
+    assert_eq!((code, &*err), (0, ""), "{out}");
+    assert_eq!(out, "unchanged: 1 passed and would pass, 1 denied and would be denied\n");
+}
+
+#[test]
+fn lines_that_are_no_questions_are_counted_and_unreadable_ones_are_told() {
+    let lines = [
+        line("allow", "orders", "POST /charge"),
+        line("refused", "orders", "POST /charge"),
+        line("allow", "orders", "POST /charge").replace("inbound", "outbound"),
+        "not JSON".to_owned(),
+        line("allow", "orders", "POST /charge").replace("spiffe://shop.example/orders", "192.0.2.7:80"),
+        format!("\"{}\"", "x".repeat(300_000)),
+    ];
+    let (code, out, err) = replay(&lines, &[]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("not decided: 1 of the calling side, 1 refused before any question"), "{out}");
+    assert!(
+        err.contains("line 4 is unreadable") && err.contains("line 5") && err.contains("line 6"),
+        "{err}"
+    );
+    assert!(err.contains("3 lines unreadable"), "{err}");
+    let (code, _, err) = replay(&["not JSON".to_owned()], &[]);
+    assert_eq!(code, 2, "{err}");
+    let (code, _, err) = run_with(&[("policy.toml", POLICY)], &["replay", "policy.toml", "no.log"]);
+    assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn replay_decides_as_of_the_time_that_is_asked_for() {
+    let policy = POLICY.replace("port = \"api\"\nowner", "port = \"api\"\nexpires = 2026-12-31\nowner");
+    let log = line("allow", "orders", "POST /charge");
+    let at = |time: &str| {
+        run_with(
+            &[("policy.toml", &policy), ("access.log", &log)],
+            &["replay", "policy.toml", "access.log", "--at", time],
+        )
+        .0
+    };
+    assert_eq!((at("2026-12-31T23:59:59Z"), at("2027-01-01T00:00:00Z")), (0, 1));
+}
+
+#[test]
+fn replay_as_json_has_each_change_with_its_count() {
+    let (_, out, _) = replay(&[line("allow", "reports", "GET /x")], &["--format", "json"]);
+    let found: Value = serde_json::from_str(&out).unwrap();
+    let denied = &found["now_denied"][0];
+    assert_eq!((&denied["count"], &denied["call"]), (&1.into(), &"GET /x".into()), "{found}");
+    assert_eq!((&denied["verdict"], &denied["rule"]), (&"deny".into(), &Value::Null));
+    assert_eq!(found["unchanged"]["passing"], 0);
+}
+
+/// The file with the suggestion, and what it then says to the log.
+fn with_suggestion(policy: &str, lines: &[String]) -> (String, i32) {
+    let (code, snippet, err) = suggest(policy, lines, &[]);
+    assert_eq!(code, 0, "{snippet}{err}");
+    let whole = format!("{policy}\n{snippet}");
+    let lines: Vec<_> = lines.iter().map(|line| line.replace("deny", "allow")).collect();
+    let log = lines.join("\n");
+    let files = [("policy.toml", &*whole), ("access.log", &*log)];
+    (snippet, run_with(&files, &["replay", "policy.toml", "access.log"]).0)
+}
+
+#[test]
+fn a_suggestion_allows_what_was_denied_or_observed_and_names_no_more() {
+    let lines = [
+        line("deny", "reports", "POST /charge"),
+        line("observed", "visitor", "POST /charge"),
+        line("deny", "reports", "GET /%63harges/7"),
+        line("allow", "orders", "POST /charge"),
+        tcp("deny", "reports"),
+    ];
+    let (snippet, replayed) = with_suggestion(POLICY, &lines);
+    assert_eq!(replayed, 0, "{snippet}");
+    assert!(snippet.contains("calls = [\"GET /charges/7\", \"POST /charge\"]"), "{snippet}");
+    assert!(
+        snippet.contains("from = [\"/visitor\"]\ncalls = [\"POST /charge\"]\nport = \"api\""),
+        "{snippet}"
+    );
+    assert!(snippet.contains("from = [\"/reports\"]\nport = \"bulk\""), "{snippet}");
+    assert!(!snippet.contains("orders"), "what is allowed needs no rule: {snippet}");
+}
+
+#[test]
+fn callers_who_need_the_same_share_a_rule_and_many_paths_are_one_with_a_star() {
+    let paths = (0..7).map(|at| format!("GET /charges/{at}/lines"));
+    let lines: Vec<_> =
+        paths.flat_map(|call| ["reports", "visitor"].map(|from| line("deny", from, &call))).collect();
+    let (snippet, replayed) = with_suggestion(POLICY, &lines);
+    assert_eq!(replayed, 0, "{snippet}");
+    assert_eq!(snippet.matches("[[service.payments.allow]]").count(), 1, "{snippet}");
+    assert!(
+        snippet.contains("from = [\"/reports\", \"/visitor\"]\ncalls = [\"GET /charges/*/lines\"]"),
+        "{snippet}"
+    );
+    assert!(snippet.contains("\"*\" stands for 5 or more different segments"), "{snippet}");
+}
+
+#[test]
+fn what_no_rule_can_allow_is_said_in_words() {
+    let lines = [
+        line("deny", "reports", "GET //x"),
+        line("deny", "reports", "CONNECT /"),
+        line("deny", "reports", "get /x"),
+        line("deny", "reports", "GET /a*b"),
+        line("deny", "reports", "GET /long…"),
+        line("deny", "reports", "GET /x").replace("/payments", "/unknown"),
+        line("deny", "reports", "GET /x").replace("\"api\"", "\"other\""),
+        tcp("deny", "reports").replace("\"bulk\"", "\"api\""),
+        http("deny", "reports", None),
+    ];
+    let (code, out, err) = suggest(POLICY, &lines, &["--format", "json"]);
+    let found: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    assert_eq!((code, found["rules"].as_array().unwrap().len()), (1, 0), "{found}");
+    assert_eq!(found["notes"].as_array().unwrap().len(), lines.len(), "{found}");
+    assert!(out.contains("[service.NAME]") && out.contains("allow the calls it needs"), "{out}");
+}
+
+#[test]
+fn a_suggestion_fits_a_file_that_demands_owner_and_end() {
+    let policy = POLICY.replace(
+        "trust_domain = \"shop.example\"\n",
+        "trust_domain = \"shop.example\"\nrequire = [\"owner\", \"reason\", \"expires\"]\n",
+    );
+    let policy = policy.replace("owner = \"team", "expires = 2030-01-01\nowner = \"team");
+    let (snippet, _) = with_suggestion(&policy, &[line("deny", "reports", "POST /charge")]);
+    assert!(snippet.contains("owner = \"to be named\"") && snippet.contains("expires = "), "{snippet}");
+}
+
+#[test]
+fn where_nothing_is_missing_nothing_is_suggested() {
+    let (code, out, _) = suggest(POLICY, &[line("deny", "orders", "POST /charge")], &[]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("# nothing is missing"), "{out}");
+}
