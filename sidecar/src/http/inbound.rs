@@ -26,6 +26,7 @@ use super::exchange::Prepared;
 use super::framing::{Head, Heads};
 use super::problem::{Asked, Problem, Question, is_grpc};
 use super::serve::{Session, Speaks, serve};
+use super::share::{Share, Shares};
 use super::target::{self, Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
@@ -44,12 +45,13 @@ pub struct HttpInbound {
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
     app: App,
+    shares: Arc<Shares>,
 }
 
 impl HttpInbound {
     pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>) -> Self {
         let app = App::new(inbound.app.clone(), plane.config.limits, plane.config.http);
-        Self { plane, inbound, app }
+        Self { plane, inbound, app, shares: Arc::default() }
     }
 
     /// Serves an admitted peer's connection to its end.
@@ -86,6 +88,7 @@ impl HttpInbound {
         let stream = Watched::new(tls).count(registration.bytes.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
+            share: self.shares.of(peer.id()),
             server: self,
             peer,
             own,
@@ -120,6 +123,7 @@ struct Client {
     own: SpiffeId,
     client_cert: HeaderValue,
     calls: Arc<Calls>,
+    share: Arc<Share>,
     heads: Arc<Heads>,
     registration: Arc<Registration>,
     /// What stopped being HTTP on this connection.
@@ -166,14 +170,20 @@ impl Client {
         if let Err(denial) = self.decide(call) {
             return self.refuse(call, *denial, asked);
         }
-        let answered = async {
+        let most = self.server.plane.config.http.requests_per_peer_max;
+        match self.share.enter(most) {
+            Some(place) => call.hold(place),
+            None => return self.fail(call, Failure::busy(most), asked),
+        }
+        // Boxed, so that what is refused, or waits for its turn, does not hold the room that passing takes.
+        let answered = Box::pin(async {
             match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
                 // A policy that only observes does not refuse it.
                 _ if request.method() == Method::CONNECT => Err(Failure::connect()),
                 Some(protocol) => self.switch(request, target, protocol, call).await,
                 None => self.pass(request, target, call).await,
             }
-        };
+        });
         let answered = tokio::select! {
             biased;
             by = call.cut_while_answering() => Err(by.into()),
