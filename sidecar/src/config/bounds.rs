@@ -41,6 +41,9 @@ pub const URI_BYTES_MAX: usize = 65_534;
 /// `[http] streams_max`: requests under way on one HTTP/2 connection.
 pub const STREAMS_DEFAULT: usize = 100;
 pub const STREAMS_MAX: usize = 10_000;
+/// `[http] requests_per_peer_max`: requests under way of one identity, over all its connections to one inbound.
+pub const REQUESTS_PER_PEER_DEFAULT: usize = 10_000;
+pub const REQUESTS_PER_PEER_MAX: usize = 1_000_000;
 /// `[http] header_timeout`: from the first byte of a header block to its last.
 pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// `[http] idle_timeout`: a connection without a request.

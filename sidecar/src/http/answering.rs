@@ -94,14 +94,15 @@ async fn answer_call<S: Side>(
     if let Some(refusal) = side.refusal(call, asked) {
         return refusal;
     }
-    let answered = async {
+    // Boxed, so that what is refused, or waits for its turn, does not hold the room that passing takes.
+    let answered = Box::pin(async {
         match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
             // A policy that only observes does not refuse it.
             _ if request.method() == Method::CONNECT => Err(Failure::connect()),
             Some(protocol) => side.switch(request, target, protocol, call).await,
             None => side.pass(request, target, call).await,
         }
-    };
+    });
     let answered = tokio::select! {
         biased;
         by = call.cut_while_answering() => Err(by.into()),

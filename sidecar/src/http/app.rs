@@ -16,7 +16,10 @@ use super::call::CutBy;
 use super::exchange::{ExchangeError, Lend};
 use super::pool::{Dial, Dialed, End, Kind, Leased, Pool};
 use super::watched::Watched;
-use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::{
+    APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES, BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES,
+    FRAME_BYTES_MAX, STREAM_WINDOW_BYTES,
+};
 use crate::config::{HostPort, Http, Limits};
 use crate::holder::in_one_line;
 use crate::upstream::connect_any;
@@ -48,6 +51,14 @@ impl Failure {
     /// An answer that broke off, or never came.
     pub(super) fn broken(detail: String) -> Self {
         Self { status: StatusCode::BAD_GATEWAY, reason: "broke_off", detail, explain: None }
+    }
+
+    /// One identity has all under way that it may.
+    pub(super) fn busy(max: usize) -> Self {
+        let detail =
+            format!("{max} requests of this identity are under way, as many as it may have here at once");
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self { status, reason: "requests_per_peer_max", detail, explain: None }
     }
 
     /// A tunnel is asked for, which no policy can see into.
@@ -90,8 +101,11 @@ impl App {
     }
 
     async fn shared(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
-        let (sender, connection) =
-            http2_builder(&self.http, self.limits.dead_after).handshake(stream).await?;
+        let mut builder = http2_builder(&self.http, self.limits.dead_after);
+        builder
+            .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
+        let (sender, connection) = builder.handshake(stream).await?;
         self.drive(connection);
         Ok(Dialed::Shared(sender, End::default()))
     }

@@ -26,6 +26,7 @@ use super::exchange::Prepared;
 use super::framing::Heads;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
+use super::share::{Share, Shares};
 use super::target::{Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
@@ -45,12 +46,13 @@ pub struct HttpInbound {
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
     app: App,
+    shares: Arc<Shares>,
 }
 
 impl HttpInbound {
     pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>) -> Self {
         let app = App::new(inbound.app.clone(), plane.config.limits, plane.config.http);
-        Self { plane, inbound, app }
+        Self { plane, inbound, app, shares: Arc::default() }
     }
 
     /// Serves an admitted peer's connection to its end.
@@ -87,6 +89,7 @@ impl HttpInbound {
         let stream = Watched::new(tls).count(registration.bytes.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
+            share: self.shares.of(peer.id()),
             server: self,
             peer,
             own,
@@ -121,6 +124,7 @@ struct Client {
     own: SpiffeId,
     client_cert: HeaderValue,
     calls: Arc<Calls>,
+    share: Arc<Share>,
     heads: Arc<Heads>,
     registration: Arc<Registration>,
     /// What stopped being HTTP on this connection.
@@ -141,7 +145,17 @@ impl Side for Client {
     }
 
     fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>> {
-        self.decide(call).err().map(|denied| self.refuse(call, *denied, asked))
+        if let Err(denied) = self.decide(call) {
+            return Some(self.refuse(call, *denied, asked));
+        }
+        let most = self.server.plane.config.http.requests_per_peer_max;
+        match self.share.enter(most) {
+            Some(place) => {
+                call.hold(place);
+                None
+            }
+            None => Some(self.fail(call, Failure::busy(most), asked)),
+        }
     }
 
     async fn pass(
