@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 in the data plane: each request is decided by itself and carried as it was sent.
 
 mod again;
+mod answering;
 mod app;
 mod body;
 mod call;

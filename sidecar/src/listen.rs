@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::ending::reset_on_close;
+use crate::ending::{prepare, reset_on_close};
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::{Called, Refusal};
@@ -74,7 +74,7 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
-                    if let Err(error) = stream.set_nodelay(true) {
+                    if let Err(error) = prepare(&stream, plane.config.limits.dead_after) {
                         debug!(%error, "the connection broke at once");
                         continue;
                     }

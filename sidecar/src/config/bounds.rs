@@ -21,6 +21,9 @@ pub const CONNECTIONS_MAX: usize = 1_000_000;
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// `[limits] connect_timeout`.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// `[limits] dead_after`, from [`DEAD_AFTER_MIN`] to [`IDLE_TIMEOUT_MAX`].
+pub const DEAD_AFTER_DEFAULT: Duration = Duration::from_secs(30);
+pub const DEAD_AFTER_MIN: Duration = Duration::from_secs(2);
 /// Both timeouts lie between these.
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);

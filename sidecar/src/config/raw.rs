@@ -103,6 +103,7 @@ pub(super) struct RawLimits {
     pub(super) connections_max: Count,
     pub(super) handshake_timeout: Text,
     pub(super) connect_timeout: Text,
+    pub(super) dead_after: Text,
 }
 
 #[derive(Deserialize, Default)]

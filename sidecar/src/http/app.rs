@@ -1,6 +1,7 @@
 //! The own app, reached over HTTP: connections to it are kept for the next request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{StatusCode, Version};
 use hyper::client::conn::{http1, http2};
@@ -100,7 +101,7 @@ impl App {
     }
 
     async fn shared(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
-        let mut builder = http2_builder(&self.http);
+        let mut builder = http2_builder(&self.http, self.limits.dead_after);
         builder
             .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
@@ -135,7 +136,7 @@ impl Dial<Failure> for App {
             detail,
             explain: None,
         };
-        let connected = connect_any(&self.at, self.limits.connect_timeout).await;
+        let connected = connect_any(&self.at, &self.limits).await;
         let stream = connected.map_err(|error| unreachable(in_one_line(&error)))?;
         let stream = TokioIo::new(Watched::new(stream));
         let broken = |error: hyper::Error| unreachable(in_one_line(&error));
@@ -180,11 +181,14 @@ pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
 }
 
 /// How HTTP/2 is spoken to whoever answers.
-pub(super) fn http2_builder(limits: &Http) -> http2::Builder<TokioExecutor> {
+pub(super) fn http2_builder(limits: &Http, dead_after: Duration) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        // Asked only while requests are under way: an idle connection that is dead shows when it is used.
+        .keep_alive_interval(dead_after / 2)
+        .keep_alive_timeout(dead_after / 2)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
