@@ -94,7 +94,7 @@ async fn answer_call<S: Side>(
     if let Some(refusal) = side.refusal(call, asked) {
         return refusal;
     }
-    // Boxed, so that what is refused, or waits for its turn, does not hold the room that passing takes.
+    // Boxed, so that what is refused does not hold the room that passing takes.
     let answered = Box::pin(async {
         match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
             // A policy that only observes does not refuse it.
