@@ -163,6 +163,8 @@ fn what_no_rule_can_allow_is_said_in_words() {
         line("deny", "reports", "CONNECT /"),
         line("deny", "reports", "get /x"),
         line("deny", "reports", "GET /a*b"),
+        line("deny", "reports", "GET /a/*"),
+        line("deny", "reports", "* /charge"),
         line("deny", "reports", "GET /long…"),
         line("deny", "reports", "GET /x").replace("/payments", "/unknown"),
         line("deny", "reports", "GET /x").replace("\"api\"", "\"other\""),

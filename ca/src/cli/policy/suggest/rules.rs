@@ -143,6 +143,10 @@ fn pattern(method: &str, path: &str) -> Result<(String, String), String> {
     if method.ends_with(CUT) || path.ends_with(CUT) {
         return Err("the call was too long to be recorded whole".to_owned());
     }
+    // "*" is a method that a caller may send (RFC 9110 §9.1), and in a rule it is every method.
+    if method == "*" {
+        return Err("a rule's method \"*\" would stand for every method".to_owned());
+    }
     let normal = normalise(path).map_err(|why| format!("no rule with calls matches it: {why}"))?;
     let text = format!("{method} {normal}");
     let pattern = CallPattern::parse(&text).map_err(|why| format!("no rule can name it: {why}"))?;
