@@ -68,22 +68,41 @@ fn lines_that_are_no_questions_are_counted_and_unreadable_ones_are_told() {
         line("allow", "orders", "POST /charge"),
         line("refused", "orders", "POST /charge"),
         line("allow", "orders", "POST /charge").replace("inbound", "outbound"),
+        String::new(),
         "not JSON".to_owned(),
-        line("allow", "orders", "POST /charge").replace("spiffe://shop.example/orders", "192.0.2.7:80"),
+        line("deny", "orders", "POST /charge").replace("spiffe://shop.example/orders", "192.0.2.7:80"),
+        line("allow", "orders", "POST /charge").replace("shop.example/orders", "shop.example//orders"),
         format!("\"{}\"", "x".repeat(300_000)),
     ];
     let (code, out, err) = replay(&lines, &[]);
     assert_eq!(code, 0, "{out}{err}");
     assert!(out.contains("not decided: 1 of the calling side, 1 refused before any question"), "{out}");
-    assert!(
-        err.contains("line 4 is unreadable") && err.contains("line 5") && err.contains("line 6"),
-        "{err}"
-    );
+    assert!(out.contains("1 from callers without an identity"), "{out}");
+    for number in [5, 7, 8] {
+        assert!(err.contains(&format!("line {number} is unreadable")), "{number}: {err}");
+    }
     assert!(err.contains("3 lines unreadable"), "{err}");
     let (code, _, err) = replay(&["not JSON".to_owned()], &[]);
     assert_eq!(code, 2, "{err}");
     let (code, _, err) = run_with(&[("policy.toml", POLICY)], &["replay", "policy.toml", "no.log"]);
     assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn a_connect_without_a_path_and_a_path_cut_by_the_log_are_calls_that_no_rule_with_calls_allows() {
+    let policy = POLICY.replace("POST /charge", "* /**");
+    for line in [
+        http("deny", "orders", Some(("CONNECT", ""))),
+        http("deny", "orders", Some(("CONNECT", ""))).replace("\"\"", "null"),
+        line("deny", "orders", &format!("GET /{}", "a".repeat(8 * 1024 - 1))),
+    ] {
+        let (code, out, _) =
+            run_with(&[("policy.toml", &policy), ("a.log", &line)], &["replay", "policy.toml", "a.log"]);
+        assert_eq!((code, &*out), (0, "unchanged: 0 passed and would pass, 1 denied and would be denied\n"));
+        let (code, out, _) = suggest(&policy, &[line], &["--format", "json"]);
+        let found: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, &found["rules"]), (1, &serde_json::json!([])), "{found}");
+    }
 }
 
 #[test]

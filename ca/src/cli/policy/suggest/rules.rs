@@ -7,13 +7,11 @@ use postern_proto::policy::{CallPattern, Policy, Protocol, Service, normalise};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
-use super::super::recorded::Question;
+use super::super::recorded::{CUT, Question};
 use super::collapse::{PATHS_COLLAPSED_MIN, collapse};
 
 /// Where the file demands an end, a suggestion is good for so long.
 const SUGGESTED_FOR: Duration = Duration::days(30);
-/// What a sidecar puts at the end of a text that it has cut.
-const CUT: char = '…';
 
 /// Rules to add, and what no rule can allow.
 #[derive(Debug, Default)]
@@ -146,6 +144,9 @@ fn pattern(method: &str, path: &str) -> Result<(String, String), String> {
     // "*" is a method that a caller may send (RFC 9110 §9.1), and in a rule it is every method.
     if method == "*" {
         return Err("a rule's method \"*\" would stand for every method".to_owned());
+    }
+    if method == "CONNECT" {
+        return Err("no rule ever allows CONNECT".to_owned());
     }
     let normal = normalise(path).map_err(|why| format!("no rule with calls matches it: {why}"))?;
     let text = format!("{method} {normal}");
