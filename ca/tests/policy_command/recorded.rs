@@ -214,3 +214,59 @@ fn where_nothing_is_missing_nothing_is_suggested() {
     assert_eq!(code, 0);
     assert!(out.starts_with("# nothing is missing"), "{out}");
 }
+
+#[test]
+fn what_does_not_fit_the_file_is_said_and_the_rest_is_suggested() {
+    let expired = POLICY.replace("owner = \"team", "expires = 2026-01-01\nowner = \"team");
+    let inline = POLICY
+        .replace("[service.orders]", "[service]\ninline = { ports = { api = \"http\" } }\n[service.orders]");
+    let partner = format!("{POLICY}\n[service.refunds]\nidentity = \"spiffe://partner.example/refunds\"\n");
+    let refused = line("deny", "reports", "GET /x");
+    for (policy, refused, why) in [
+        (expired, line("deny", "orders", "POST /charge"), "it has expired"),
+        (inline, refused.replace("/payments", "/inline"), "write the service as [service.inline]"),
+        (partner, refused.replace("shop.example/payments", "partner.example/refunds"), "has no `allow`"),
+    ] {
+        let other = line("deny", "visitor", "GET /x");
+        let (code, out, err) = suggest(&policy, &[refused, other], &["--format", "json"]);
+        let found: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+        assert_eq!((code, found["rules"].as_array().unwrap().len()), (1, 1), "{found}");
+        assert_eq!(found["notes"].as_array().unwrap().len(), 1, "{found}");
+        assert!(found["notes"][0].as_str().unwrap().contains(why), "{found}");
+    }
+}
+
+#[test]
+fn what_a_rule_opens_beyond_a_call_and_whom_no_service_declares_is_said_above_it() {
+    let to_orders = |line: String| line.replace("example/payments", "example/orders");
+    let (snippet, replayed) = with_suggestion(POLICY, &[to_orders(tcp("deny", "visitor"))]);
+    assert_eq!(replayed, 0, "{snippet}");
+    assert!(snippet.starts_with("# asked for once\n# no declared service: [\"/visitor\"]\n"), "{snippet}");
+    assert!(
+        snippet.contains("orders declares no ports, so this allows everything on whichever"),
+        "{snippet}"
+    );
+    let (snippet, _) = with_suggestion(POLICY, &[to_orders(line("deny", "payments", "GET /x"))]);
+    assert!(!snippet.contains("no declared service"), "{snippet}");
+    assert!(
+        snippet.contains("orders declares no ports, so this allows these calls on whichever"),
+        "{snippet}"
+    );
+}
+
+#[test]
+fn more_calls_than_a_list_may_have_are_several_rules() {
+    let lines: Vec<_> = (0..1_001).map(|at| line("deny", "reports", &format!("GET /{at}/x{at}"))).collect();
+    let (snippet, replayed) = with_suggestion(POLICY, &lines);
+    assert_eq!(replayed, 0);
+    assert_eq!(snippet.matches("[[service.payments.allow]]").count(), 2, "{snippet}");
+    assert!(snippet.contains("# goes on with the rule above"), "{snippet}");
+}
+
+#[test]
+fn callers_without_an_identity_are_said_and_named_by_no_rule() {
+    let nameless = line("deny", "x", "GET /x").replace("spiffe://shop.example/x", "192.0.2.7:80");
+    let (code, out, err) = suggest(POLICY, &[nameless], &[]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(err, "1 line from callers without an identity, whom no rule can name\n");
+}
