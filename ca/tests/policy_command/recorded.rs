@@ -270,3 +270,26 @@ fn callers_without_an_identity_are_said_and_named_by_no_rule() {
     assert_eq!(code, 0, "{out}{err}");
     assert_eq!(err, "1 line from callers without an identity, whom no rule can name\n");
 }
+
+#[test]
+fn a_caller_who_asked_for_very_much_does_not_keep_the_others_from_a_suggestion() {
+    let many = (0..200).map(|at| line("deny", "scanner", &format!("GET /{at}/{at}{}", "x".repeat(8_000))));
+    let lines: Vec<_> = many.chain([line("deny", "reports", "GET /x")]).collect();
+    let (code, out, err) = suggest(POLICY, &lines, &[]);
+    assert_eq!(code, 1, "{err}");
+    assert!(out.contains("from = [\"/reports\"]\ncalls = [\"GET /x\"]"), "{out}");
+    assert!(out.contains("# - 200 × [\"/scanner\"] -> payments, "), "{out}");
+    assert!(out.contains("and 195 more: with it the file would have more than the 1048576 bytes"), "{out}");
+}
+
+#[test]
+fn no_more_rules_are_suggested_than_a_file_may_have() {
+    let rule = |at: usize| format!("[[service.orders.allow]]\nfrom = [\"/caller/{at}\"]\n");
+    let policy = format!("{POLICY}\n{}", (0..9_998).map(rule).collect::<String>());
+    let lines: Vec<_> =
+        (0..4).map(|at| line("deny", &format!("caller{at}"), &format!("GET /{at}/x{at}"))).collect();
+    let (code, out, err) = suggest(&policy, &lines, &["--format", "json"]);
+    let found: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    let lengths = ["rules", "notes"].map(|key| found[key].as_array().unwrap().len());
+    assert_eq!((code, lengths), (1, [1, 3]), "{found}");
+}

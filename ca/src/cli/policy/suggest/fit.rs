@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::anyhow;
-use postern_proto::policy::{Policy, Problem, ProblemKind};
+use postern_proto::policy::{FILE_BYTES_MAX, Policy, Problem, ProblemKind, RULES_MAX, Service};
 use time::{Duration, OffsetDateTime};
 
 use super::collapse::PATHS_COLLAPSED_MIN;
@@ -12,6 +12,10 @@ use super::rules::{Rule, Suggestion};
 
 /// Where the file demands an end, a suggestion is good for so long.
 const SUGGESTED_FOR: Duration = Duration::days(30);
+/// The owner, the end and a blank line.
+const DEMANDED_BYTES_MAX: usize = 64;
+/// Of a rule that is left out so many callers and calls are named.
+const NAMED_MAX: usize = 5;
 const OWNER: &str = "owner = \"to be named\"\n";
 const REASON: &str = "reason = \"suggested from calls that were not allowed: review it, and say why\"\n";
 
@@ -19,6 +23,7 @@ impl Suggestion<'_> {
     /// The rules as TOML to be put at the file's end, with as much as the file demands of every rule. Rules that do
     /// not fit become notes.
     pub(super) fn fit(&mut self, policy: &Policy, text: &str, now: OffsetDateTime) -> anyhow::Result<String> {
+        self.leave_out_what_is_too_much(policy, text);
         loop {
             let (snippet, starts, problems) = self.with_what_is_demanded(policy, text, now);
             if problems.is_empty() {
@@ -28,19 +33,52 @@ impl Suggestion<'_> {
             if let Some(outside) = problems.iter().find(|problem| problem.line < first) {
                 return Err(anyhow!("the suggestion does not fit the file: {}", outside.message));
             }
-            let mut refused = BTreeMap::new();
-            for problem in &problems {
-                let number = starts.partition_point(|start| *start <= problem.line).saturating_sub(1);
-                refused.entry(number).or_insert(problem);
-            }
-            let rules = std::mem::take(&mut self.rules);
-            for (number, rule) in rules.into_iter().enumerate() {
-                match refused.get(&number) {
-                    Some(problem) => self.notes.push(rule.refused_for(problem)),
-                    None => self.rules.push(rule),
-                }
+            let refused = self.refused(&starts, &problems);
+            self.leave_out(&refused);
+        }
+    }
+
+    /// Each rule that the reader has refused, and why.
+    fn refused(&self, starts: &[u32], problems: &[Problem]) -> BTreeMap<usize, String> {
+        let mut refused = BTreeMap::new();
+        for problem in problems {
+            let number = starts.partition_point(|start| *start <= problem.line).saturating_sub(1);
+            let Some(rule) = self.rules.get(number) else { continue };
+            refused.entry(number).or_insert_with(|| rule.refused_for(problem));
+        }
+        refused
+    }
+
+    fn leave_out(&mut self, refused: &BTreeMap<usize, String>) {
+        for (number, rule) in std::mem::take(&mut self.rules).into_iter().enumerate() {
+            match refused.get(&number) {
+                Some(why) => self.notes.push(format!("{}: {why}", rule.in_short())),
+                None => self.rules.push(rule),
             }
         }
+    }
+
+    /// A caller who asked for very much must not keep the others from what they need: the shortest rules come first.
+    fn leave_out_what_is_too_much(&mut self, policy: &Policy, text: &str) {
+        let bytes = |rule: &Rule<'_>| rule.to_toml().len() + DEMANDED_BYTES_MAX;
+        let mut sizes: Vec<_> =
+            self.rules.iter().enumerate().map(|(number, rule)| (bytes(rule), number)).collect();
+        sizes.sort_unstable();
+        let mut bytes_left = FILE_BYTES_MAX.saturating_sub(text.len() + 1);
+        let mut rules_left =
+            policy.services().iter().map(Service::rule_count).fold(RULES_MAX, usize::saturating_sub);
+        let mut too_much = BTreeMap::new();
+        for (bytes, number) in sizes {
+            if rules_left == 0 {
+                too_much.insert(number, format!("the file has the {RULES_MAX} rules allowed"));
+            } else if bytes > bytes_left {
+                let why = format!("with it the file would have more than the {FILE_BYTES_MAX} bytes allowed");
+                too_much.insert(number, why);
+            }
+            rules_left = rules_left.saturating_sub(1);
+            bytes_left = bytes_left.saturating_sub(bytes);
+        }
+        self.leave_out(&too_much);
     }
 
     /// The first of four ways in which no rule lacks what the file requires: the snippet, the line of the whole at
@@ -84,9 +122,9 @@ fn lines(text: &str) -> u32 {
 }
 
 impl Rule<'_> {
-    /// Why the rule cannot be added, whole as it would have been.
+    /// Why the rule cannot be added.
     fn refused_for(&self, problem: &Problem) -> String {
-        let why = match problem.kind {
+        match problem.kind {
             // A rule that says the same and still did not allow it is over.
             ProblemKind::Duplicate => {
                 format!("{}; it has expired: if it should be good again, give it a new end", problem.message)
@@ -96,9 +134,13 @@ impl Rule<'_> {
                 problem.message, self.service
             ),
             _ => problem.message.clone(),
-        };
-        let calls = self.calls.as_ref().map_or("anything".to_owned(), list);
-        format!("{} × {} -> {}, {calls}: {why}", self.count, list(&self.from), self.service)
+        }
+    }
+
+    /// The rule in one line.
+    fn in_short(&self) -> String {
+        let calls = self.calls.as_ref().map_or("anything".to_owned(), first_of);
+        format!("{} × {} -> {}, {calls}", self.count, first_of(&self.from), self.service)
     }
 
     fn to_toml(&self) -> String {
@@ -130,7 +172,7 @@ impl Rule<'_> {
         let what = if self.calls.is_some() { "these calls" } else { "everything" };
         [
             stars.then(|| format!("\"*\" stands for {PATHS_COLLAPSED_MIN} or more different segments")),
-            (!undeclared.is_empty()).then(|| format!("no declared service: {}", list(&undeclared))),
+            (!undeclared.is_empty()).then(|| format!("no declared service: {}", first_of(&undeclared))),
             self.port.is_none().then(|| {
                 format!("{} declares no ports, so this allows {what} on whichever it has", self.service)
             }),
@@ -144,4 +186,12 @@ impl Rule<'_> {
 fn list(entries: &BTreeSet<String>) -> String {
     let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     format!("[{}]", entries.iter().map(quoted).collect::<Vec<_>>().join(", "))
+}
+
+fn first_of(entries: &BTreeSet<String>) -> String {
+    let named = list(&entries.iter().take(NAMED_MAX).cloned().collect());
+    match entries.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
