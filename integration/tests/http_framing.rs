@@ -2,9 +2,9 @@
 //! read from these bytes in the same order, or fewer: nothing is smuggled past the sidecars.
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
+use postern_integration::tools::has;
 use postern_integration::{CaOptions, Mesh, Program, SidecarSpec};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,7 +33,6 @@ struct Oracle {
 impl Oracle {
     async fn start() -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/oracle/llhttp.mjs");
-        assert!(Command::new("node").arg("--version").output().is_ok(), "node is needed for this test");
         let program = Program::start("llhttp", "node".as_ref(), [script]);
         let line = program.line_with(&["listening on"]).await;
         let mut words = line.split(' ');
@@ -65,6 +64,9 @@ async fn say(to: SocketAddr, bytes: &[u8]) {
 
 #[tokio::test]
 async fn the_app_reads_what_another_parser_reads_or_less() {
+    if !has("node") {
+        return;
+    }
     let (behind, control) = (Oracle::start().await, Oracle::start().await);
     let mesh = Mesh::default();
     let ca = mesh.ca(CaOptions::default()).await;

@@ -155,6 +155,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Open connections per listener.
     pub connections_max: usize,
+    /// The other side of a connection that answers nothing for so long is dead.
+    pub dead_after: Duration,
 }
 
 impl Default for Limits {
@@ -164,6 +166,7 @@ impl Default for Limits {
             handshake_timeout: HANDSHAKE_TIMEOUT_DEFAULT,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             connections_max: CONNECTIONS_DEFAULT,
+            dead_after: DEAD_AFTER_DEFAULT,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use rustls::{AlertDescription, Error as TlsError};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -13,6 +13,22 @@ use tokio::net::TcpStream;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// And so many bytes of what it still sends are thrown away.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
+
+/// Prepares a new connection: small writes leave at once, and an other side that has gone without a word, as when a
+/// machine loses its power, is noticed after `dead_after`, whether something is under way to it or not.
+pub fn prepare(stream: &TcpStream, dead_after: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let probe = TcpKeepalive::new()
+        .with_time(dead_after / 2)
+        .with_interval((dead_after / 2 / KEEP_ALIVE_PROBES).max(Duration::from_secs(1)))
+        .with_retries(KEEP_ALIVE_PROBES);
+    socket.set_tcp_keepalive(&probe)?;
+    socket.set_tcp_user_timeout(Some(dead_after))
+}
+
+/// Unanswered ones in a row after which a silent side is dead (tcp(7), TCP_KEEPCNT).
+const KEEP_ALIVE_PROBES: u32 = 3;
 
 /// From now on closing it resets it.
 pub fn reset_on_close(stream: &TcpStream) {
@@ -46,5 +62,22 @@ pub fn alert_in(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref::<TlsError>()? {
         TlsError::AlertReceived(alert) => Some(*alert),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_side_that_has_gone_without_a_word_is_looked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&stream, Duration::from_secs(30)).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+        let (first, then) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!(first + then * KEEP_ALIVE_PROBES, Duration::from_secs(30), "as long as it was promised");
     }
 }

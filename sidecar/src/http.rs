@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 in the data plane: each request is decided by itself and carried as it was sent.
 
 mod again;
+mod answering;
 mod app;
 mod body;
 mod call;
@@ -14,6 +15,7 @@ mod peer;
 mod pool;
 mod problem;
 mod serve;
+mod share;
 mod target;
 mod upgrade;
 mod watched;
@@ -33,5 +35,9 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// And on one connection: enough that streams which nobody reads do not hold up the others beside them.
 const CONNECTION_WINDOW_BYTES: u32 = 100 * STREAM_WINDOW_BYTES;
+/// What the own app may send ahead on one stream, which whoever asked may never take. Loopback needs no more.
+const APP_STREAM_WINDOW_BYTES: u32 = 32 * 1024;
+/// Each stream's own window is bound enough: streams that nobody reads must not hold up those of other callers.
+const APP_CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// The largest frame that is taken.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;

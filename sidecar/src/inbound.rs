@@ -130,8 +130,8 @@ impl InboundServer {
 
     async fn carry(&self, mut tls: TlsStream<TcpStream>, from: SocketAddr, registration: &Arc<Registration>) {
         reset_on_close(tls.get_ref().0);
-        let limit = self.plane.config.limits.connect_timeout;
-        let mut app = match Box::pin(connect_any(&self.inbound.app, limit)).await {
+        let limits = &self.plane.config.limits;
+        let mut app = match Box::pin(connect_any(&self.inbound.app, limits)).await {
             Ok(app) => app,
             Err(error) => {
                 return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));

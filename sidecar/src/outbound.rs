@@ -148,10 +148,10 @@ impl OutboundServer {
         let ready = self.plane.valid_credentials();
         let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
         let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
-        let limit = self.plane.config.limits.connect_timeout;
+        let limits = &self.plane.config.limits;
         let (mut unreachable, mut refused) = (Vec::new(), Vec::new());
         for at in &self.outbound.to {
-            let addresses = match resolve(at, limit).await {
+            let addresses = match resolve(at, limits.connect_timeout).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
                     unreachable.push(error);
@@ -159,7 +159,7 @@ impl OutboundServer {
                 }
             };
             for address in addresses {
-                match connect(address, limit).await {
+                match connect(address, limits).await {
                     Ok(stream) => match self.handshake(stream, &credentials, registration, alpn).await {
                         Ok(tls) => {
                             self.tell_all(refused);

@@ -8,7 +8,8 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::config::HostPort;
+use crate::config::{HostPort, Limits};
+use crate::ending::prepare;
 
 /// A name is taken to mean its first so many addresses.
 pub const ADDRESSES_MAX: usize = 16;
@@ -45,19 +46,20 @@ pub async fn resolve(at: &HostPort, limit: Duration) -> Result<Vec<SocketAddr>, 
 }
 
 /// Connects to one address.
-pub async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+pub async fn connect(address: SocketAddr, limits: &Limits) -> Result<TcpStream, ConnectError> {
+    let limit = limits.connect_timeout;
     let connected =
         timeout(limit, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(too_late(limit)));
     connected
-        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .and_then(|stream| prepare(&stream, limits.dead_after).map(|()| stream))
         .map_err(|error| ConnectError::Connect { address, error })
 }
 
 /// Connects to the first address of a name that answers.
-pub async fn connect_any(at: &HostPort, limit: Duration) -> Result<TcpStream, ConnectError> {
+pub async fn connect_any(at: &HostPort, limits: &Limits) -> Result<TcpStream, ConnectError> {
     let mut last = None;
-    for address in resolve(at, limit).await? {
-        match connect(address, limit).await {
+    for address in resolve(at, limits.connect_timeout).await? {
+        match connect(address, limits).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }

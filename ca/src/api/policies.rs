@@ -1,12 +1,15 @@
 //! The stored policy, as operators change and read it. The CA judges a policy itself before it puts it in force.
 
 use postern_proto::identity::TrustDomain;
-use postern_proto::policy::{Severity, WARN_DAYS_DEFAULT, check, run_expectations};
+use postern_proto::policy::{
+    Policy, SLICE_BYTES_MAX, Service, Severity, WARN_DAYS_DEFAULT, check, run_expectations,
+};
 use postern_proto::wire::v1::apply_policy_response::Outcome;
 use postern_proto::wire::v1::{
     ApplyPolicyRequest, ApplyPolicyResponse, ListPolicyVersionsRequest, ListPolicyVersionsResponse,
     PolicyRefused, PolicyVersion, RollBackPolicyRequest, ShowPolicyRequest, StoredPolicy,
 };
+use prost::Message as _;
 use time::OffsetDateTime;
 use tonic::Status;
 use tracing::{info, warn};
@@ -89,6 +92,10 @@ fn judge(file: &str, text: &str, own: &TrustDomain, now: OffsetDateTime) -> Resu
         let problem = format!("{shown}: the policy's trust_domain is {found}, and this CA's is {own}");
         return Err(refused([problem].into_iter()));
     }
+    let mut too_large = policy.services().iter().filter_map(|service| too_large(&policy, service)).peekable();
+    if too_large.peek().is_some() {
+        return Err(refused(too_large));
+    }
     let failing = run_expectations(&policy, now);
     let failing = failing.iter().filter_map(|result| {
         let (expected, (port, found)) = (result.expectation, result.failure.as_ref()?);
@@ -104,6 +111,20 @@ fn judge(file: &str, text: &str, own: &TrustDomain, now: OffsetDateTime) -> Resu
     });
     let mut failing = failing.peekable();
     if failing.peek().is_some() { Err(refused(failing)) } else { Ok(policy.digest().to_owned()) }
+}
+
+/// Short names stand for long identities, so that a file can be small and what a sidecar is told of it is not.
+fn too_large(policy: &Policy, service: &Service) -> Option<String> {
+    let nobody: [&str; 0] = [];
+    let bytes = policy.slice_for(service.identity(), &nobody, 0).encoded_len();
+    (bytes > SLICE_BYTES_MAX).then(|| {
+        format!(
+            "{}: service {:?}: its sidecars would be told {bytes} bytes, and take at most {SLICE_BYTES_MAX}; \
+             use fewer rules, or patterns in `from`",
+            policy.file().escape_debug(),
+            service.name()
+        )
+    })
 }
 
 /// As many of the problems as there is room for.
@@ -181,5 +202,27 @@ fn check_length(what: &str, text: &str, bytes_max: usize) -> Result<(), Status> 
             Err(Status::invalid_argument(format!("{what} has at most {bytes_max} bytes, not {bytes}")))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_whose_slice_is_too_large_is_refused_before_it_is_in_force() {
+        let own = TrustDomain::new("shop.example").unwrap();
+        let long = format!("/{}", "x".repeat(2_000));
+        let rule = |at: usize| format!("[[service.b.allow]]\nfrom = [\"a\"]\ncalls = [\"GET /{at}\"]\n");
+        let file = |rules: usize| {
+            let rules: String = (0..rules).map(rule).collect();
+            format!(
+                "trust_domain = \"shop.example\"\n[service.a]\nidentity = \"{long}\"\n[service.b]\n{rules}"
+            )
+        };
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let refused = judge("policy.toml", &file(9_000), &own, now).unwrap_err();
+        assert!(refused.problems[0].contains("service \"b\""), "{refused:?}");
+        judge("policy.toml", &file(100), &own, now).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use postern_integration::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, tls};
+use postern_integration::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, apps, tls};
 use postern_proto::identity::{Svid, TrustBundles};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +30,8 @@ const HELD_STREAM_KIB: u64 = 96;
 const NOISE_KIB: u64 = 2 * 1024;
 /// An attack is left after this, whatever it has achieved.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Requests of the neighbour during which nothing more is held: what was sent has had its effect.
+const CALM: usize = 50;
 /// What a client's handshake sends, certificates included; at least.
 const HANDSHAKE_BYTES: u64 = 2_500;
 
@@ -96,11 +98,28 @@ pub struct Door {
 impl Door {
     pub async fn open() -> Self {
         let app = App::start().await;
+        let address = app.address;
+        Self::before(app, address, "").await
+    }
+
+    /// With other bounds.
+    pub async fn open_with(extra: &str) -> Self {
+        let app = App::start().await;
+        let address = app.address;
+        Self::before(app, address, extra).await
+    }
+
+    /// Before another app than its own, which is not asked.
+    pub async fn before_another(app: &apps::App) -> Self {
+        Self::before(App::start().await, app.address, "").await
+    }
+
+    async fn before(app: App, address: SocketAddr, extra: &str) -> Self {
         let mesh = Mesh::default();
         let ca = mesh.ca(CaOptions::default()).await;
         let policy = mesh.write("policy.toml", POLICY);
         let spec = |name| SidecarSpec::new(name).policy(&policy).http();
-        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", app.address));
+        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", address).extra(extra));
         let reports = mesh.sidecar(&ca, &spec("reports").outbound("payments", payments.inbounds[0]));
         payments.ready().await;
         reports.ready().await;
@@ -138,6 +157,11 @@ impl Door {
         tls::connect_speaking(address, Some(&self.orders), bundles, &[b"h2"]).await.unwrap()
     }
 
+    /// A number of `payments` own metrics.
+    pub async fn metric(&self, name: &str, needles: &[&str]) -> f64 {
+        self.payments.metric(name, needles).await
+    }
+
     /// Attacks, while the neighbour is served.
     pub async fn attack(&self, attack: &Attack) -> Cost {
         let before = self.payments.program.resident_kib();
@@ -152,25 +176,29 @@ impl Door {
             }
             tasks.join_all().await
         };
-        let (sent, neighbour) = self.served_during(attackers).await;
+        let (sent, most, neighbour) = self.served_during(attackers).await;
         // As long as `sent` lives, so do the connections.
-        let held_kib = self.payments.program.resident_kib().saturating_sub(before);
+        let held_kib = most.saturating_sub(before);
         let bytes = sent.iter().map(|(bytes, _)| bytes + HANDSHAKE_BYTES).sum();
         Cost { name: attack.name, streams: attack.streams, sent: bytes, held_kib, neighbour }
     }
 
-    /// The work's result, and how long each of the neighbour's requests took meanwhile; at least some.
-    async fn served_during<T>(&self, work: impl Future<Output = T>) -> (T, Vec<Duration>) {
+    /// The work's result, the most that was held then and until it held no more for a while, in KiB, and how long each
+    /// of the neighbour's requests took meanwhile.
+    async fn served_during<T>(&self, work: impl Future<Output = T>) -> (T, u64, Vec<Duration>) {
         let mut work = std::pin::pin!(work);
-        let (mut times, mut done) = (Vec::new(), None);
-        while done.is_none() || times.len() < 20 {
+        let (mut times, mut done, mut most, mut calm) = (Vec::new(), None, 0, 0);
+        while done.is_none() || calm < CALM {
             tokio::select! {
                 result = &mut work, if done.is_none() => done = Some(result),
                 time = self.neighbour() => times.push(time),
             }
+            let held = self.payments.program.resident_kib();
+            calm = if held > most { 0 } else { calm + 1 };
+            most = most.max(held);
         }
         times.sort();
-        (done.unwrap(), times)
+        (done.unwrap(), most, times)
     }
 
     /// One request of the neighbour, which must be served.

@@ -5,6 +5,7 @@
 
 mod frames;
 mod harness;
+mod stalled;
 
 use frames::*;
 use harness::{Attack, Door, Hold};

@@ -21,6 +21,9 @@ pub const CONNECTIONS_MAX: usize = 1_000_000;
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// `[limits] connect_timeout`.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// `[limits] dead_after`, from [`DEAD_AFTER_MIN`] to [`IDLE_TIMEOUT_MAX`].
+pub const DEAD_AFTER_DEFAULT: Duration = Duration::from_secs(30);
+pub const DEAD_AFTER_MIN: Duration = Duration::from_secs(2);
 /// Both timeouts lie between these.
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 60);
@@ -38,6 +41,9 @@ pub const URI_BYTES_MAX: usize = 65_534;
 /// `[http] streams_max`: requests under way on one HTTP/2 connection.
 pub const STREAMS_DEFAULT: usize = 100;
 pub const STREAMS_MAX: usize = 10_000;
+/// `[http] requests_per_peer_max`: requests under way of one identity, over all its connections to one inbound.
+pub const REQUESTS_PER_PEER_DEFAULT: usize = 10_000;
+pub const REQUESTS_PER_PEER_MAX: usize = 1_000_000;
 /// `[http] header_timeout`: from the first byte of a header block to its last.
 pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// `[http] idle_timeout`: a connection without a request.

@@ -9,8 +9,8 @@ use super::raw::{Document, Raw, RawAccessLog, RawLimits, RawLog, RawShutdown};
 use super::rules::Rules;
 use super::{
     ACCESS_LOG_LINES_WAITING_DEFAULT, ACCESS_LOG_LINES_WAITING_MAX, AccessLogConfig, AccessLogTarget,
-    CONNECTIONS_MAX, Config, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, HANDSHAKES_PENDING_MAX, Limits, Log,
-    LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
+    CONNECTIONS_MAX, Config, DEAD_AFTER_MIN, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, HANDSHAKES_PENDING_MAX,
+    IDLE_TIMEOUT_MAX, Limits, Log, LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 
 impl TryFrom<Document<'_>> for Config {
@@ -66,11 +66,14 @@ impl Rules<'_> {
         let handshake =
             self.duration("limits.handshake_timeout", raw.handshake_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
         let connect = self.duration("limits.connect_timeout", raw.connect_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
+        let dead_after =
+            self.duration("limits.dead_after", raw.dead_after, DEAD_AFTER_MIN..=IDLE_TIMEOUT_MAX);
         Limits {
             handshakes_pending_max: pending.unwrap_or(default.handshakes_pending_max),
             handshake_timeout: handshake.unwrap_or(default.handshake_timeout),
             connect_timeout: connect.unwrap_or(default.connect_timeout),
             connections_max: connections.unwrap_or(default.connections_max),
+            dead_after: dead_after.unwrap_or(default.dead_after),
         }
     }
 

@@ -6,8 +6,9 @@ use super::raw::RawHttp;
 use super::rules::Rules;
 use super::{
     HEADER_BYTES_DEFAULT, HEADER_BYTES_MAX, HEADER_TIMEOUT_DEFAULT, HEADERS_DEFAULT, HEADERS_MAX,
-    IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT, STREAMS_MAX,
-    TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT, URI_BYTES_MAX,
+    IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, REQUESTS_PER_PEER_DEFAULT, REQUESTS_PER_PEER_MAX,
+    STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT, STREAMS_MAX, TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT,
+    URI_BYTES_MAX,
 };
 
 /// Bounds of `protocol = "http"`, each with a default.
@@ -21,6 +22,8 @@ pub struct Http {
     pub uri_bytes_max: usize,
     /// Requests under way on one HTTP/2 connection.
     pub streams_max: usize,
+    /// Requests under way of one identity, over all its connections to one inbound.
+    pub requests_per_peer_max: usize,
     /// From the first byte of a header block to its last.
     pub header_timeout: Duration,
     /// A connection without a request.
@@ -36,6 +39,7 @@ impl Default for Http {
             headers_max: HEADERS_DEFAULT,
             uri_bytes_max: URI_BYTES_DEFAULT,
             streams_max: STREAMS_DEFAULT,
+            requests_per_peer_max: REQUESTS_PER_PEER_DEFAULT,
             header_timeout: HEADER_TIMEOUT_DEFAULT,
             idle_timeout: IDLE_TIMEOUT_DEFAULT,
             stream_idle_timeout: STREAM_IDLE_TIMEOUT_DEFAULT,
@@ -50,6 +54,8 @@ impl Rules<'_> {
         let headers = self.count("http.headers_max", raw.headers_max, HEADERS_MAX);
         let uri_bytes = self.count("http.uri_bytes_max", raw.uri_bytes_max, URI_BYTES_MAX);
         let streams = self.count("http.streams_max", raw.streams_max, STREAMS_MAX);
+        let requests = raw.requests_per_peer_max;
+        let requests = self.count("http.requests_per_peer_max", requests, REQUESTS_PER_PEER_MAX);
         let header = self.duration("http.header_timeout", raw.header_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
         let idle = self.duration("http.idle_timeout", raw.idle_timeout, TIMEOUT_MIN..=IDLE_TIMEOUT_MAX);
         let stream_idle = self.duration(
@@ -62,6 +68,7 @@ impl Rules<'_> {
             headers_max: headers.unwrap_or(default.headers_max),
             uri_bytes_max: uri_bytes.unwrap_or(default.uri_bytes_max),
             streams_max: streams.unwrap_or(default.streams_max),
+            requests_per_peer_max: requests.unwrap_or(default.requests_per_peer_max),
             header_timeout: header.unwrap_or(default.header_timeout),
             idle_timeout: idle.unwrap_or(default.idle_timeout),
             stream_idle_timeout: stream_idle.unwrap_or(default.stream_idle_timeout),

@@ -103,6 +103,7 @@ pub(super) struct RawLimits {
     pub(super) connections_max: Count,
     pub(super) handshake_timeout: Text,
     pub(super) connect_timeout: Text,
+    pub(super) dead_after: Text,
 }
 
 #[derive(Deserialize, Default)]
@@ -112,6 +113,7 @@ pub(super) struct RawHttp {
     pub(super) headers_max: Count,
     pub(super) uri_bytes_max: Count,
     pub(super) streams_max: Count,
+    pub(super) requests_per_peer_max: Count,
     pub(super) header_timeout: Text,
     pub(super) idle_timeout: Text,
     pub(super) stream_idle_timeout: Text,

@@ -1,6 +1,7 @@
 //! The own app, reached over HTTP: connections to it are kept for the next request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{StatusCode, Version};
 use hyper::client::conn::{http1, http2};
@@ -15,7 +16,10 @@ use super::call::CutBy;
 use super::exchange::{ExchangeError, Lend};
 use super::pool::{Dial, Dialed, End, Kind, Leased, Pool};
 use super::watched::Watched;
-use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::{
+    APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES, BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES,
+    FRAME_BYTES_MAX, STREAM_WINDOW_BYTES,
+};
 use crate::config::{HostPort, Http, Limits};
 use crate::holder::in_one_line;
 use crate::upstream::connect_any;
@@ -47,6 +51,14 @@ impl Failure {
     /// An answer that broke off, or never came.
     pub(super) fn broken(detail: String) -> Self {
         Self { status: StatusCode::BAD_GATEWAY, reason: "broke_off", detail, explain: None }
+    }
+
+    /// One identity has all under way that it may.
+    pub(super) fn busy(max: usize) -> Self {
+        let detail =
+            format!("{max} requests of this identity are under way, as many as it may have here at once");
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self { status, reason: "requests_per_peer_max", detail, explain: None }
     }
 
     /// A tunnel is asked for, which no policy can see into.
@@ -89,7 +101,11 @@ impl App {
     }
 
     async fn shared(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
-        let (sender, connection) = http2_builder(&self.http).handshake(stream).await?;
+        let mut builder = http2_builder(&self.http, self.limits.dead_after);
+        builder
+            .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
+        let (sender, connection) = builder.handshake(stream).await?;
         self.drive(connection);
         Ok(Dialed::Shared(sender, End::default()))
     }
@@ -120,7 +136,7 @@ impl Dial<Failure> for App {
             detail,
             explain: None,
         };
-        let connected = connect_any(&self.at, self.limits.connect_timeout).await;
+        let connected = connect_any(&self.at, &self.limits).await;
         let stream = connected.map_err(|error| unreachable(in_one_line(&error)))?;
         let stream = TokioIo::new(Watched::new(stream));
         let broken = |error: hyper::Error| unreachable(in_one_line(&error));
@@ -165,11 +181,14 @@ pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
 }
 
 /// How HTTP/2 is spoken to whoever answers.
-pub(super) fn http2_builder(limits: &Http) -> http2::Builder<TokioExecutor> {
+pub(super) fn http2_builder(limits: &Http, dead_after: Duration) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        // Asked only while requests are under way: an idle connection that is dead shows when it is used.
+        .keep_alive_interval(dead_after / 2)
+        .keep_alive_timeout(dead_after / 2)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);

@@ -11,6 +11,7 @@ use futures_util::task::AtomicWaker;
 use http::Request;
 use slab::Slab;
 
+use super::share::Place;
 use crate::access_log::{Line, Story};
 use crate::metrics::Direction;
 use crate::plane::Plane;
@@ -86,6 +87,8 @@ pub(super) struct OpenCall {
     pub(super) bytes_to_peer: AtomicU64,
     began: Instant,
     story: Mutex<Story>,
+    /// Its room among what its caller has under way, once it is let through.
+    place: OnceLock<Place>,
 }
 
 /// Why a request is cut.
@@ -148,6 +151,7 @@ impl Calls {
             bytes_to_peer: AtomicU64::new(0),
             began: Instant::now(),
             story: Mutex::default(),
+            place: OnceLock::new(),
         });
         entry.insert(Arc::downgrade(&call));
         call
@@ -198,6 +202,12 @@ impl Calls {
 }
 
 impl OpenCall {
+    /// Keeps the room it was given until it has ended.
+    pub(super) fn hold(&self, place: Place) {
+        // It is given room once.
+        let _first = self.place.set(place);
+    }
+
     /// Ends it: its answer, if none was given yet, and both its bodies.
     fn cut(&self, by: CutBy) {
         self.cut.store(by as u8, Ordering::Release);

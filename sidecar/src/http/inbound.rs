@@ -1,42 +1,44 @@
 //! Requests of peers: each decided, cleaned of claims, told who calls, and passed to the own app.
 
-use std::convert::Infallible;
+mod refusing;
+
 use std::fmt::Write as _;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::service::Service;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
-use postern_proto::policy::{Call, Decision, Policy};
+use postern_proto::policy::{Call, Decision};
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
+use super::answering::{Answering, Side};
 use super::app::{App, Failure, ToApp, ToAppAlone};
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
-use super::framing::{Head, Heads};
-use super::problem::{Asked, Problem, Question, is_grpc};
+use super::framing::Heads;
+use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
-use super::target::{self, Bad, Target};
+use super::share::{Share, Shares};
+use super::target::{Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
-use crate::config::{Inbound, TellCallers};
+use crate::config::Inbound;
 use crate::credentials::holds_until;
 use crate::listen::Until;
 use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
-use crate::refusals::{Called, Instance, Refusal, explain_command};
+use crate::refusals::Called;
+use refusing::Denied;
 
 /// One inbound that speaks HTTP.
 #[derive(Debug)]
@@ -44,12 +46,13 @@ pub struct HttpInbound {
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
     app: App,
+    shares: Arc<Shares>,
 }
 
 impl HttpInbound {
     pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>) -> Self {
         let app = App::new(inbound.app.clone(), plane.config.limits, plane.config.http);
-        Self { plane, inbound, app }
+        Self { plane, inbound, app, shares: Arc::default() }
     }
 
     /// Serves an admitted peer's connection to its end.
@@ -86,6 +89,7 @@ impl HttpInbound {
         let stream = Watched::new(tls).count(registration.bytes.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
+            share: self.shares.of(peer.id()),
             server: self,
             peer,
             own,
@@ -120,73 +124,96 @@ struct Client {
     own: SpiffeId,
     client_cert: HeaderValue,
     calls: Arc<Calls>,
+    share: Arc<Share>,
     heads: Arc<Heads>,
     registration: Arc<Registration>,
     /// What stopped being HTTP on this connection.
     switched: TaskTracker,
 }
 
-#[derive(Debug, Clone)]
-struct Answering(Arc<Client>);
+impl Side for Client {
+    fn plane(&self) -> &Plane {
+        &self.server.plane
+    }
 
-impl Service<Request<Incoming>> for Answering {
-    type Response = Response<Answer>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+    fn calls(&self) -> &Arc<Calls> {
+        &self.calls
+    }
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let client = self.0.clone();
-        Box::pin(async move { Ok(client.answer(request).await) })
+    fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>> {
+        if let Err(denied) = self.decide(call) {
+            return Some(self.refuse(call, *denied, asked));
+        }
+        let most = self.server.plane.config.http.requests_per_peer_max;
+        match self.share.enter(most) {
+            Some(place) => {
+                call.hold(place);
+                None
+            }
+            None => Some(self.fail(call, Failure::busy(most), asked)),
+        }
+    }
+
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let version = if is_grpc(request.headers()) { Version::HTTP_2 } else { Version::HTTP_11 };
+        let app = &self.server.app;
+        let prepared = self.prepare(request, target, call);
+        let (mut response, lease) = prepared.exchange(&ToApp(app, version)).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::broken("the app switched protocols unasked".to_owned()));
+        }
+        fields::remove_hop(response.headers_mut());
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+    }
+
+    async fn switch(
+        &self,
+        mut request: Request<Incoming>,
+        target: Target,
+        protocol: HeaderValue,
+        call: &Arc<OpenCall>,
+    ) -> Result<Response<Answer>, Failure> {
+        let peer = hyper::upgrade::on(&mut request);
+        let app = &self.server.app;
+        let mut prepared = self.prepare(request, target, call);
+        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
+        let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
+        fields::remove_hop(response.headers_mut());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (to_app, cut) = (hyper::upgrade::on(&mut response), self.registration.cut.clone());
+            upgrade::name_protocol(response.headers_mut(), protocol);
+            self.heads.upgraded();
+            let switching = Switching { app: to_app, peer, call: call.clone(), cut };
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+        }
+        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+    }
+
+    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
+        let mut problem = Problem::new(bad.status(), bad.code(), instance);
+        problem.detail = Some(bad.to_string());
+        problem.response(asked)
+    }
+
+    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
+        let instance = self.tell(call, failure.reason, &failure.detail, None);
+        let mut problem = Problem::new(failure.status, failure.reason, instance);
+        problem.detail = Some(failure.detail);
+        problem.response(asked)
     }
 }
 
 impl Client {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
-        let asked = Asked::of(&request);
-        let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
-        // First known to the register, then decided: a policy that comes between is seen by one of the two.
-        let call = self.calls.enter(CallFacts::of(&request));
-        call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
-        let response = self.answer_call(request, head, &call, asked).await;
-        call.tell(|story| story.status = Some(response.status().as_u16()));
-        response
-    }
-
-    async fn answer_call(
-        &self,
-        request: Request<Incoming>,
-        head: Option<Head>,
-        call: &Arc<OpenCall>,
-        asked: Asked,
-    ) -> Response<Answer> {
-        let target = match target::read(&request, head, &self.server.plane.config.http) {
-            Ok(target) => target,
-            Err(bad) => return self.refuse_bad(call, &bad, asked),
-        };
-        if let Err(denial) = self.decide(call) {
-            return self.refuse(call, *denial, asked);
-        }
-        let answered = async {
-            match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
-                // A policy that only observes does not refuse it.
-                _ if request.method() == Method::CONNECT => Err(Failure::connect()),
-                Some(protocol) => self.switch(request, target, protocol, call).await,
-                None => self.pass(request, target, call).await,
-            }
-        };
-        let answered = tokio::select! {
-            biased;
-            by = call.cut_while_answering() => Err(by.into()),
-            answered = answered => answered,
-        };
-        match answered {
-            Ok(response) => response,
-            // The body's framing is at fault, whatever broke because of it.
-            Err(_) if self.heads.is_loose() => self.refuse_bad(call, &Bad::LooseChunk, asked),
-            Err(failure) => self.fail(call, failure, asked),
-        }
-    }
-
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
         let plane = &self.server.plane;
         let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
@@ -222,48 +249,6 @@ impl Client {
         Err(Denial { code: "peer_expired", detail })
     }
 
-    /// Passes a request to the app and its answer back.
-    async fn pass(
-        &self,
-        request: Request<Incoming>,
-        target: Target,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let version = if is_grpc(request.headers()) { Version::HTTP_2 } else { Version::HTTP_11 };
-        let app = &self.server.app;
-        let prepared = self.prepare(request, target, call);
-        let (mut response, lease) = prepared.exchange(&ToApp(app, version)).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::broken("the app switched protocols unasked".to_owned()));
-        }
-        fields::remove_hop(response.headers_mut());
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
-    }
-
-    /// Passes a request that asks for another protocol, on a connection of its own.
-    async fn switch(
-        &self,
-        mut request: Request<Incoming>,
-        target: Target,
-        protocol: HeaderValue,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let peer = hyper::upgrade::on(&mut request);
-        let app = &self.server.app;
-        let mut prepared = self.prepare(request, target, call);
-        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
-        fields::remove_hop(response.headers_mut());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (to_app, cut) = (hyper::upgrade::on(&mut response), self.registration.cut.clone());
-            upgrade::name_protocol(response.headers_mut(), protocol);
-            self.heads.upgraded();
-            let switching = Switching { app: to_app, peer, call: call.clone(), cut };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
-        }
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
-    }
-
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let mut request =
@@ -275,71 +260,6 @@ impl Client {
         fields::remove_claims(headers);
         headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
         Prepared { request, target, scheme: Scheme::HTTP, trailers }
-    }
-}
-
-/// Why the policy, or our trust, says no to a request.
-struct Denied {
-    denial: Denial,
-    policy: Option<Arc<Policy>>,
-}
-
-impl Client {
-    /// Tells a request that the policy does not allow: the log everything, the caller as much as it may know.
-    fn refuse(&self, call: &OpenCall, denied: Denied, asked: Asked) -> Response<Answer> {
-        let Denied { denial: Denial { code: reason, detail }, policy } = denied;
-        let (peer, own) = (self.peer.id().to_string(), self.own.to_string());
-        let explain = policy.as_deref().map(|policy| {
-            let question = explain_command(Some(policy), &peer, &own, Some(&self.server.inbound.name));
-            format!("{question} --call {}", call.facts.quoted())
-        });
-        let instance = self.tell(call, reason, &detail, explain.clone());
-        let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, instance);
-        if self.server.inbound.tell_callers == TellCallers::Everything {
-            problem.detail = Some(detail);
-            problem.question = Some(Question {
-                caller: Some(peer),
-                service: Some(own),
-                port: Some(self.server.inbound.name.clone()),
-                call: Some(call.facts.to_string()),
-                policy: policy.map(|policy| policy.digest().to_owned()),
-                explain,
-            });
-        }
-        problem.response(asked)
-    }
-
-    /// Tells a request that is not valid, and so is nobody's.
-    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
-        let mut problem = Problem::new(bad.status(), bad.code(), instance);
-        problem.detail = Some(bad.to_string());
-        problem.response(asked)
-    }
-
-    /// Tells a request that was allowed and got no answer.
-    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, failure.reason, &failure.detail, None);
-        let mut problem = Problem::new(failure.status, failure.reason, instance);
-        problem.detail = Some(failure.detail);
-        problem.response(asked)
-    }
-
-    /// Logs, counts and remembers a refusal, and returns its number.
-    fn tell(&self, call: &OpenCall, reason: &'static str, detail: &str, explain: Option<String>) -> Instance {
-        call.tell(|story| story.refused(reason, detail));
-        let plane = &self.server.plane;
-        let instance = plane.refusals.number();
-        plane.refusals.tell(Refusal {
-            direction: Direction::Inbound,
-            from: self.peer.id().to_string(),
-            called: self.server.called(&self.own),
-            reason,
-            detail: detail.to_owned(),
-            explain,
-            instance: Some(instance.to_string()),
-        });
-        instance
     }
 }
 

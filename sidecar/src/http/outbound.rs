@@ -1,29 +1,27 @@
 //! Requests of the own app: each passed to the called service, on a connection that is there already where possible.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::Service;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answering::{Answering, Side};
 use super::app::Failure;
 use super::body::{Answer, RequestBody, To};
-use super::call::{CallFacts, Calls, OpenCall, Teller};
+use super::call::{Calls, OpenCall, Teller};
 use super::exchange::{ExchangeError, Prepared};
-use super::framing::{Head, Heads};
+use super::framing::Heads;
 use super::peer::{Peers, ToPeer, ToPeerAlone};
 use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
-use super::target::{self, Bad, Target};
+use super::target::{Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
@@ -31,6 +29,7 @@ use crate::config::Http;
 use crate::listen::{Serve, Until};
 use crate::metrics::Direction;
 use crate::outbound::OutboundServer;
+use crate::plane::Plane;
 use crate::refusals::{Instance, Refusal};
 
 /// One outbound that speaks HTTP.
@@ -103,60 +102,22 @@ struct App {
     abort: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
-struct Answering(Arc<App>);
-
-impl Service<Request<Incoming>> for Answering {
-    type Response = Response<Answer>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let app = self.0.clone();
-        Box::pin(async move { Ok(app.answer(request).await) })
-    }
-}
-
-impl App {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
-        let asked = Asked::of(&request);
-        let head = if request.version() < Version::HTTP_2 { self.heads.next() } else { None };
-        let call = self.calls.enter(CallFacts::of(&request));
-        call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
-        let response = self.answer_call(request, head, &call, asked).await;
-        call.tell(|story| story.status = Some(response.status().as_u16()));
-        response
+impl Side for App {
+    fn plane(&self) -> &Plane {
+        &self.server.plane
     }
 
-    async fn answer_call(
-        &self,
-        request: Request<Incoming>,
-        head: Option<Head>,
-        call: &Arc<OpenCall>,
-        asked: Asked,
-    ) -> Response<Answer> {
-        let target = match target::read(&request, head, &self.server.plane.config.http) {
-            Ok(target) => target,
-            Err(bad) => return self.refuse_bad(call, &bad, asked),
-        };
-        let answered = async {
-            match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
-                _ if request.method() == http::Method::CONNECT => Err(Failure::connect()),
-                Some(protocol) => self.switch(request, target, protocol, call).await,
-                None => self.pass(request, target, call).await,
-            }
-        };
-        let answered = tokio::select! {
-            biased;
-            by = call.cut_while_answering() => Err(by.into()),
-            answered = answered => answered,
-        };
-        match answered {
-            Ok(response) => response,
-            // The body's framing is at fault, whatever broke because of it.
-            Err(_) if self.heads.is_loose() => self.refuse_bad(call, &Bad::LooseChunk, asked),
-            Err(failure) => self.fail(call, failure, asked),
-        }
+    fn calls(&self) -> &Arc<Calls> {
+        &self.calls
+    }
+
+    fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The called side decides.
+    fn refusal(&self, _: &OpenCall, _: Asked) -> Option<Response<Answer>> {
+        None
     }
 
     async fn pass(
@@ -200,6 +161,32 @@ impl App {
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
     }
 
+    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
+        let Failure { status, reason, detail, explain } = failure;
+        let explain = explain.map(|explain| format!("{explain} --call {}", call.facts.quoted()));
+        let refusal = self.server.refusal(reason, detail.clone(), None, explain.clone());
+        let question = Question {
+            caller: Some(refusal.from.clone()),
+            service: refusal.called.id.clone().or(refusal.called.service.clone()),
+            port: None,
+            call: Some(call.facts.to_string()),
+            policy: self.server.plane.policy.current().map(|policy| policy.digest().to_owned()),
+            explain,
+        };
+        let mut problem = Problem::new(status, reason, self.tell(call, refusal));
+        (problem.detail, problem.question) = (Some(detail), Some(question));
+        problem.response(asked)
+    }
+
+    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
+        let refusal = self.server.refusal(bad.code(), bad.to_string(), None, None);
+        let mut problem = Problem::new(bad.status(), bad.code(), self.tell(call, refusal));
+        problem.detail = Some(bad.to_string());
+        problem.response(asked)
+    }
+}
+
+impl App {
     /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let mut request =
@@ -223,32 +210,6 @@ impl App {
             return vec![self.server.of_alert(alert, address)].into();
         }
         error.into()
-    }
-
-    /// Tells a request that got no answer.
-    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
-        let Failure { status, reason, detail, explain } = failure;
-        let explain = explain.map(|explain| format!("{explain} --call {}", call.facts.quoted()));
-        let refusal = self.server.refusal(reason, detail.clone(), None, explain.clone());
-        let question = Question {
-            caller: Some(refusal.from.clone()),
-            service: refusal.called.id.clone().or(refusal.called.service.clone()),
-            port: None,
-            call: Some(call.facts.to_string()),
-            policy: self.server.plane.policy.current().map(|policy| policy.digest().to_owned()),
-            explain,
-        };
-        let mut problem = Problem::new(status, reason, self.tell(call, refusal));
-        (problem.detail, problem.question) = (Some(detail), Some(question));
-        problem.response(asked)
-    }
-
-    /// Tells a request that is not valid.
-    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
-        let refusal = self.server.refusal(bad.code(), bad.to_string(), None, None);
-        let mut problem = Problem::new(bad.status(), bad.code(), self.tell(call, refusal));
-        problem.detail = Some(bad.to_string());
-        problem.response(asked)
     }
 
     fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {

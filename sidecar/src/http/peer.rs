@@ -108,7 +108,10 @@ impl Dial<Failure> for ToPeer<'_> {
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
         let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));
         if shared {
-            let (sender, connection) = http2_builder(limits).handshake(stream).await.map_err(broken)?;
+            let (sender, connection) = http2_builder(limits, server.plane.config.limits.dead_after)
+                .handshake(stream)
+                .await
+                .map_err(broken)?;
             self.peers.drive(connection, registration);
             Ok(Dialed::Shared(sender, end))
         } else {

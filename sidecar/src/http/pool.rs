@@ -1,21 +1,18 @@
 //! Connections that are kept for the next request: shared ones (HTTP/2) and single ones (HTTP/1.1).
 
-use std::collections::VecDeque;
+mod leased;
+mod state;
+
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use rustls::AlertDescription;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::body::RequestBody;
-use crate::credentials::holds_until;
+pub(super) use leased::{Dialed, End, Leased};
+use leased::{Home, Sender, Single};
+use state::{State, Turn};
 
 /// Idle single connections kept at one place; the one used last is used next.
 pub(super) const SINGLES_MAX: usize = 1_024;
@@ -28,54 +25,6 @@ pub(super) const STREAMS_BEFORE_NEXT: usize = 48;
 pub(super) struct Pool<E, F> {
     state: Mutex<State<E, F>>,
     idle_timeout: Duration,
-}
-
-struct State<E, F> {
-    epoch: Option<E>,
-    shared: Vec<Arc<Shared>>,
-    /// The longest idle first.
-    singles: VecDeque<(Single, Instant)>,
-    /// What the one who is connecting for all will say.
-    dialing: Option<watch::Receiver<Option<F>>>,
-    /// The place speaks HTTP/1.1 only.
-    only_singles: bool,
-}
-
-/// A connection that many requests share.
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    open: AtomicUsize,
-    end: End,
-}
-
-/// A connection that one request has at a time.
-struct Single {
-    sender: http1::SendRequest<RequestBody>,
-    end: End,
-    /// It has carried a request before.
-    kept: bool,
-}
-
-/// A connection just made.
-pub(super) enum Dialed {
-    Shared(http2::SendRequest<RequestBody>, End),
-    Single(http1::SendRequest<RequestBody>, End),
-}
-
-/// The other end of a connection.
-#[derive(Debug, Clone, Default)]
-pub(super) struct End {
-    pub(super) address: Option<SocketAddr>,
-    /// Until then its certificate vouches for it.
-    pub(super) vouched_until: Option<OffsetDateTime>,
-    /// With which it broke off.
-    pub(super) alert: Arc<OnceLock<AlertDescription>>,
-}
-
-impl End {
-    fn is_vouched_for(&self, now: OffsetDateTime) -> bool {
-        self.vouched_until.is_none_or(|until| holds_until(until, now))
-    }
 }
 
 /// Makes connections to one place.
@@ -92,32 +41,9 @@ pub(super) enum Kind {
     Single,
 }
 
-/// A connection for one request.
-pub(super) struct Leased {
-    sender: Sender,
-    home: Option<Arc<dyn Home>>,
-}
-
-enum Sender {
-    Shared(Arc<Shared>),
-    Single(Option<Single>),
-}
-
-/// Where a single connection goes when it is free again.
-trait Home: Send + Sync {
-    fn take(&self, single: Single);
-}
-
 impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'static> Pool<E, F> {
     pub(super) fn new(idle_timeout: Duration) -> Self {
-        let state = State {
-            epoch: None,
-            shared: Vec::new(),
-            singles: VecDeque::new(),
-            dialing: None,
-            only_singles: false,
-        };
-        Self { state: Mutex::new(state), idle_timeout }
+        Self { state: Mutex::default(), idle_timeout }
     }
 
     /// A connection of this epoch: one that is there and vouched for at `now`, or a new one.
@@ -134,9 +60,7 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
                 Turn::Ready(sender) => return Ok(self.leased(epoch, sender)),
                 Turn::Alone => {
                     return match place.dial(Kind::Single).await? {
-                        Dialed::Single(sender, end) => {
-                            Ok(self.leased(epoch, Sender::Single(Some(Single { sender, end, kept: false }))))
-                        }
+                        Dialed::Single(sender, end) => Ok(self.leased(epoch, Sender::single(sender, end))),
                         Dialed::Shared(sender, end) => {
                             let sender = self.lock().keep(epoch, sender, end);
                             Ok(self.leased(epoch, sender))
@@ -156,7 +80,7 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
                         Ok(Dialed::Single(sender, end)) => {
                             state.only_singles = true;
                             drop(state);
-                            Ok(self.leased(epoch, Sender::Single(Some(Single { sender, end, kept: false }))))
+                            Ok(self.leased(epoch, Sender::single(sender, end)))
                         }
                         Err(failure) => {
                             drop(state);
@@ -206,70 +130,6 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
     }
 }
 
-/// What a request does next.
-enum Turn<F> {
-    Ready(Sender),
-    /// Connects for itself.
-    Alone,
-    /// Connects for all who wait, and tells them when that fails.
-    ForAll(watch::Sender<Option<F>>),
-    Wait(watch::Receiver<Option<F>>),
-}
-
-impl<E: Clone + PartialEq, F> State<E, F> {
-    fn turn(&mut self, epoch: &E, kind: Kind, now: OffsetDateTime, idle_timeout: Duration) -> Turn<F> {
-        if self.epoch.as_ref() != Some(epoch) {
-            (self.shared, self.singles, self.only_singles) = (Vec::new(), VecDeque::new(), false);
-            self.epoch = Some(epoch.clone());
-        }
-        if kind == Kind::Single || (kind == Kind::Any && self.only_singles) {
-            return self
-                .single(now, idle_timeout)
-                .map_or(Turn::Alone, |one| Turn::Ready(Sender::Single(Some(one))));
-        }
-        self.shared.retain(|shared| !shared.sender.is_closed() && shared.end.is_vouched_for(now));
-        let least = self.shared.iter().min_by_key(|shared| shared.open.load(Ordering::Relaxed));
-        let room = |shared: &&Arc<Shared>| {
-            shared.open.load(Ordering::Relaxed) < STREAMS_BEFORE_NEXT
-                || self.shared.len() >= SHARED_MAX
-                || self.dialing.is_some()
-        };
-        if let Some(shared) = least.filter(room) {
-            shared.open.fetch_add(1, Ordering::Relaxed);
-            return Turn::Ready(Sender::Shared(shared.clone()));
-        }
-        if let Some(dialing) = &self.dialing {
-            return Turn::Wait(dialing.clone());
-        }
-        let (says, listen) = watch::channel(None);
-        self.dialing = Some(listen);
-        Turn::ForAll(says)
-    }
-
-    fn single(&mut self, now: OffsetDateTime, idle_timeout: Duration) -> Option<Single> {
-        self.drop_idle(idle_timeout);
-        let newest_first = std::iter::from_fn(|| self.singles.pop_back());
-        newest_first
-            .map(|(single, _)| single)
-            .find(|single| !single.sender.is_closed() && single.end.is_vouched_for(now))
-    }
-
-    fn drop_idle(&mut self, idle_timeout: Duration) {
-        let now = Instant::now();
-        while self.singles.front().is_some_and(|(_, since)| now.duration_since(*since) > idle_timeout) {
-            self.singles.pop_front();
-        }
-    }
-
-    fn keep(&mut self, epoch: &E, sender: http2::SendRequest<RequestBody>, end: End) -> Sender {
-        let shared = Arc::new(Shared { sender, open: AtomicUsize::new(1), end });
-        if self.epoch.as_ref() == Some(epoch) {
-            self.shared.push(shared.clone());
-        }
-        Sender::Shared(shared)
-    }
-}
-
 struct Place<E, F> {
     pool: Arc<Pool<E, F>>,
     epoch: E,
@@ -285,81 +145,6 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
         {
             state.singles.push_back((single, Instant::now()));
         }
-    }
-}
-
-impl Leased {
-    /// A connection just made, for one request alone.
-    pub(super) fn fresh(dialed: Dialed) -> Self {
-        let sender = match dialed {
-            Dialed::Single(sender, end) => Sender::Single(Some(Single { sender, end, kept: false })),
-            Dialed::Shared(sender, end) => {
-                Sender::Shared(Arc::new(Shared { sender, open: AtomicUsize::new(1), end }))
-            }
-        };
-        Self { sender, home: None }
-    }
-
-    /// Sends a request. It comes back when nothing of it was sent, because the connection had ended before.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.sender {
-            Sender::Shared(shared) => shared.sender.clone().try_send_request(request).await,
-            Sender::Single(Some(single)) => {
-                // A connection that comes back from a request may still be at its end.
-                let _closed_shows_below = single.sender.ready().await;
-                single.sender.try_send_request(request).await
-            }
-            Sender::Single(None) => std::future::pending().await,
-        }
-    }
-
-    /// Who is at the other end.
-    pub(super) fn end(&self) -> Option<&End> {
-        match &self.sender {
-            Sender::Shared(shared) => Some(&shared.end),
-            Sender::Single(single) => single.as_ref().map(|single| &single.end),
-        }
-    }
-
-    /// The alert with which the other end broke off.
-    pub(super) fn alert(&self) -> Option<AlertDescription> {
-        self.end()?.alert.get().copied()
-    }
-
-    /// Whether it is a single connection that carried a request before.
-    pub(super) fn was_kept(&self) -> bool {
-        matches!(&self.sender, Sender::Single(Some(single)) if single.kept)
-    }
-
-    /// Whether requests on it are HTTP/2's.
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self.sender, Sender::Shared(_))
-    }
-
-    /// The response has ended and the request with it: the next may use it.
-    pub(super) fn give_back(mut self) {
-        if let (Sender::Single(single), Some(home)) = (&mut self.sender, &self.home)
-            && let Some(single) = single.take()
-        {
-            home.take(Single { kept: true, ..single });
-        }
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        if let Sender::Shared(shared) = &self.sender {
-            shared.open.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl fmt::Debug for Leased {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leased").field("shared", &self.is_shared()).finish_non_exhaustive()
     }
 }
 

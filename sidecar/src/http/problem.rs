@@ -130,6 +130,7 @@ fn grpc_status(status: StatusCode) -> &'static str {
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "4",
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => "14",
         StatusCode::NOT_IMPLEMENTED => "12",
+        StatusCode::TOO_MANY_REQUESTS => "8",
         StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "8",
         _ => "13",
     }
@@ -141,6 +142,7 @@ fn title(status: StatusCode) -> &'static str {
         StatusCode::BAD_REQUEST => "This is not valid HTTP",
         StatusCode::URI_TOO_LONG => "The target is too long",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The header is too large",
+        StatusCode::TOO_MANY_REQUESTS => "Too many calls are under way",
         StatusCode::NOT_IMPLEMENTED => "This is not supported",
         StatusCode::BAD_GATEWAY => "The service broke off",
         StatusCode::SERVICE_UNAVAILABLE => "The service cannot be reached",

@@ -88,7 +88,8 @@ where
             drive(connection, http1::UpgradeableConnection::graceful_shutdown, session).await;
         }
         Speaks::Http2 => {
-            let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);
+            let connection = http2_builder(limits, session.plane.config.limits.dead_after)
+                .serve_connection(TokioIo::new(stream), service);
             drive(connection, http2::Connection::graceful_shutdown, session).await;
         }
     }
@@ -106,7 +107,7 @@ fn http1_builder(limits: &Http) -> http1::Builder {
     builder
 }
 
-fn http2_builder(limits: &Http) -> http2::Builder<TokioExecutor> {
+fn http2_builder(limits: &Http, dead_after: Duration) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -114,6 +115,8 @@ fn http2_builder(limits: &Http) -> http2::Builder<TokioExecutor> {
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_CAUSED_MAX)
+        .keep_alive_interval(dead_after / 2)
+        .keep_alive_timeout(dead_after / 2)
         .max_send_buf_size(SEND_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

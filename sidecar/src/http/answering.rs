@@ -1,0 +1,117 @@
+//! What both sides do with every request: read it, decide it, pass it on, and tell what became of it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::Service;
+
+use super::app::Failure;
+use super::body::Answer;
+use super::call::{CallFacts, Calls, OpenCall};
+use super::fields;
+use super::framing::{Head, Heads};
+use super::problem::Asked;
+use super::target::{self, Bad, Target};
+use crate::plane::Plane;
+
+/// One connection: a peer's at an inbound, or the own app's at an outbound.
+pub(super) trait Side: Send + Sync + 'static {
+    fn plane(&self) -> &Plane;
+    /// The requests under way on it.
+    fn calls(&self) -> &Arc<Calls>;
+    fn heads(&self) -> &Heads;
+
+    /// The answer to a request that may not pass.
+    fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>>;
+    /// Passes a request on, and its answer back.
+    fn pass(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        call: &Arc<OpenCall>,
+    ) -> impl Future<Output = Result<Response<Answer>, Failure>> + Send;
+    /// Passes a request that asks for another protocol, on a connection of its own.
+    fn switch(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        protocol: HeaderValue,
+        call: &Arc<OpenCall>,
+    ) -> impl Future<Output = Result<Response<Answer>, Failure>> + Send;
+    /// Tells a request that is not valid, and so is nobody's.
+    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer>;
+    /// Tells a request that might have passed and got no answer.
+    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer>;
+}
+
+/// A connection's requests, as hyper hands them over.
+#[derive(Debug)]
+pub(super) struct Answering<S>(pub(super) Arc<S>);
+
+impl<S> Clone for Answering<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Side> Service<Request<Incoming>> for Answering<S> {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let side = self.0.clone();
+        Box::pin(async move { Ok(answer(&*side, request).await) })
+    }
+}
+
+async fn answer<S: Side>(side: &S, request: Request<Incoming>) -> Response<Answer> {
+    let asked = Asked::of(&request);
+    let head = if request.version() < Version::HTTP_2 { side.heads().next() } else { None };
+    // First known to the register, then decided: a policy that comes between is seen by one of the two.
+    let call = side.calls().enter(CallFacts::of(&request));
+    call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
+    let response = answer_call(side, request, head, &call, asked).await;
+    call.tell(|story| story.status = Some(response.status().as_u16()));
+    response
+}
+
+async fn answer_call<S: Side>(
+    side: &S,
+    request: Request<Incoming>,
+    head: Option<Head>,
+    call: &Arc<OpenCall>,
+    asked: Asked,
+) -> Response<Answer> {
+    let target = match target::read(&request, head, &side.plane().config.http) {
+        Ok(target) => target,
+        Err(bad) => return side.refuse_bad(call, &bad, asked),
+    };
+    if let Some(refusal) = side.refusal(call, asked) {
+        return refusal;
+    }
+    // Boxed, so that what is refused does not hold the room that passing takes.
+    let answered = Box::pin(async {
+        match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
+            // A policy that only observes does not refuse it.
+            _ if request.method() == Method::CONNECT => Err(Failure::connect()),
+            Some(protocol) => side.switch(request, target, protocol, call).await,
+            None => side.pass(request, target, call).await,
+        }
+    });
+    let answered = tokio::select! {
+        biased;
+        by = call.cut_while_answering() => Err(by.into()),
+        answered = answered => answered,
+    };
+    match answered {
+        Ok(response) => response,
+        // The body's framing is at fault, whatever broke because of it.
+        Err(_) if side.heads().is_loose() => side.refuse_bad(call, &Bad::LooseChunk, asked),
+        Err(failure) => side.fail(call, failure, asked),
+    }
+}

@@ -1,0 +1,100 @@
+//! How many requests one identity has under way at an inbound, over all its connections: what they make us hold does not
+//! depend on how few bytes asked for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use postern_proto::identity::SpiffeId;
+
+/// What every identity that is connected has under way.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    by_peer: Mutex<HashMap<SpiffeId, Weak<Share>>>,
+}
+
+/// What one identity has under way, known to each of its connections.
+#[derive(Debug)]
+pub(super) struct Share {
+    peer: SpiffeId,
+    open: AtomicUsize,
+    shares: Arc<Shares>,
+}
+
+/// Room for one request, free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Share>);
+
+impl Shares {
+    /// The share of this identity, which its other connections have already or will have.
+    pub(super) fn of(self: &Arc<Self>, peer: &SpiffeId) -> Arc<Share> {
+        let mut by_peer = self.lock();
+        if let Some(share) = by_peer.get(peer).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(Share { peer: peer.clone(), open: AtomicUsize::new(0), shares: self.clone() });
+        by_peer.insert(peer.clone(), Arc::downgrade(&share));
+        share
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Weak<Share>>> {
+        self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Room for one more request of at most so many.
+    pub(super) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
+        let more = |open| (open < max).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Place(self.clone()))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut by_peer = self.shares.lock();
+        // Another may have taken its place between its last holder's end and this.
+        if by_peer.get(&self.peer).is_some_and(|share| share.strong_count() == 0) {
+            by_peer.remove(&self.peer);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(path: &str) -> SpiffeId {
+        format!("spiffe://shop.example/{path}").parse().unwrap()
+    }
+
+    #[test]
+    fn an_identity_has_one_share_over_all_its_connections_and_none_of_anothers() {
+        let shares = Arc::<Shares>::default();
+        let (one, same, other) = (shares.of(&id("a")), shares.of(&id("a")), shares.of(&id("b")));
+        let first = one.enter(2).unwrap();
+        let _second = same.enter(2).unwrap();
+        assert!(one.enter(2).is_none());
+        assert!(other.enter(2).is_some());
+        drop(first);
+        assert!(same.enter(2).is_some());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_an_identity_that_has_left() {
+        let shares = Arc::<Shares>::default();
+        let share = shares.of(&id("a"));
+        let place = share.enter(1).unwrap();
+        drop(share);
+        assert_eq!(shares.lock().len(), 1, "a request is under way");
+        drop(place);
+        assert!(shares.lock().is_empty());
+    }
+}

@@ -1,0 +1,46 @@
+//! What one caller may have under way, each bound reached.
+
+use postern_sidecar::config::Http;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::shop::{Shop, ask};
+use crate::sidecar::{Sidecar, eventually};
+
+/// A request that is let through and does not end, on a connection of its own.
+async fn unfinished(shop: &Shop) -> TcpStream {
+    let mut stream = TcpStream::connect(shop.orders.outbound.unwrap()).await.unwrap();
+    let request = b"POST /charge HTTP/1.1\r\nhost: payments\r\ncontent-length: 10\r\n\r\nhalf";
+    stream.write_all(request).await.unwrap();
+    stream
+}
+
+async fn under_way(sidecar: &Sidecar, count: u64) {
+    let requests = || {
+        let shown = sidecar.plane.register.shown();
+        let of_each = shown["connections"].as_array().unwrap().iter();
+        of_each.map(|connection| connection["requests"].as_u64().unwrap()).sum::<u64>()
+    };
+    eventually(&format!("{count} requests under way"), || (requests() == count).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_identity_with_all_under_way_that_it_may_is_told_so_and_others_are_served() {
+    let limits = Http { requests_per_peer_max: 2, ..Http::default() };
+    let shop = Shop::with(|spec| spec.http = limits).await;
+    let (first, _second) = (unfinished(&shop).await, unfinished(&shop).await);
+    under_way(&shop.payments, 2).await;
+
+    let refused = ask(&shop.orders, "GET /charges/7 HTTP/1.1").await;
+    assert_eq!(refused.status(), 429, "{refused:?}");
+    assert_eq!(refused.json()["type"], "urn:postern:requests_per_peer_max", "{refused:?}");
+    shop.payments.refusal("requests_per_peer_max").await;
+    let grpc = "POST /charge HTTP/1.1\r\ncontent-type: application/grpc\r\ncontent-length: 0";
+    let refused = ask(&shop.orders, grpc).await;
+    assert!(refused.head.contains("grpc-status: 8"), "RESOURCE_EXHAUSTED: {refused:?}");
+    assert_eq!(ask(&shop.reports, "GET /charges/7 HTTP/1.1").await.status(), 200);
+
+    drop(first);
+    under_way(&shop.payments, 1).await;
+    assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
+}
