@@ -101,6 +101,13 @@ fn place(policy: &Policy, question: &Question) -> Result<(Place, Option<(String,
     }
     let call = match (protocol, call) {
         (Protocol::Tcp, _) => None,
+        (Protocol::Http, None) if port.is_none() => {
+            return Err(format!(
+                "the connection was refused before its first call; allow the calls it needs, or declare the ports \
+                 of {} if this one speaks tcp",
+                service.name()
+            ));
+        }
         (Protocol::Http, None) => {
             return Err(
                 "the connection was refused before its first call; allow the calls it needs".to_owned()
