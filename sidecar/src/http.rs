@@ -8,6 +8,7 @@ mod call;
 mod exchange;
 mod expect;
 mod fields;
+mod frames;
 mod framing;
 mod inbound;
 mod outbound;

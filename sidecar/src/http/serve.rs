@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::body::Answer;
 use super::call::Calls;
+use super::frames::{Frames, PREFACE, Unfinished};
 use super::framing::Heads;
 use super::upgrade::OverTcp;
 use super::watched::Watched;
@@ -34,8 +35,6 @@ const RESETS_PENDING_MAX: usize = 20;
 const RESETS_CAUSED_MAX: usize = 100;
 /// Of one response so much waits for the client's window.
 const SEND_BYTES_MAX: usize = 64 * 1024;
-/// What every HTTP/2 client sends first (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What belongs to one connection, beside its bytes.
 #[derive(Debug)]
@@ -85,12 +84,16 @@ where
         Speaks::Http1 => {
             let stream = TokioIo::new(stream.heads(session.heads.clone()));
             let connection = http1_builder(limits).serve_connection(stream, service).with_upgrades();
-            drive(connection, http1::UpgradeableConnection::graceful_shutdown, session).await;
+            let stalled = |limit, now| session.heads.is_stalled(limit, now);
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, stalled, session).await;
         }
         Speaks::Http2 => {
+            let unfinished = Arc::<Unfinished>::default();
+            let stream = stream.frames(Frames::new(unfinished.clone()));
             let connection = http2_builder(limits, session.plane.config.limits.dead_after)
                 .serve_connection(TokioIo::new(stream), service);
-            drive(connection, http2::Connection::graceful_shutdown, session).await;
+            let stalled = |limit, now| unfinished.is_stalled(limit, now);
+            drive(connection, http2::Connection::graceful_shutdown, stalled, session).await;
         }
     }
 }
@@ -124,13 +127,17 @@ fn http2_builder(limits: &Http, dead_after: Duration) -> http2::Builder<TokioExe
     builder
 }
 
-/// Drives a connection, and looks at its times meanwhile.
-async fn drive<C, E>(connection: C, finish: fn(Pin<&mut C>), session: &Session)
-where
+/// Drives a connection, and looks at its times meanwhile; `stalled` says whether a head did not end within its own.
+async fn drive<C, E>(
+    connection: C,
+    finish: fn(Pin<&mut C>),
+    stalled: impl Fn(Duration, Instant) -> bool,
+    session: &Session,
+) where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let Session { plane, vouched_until, calls, heads, stop } = session;
+    let Session { plane, vouched_until, calls, stop, .. } = session;
     let limits = &plane.config.http;
     let mut connection = pin!(connection);
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout) / 2;
@@ -151,7 +158,7 @@ where
             }
             _ = look.tick() => {
                 let now = Instant::now();
-                if heads.is_stalled(limits.header_timeout, now) {
+                if stalled(limits.header_timeout, now) {
                     debug!(limit = ?limits.header_timeout, "a request's head did not end");
                     return;
                 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::Frames;
 use super::framing::Heads;
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
@@ -21,6 +22,7 @@ pub(super) struct Watched<S> {
     /// Read already, and still to be handed on.
     first: Vec<u8>,
     heads: Option<Arc<Heads>>,
+    frames: Option<Frames>,
     /// Of a peer's connection: what is read goes to the app.
     bytes: Option<Arc<Bytes>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
@@ -30,7 +32,7 @@ pub(super) struct Watched<S> {
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, first: Vec::new(), heads: None, bytes: None, alert: None, resets: false }
+        Self { stream, first: Vec::new(), heads: None, frames: None, bytes: None, alert: None, resets: false }
     }
 
     /// What is watched.
@@ -47,6 +49,12 @@ impl<S> Watched<S> {
     /// Shows the heads of HTTP/1 requests.
     pub(super) fn heads(mut self, heads: Arc<Heads>) -> Self {
         self.heads = Some(heads);
+        self
+    }
+
+    /// Shows the frames of HTTP/2 requests.
+    pub(super) fn frames(mut self, frames: Frames) -> Self {
+        self.frames = Some(frames);
         self
     }
 
@@ -109,6 +117,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let read = buffer.filled().get(before..).unwrap_or_default();
         if let Some(heads) = &self.heads {
             heads.pass(read);
+        }
+        if let Some(frames) = &mut self.frames {
+            frames.pass(read);
         }
         if let Some(bytes) = &self.bytes {
             bytes.to_app.fetch_add(read.len() as u64, Ordering::Relaxed);

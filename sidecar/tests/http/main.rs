@@ -29,4 +29,5 @@ mod carrying;
 mod deciding;
 mod ending;
 mod hostile;
+mod http2_frames;
 mod observing;

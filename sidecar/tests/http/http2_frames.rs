@@ -1,0 +1,120 @@
+//! HTTP/2 by hand on the listener of an outbound: what a client that uses a library cannot send.
+
+use std::time::Duration;
+
+use postern_sidecar::config::Http;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::shop::Shop;
+use crate::sidecar::Sidecar;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Literals that no table keeps (RFC 7541 §6.2.2), each shorter than 127 bytes.
+fn block(method: &str, path: &str) -> Vec<u8> {
+    let string = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [(":method", method), (":scheme", "http"), (":path", path), (":authority", "payments")]
+        .iter()
+        .flat_map(|(name, value)| [vec![0], string(name), string(value)].concat())
+        .collect()
+}
+
+/// A connection that has said the preface.
+async fn connected(sidecar: &Sidecar) -> TcpStream {
+    let mut stream = TcpStream::connect(sidecar.outbound.unwrap()).await.unwrap();
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&preface).await.unwrap();
+    stream
+}
+
+/// The next frame of this kind; none at the connection's end.
+async fn next(stream: &mut TcpStream, wanted: u8) -> Option<Vec<u8>> {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let [a, b, c, kind, ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        if kind == wanted {
+            return Some(payload);
+        }
+    }
+}
+
+async fn within_patience<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}
+
+async fn shop_in_a_hurry() -> Shop {
+    let limits = Http { header_timeout: Duration::from_millis(50), ..Http::default() };
+    Shop::with_orders(|spec| spec.http = limits).await
+}
+
+#[tokio::test]
+async fn a_header_block_that_does_not_end_ends_the_connection_also_beside_a_request() {
+    let shop = shop_in_a_hurry().await;
+    let whole = block("GET", "/charges/7");
+    for opening in [vec![], frame(HEADERS, END_HEADERS, 1, &block("POST", "/charge"))] {
+        let mut stream = connected(&shop.orders).await;
+        stream.write_all(&[opening, frame(HEADERS, 0, 3, &whole)].concat()).await.unwrap();
+        let ended = within_patience("the connection ends", next(&mut stream, GOAWAY)).await;
+        assert_eq!(ended, None, "its time is over, whatever else is under way");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_head_drips_is_never_served() {
+    let shop = shop_in_a_hurry().await;
+    let mut stream = connected(&shop.orders).await;
+    for byte in frame(HEADERS, END_HEADERS | END_STREAM, 1, &block("GET", "/charges/7")) {
+        // Each byte is in time, the whole is not.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if stream.write_all(&[byte]).await.is_err() {
+            break;
+        }
+    }
+    let answered = within_patience("the connection ends", next(&mut stream, HEADERS)).await;
+    assert_eq!(answered, None);
+}
+
+#[tokio::test]
+async fn a_request_whose_body_takes_its_time_is_served() {
+    let shop = shop_in_a_hurry().await;
+    let mut stream = connected(&shop.orders).await;
+    stream.write_all(&frame(HEADERS, END_HEADERS, 1, &block("POST", "/charge"))).await.unwrap();
+    // Longer than a header block may take.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stream.write_all(&frame(DATA, END_STREAM, 1, b"hello")).await.unwrap();
+    let told: Value = serde_json::from_slice(&next(&mut stream, DATA).await.unwrap()).unwrap();
+    assert_eq!(told["body_bytes"], 5);
+}
+
+#[tokio::test]
+async fn a_fragment_in_a_path_is_neither_decided_on_nor_passed_on() {
+    let shop = Shop::new().await;
+    for (path, passed) in [("/charges/7#/../../admin", Some("/charges/7")), ("/admin#/charges/7", None)] {
+        let mut stream = connected(&shop.orders).await;
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block("GET", path));
+        stream.write_all(&request).await.unwrap();
+        let told: Value = serde_json::from_slice(&next(&mut stream, DATA).await.unwrap()).unwrap();
+        match passed {
+            Some(target) => assert_eq!(told["target"], target, "{told}"),
+            None => {
+                assert_eq!((&told["status"], &told["call"]), (&403.into(), &"GET /admin".into()), "{told}")
+            }
+        }
+    }
+}
