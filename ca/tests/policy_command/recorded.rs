@@ -274,10 +274,13 @@ fn callers_without_an_identity_are_said_and_named_by_no_rule() {
 #[test]
 fn a_caller_who_asked_for_very_much_does_not_keep_the_others_from_a_suggestion() {
     let many = (0..200).map(|at| line("deny", "scanner", &format!("GET /{at}/{at}{}", "x".repeat(8_000))));
-    let lines: Vec<_> = many.chain([line("deny", "reports", "GET /x")]).collect();
+    let more =
+        (0..30_000).map(|at| line("deny", "crawler", &format!("GET /{at}/abcdefghijklmnopqrstuv{at}")));
+    let lines: Vec<_> = many.chain(more).chain([line("deny", "reports", "GET /x")]).collect();
     let (code, out, err) = suggest(POLICY, &lines, &[]);
     assert_eq!(code, 1, "{err}");
     assert!(out.contains("from = [\"/reports\"]\ncalls = [\"GET /x\"]"), "{out}");
+    assert_eq!(out.matches("[[service.payments.allow]]").count(), 1, "{out}");
     assert!(out.contains("# - 200 × [\"/scanner\"] -> payments, "), "{out}");
     assert!(out.contains("and 195 more: with it the file would have more than the 1048576 bytes"), "{out}");
 }

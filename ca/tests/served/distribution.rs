@@ -229,6 +229,33 @@ async fn reported_calls_add_up_and_what_has_no_room_is_counted() {
     assert_eq!(page.rows.iter().map(|row| row.number).collect::<Vec<_>>(), [last]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn suggest_reads_what_sidecars_have_reported_and_takes_no_connection_for_leave_to_do_everything() {
+    let home = Home::new();
+    let ca = home.start("");
+    let reporting = running(&ca, "orders", "one").await;
+    let kind = |method: &str, path: &str| CallReport {
+        outcome: Outcome::Refused.into(),
+        from: "spiffe://shop.example/payments".to_owned(),
+        port: "api".to_owned(),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        count: 3,
+        ..CallReport::default()
+    };
+    let calls = vec![kind("GET", "/x"), kind("", "")];
+    reporting.report(Report::Calls(CallReports { calls, lost: 0 })).await;
+    ca.reported_calls_where(|listed| calls_in(listed) == 6).await;
+    let file = home.path().join("policy.toml");
+    std::fs::write(&file, POLICY).unwrap();
+    let output = ca.ask(&["policy", "suggest", file.to_str().unwrap(), "--live", "--format", "json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rule =
+        json!({"service": "orders", "from": ["payments"], "calls": ["GET /x"], "port": null, "count": 3});
+    assert_eq!((output.status.code(), &said["rules"]), (Some(1), &json!([rule])), "{said}");
+    assert!(said["notes"][0].as_str().unwrap().contains("declare the ports of orders"), "{said}");
+}
+
 fn calls_in(listed: &ListCallReportsResponse) -> u64 {
     listed.lost + listed.rows.iter().map(|row| row.calls.as_ref().unwrap().count).sum::<u64>()
 }

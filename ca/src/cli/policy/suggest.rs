@@ -132,19 +132,20 @@ fn tell(suggestion: &Suggestion<'_>, snippet: &str, missing: usize) -> std::io::
 
 /// What sidecars have reported, page by page.
 fn reported(admin: Admin, policy: &Policy) -> anyhow::Result<Recorded> {
-    let rows = admin.fetch(async |client| {
+    let (rows, lost) = admin.fetch(async |client| {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
             let page =
                 client.list_call_reports(ListCallReportsRequest { after, page_size: 0 }).await?.into_inner();
             match page.rows.last() {
                 Some(last) => after = last.number,
-                None => return Ok::<_, tonic::Status>(rows),
+                None => return Ok::<_, tonic::Status>((rows, page.lost)),
             }
             rows.extend(page.rows);
         }
     })?;
     let mut recorded = Recorded::default();
+    recorded.not_kept = lost;
     for row in rows {
         recorded.lines += 1;
         match question(row, policy) {
@@ -167,6 +168,8 @@ fn question(row: ReportedCalls, policy: &Policy) -> Option<(Question, Tally)> {
     let declared =
         declared.into_iter().flatten().find(|(name, _)| *name == port).map(|(_, protocol)| protocol);
     let call = (!method.is_empty()).then_some((method, path));
-    let protocol = declared.unwrap_or(if call.is_some() { Protocol::Http } else { Protocol::Tcp });
+    // A connection that was refused for want of any call looks like one that carries none. To take it for tcp would
+    // suggest to allow everything.
+    let protocol = declared.unwrap_or(Protocol::Http);
     Some((Question { from, to, port, protocol, call }, tally))
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::anyhow;
-use postern_proto::policy::{FILE_BYTES_MAX, Policy, Problem, ProblemKind, RULES_MAX, Service};
+use postern_proto::policy::{
+    FILE_BYTES_MAX, LIST_ENTRIES_MAX, Policy, Problem, ProblemKind, RULES_MAX, Service,
+};
 use time::{Duration, OffsetDateTime};
 
 use super::collapse::PATHS_COLLAPSED_MIN;
@@ -12,7 +14,7 @@ use super::rules::{Rule, Suggestion};
 
 /// Where the file demands an end, a suggestion is good for so long.
 const SUGGESTED_FOR: Duration = Duration::days(30);
-/// The owner, the end and a blank line.
+/// Of a table: the owner and the end.
 const DEMANDED_BYTES_MAX: usize = 64;
 /// Of a rule that is left out so many callers and calls are named.
 const NAMED_MAX: usize = 5;
@@ -60,23 +62,29 @@ impl Suggestion<'_> {
 
     /// A caller who asked for very much must not keep the others from what they need: the shortest rules come first.
     fn leave_out_what_is_too_much(&mut self, policy: &Policy, text: &str) {
-        let bytes = |rule: &Rule<'_>| rule.to_toml().len() + DEMANDED_BYTES_MAX;
-        let mut sizes: Vec<_> =
-            self.rules.iter().enumerate().map(|(number, rule)| (bytes(rule), number)).collect();
+        let size = |(number, rule): (usize, &Rule<'_>)| {
+            let tables = rule.table_count();
+            (rule.to_toml("").len() + tables * DEMANDED_BYTES_MAX, tables, number)
+        };
+        let mut sizes: Vec<_> = self.rules.iter().enumerate().map(size).collect();
         sizes.sort_unstable();
         let mut bytes_left = FILE_BYTES_MAX.saturating_sub(text.len() + 1);
         let mut rules_left =
             policy.services().iter().map(Service::rule_count).fold(RULES_MAX, usize::saturating_sub);
         let mut too_much = BTreeMap::new();
-        for (bytes, number) in sizes {
-            if rules_left == 0 {
-                too_much.insert(number, format!("the file has the {RULES_MAX} rules allowed"));
+        for (bytes, tables, number) in sizes {
+            if tables > rules_left {
+                too_much.insert(
+                    number,
+                    format!("with it the file would have more than the {RULES_MAX} rules allowed"),
+                );
             } else if bytes > bytes_left {
                 let why = format!("with it the file would have more than the {FILE_BYTES_MAX} bytes allowed");
                 too_much.insert(number, why);
+            } else {
+                rules_left -= tables;
+                bytes_left -= bytes;
             }
-            rules_left = rules_left.saturating_sub(1);
-            bytes_left = bytes_left.saturating_sub(bytes);
         }
         self.leave_out(&too_much);
     }
@@ -108,7 +116,7 @@ impl Suggestion<'_> {
         let mut snippet = String::new();
         let mut starts = Vec::new();
         for rule in &self.rules {
-            let toml = format!("{}{demanded}\n", rule.to_toml());
+            let toml = rule.to_toml(demanded);
             starts.push(line);
             line = line.saturating_add(lines(&toml));
             snippet.push_str(&toml);
@@ -143,25 +151,42 @@ impl Rule<'_> {
         format!("{} × {} -> {}, {calls}", self.count, first_of(&self.from), self.service)
     }
 
-    fn to_toml(&self) -> String {
+    /// A table, or as many as it takes for their lists to be no longer than a file may have them.
+    fn to_toml(&self, demanded: &str) -> String {
         let mut toml = match self.count {
-            0 => "# goes on with the rule above, whose list would be too long\n".to_owned(),
             1 => "# asked for once\n".to_owned(),
             count => format!("# asked for {count} times\n"),
         };
         for remark in self.remarks() {
             toml.push_str(&format!("# {remark}\n"));
         }
-        // Writing to a string does not fail.
-        let _always_ok = write!(toml, "[[service.{}.allow]]\nfrom = {}\n", self.service, list(&self.from));
-        if let Some(calls) = &self.calls {
-            let _always_ok = writeln!(toml, "calls = {}", list(calls));
+        for (number, (from, calls)) in self.tables().enumerate() {
+            if number > 0 {
+                toml.push_str("# goes on with the rule above, whose list would be too long\n");
+            }
+            // Writing to a string does not fail.
+            let _always_ok = write!(toml, "[[service.{}.allow]]\nfrom = {from}\n", self.service);
+            if let Some(calls) = calls {
+                let _always_ok = writeln!(toml, "calls = {calls}");
+            }
+            if let Some(port) = &self.port {
+                let _always_ok = writeln!(toml, "port = {port:?}");
+            }
+            let _always_ok = writeln!(toml, "{REASON}{demanded}");
         }
-        if let Some(port) = &self.port {
-            let _always_ok = writeln!(toml, "port = {port:?}");
-        }
-        toml.push_str(REASON);
         toml
+    }
+
+    /// The `from` and `calls` of each table.
+    fn tables(&self) -> impl Iterator<Item = (String, Option<String>)> {
+        let calls = self.calls.as_ref().map_or(vec![None], |calls| parts(calls).map(Some).collect());
+        parts(&self.from)
+            .flat_map(move |from| calls.clone().into_iter().map(move |calls| (from.clone(), calls)))
+    }
+
+    fn table_count(&self) -> usize {
+        let calls = self.calls.as_ref().map_or(1, |calls| calls.len().div_ceil(LIST_ENTRIES_MAX));
+        self.from.len().div_ceil(LIST_ENTRIES_MAX) * calls
     }
 
     /// What a reviewer would not see at once.
@@ -182,14 +207,20 @@ impl Rule<'_> {
     }
 }
 
+fn parts(entries: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    let entries: Vec<_> = entries.iter().collect();
+    let parts: Vec<_> = entries.chunks(LIST_ENTRIES_MAX).map(|part| list(part.iter().copied())).collect();
+    parts.into_iter()
+}
+
 /// Names, paths and calls have no character that TOML would write otherwise than `\"` and `\\`.
-fn list(entries: &BTreeSet<String>) -> String {
+fn list<'a>(entries: impl IntoIterator<Item = &'a String>) -> String {
     let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    format!("[{}]", entries.iter().map(quoted).collect::<Vec<_>>().join(", "))
+    format!("[{}]", entries.into_iter().map(quoted).collect::<Vec<_>>().join(", "))
 }
 
 fn first_of(entries: &BTreeSet<String>) -> String {
-    let named = list(&entries.iter().take(NAMED_MAX).cloned().collect());
+    let named = list(entries.iter().take(NAMED_MAX));
     match entries.len().saturating_sub(NAMED_MAX) {
         0 => named,
         more => format!("{named} and {more} more"),

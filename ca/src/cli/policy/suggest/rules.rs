@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_proto::policy::{CallPattern, LIST_ENTRIES_MAX, Policy, Protocol, Service, normalise};
+use postern_proto::policy::{CallPattern, Policy, Protocol, Service, normalise};
 use serde_json::{Value, json};
 
 use super::super::recorded::{CUT, Question};
@@ -23,7 +23,7 @@ pub(super) struct Rule<'a> {
     /// None means any bytes.
     pub(super) calls: Option<BTreeSet<String>>,
     pub(super) port: Option<String>,
-    /// How often what it allows was asked for; 0 where it goes on with a rule that is full.
+    /// How often what it allows was asked for.
     pub(super) count: u64,
     pub(super) questions: Vec<&'a Question>,
 }
@@ -84,7 +84,7 @@ fn together(places: BTreeMap<Place, Asked<'_>>) -> Vec<Rule<'_>> {
         rule.count += asked.count;
         rule.questions.extend(asked.questions);
     }
-    rules.into_values().flat_map(Rule::in_bounds).collect()
+    rules.into_values().collect()
 }
 
 /// Where a rule would have to stand, and its call; or why none can allow the question.
@@ -101,6 +101,13 @@ fn place(policy: &Policy, question: &Question) -> Result<(Place, Option<(String,
     }
     let call = match (protocol, call) {
         (Protocol::Tcp, _) => None,
+        (Protocol::Http, None) if port.is_none() => {
+            return Err(format!(
+                "the connection was refused before its first call; allow the calls it needs, or declare the ports \
+                 of {} if this one speaks tcp",
+                service.name()
+            ));
+        }
         (Protocol::Http, None) => {
             return Err(
                 "the connection was refused before its first call; allow the calls it needs".to_owned()
@@ -153,25 +160,6 @@ fn pattern(method: &str, path: &str) -> Result<(String, String), String> {
 }
 
 impl Rule<'_> {
-    /// As many rules as it takes for their lists to be no longer than a file may have them.
-    fn in_bounds(self) -> Vec<Self> {
-        let calls = self.calls.as_ref().map_or(vec![None], |calls| parts(calls).map(Some).collect());
-        let mut rules: Vec<_> = parts(&self.from)
-            .flat_map(|from| calls.iter().map(move |calls| (from.clone(), calls.clone())))
-            .map(|(from, calls)| Self {
-                service: self.service.clone(),
-                port: self.port.clone(),
-                from,
-                calls,
-                ..Self::default()
-            })
-            .collect();
-        if let Some(first) = rules.first_mut() {
-            (first.count, first.questions) = (self.count, self.questions);
-        }
-        rules
-    }
-
     pub(super) fn as_json(&self) -> Value {
         json!({
             "service": self.service,
@@ -181,11 +169,4 @@ impl Rule<'_> {
             "count": self.count,
         })
     }
-}
-
-fn parts(list: &BTreeSet<String>) -> impl Iterator<Item = BTreeSet<String>> {
-    let entries: Vec<_> = list.iter().collect();
-    let parts: Vec<_> =
-        entries.chunks(LIST_ENTRIES_MAX).map(|part| part.iter().copied().cloned().collect()).collect();
-    parts.into_iter()
 }
