@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::shop::Shop;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{PATIENCE, Sidecar};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -54,8 +54,7 @@ async fn next(stream: &mut TcpStream, wanted: u8) -> Option<Vec<u8>> {
 }
 
 async fn within_patience<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
 async fn shop_in_a_hurry() -> Shop {

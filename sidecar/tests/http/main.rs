@@ -24,6 +24,7 @@ mod access_log;
 mod acting;
 mod acting_otherwise;
 mod again;
+mod backend;
 mod bounds;
 mod carrying;
 mod deciding;
