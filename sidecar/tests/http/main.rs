@@ -27,6 +27,7 @@ mod again;
 mod backend;
 mod bounds;
 mod carrying;
+mod claims;
 mod deciding;
 mod ending;
 mod hostile;
