@@ -154,3 +154,35 @@ async fn five_thousand_stalled_handshakes_are_bounded_and_others_are_served() {
     let grown = shop.payments.program.resident_kib().saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB more for {STALLED} stalled handshakes");
 }
+
+#[tokio::test]
+async fn a_sidecar_without_descriptors_says_so_once_and_accepts_again_when_there_are_some() {
+    if !has("prlimit") {
+        return;
+    }
+    let shop = Shop::start(CaOptions::default()).await;
+    let orders = &shop.orders.program;
+    let limit = format!("--nofile={0}:{0}", descriptors(orders.pid()) + 8);
+    let pid = orders.pid().to_string();
+    let limited = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(limited.unwrap().success());
+
+    // The kernel takes them all, the sidecar only some.
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        waiting.push(TcpStream::connect(shop.orders_to_payments()).await.unwrap());
+    }
+    orders.line_with(&["cannot accept"]).await;
+    drop(waiting);
+    orders.line_with(&["accepting again"]).await;
+    served_meanwhile(&shop).await;
+    let (begun, over) = (orders.lines_with(&["cannot accept"]), orders.lines_with(&["accepting again"]));
+    assert!(
+        begun <= over + 1,
+        "each time of want is told once, not every time it is tried: {begun} and {over}"
+    );
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::ending::{prepare, reset_on_close};
 use crate::metrics::Direction;
@@ -67,12 +67,12 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts until it is told to stop, then waits for the open connections.
 pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Plane>, until: Until) {
     let mut connections = JoinSet::new();
-    let mut in_a_row = 0;
+    let (mut in_a_row, mut starved) = (0, false);
     loop {
         tokio::select! {
             () = until.stop.cancelled() => break,
             Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&*service, &mut starved)) {
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
                     if let Err(error) = prepare(&stream, plane.config.limits.dead_after) {
                         debug!(%error, "the connection broke at once");
@@ -92,7 +92,10 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
                 Err(error) => {
                     // A peer that left early is nothing; want of descriptors passes when connections end.
                     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-                        warn!(%error, direction = service.direction().as_str(), "cannot accept");
+                        if !starved {
+                            warn!(%error, direction = service.direction().as_str(), "cannot accept");
+                        }
+                        starved = true;
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
@@ -104,6 +107,13 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
         report(ended);
     }
     service.end().await;
+}
+
+/// Told once for each time of want, like its begin.
+fn tell_recovered<S: Serve>(service: &S, starved: &mut bool) {
+    if std::mem::take(starved) {
+        info!(direction = service.direction().as_str(), "accepting again");
+    }
 }
 
 /// A panic in one connection is that connection's end, and is told.

@@ -68,22 +68,41 @@ fn lines_that_are_no_questions_are_counted_and_unreadable_ones_are_told() {
         line("allow", "orders", "POST /charge"),
         line("refused", "orders", "POST /charge"),
         line("allow", "orders", "POST /charge").replace("inbound", "outbound"),
+        String::new(),
         "not JSON".to_owned(),
-        line("allow", "orders", "POST /charge").replace("spiffe://shop.example/orders", "192.0.2.7:80"),
+        line("deny", "orders", "POST /charge").replace("spiffe://shop.example/orders", "192.0.2.7:80"),
+        line("allow", "orders", "POST /charge").replace("shop.example/orders", "shop.example//orders"),
         format!("\"{}\"", "x".repeat(300_000)),
     ];
     let (code, out, err) = replay(&lines, &[]);
     assert_eq!(code, 0, "{out}{err}");
     assert!(out.contains("not decided: 1 of the calling side, 1 refused before any question"), "{out}");
-    assert!(
-        err.contains("line 4 is unreadable") && err.contains("line 5") && err.contains("line 6"),
-        "{err}"
-    );
+    assert!(out.contains("1 from callers without an identity"), "{out}");
+    for number in [5, 7, 8] {
+        assert!(err.contains(&format!("line {number} is unreadable")), "{number}: {err}");
+    }
     assert!(err.contains("3 lines unreadable"), "{err}");
     let (code, _, err) = replay(&["not JSON".to_owned()], &[]);
     assert_eq!(code, 2, "{err}");
     let (code, _, err) = run_with(&[("policy.toml", POLICY)], &["replay", "policy.toml", "no.log"]);
     assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn a_connect_without_a_path_and_a_path_cut_by_the_log_are_calls_that_no_rule_with_calls_allows() {
+    let policy = POLICY.replace("POST /charge", "* /**");
+    for line in [
+        http("deny", "orders", Some(("CONNECT", ""))),
+        http("deny", "orders", Some(("CONNECT", ""))).replace("\"\"", "null"),
+        line("deny", "orders", &format!("GET /{}", "a".repeat(8 * 1024 - 1))),
+    ] {
+        let (code, out, _) =
+            run_with(&[("policy.toml", &policy), ("a.log", &line)], &["replay", "policy.toml", "a.log"]);
+        assert_eq!((code, &*out), (0, "unchanged: 0 passed and would pass, 1 denied and would be denied\n"));
+        let (code, out, _) = suggest(&policy, &[line], &["--format", "json"]);
+        let found: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, &found["rules"]), (1, &serde_json::json!([])), "{found}");
+    }
 }
 
 #[test]
@@ -194,4 +213,83 @@ fn where_nothing_is_missing_nothing_is_suggested() {
     let (code, out, _) = suggest(POLICY, &[line("deny", "orders", "POST /charge")], &[]);
     assert_eq!(code, 0);
     assert!(out.starts_with("# nothing is missing"), "{out}");
+}
+
+#[test]
+fn what_does_not_fit_the_file_is_said_and_the_rest_is_suggested() {
+    let expired = POLICY.replace("owner = \"team", "expires = 2026-01-01\nowner = \"team");
+    let inline = POLICY
+        .replace("[service.orders]", "[service]\ninline = { ports = { api = \"http\" } }\n[service.orders]");
+    let partner = format!("{POLICY}\n[service.refunds]\nidentity = \"spiffe://partner.example/refunds\"\n");
+    let refused = line("deny", "reports", "GET /x");
+    for (policy, refused, why) in [
+        (expired, line("deny", "orders", "POST /charge"), "it has expired"),
+        (inline, refused.replace("/payments", "/inline"), "write the service as [service.inline]"),
+        (partner, refused.replace("shop.example/payments", "partner.example/refunds"), "has no `allow`"),
+    ] {
+        let other = line("deny", "visitor", "GET /x");
+        let (code, out, err) = suggest(&policy, &[refused, other], &["--format", "json"]);
+        let found: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+        assert_eq!((code, found["rules"].as_array().unwrap().len()), (1, 1), "{found}");
+        assert_eq!(found["notes"].as_array().unwrap().len(), 1, "{found}");
+        assert!(found["notes"][0].as_str().unwrap().contains(why), "{found}");
+    }
+}
+
+#[test]
+fn what_a_rule_opens_beyond_a_call_and_whom_no_service_declares_is_said_above_it() {
+    let to_orders = |line: String| line.replace("example/payments", "example/orders");
+    let (snippet, replayed) = with_suggestion(POLICY, &[to_orders(tcp("deny", "visitor"))]);
+    assert_eq!(replayed, 0, "{snippet}");
+    assert!(snippet.starts_with("# asked for once\n# no declared service: [\"/visitor\"]\n"), "{snippet}");
+    assert!(
+        snippet.contains("orders declares no ports, so this allows everything on whichever"),
+        "{snippet}"
+    );
+    let (snippet, _) = with_suggestion(POLICY, &[to_orders(line("deny", "payments", "GET /x"))]);
+    assert!(!snippet.contains("no declared service"), "{snippet}");
+    assert!(
+        snippet.contains("orders declares no ports, so this allows these calls on whichever"),
+        "{snippet}"
+    );
+}
+
+#[test]
+fn more_calls_than_a_list_may_have_are_several_rules() {
+    let lines: Vec<_> = (0..1_001).map(|at| line("deny", "reports", &format!("GET /{at}/x{at}"))).collect();
+    let (snippet, replayed) = with_suggestion(POLICY, &lines);
+    assert_eq!(replayed, 0);
+    assert_eq!(snippet.matches("[[service.payments.allow]]").count(), 2, "{snippet}");
+    assert!(snippet.contains("# goes on with the rule above"), "{snippet}");
+}
+
+#[test]
+fn callers_without_an_identity_are_said_and_named_by_no_rule() {
+    let nameless = line("deny", "x", "GET /x").replace("spiffe://shop.example/x", "192.0.2.7:80");
+    let (code, out, err) = suggest(POLICY, &[nameless], &[]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(err, "1 line from callers without an identity, whom no rule can name\n");
+}
+
+#[test]
+fn a_caller_who_asked_for_very_much_does_not_keep_the_others_from_a_suggestion() {
+    let many = (0..200).map(|at| line("deny", "scanner", &format!("GET /{at}/{at}{}", "x".repeat(8_000))));
+    let lines: Vec<_> = many.chain([line("deny", "reports", "GET /x")]).collect();
+    let (code, out, err) = suggest(POLICY, &lines, &[]);
+    assert_eq!(code, 1, "{err}");
+    assert!(out.contains("from = [\"/reports\"]\ncalls = [\"GET /x\"]"), "{out}");
+    assert!(out.contains("# - 200 × [\"/scanner\"] -> payments, "), "{out}");
+    assert!(out.contains("and 195 more: with it the file would have more than the 1048576 bytes"), "{out}");
+}
+
+#[test]
+fn no_more_rules_are_suggested_than_a_file_may_have() {
+    let rule = |at: usize| format!("[[service.orders.allow]]\nfrom = [\"/caller/{at}\"]\n");
+    let policy = format!("{POLICY}\n{}", (0..9_998).map(rule).collect::<String>());
+    let lines: Vec<_> =
+        (0..4).map(|at| line("deny", &format!("caller{at}"), &format!("GET /{at}/x{at}"))).collect();
+    let (code, out, err) = suggest(&policy, &lines, &["--format", "json"]);
+    let found: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    let lengths = ["rules", "notes"].map(|key| found[key].as_array().unwrap().len());
+    assert_eq!((code, lengths), (1, [1, 3]), "{found}");
 }

@@ -99,20 +99,27 @@ impl Door {
     pub async fn open() -> Self {
         let app = App::start().await;
         let address = app.address;
-        Self::before(app, address).await
+        Self::before(app, address, "").await
+    }
+
+    /// With other bounds.
+    pub async fn open_with(extra: &str) -> Self {
+        let app = App::start().await;
+        let address = app.address;
+        Self::before(app, address, extra).await
     }
 
     /// Before another app than its own, which is not asked.
     pub async fn before_another(app: &apps::App) -> Self {
-        Self::before(App::start().await, app.address).await
+        Self::before(App::start().await, app.address, "").await
     }
 
-    async fn before(app: App, address: SocketAddr) -> Self {
+    async fn before(app: App, address: SocketAddr, extra: &str) -> Self {
         let mesh = Mesh::default();
         let ca = mesh.ca(CaOptions::default()).await;
         let policy = mesh.write("policy.toml", POLICY);
         let spec = |name| SidecarSpec::new(name).policy(&policy).http();
-        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", address));
+        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", address).extra(extra));
         let reports = mesh.sidecar(&ca, &spec("reports").outbound("payments", payments.inbounds[0]));
         payments.ready().await;
         reports.ready().await;

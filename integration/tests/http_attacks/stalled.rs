@@ -13,7 +13,7 @@ fn zero_window() -> Vec<u8> {
 /// From 100 connections with 100 requests each the measure holds as it stands: the identity's share is far less.
 #[tokio::test]
 async fn ten_thousand_requests_of_one_identity_are_bounded_by_its_share() {
-    let door = Door::open().await;
+    let door = Door::open_with("[http]\nrequests_per_peer_max = 500\n").await;
     let cost = door
         .attack(&Attack {
             name: "large responses on a hundred connections",

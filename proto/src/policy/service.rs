@@ -89,6 +89,11 @@ impl Service {
         self.ports.as_ref().map(|ports| ports.iter().map(|(name, protocol)| (&**name, *protocol)))
     }
 
+    /// How many rules it has, those that are over among them.
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
     /// What happens to a peer for whom no rule matches.
     pub fn mode(&self) -> Mode {
         self.mode

@@ -42,7 +42,7 @@ pub const URI_BYTES_MAX: usize = 65_534;
 pub const STREAMS_DEFAULT: usize = 100;
 pub const STREAMS_MAX: usize = 10_000;
 /// `[http] requests_per_peer_max`: requests under way of one identity, over all its connections to one inbound.
-pub const REQUESTS_PER_PEER_DEFAULT: usize = 500;
+pub const REQUESTS_PER_PEER_DEFAULT: usize = 10_000;
 pub const REQUESTS_PER_PEER_MAX: usize = 1_000_000;
 /// `[http] header_timeout`: from the first byte of a header block to its last.
 pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

@@ -150,10 +150,12 @@ impl Side for Client {
         }
         let most = self.server.plane.config.http.requests_per_peer_max;
         match self.share.enter(most) {
-            Some(place) => call.hold(place),
-            None => return Some(self.fail(call, Failure::busy(most), asked)),
+            Some(place) => {
+                call.hold(place);
+                None
+            }
+            None => Some(self.fail(call, Failure::busy(most), asked)),
         }
-        None
     }
 
     async fn pass(

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
 use anyhow::Context as _;
 use postern_proto::identity::SpiffeId;
-use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
+use postern_proto::policy::{Call, Decision, PATH_BYTES_MAX, Policy, Port, Protocol, decide, may_connect};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -15,6 +16,10 @@ use time::OffsetDateTime;
 pub(super) const LINE_BYTES_MAX: usize = 128 * 1024;
 /// So many different questions are told apart.
 pub(super) const QUESTIONS_MAX: usize = 100_000;
+/// And so much text of theirs is kept: whoever called chose the paths.
+pub(super) const QUESTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What stands at the end of a text that was cut. No path that a rule can name has it.
+pub(super) const CUT: char = '…';
 /// Of the lines that cannot be read so many are told.
 const UNREADABLE_TOLD_MAX: usize = 5;
 
@@ -43,11 +48,15 @@ pub(super) struct Tally {
 #[derive(Debug, Default)]
 pub(super) struct Recorded {
     pub(super) questions: HashMap<Question, Tally>,
+    question_bytes: usize,
+    /// Those that are not blank.
     pub(super) lines: u64,
     /// Of the own app's calls: the called side's log has them.
     pub(super) outbound: u64,
     /// Before any question to a policy.
     pub(super) refused: u64,
+    /// The caller showed an address only, for which no policy has a word.
+    pub(super) nameless: u64,
     pub(super) unreadable: u64,
     /// The first of these, with line number and reason.
     pub(super) unreadable_told: Vec<(u64, String)>,
@@ -65,6 +74,11 @@ impl Question {
             }
             None => may_connect(policy, &self.from, &self.to, port, now),
         }
+    }
+
+    fn bytes(&self) -> usize {
+        let call = self.call.as_ref().map_or(0, |(method, path)| method.len() + path.len());
+        self.from.as_str().len() + self.to.as_str().len() + self.port.len() + call
     }
 
     /// For people, in the words of a policy.
@@ -91,20 +105,21 @@ impl Recorded {
 
     fn take_all(&mut self, mut log: impl BufRead) -> io::Result<()> {
         let mut line = Vec::new();
-        loop {
+        for number in 1.. {
             line.clear();
             let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
             if (&mut log).take(limit).read_until(b'\n', &mut line)? == 0 {
-                return Ok(());
+                break;
             }
             if line.len() == LINE_BYTES_MAX && !line.ends_with(b"\n") {
                 skip_line(&mut log)?;
             }
-            self.take(&line);
+            self.take(number, &line);
         }
+        Ok(())
     }
 
-    fn take(&mut self, line: &[u8]) {
+    fn take(&mut self, number: u64, line: &[u8]) {
         if line.trim_ascii().is_empty() {
             return;
         }
@@ -112,7 +127,7 @@ impl Recorded {
         if let Err(reason) = self.add(line) {
             self.unreadable += 1;
             if self.unreadable_told.len() < UNREADABLE_TOLD_MAX {
-                self.unreadable_told.push((self.lines, reason));
+                self.unreadable_told.push((number, reason));
             }
         }
     }
@@ -136,18 +151,29 @@ impl Recorded {
             ("inbound", "deny") => Tally { denied: 1, ..Tally::default() },
             (direction, decision) => return Err(format!("{direction:?} {decision:?} is not known")),
         };
-        self.count(read.question()?, outcome);
+        if read.from.starts_with("spiffe:") {
+            self.count(read.question()?, outcome);
+        } else {
+            self.nameless += 1;
+        }
         Ok(())
     }
 
     /// Adds what became of a question.
     pub(super) fn count(&mut self, question: Question, outcome: Tally) {
-        let full = self.questions.len() >= QUESTIONS_MAX;
-        if full && !self.questions.contains_key(&question) {
-            self.not_kept += 1;
-            return;
-        }
-        let tally = self.questions.entry(question).or_default();
+        let bytes = self.question_bytes.saturating_add(question.bytes());
+        let full = self.questions.len() >= QUESTIONS_MAX || bytes > QUESTIONS_BYTES_MAX;
+        let tally = match self.questions.entry(question) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if full => {
+                self.not_kept += 1;
+                return;
+            }
+            Entry::Vacant(new) => {
+                self.question_bytes = bytes;
+                new.insert(Tally::default())
+            }
+        };
         tally.allowed += outcome.allowed;
         tally.observed += outcome.observed;
         tally.denied += outcome.denied;
@@ -200,7 +226,56 @@ impl Line<'_> {
             to: id("to", self.to.as_deref().ok_or("to is missing")?)?,
             port: self.port.ok_or("port is missing")?,
             protocol,
-            call: self.method.zip(self.path),
+            // A CONNECT has no path, and is a call all the same.
+            call: self.method.map(|method| (method, whole_or_marked(self.path.unwrap_or_default()))),
         })
+    }
+}
+
+/// docs/ACCESS_LOG.md: a path that was longer is cut there without a mark. It was ambiguous, and stays so with one.
+fn whole_or_marked(mut path: String) -> String {
+    if path.len() >= PATH_BYTES_MAX {
+        path.push(CUT);
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONCE: Tally = Tally { allowed: 1, observed: 0, denied: 0 };
+
+    fn question(path: String) -> Question {
+        let id = |path: &str| SpiffeId::parse_canonical(&format!("spiffe://shop.example/{path}")).unwrap();
+        Question {
+            from: id("orders"),
+            to: id("payments"),
+            port: "api".to_owned(),
+            protocol: Protocol::Http,
+            call: Some(("GET".to_owned(), path)),
+        }
+    }
+
+    #[test]
+    fn only_so_many_questions_are_told_apart_and_those_known_are_still_counted() {
+        let mut recorded = Recorded::default();
+        for at in 0..=QUESTIONS_MAX {
+            recorded.count(question(format!("/{at}")), ONCE);
+        }
+        recorded.count(question("/0".to_owned()), ONCE);
+        assert_eq!((recorded.questions.len(), recorded.not_kept), (QUESTIONS_MAX, 1));
+        assert_eq!(recorded.questions[&question("/0".to_owned())].allowed, 2);
+    }
+
+    #[test]
+    fn only_so_much_text_of_questions_is_kept() {
+        let mut recorded = Recorded::default();
+        let long = "a".repeat(1024 * 1024);
+        for at in 0..QUESTIONS_BYTES_MAX / long.len() {
+            recorded.count(question(format!("/{at}/{long}")), ONCE);
+        }
+        assert_eq!(recorded.not_kept, 1);
+        assert!(recorded.question_bytes <= QUESTIONS_BYTES_MAX);
     }
 }

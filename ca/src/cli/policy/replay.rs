@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::super::admin::Output;
 use super::super::{Format, escaped, print};
 use super::check::counted;
-use super::recorded::{QUESTIONS_MAX, Question, Recorded, Tally};
+use super::recorded::{QUESTIONS_BYTES_MAX, QUESTIONS_MAX, Question, Recorded, Tally};
 use super::{must_load, rule_as_json, time_of};
 
 /// Say what a policy file would have decided about the calls in a sidecar's access log.
@@ -99,10 +99,11 @@ fn tell(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> anyhow::Resu
     print(&format!(
         "unchanged: {still_passing} passed and would pass, {still_denied} denied and would be denied"
     ))?;
-    let Recorded { outbound, refused, unreadable, unreadable_told, not_kept, .. } = recorded;
-    if outbound + refused > 0 {
+    let Recorded { outbound, refused, nameless, unreadable, unreadable_told, not_kept, .. } = recorded;
+    if outbound + refused + nameless > 0 {
         print(&format!(
-            "not decided: {outbound} of the calling side, {refused} refused before any question to a policy"
+            "not decided: {outbound} of the calling side, {refused} refused before any question to a policy, \
+             {nameless} from callers without an identity"
         ))?;
     }
     for (line, reason) in unreadable_told {
@@ -113,8 +114,8 @@ fn tell(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> anyhow::Resu
     }
     if *not_kept > 0 {
         eprintln!(
-            "{not_kept} lines were not compared: the log has more than {QUESTIONS_MAX} different questions; \
-             replay it in parts"
+            "{not_kept} lines were not compared: the log has more than {QUESTIONS_MAX} different questions, or \
+             {QUESTIONS_BYTES_MAX} bytes of them; replay it in parts"
         );
     }
     Ok(())
@@ -142,7 +143,7 @@ fn as_json(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> Value {
         "now_denied": all(&found.denied),
         "now_allowed": all(&found.allowed),
         "unchanged": { "passing": found.still_passing, "denied": found.still_denied },
-        "not_decided": { "outbound": recorded.outbound, "refused": recorded.refused },
+        "not_decided": { "outbound": recorded.outbound, "refused": recorded.refused, "nameless": recorded.nameless },
         "unreadable": recorded.unreadable,
         "not_compared": recorded.not_kept,
     })

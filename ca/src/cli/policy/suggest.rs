@@ -1,12 +1,15 @@
 //! `postern-ca policy suggest`: rules that would allow what was refused or observed, for review.
 
 mod collapse;
+mod fit;
+#[cfg(test)]
+mod property;
 mod rules;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use postern_proto::identity::SpiffeId;
 use postern_proto::policy::{Decision, Policy, Protocol};
 use postern_proto::wire::v1::call_report::Outcome;
@@ -16,6 +19,7 @@ use time::OffsetDateTime;
 
 use super::super::admin::{Admin, Output};
 use super::super::{Format, escaped, print};
+use super::check::counted;
 use super::recorded::{Question, Recorded, Tally};
 use super::{must_load, read};
 use rules::{Suggestion, suggest};
@@ -53,11 +57,11 @@ pub(super) fn run(Args { file, log, live: _, admin, output }: &Args) -> anyhow::
     }
     let now = OffsetDateTime::now_utc();
     let missing = missing(&recorded, &policy, now);
-    let suggestion = suggest(&policy, &missing);
-    let snippet = suggestion.fitting(&policy, &text, now).context("the suggestion does not fit the file")?;
+    let mut suggestion = suggest(&policy, &missing);
+    let snippet = suggestion.fit(&policy, &text, now)?;
     check(file, &text, &snippet, &suggestion, now)?;
     match output.format {
-        Format::Text => tell(&suggestion, &snippet, missing.len())?,
+        Format::Text => tell(&suggestion, snippet.trim_end_matches('\n'), missing.len())?,
         Format::Json => {
             let Suggestion { rules, notes, .. } = &suggestion;
             let rules: Vec<_> = rules.iter().map(rules::Rule::as_json).collect();
@@ -67,10 +71,14 @@ pub(super) fn run(Args { file, log, live: _, admin, output }: &Args) -> anyhow::
             )?;
         }
     }
-    if recorded.not_kept > 0 || recorded.unreadable > 0 {
-        eprintln!("{} lines were not looked at", recorded.not_kept + recorded.unreadable);
+    let Recorded { not_kept, unreadable, nameless, .. } = recorded;
+    if not_kept + unreadable > 0 {
+        eprintln!("{} not looked at", counted_lines(not_kept + unreadable));
     }
-    let all = suggestion.notes.is_empty() && recorded.not_kept == 0;
+    if nameless > 0 {
+        eprintln!("{} from callers without an identity, whom no rule can name", counted_lines(nameless));
+    }
+    let all = suggestion.notes.is_empty() && not_kept == 0;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -105,13 +113,19 @@ fn check(
     Ok(())
 }
 
+fn counted_lines(count: u64) -> String {
+    counted(usize::try_from(count).unwrap_or(usize::MAX), "line")
+}
+
 fn tell(suggestion: &Suggestion<'_>, snippet: &str, missing: usize) -> std::io::Result<()> {
     if missing == 0 {
         return print("# nothing is missing: whatever was refused or observed, the file allows");
     }
-    print(snippet.trim_end())?;
+    if !snippet.is_empty() {
+        print(snippet)?;
+    }
     if !suggestion.notes.is_empty() {
-        print("\n# No rule can be suggested for:")?;
+        print("# No rule can be suggested for:")?;
     }
     suggestion.notes.iter().try_for_each(|note| print(&format!("# - {}", escaped(note))))
 }

@@ -1,40 +1,54 @@
 //! Many paths that differ in one segment are one path with a `*` there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Fewer different segments than this are listed, not taken together.
 pub(super) const PATHS_COLLAPSED_MIN: usize = 5;
+/// A path of more segments is listed as it is: whoever was refused chose how deep its paths go, and each level costs.
+pub(super) const SEGMENTS_COLLAPSED_MAX: usize = 12;
 
 /// A path's segment, or any.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Segment {
-    Literal(String),
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Segment<'a> {
+    Literal(&'a str),
     Any,
 }
 
-type Path = Vec<Segment>;
+type Path<'a> = Vec<Segment<'a>>;
 
 /// Takes paths in normal form together, where at least [`PATHS_COLLAPSED_MIN`] differ in one segment only.
 pub(super) fn collapse(paths: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut left: BTreeSet<Path> = paths.iter().map(|path| split(path)).collect();
+    let (mut left, deep): (Vec<Path<'_>>, Vec<_>) =
+        paths.iter().map(|path| split(path)).partition(|path| path.len() <= SEGMENTS_COLLAPSED_MAX);
     let longest = left.iter().map(Vec::len).max().unwrap_or(0);
     for at in 0..longest {
-        let mut alike: BTreeMap<Path, BTreeSet<Path>> = BTreeMap::new();
-        for path in &left {
-            if let Some(same) = with_any(path, at) {
-                alike.entry(same).or_default().insert(path.clone());
-            }
-        }
-        for (same, members) in alike.into_iter().filter(|(_, members)| members.len() >= PATHS_COLLAPSED_MIN) {
-            left.retain(|path| !members.contains(path));
-            left.insert(same);
+        left = collapse_at(at, left);
+    }
+    uncovered(left).iter().chain(&deep).map(join).collect()
+}
+
+/// Each path is alike with those that are the same but for one segment.
+fn collapse_at(at: usize, paths: Vec<Path<'_>>) -> Vec<Path<'_>> {
+    let mut collapsed = Vec::new();
+    let mut alike: HashMap<Path<'_>, Vec<Path<'_>>> = HashMap::new();
+    for path in paths {
+        match with_any(&path, at) {
+            Some(same) => alike.entry(same).or_default().push(path),
+            None => collapsed.push(path),
         }
     }
-    left.iter().map(join).collect()
+    for (same, members) in alike {
+        if members.len() >= PATHS_COLLAPSED_MIN {
+            collapsed.push(same);
+        } else {
+            collapsed.extend(members);
+        }
+    }
+    collapsed
 }
 
 /// The path with any segment there; `*` stands for no empty one.
-fn with_any(path: &Path, at: usize) -> Option<Path> {
+fn with_any<'a>(path: &Path<'a>, at: usize) -> Option<Path<'a>> {
     match path.get(at) {
         Some(Segment::Literal(segment)) if !segment.is_empty() => {}
         _ => return None,
@@ -44,16 +58,38 @@ fn with_any(path: &Path, at: usize) -> Option<Path> {
     Some(same)
 }
 
-fn split(path: &str) -> Path {
-    path.split('/').skip(1).map(|segment| Segment::Literal(segment.to_owned())).collect()
+/// Without the paths that another one matches.
+fn uncovered(paths: Vec<Path<'_>>) -> Vec<Path<'_>> {
+    let paths: HashSet<_> = paths.into_iter().collect();
+    let stars = |path: &Path<'_>| path.iter().map(|segment| *segment == Segment::Any).collect::<Vec<_>>();
+    let masks: HashSet<_> = paths.iter().map(stars).filter(|mask| mask.contains(&true)).collect();
+    let is_covered = |path: &Path<'_>| {
+        masks.iter().any(|mask| masked(path, mask).is_some_and(|wide| wide != *path && paths.contains(&wide)))
+    };
+    paths.iter().filter(|path| !is_covered(path)).cloned().collect()
 }
 
-fn join(path: &Path) -> String {
-    let text = |segment: &Segment| match segment {
-        Segment::Literal(text) => format!("/{text}"),
-        Segment::Any => "/*".to_owned(),
+/// The path with any segment wherever the mask says so.
+fn masked<'a>(path: &Path<'a>, mask: &[bool]) -> Option<Path<'a>> {
+    let wide = |(segment, any): (&Segment<'a>, &bool)| match (segment, any) {
+        (Segment::Literal(""), true) => None,
+        (_, true) => Some(Segment::Any),
+        (segment, false) => Some(*segment),
     };
-    path.iter().map(text).collect()
+    (path.len() == mask.len()).then(|| path.iter().zip(mask).map(wide).collect()).flatten()
+}
+
+fn split(path: &str) -> Path<'_> {
+    path.split('/').skip(1).map(Segment::Literal).collect()
+}
+
+fn join(path: &Path<'_>) -> String {
+    path.iter()
+        .flat_map(|segment| match segment {
+            Segment::Literal(text) => ["/", text],
+            Segment::Any => ["/", "*"],
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -85,5 +121,18 @@ mod tests {
     fn two_segments_are_taken_together_where_both_vary() {
         let paths = (0..5).flat_map(|one| (0..5).map(move |other| format!("/a/{one}/b/{other}")));
         assert_eq!(collapsed(paths), ["/a/*/b/*"]);
+    }
+
+    #[test]
+    fn a_path_that_a_star_already_stands_for_is_not_listed() {
+        let paths = (0..5).flat_map(|one| (0..5).map(move |other| format!("/a/{one}/{other}")));
+        assert_eq!(collapsed(paths.chain(["/a/x/y".to_owned(), "/a/x/".to_owned()])), ["/a/*/*", "/a/x/"]);
+    }
+
+    #[test]
+    fn deep_paths_are_listed_as_they_are() {
+        let deep = |segments: usize| (0..5).map(move |at| format!("{}/{at}", "/a".repeat(segments - 1)));
+        assert_eq!(collapsed(deep(SEGMENTS_COLLAPSED_MAX)).len(), 1);
+        assert_eq!(collapsed(deep(SEGMENTS_COLLAPSED_MAX + 1)).len(), 5);
     }
 }

@@ -1,19 +1,12 @@
 //! What was refused or observed, made into as few and as narrow rules as will do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
-use postern_proto::policy::{CallPattern, Policy, Protocol, Service, normalise};
+use postern_proto::policy::{CallPattern, LIST_ENTRIES_MAX, Policy, Protocol, Service, normalise};
 use serde_json::{Value, json};
-use time::{Duration, OffsetDateTime};
 
-use super::super::recorded::Question;
-use super::collapse::{PATHS_COLLAPSED_MIN, collapse};
-
-/// Where the file demands an end, a suggestion is good for so long.
-const SUGGESTED_FOR: Duration = Duration::days(30);
-/// What a sidecar puts at the end of a text that it has cut.
-const CUT: char = '…';
+use super::super::recorded::{CUT, Question};
+use super::collapse::collapse;
 
 /// Rules to add, and what no rule can allow.
 #[derive(Debug, Default)]
@@ -25,13 +18,13 @@ pub(super) struct Suggestion<'a> {
 /// One rule.
 #[derive(Debug, Default)]
 pub(super) struct Rule<'a> {
-    service: String,
-    from: BTreeSet<String>,
+    pub(super) service: String,
+    pub(super) from: BTreeSet<String>,
     /// None means any bytes.
-    calls: Option<BTreeSet<String>>,
-    port: Option<String>,
-    /// How often what it allows was asked for.
-    count: u64,
+    pub(super) calls: Option<BTreeSet<String>>,
+    pub(super) port: Option<String>,
+    /// How often what it allows was asked for; 0 where it goes on with a rule that is full.
+    pub(super) count: u64,
     pub(super) questions: Vec<&'a Question>,
 }
 
@@ -91,7 +84,7 @@ fn together(places: BTreeMap<Place, Asked<'_>>) -> Vec<Rule<'_>> {
         rule.count += asked.count;
         rule.questions.extend(asked.questions);
     }
-    rules.into_values().collect()
+    rules.into_values().flat_map(Rule::in_bounds).collect()
 }
 
 /// Where a rule would have to stand, and its call; or why none can allow the question.
@@ -147,6 +140,9 @@ fn pattern(method: &str, path: &str) -> Result<(String, String), String> {
     if method == "*" {
         return Err("a rule's method \"*\" would stand for every method".to_owned());
     }
+    if method == "CONNECT" {
+        return Err("no rule ever allows CONNECT".to_owned());
+    }
     let normal = normalise(path).map_err(|why| format!("no rule with calls matches it: {why}"))?;
     let text = format!("{method} {normal}");
     let pattern = CallPattern::parse(&text).map_err(|why| format!("no rule can name it: {why}"))?;
@@ -156,37 +152,24 @@ fn pattern(method: &str, path: &str) -> Result<(String, String), String> {
     Ok((method.to_owned(), normal.into_owned()))
 }
 
-impl Suggestion<'_> {
-    /// The rules as TOML that fits the file, with as much as it demands of every rule.
-    pub(super) fn fitting(&self, policy: &Policy, text: &str, now: OffsetDateTime) -> Option<String> {
-        let date = (now + SUGGESTED_FOR).date();
-        let end = format!("expires = {:04}-{:02}-{:02}\n", date.year(), u8::from(date.month()), date.day());
-        let owner = "owner = \"to be named\"\n";
-        ["", owner, &end, &format!("{owner}{end}")].iter().find_map(|demanded| {
-            let snippet: String =
-                self.rules.iter().map(|rule| format!("{}{demanded}\n", rule.to_toml())).collect();
-            Policy::parse(policy.file(), &format!("{text}\n{snippet}")).is_ok().then_some(snippet)
-        })
-    }
-}
-
 impl Rule<'_> {
-    fn to_toml(&self) -> String {
-        let mut toml = format!("# asked for {} times", self.count);
-        if self.calls.iter().flatten().any(|call| call.contains('*')) {
-            // Writing to a string does not fail.
-            let _always_ok =
-                write!(toml, "; \"*\" stands for {PATHS_COLLAPSED_MIN} or more different segments");
+    /// As many rules as it takes for their lists to be no longer than a file may have them.
+    fn in_bounds(self) -> Vec<Self> {
+        let calls = self.calls.as_ref().map_or(vec![None], |calls| parts(calls).map(Some).collect());
+        let mut rules: Vec<_> = parts(&self.from)
+            .flat_map(|from| calls.iter().map(move |calls| (from.clone(), calls.clone())))
+            .map(|(from, calls)| Self {
+                service: self.service.clone(),
+                port: self.port.clone(),
+                from,
+                calls,
+                ..Self::default()
+            })
+            .collect();
+        if let Some(first) = rules.first_mut() {
+            (first.count, first.questions) = (self.count, self.questions);
         }
-        let _always_ok = write!(toml, "\n[[service.{}.allow]]\nfrom = {}\n", self.service, list(&self.from));
-        if let Some(calls) = &self.calls {
-            let _always_ok = writeln!(toml, "calls = {}", list(calls));
-        }
-        if let Some(port) = &self.port {
-            let _always_ok = writeln!(toml, "port = {port:?}");
-        }
-        toml.push_str("reason = \"suggested from calls that were not allowed: review it, and say why\"\n");
-        toml
+        rules
     }
 
     pub(super) fn as_json(&self) -> Value {
@@ -200,8 +183,9 @@ impl Rule<'_> {
     }
 }
 
-/// Names, paths and calls have no character that TOML would write otherwise than `\"` and `\\`.
-fn list(entries: &BTreeSet<String>) -> String {
-    let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    format!("[{}]", entries.iter().map(quoted).collect::<Vec<_>>().join(", "))
+fn parts(list: &BTreeSet<String>) -> impl Iterator<Item = BTreeSet<String>> {
+    let entries: Vec<_> = list.iter().collect();
+    let parts: Vec<_> =
+        entries.chunks(LIST_ENTRIES_MAX).map(|part| part.iter().copied().cloned().collect()).collect();
+    parts.into_iter()
 }
