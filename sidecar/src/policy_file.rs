@@ -99,12 +99,13 @@ impl PolicyFile {
     fn keep_last_good(&self, problems: &[String]) {
         let kept = self.store.current().is_some();
         let consequence = if kept { "the last good policy stays in force" } else { "every peer is refused" };
-        for problem in problems.iter().take(PROBLEMS_LOGGED_MAX) {
-            error!(problem, consequence, problems = problems.len(), "policy file not taken");
-        }
         self.metrics.policy_reloaded("error");
         let joined = problems.iter().take(PROBLEMS_LOGGED_MAX).cloned().collect::<Vec<_>>().join("; ");
         self.store.refused(joined);
+        // The log comes last: whoever reads it there finds the status and the metric to match.
+        for problem in problems.iter().take(PROBLEMS_LOGGED_MAX) {
+            error!(problem, consequence, problems = problems.len(), "policy file not taken");
+        }
     }
 }
 
