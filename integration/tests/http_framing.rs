@@ -41,16 +41,51 @@ impl Oracle {
         Self { address, teller, _program: program }
     }
 
-    /// Method, target and body of each whole request since the last time.
-    async fn requests(&self) -> Vec<[String; 3]> {
+    /// Each whole request since the last time.
+    async fn requests(&self) -> Vec<Request> {
         let mut told = String::new();
         TcpStream::connect(self.teller).await.unwrap().read_to_string(&mut told).await.unwrap();
         let told: Vec<Value> = serde_json::from_str(&told).unwrap();
         let word = |request: &Value, key: &str| request[key].as_str().unwrap().to_owned();
         // Absolute-form and origin-form are one target (RFC 9112 §3.2.2); behind us it is always origin-form.
         let target = |one: &Value| word(one, "url").trim_start_matches("http://a").to_owned();
-        told.iter().map(|one| [word(one, "method"), target(one), word(one, "body")]).collect()
+        let request = |one: &Value| Request {
+            line: [word(one, "method"), target(one)],
+            fields: fields(one),
+            body: word(one, "body"),
+        };
+        told.iter().map(request).collect()
     }
+}
+
+/// What the app acts on: not how its body was framed on this hop.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    line: [String; 2],
+    /// Sorted, names in lower case.
+    fields: Vec<[String; 2]>,
+    body: String,
+}
+
+/// Fields that are of one hop, or set by the sidecar.
+const NOT_COMPARED: [&str; 8] = [
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "x-forwarded-client-cert",
+];
+
+fn fields(request: &Value) -> Vec<[String; 2]> {
+    let raw: Vec<_> =
+        request["headers"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let pairs = raw.chunks(2).map(|pair| [pair[0].to_lowercase(), pair[1].to_owned()]);
+    let mut fields: Vec<_> = pairs.filter(|[name, _]| !NOT_COMPARED.contains(&name.as_str())).collect();
+    fields.sort();
+    fields
 }
 
 /// Sends all at once, and reads until the other side closes or waits for more.

@@ -126,6 +126,15 @@ fn floods() -> Vec<Attack> {
             streams: 0,
         },
         Attack {
+            name: "empty header blocks",
+            first: preface(&[]),
+            again: &|turn| headers(stream(turn), &[], END_HEADERS | END_STREAM),
+            turns: 20_000,
+            connections: 4,
+            hold: Hold::Read,
+            streams: 0,
+        },
+        Attack {
             name: "empty data",
             first: open_post(),
             again: &|_| frame(DATA, 0, 1, &[]),

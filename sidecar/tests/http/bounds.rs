@@ -1,9 +1,10 @@
 //! What one caller may have under way, each bound reached.
 
 use postern_sidecar::config::Http;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::live::Live;
 use crate::shop::{Shop, ask};
 use crate::sidecar::{Sidecar, eventually};
 
@@ -43,4 +44,28 @@ async fn an_identity_with_all_under_way_that_it_may_is_told_so_and_others_are_se
     drop(first);
     under_way(&shop.payments, 1).await;
     assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
+}
+
+#[tokio::test]
+async fn ten_thousand_pipelined_requests_are_each_decided_and_answered_in_order() {
+    const REQUESTS: usize = 10_000;
+    let live = Live::new().await;
+    let (mut read, mut write) = tokio::io::split(live.direct("orders", b"http/1.1").await);
+    let is_allowed = |at: &usize| at.is_multiple_of(100);
+    let one = |at: usize| {
+        let path = if is_allowed(&at) { "/charge" } else { "/admin" };
+        let end = if at + 1 == REQUESTS { "connection: close\r\n" } else { "" };
+        let word = format!("word{at:04}");
+        format!("POST {path} HTTP/1.1\r\nhost: payments\r\ncontent-length: 8\r\n{end}\r\n{word}")
+    };
+    let requests: String = (0..REQUESTS).map(one).collect();
+    let mut answer = Vec::new();
+    let (sent, received) = tokio::join!(write.write_all(requests.as_bytes()), read.read_to_end(&mut answer));
+    sent.unwrap();
+    received.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let statuses = answer.split("HTTP/1.1 ").skip(1).map(|one| &one[..3]);
+    assert!(statuses.eq((0..REQUESTS).map(|at| if is_allowed(&at) { "200" } else { "403" })));
+    let words = answer.split("\r\n\r\nword").skip(1).map(|rest| rest[..4].parse::<usize>().unwrap());
+    assert!(words.eq((0..REQUESTS).filter(is_allowed)));
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::shop::Shop;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{PATIENCE, Sidecar};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -54,8 +54,7 @@ async fn next(stream: &mut TcpStream, wanted: u8) -> Option<Vec<u8>> {
 }
 
 async fn within_patience<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
 async fn shop_in_a_hurry() -> Shop {
@@ -116,5 +115,35 @@ async fn a_fragment_in_a_path_is_neither_decided_on_nor_passed_on() {
                 assert_eq!((&told["status"], &told["call"]), (&403.into(), &"GET /admin".into()), "{told}")
             }
         }
+    }
+}
+
+/// RFC 9113 §5.1.1: numbers only rise, and the last is 2^31 - 1.
+#[tokio::test]
+async fn after_the_last_stream_there_is_no_other() {
+    let shop = Shop::new().await;
+    let request = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &block("GET", "/charges/7"));
+    let mut stream = connected(&shop.orders).await;
+    stream.write_all(&request((1 << 31) - 1)).await.unwrap();
+    let told: Value = serde_json::from_slice(&next(&mut stream, DATA).await.unwrap()).unwrap();
+    assert_eq!(told["target"], "/charges/7");
+    stream.write_all(&request(1)).await.unwrap();
+    let goaway = within_patience("the connection ends", next(&mut stream, GOAWAY)).await;
+    assert!(goaway.is_some(), "a connection error");
+}
+
+/// Whoever was let through for one call is not let through for the next one on the same connection.
+#[tokio::test]
+async fn each_request_on_a_connection_is_decided_by_itself() {
+    let shop = Shop::new().await;
+    let mut stream = connected(&shop.orders).await;
+    for (at, (path, status)) in
+        [("/charges/7", 200), ("/admin", 403), ("/charges/8", 200)].into_iter().enumerate()
+    {
+        let id = u32::try_from(2 * at + 1).unwrap();
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, id, &block("GET", path));
+        stream.write_all(&request).await.unwrap();
+        let told: Value = serde_json::from_slice(&next(&mut stream, DATA).await.unwrap()).unwrap();
+        assert_eq!(told["status"].as_u64().unwrap_or(200), status, "{path}: {told}");
     }
 }

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
 use postern_proto::policy::Protocol;
+use postern_sidecar::config::Http;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -62,12 +63,19 @@ impl Live {
     }
 
     pub async fn with(app: App) -> Self {
+        Self::with_limits(app, Http::default()).await
+    }
+
+    /// With the limits of `payments`.
+    pub async fn with_limits(app: App, limits: Http) -> Self {
         let authority = Authority::new();
         let http = |mut spec: Spec| {
             spec.protocol = Protocol::Http;
             spec
         };
-        let payments = http(Spec::new(&authority, "payments").app(app.address)).start(&authority);
+        let mut payments = http(Spec::new(&authority, "payments").app(app.address));
+        payments.http = limits;
+        let payments = payments.start(&authority);
         let caller =
             |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()])).start(&authority);
         let (orders, reports) = (caller("orders"), caller("reports"));
