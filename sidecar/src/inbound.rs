@@ -11,7 +11,6 @@ use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Judge, server_config};
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::config::Inbound;
@@ -26,6 +25,7 @@ use crate::pending::{Pending, Place};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
+use crate::tls::{TlsStream, client_hello};
 use crate::upstream::connect_any;
 use refused::{Stage, Stopped};
 
@@ -113,10 +113,10 @@ impl InboundServer {
     /// An admitted connection; a refused one is told, and its peer bidden farewell.
     async fn told(
         &self,
-        admitted: Result<TlsStream<TcpStream>, Stopped>,
+        admitted: Result<TlsStream, Stopped>,
         from: SocketAddr,
         registration: &Registration,
-    ) -> Option<TlsStream<TcpStream>> {
+    ) -> Option<TlsStream> {
         let stopped = match admitted {
             Ok(tls) => return Some(tls),
             Err(stopped) => stopped,
@@ -128,8 +128,8 @@ impl InboundServer {
         None
     }
 
-    async fn carry(&self, mut tls: TlsStream<TcpStream>, from: SocketAddr, registration: &Arc<Registration>) {
-        reset_on_close(tls.get_ref().0);
+    async fn carry(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
+        reset_on_close(tls.tcp());
         let limits = &self.plane.config.limits;
         let mut app = match Box::pin(connect_any(&self.inbound.app, limits)).await {
             Ok(app) => app,
@@ -141,7 +141,7 @@ impl InboundServer {
         match relay(&mut app, &mut tls, &registration.bytes).await {
             Ok(()) => {
                 close_cleanly(&app);
-                close_cleanly(tls.get_ref().0);
+                close_cleanly(tls.tcp());
             }
             Err(error) => debug!(%error, "a connection broke"),
         }
@@ -153,7 +153,7 @@ impl InboundServer {
         stream: TcpStream,
         place: Place,
         registration: &Arc<Registration>,
-    ) -> Result<TlsStream<TcpStream>, Stopped> {
+    ) -> Result<TlsStream, Stopped> {
         let started = Instant::now();
         let limit = self.plane.config.limits.handshake_timeout;
         let tls = tokio::select! {
@@ -171,14 +171,14 @@ impl InboundServer {
         stream: TcpStream,
         place: &Place,
         registration: &Arc<Registration>,
-    ) -> Result<TlsStream<TcpStream>, Stopped> {
+    ) -> Result<TlsStream, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
-        let hello = greeting::client_hello(stream).await?;
+        let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
         place.greeted();
         let credentials = match self.plane.valid_credentials() {
             Ok(credentials) => credentials,
             Err(denial) => {
-                let stream = greeting::cannot_serve(hello.io).await;
+                let stream = greeting::cannot_serve(hello.tcp).await;
                 return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) });
             }
         };
@@ -192,12 +192,10 @@ impl InboundServer {
         let alpn: &[&[u8]] = if self.http.is_some() { &http::ALPN } else { &[] };
         let config = match server_config(&credentials.tls, judge.clone(), alpn) {
             Ok(config) => config,
-            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.io) }),
+            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
         };
-        hello.into_stream(config).into_fallible().await.map_err(|(error, stream)| Stopped {
-            stage: Stage::Handshake { error, verdict: judge.verdict().cloned() },
-            stream: Some(stream),
-        })
+        let accepted = hello.accept(config).await;
+        accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))
     }
 }
 

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{Admission, Denial, Exactly, Judge, client_config, server_name};
+use postern_proto::mtls::{Admission, Denial, Exactly, Judge, client_config};
 use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::config::{Outbound, Target};
 use crate::connection_line::ConnectionLine;
@@ -25,6 +23,7 @@ use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::{Called, Refusal};
 use crate::relay::{RelayError, relay};
+use crate::tls::{self, BrokenHandshake, TlsStream};
 use crate::upstream::{connect, resolve};
 use refused::Failure;
 
@@ -121,11 +120,11 @@ impl OutboundServer {
             }
         };
         registration.tell(|story| story.address = Some(address.to_string()));
-        reset_on_close(tls.get_ref().0);
+        reset_on_close(tls.tcp());
         match relay(app, &mut tls, &registration.bytes).await {
             Ok(()) => {
                 close_cleanly(app);
-                close_cleanly(tls.get_ref().0);
+                close_cleanly(tls.tcp());
             }
             // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
             Err(RelayError::Peer(error)) => {
@@ -144,7 +143,7 @@ impl OutboundServer {
         &self,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<(TlsStream<TcpStream>, SocketAddr), Vec<Refusal>> {
+    ) -> Result<(TlsStream, SocketAddr), Vec<Refusal>> {
         let ready = self.plane.valid_credentials();
         let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
         let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
@@ -181,21 +180,21 @@ impl OutboundServer {
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<TlsStream<TcpStream>, Failure> {
+    ) -> Result<TlsStream, Failure> {
         let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
         let door = Door { plane, target, registration: registration.clone() };
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
         let config = client_config(Some(&credentials.tls), judge.clone(), alpn).map_err(Failure::Config)?;
         let limit = self.plane.config.limits.handshake_timeout;
         let started = Instant::now();
-        let connecting = TlsConnector::from(config).connect(server_name(), stream).into_fallible();
+        let connecting = tls::connect(stream, config);
         match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(tls)) => {
                 self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
                 Ok(tls)
             }
-            Ok(Err((error, stream))) => match judge.verdict().cloned() {
-                Some(verdict) => Err(Failure::Judged { verdict, stream }),
+            Ok(Err(BrokenHandshake { error, tcp })) => match judge.verdict().cloned() {
+                Some(verdict) => Err(Failure::Judged { verdict, stream: tcp }),
                 None => Err(Failure::Handshake(error)),
             },
             Err(_) => Err(Failure::TooLate(limit)),

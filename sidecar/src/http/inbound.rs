@@ -14,7 +14,6 @@ use postern_proto::mtls::Denial;
 use postern_proto::policy::{Call, Decision};
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
@@ -38,6 +37,7 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
+use crate::tls::TlsStream;
 use refusing::Denied;
 
 /// One inbound that speaks HTTP.
@@ -58,12 +58,12 @@ impl HttpInbound {
     /// Serves an admitted peer's connection to its end.
     pub async fn serve(
         self: Arc<Self>,
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream,
         registration: Arc<Registration>,
         calls: Arc<Calls>,
         until: Until,
     ) {
-        let (_, connection) = tls.get_ref();
+        let connection = tls.session();
         let speaks = if connection.alpn_protocol() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
         let leaf = connection.peer_certificates().and_then(|chain| chain.first());
         let hash = leaf.map(|leaf| hex(digest(&SHA256, leaf).as_ref())).unwrap_or_default();
@@ -193,7 +193,7 @@ impl Side for Client {
             upgrade::name_protocol(response.headers_mut(), protocol);
             self.heads.upgraded();
             let switching = Switching { app: to_app, peer, call: call.clone(), cut };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream>>());
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
     }

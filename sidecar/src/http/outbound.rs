@@ -7,7 +7,6 @@ use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +30,7 @@ use crate::metrics::Direction;
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::refusals::{Instance, Refusal};
+use crate::tls::TlsStream;
 
 /// One outbound that speaks HTTP.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl Side for App {
             upgrade::name_protocol(response.headers_mut(), protocol);
             self.heads.upgraded();
             let switching = Switching { app: own, peer, call: call.clone(), cut: self.abort.clone() };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream>>());
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
     }

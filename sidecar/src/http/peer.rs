@@ -101,7 +101,7 @@ impl Dial<Failure> for ToPeer<'_> {
         let registration = Arc::new(server.plane.register.enter(server.facts(), &self.peers.over));
         let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
         let (tls, address) = Box::pin(server.dial(&registration, alpn)).await?;
-        let shared = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        let shared = tls.session().alpn_protocol() == Some(ALPN_H2);
         let vouched_until = registration.verified().map(|peer| peer.not_after());
         let end = End { address: Some(address), vouched_until, ..End::default() };
         let stream = Watched::new(tls).count(registration.bytes.clone()).alert(end.alert.clone());

@@ -15,6 +15,7 @@ use super::watched::Watched;
 use crate::ending::close_cleanly;
 use crate::live::Bytes;
 use crate::relay::relay;
+use crate::tls::TlsStream;
 
 /// Names the protocol to which a message switches.
 pub(super) fn name_protocol(headers: &mut HeaderMap, protocol: HeaderValue) {
@@ -85,14 +86,8 @@ impl OverTcp for TcpStream {
     }
 }
 
-impl OverTcp for tokio_rustls::server::TlsStream<TcpStream> {
+impl OverTcp for TlsStream {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
-impl OverTcp for tokio_rustls::client::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+        self.tcp()
     }
 }

@@ -14,6 +14,7 @@ use crate::holder::in_one_line;
 use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::refusals::{Called, Refusal, explain_command};
+use crate::tls::BrokenHandshake;
 use crate::upstream::ConnectError;
 
 /// A connection that goes no further.
@@ -27,6 +28,11 @@ pub(super) struct Stopped {
 impl Stopped {
     pub(super) fn at(stage: Stage) -> Self {
         Self { stage, stream: None }
+    }
+
+    pub(super) fn in_handshake(broken: BrokenHandshake, verdict: Option<Verdict>) -> Self {
+        let BrokenHandshake { error, tcp } = broken;
+        Self { stage: Stage::Handshake { error, verdict }, stream: Some(tcp) }
     }
 }
 

@@ -74,7 +74,7 @@ impl OutboundServer {
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
     pub(super) async fn last_word(
         &self,
-        tls: &mut TlsStream<TcpStream>,
+        tls: &mut TlsStream,
         error: io::Error,
         address: SocketAddr,
     ) -> Option<Refusal> {
@@ -187,7 +187,7 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
 }
 
 /// The alert among what has arrived already, if there is one.
-async fn last_word(tls: &mut TlsStream<TcpStream>) -> Option<AlertDescription> {
+async fn last_word(tls: &mut TlsStream) -> Option<AlertDescription> {
     let mut scratch = [0; LAST_WORD_READ_BYTES];
     poll_fn(|cx| {
         for _ in 0..LAST_WORD_READS_MAX {
