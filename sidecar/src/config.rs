@@ -10,6 +10,7 @@ mod raw;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod values;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use postern_proto::policy::Protocol;
 pub use bounds::*;
 pub use http::Http;
 pub use problem::{ConfigError, Problem};
+pub use tunnels::Tunnels;
 pub use values::HostPortError;
 
 /// A whole, valid configuration.
@@ -36,6 +38,7 @@ pub struct Config {
     pub admin: SocketAddr,
     pub limits: Limits,
     pub http: Http,
+    pub tunnels: Tunnels,
     pub shutdown: Shutdown,
     pub log: Log,
     /// Off where absent.
@@ -124,6 +127,8 @@ pub struct Outbound {
     /// Tried in this order.
     pub to: Vec<HostPort>,
     pub protocol: Protocol,
+    /// The port's name in the policy, where the called side shall make sure that it is this one.
+    pub port: Option<String>,
 }
 
 /// Whose identity must answer.

@@ -2,16 +2,18 @@
 
 mod greeting;
 mod refused;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use postern_proto::identity::VerifiedSvid;
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Admission, Denial, Judge, server_config};
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
 use tracing::debug;
+pub(crate) use tunnel::settle;
 
 use crate::config::Inbound;
 use crate::connection_line::ConnectionLine;
@@ -77,17 +79,25 @@ impl Serve for InboundServer {
         let registration = Arc::new(self.plane.register.enter(facts, &until.abort));
         let place = self.pending.enter();
         async move {
-            let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {}
                 () = async {
                     // Boxed, so that the handshake's state is gone while bytes are relayed.
                     let admitted = Box::pin(self.handshake(stream, place, &registration)).await;
-                    let Some(tls) = self.told(admitted, from, &registration).await else { return };
+                    let Some(Admitted { tls, generation }) = self.told(admitted, from, &registration).await else {
+                        return;
+                    };
                     match self.http.clone().zip(calls) {
                         Some((http, calls)) => http.serve(tls, registration.clone(), calls, until).await,
-                        None => self.carry(tls, from, &registration).await,
+                        None if tls.session().alpn_protocol() == Some(tunnel::ALPN) => {
+                            self.serve_tunnel(tls, generation, from, &registration, &until).await;
+                        }
+                        None => {
+                            let _told_at_the_end =
+                                ConnectionLine::new(self.clone(), registration.clone(), from);
+                            self.carry(tls, from, &registration).await;
+                        }
                     }
                 } => {}
             }
@@ -112,15 +122,16 @@ impl Serve for InboundServer {
 impl InboundServer {
     /// An admitted connection; a refused one is told, and its peer bidden farewell.
     async fn told(
-        &self,
-        admitted: Result<TlsStream, Stopped>,
+        self: &Arc<Self>,
+        admitted: Result<Admitted, Stopped>,
         from: SocketAddr,
-        registration: &Registration,
-    ) -> Option<TlsStream> {
+        registration: &Arc<Registration>,
+    ) -> Option<Admitted> {
         let stopped = match admitted {
-            Ok(tls) => return Some(tls),
+            Ok(admitted) => return Some(admitted),
             Err(stopped) => stopped,
         };
+        let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
         self.tell(from, registration, &stopped);
         if let Some(stream) = stopped.stream {
             farewell(stream).await;
@@ -153,16 +164,16 @@ impl InboundServer {
         stream: TcpStream,
         place: Place,
         registration: &Arc<Registration>,
-    ) -> Result<TlsStream, Stopped> {
+    ) -> Result<Admitted, Stopped> {
         let started = Instant::now();
         let limit = self.plane.config.limits.handshake_timeout;
-        let tls = tokio::select! {
+        let admitted = tokio::select! {
             admitted = self.admit(stream, &place, registration) => admitted?,
             () = tokio::time::sleep(limit) => return Err(Stopped::at(Stage::TimedOut { limit })),
             () = place.evicted.cancelled() => return Err(Stopped::at(Stage::Evicted)),
         };
         self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
-        Ok(tls)
+        Ok(admitted)
     }
 
     /// The handshake itself; nothing is prepared for it before the peer has sent its ClientHello.
@@ -171,7 +182,7 @@ impl InboundServer {
         stream: TcpStream,
         place: &Place,
         registration: &Arc<Registration>,
-    ) -> Result<TlsStream, Stopped> {
+    ) -> Result<Admitted, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
         let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
         place.greeted();
@@ -182,26 +193,50 @@ impl InboundServer {
                 return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) });
             }
         };
+        let leases = self.http.is_none() && hello.offers(tunnel::ALPN);
         let door = Door {
+            decides: if leases { Decides::AtEachLease } else { Decides::Now },
             plane: self.plane.clone(),
             inbound: self.inbound.clone(),
             credentials: credentials.clone(),
             registration: registration.clone(),
         };
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
-        let alpn: &[&[u8]] = if self.http.is_some() { &http::ALPN } else { &[] };
+        let alpn: &[&[u8]] = match &self.http {
+            Some(_) => &http::ALPN,
+            None if leases => &[tunnel::ALPN],
+            None => &[],
+        };
         let config = match server_config(&credentials.tls, judge.clone(), alpn) {
             Ok(config) => config,
             Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
         };
         let accepted = hello.accept(config).await;
-        accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))
+        let tls = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
+        Ok(Admitted { tls, generation: credentials.generation })
     }
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+struct Admitted {
+    tls: TlsStream,
+    /// Of the credentials shown in it.
+    generation: u64,
+}
+
+/// When the policy is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Decides {
+    Now,
+    /// So that who is refused can be told why.
+    AtEachLease,
 }
 
 /// Lets in whom the policy allows, at the moment the peer has proved its name.
 #[derive(Debug)]
 struct Door {
+    decides: Decides,
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
     credentials: Arc<Credentials>,
@@ -213,13 +248,29 @@ impl Admission for Door {
         // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
         self.plane.still_believes(peer)?;
-        let (peer, own) = (peer.id(), self.credentials.svid.id());
-        let decision = self.plane.admit(peer, own, &self.inbound, &self.registration.story)?;
-        // Over HTTP each request says it for itself.
-        if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, self.inbound.protocol) {
-            let (port, reason) = (self.inbound.name.as_str(), decision.reason());
-            tracing::info!(%peer, service = %own, port, reason, "observed");
+        match self.decides {
+            Decides::Now => {
+                let own = self.credentials.svid.id();
+                decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)
+            }
+            Decides::AtEachLease => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Asks the policy about a new connection of the app.
+fn decide(
+    plane: &Plane,
+    inbound: &Inbound,
+    registration: &Registration,
+    peer: &SpiffeId,
+    own: &SpiffeId,
+) -> Result<(), Denial> {
+    let decision = plane.admit(peer, own, inbound, &registration.story)?;
+    // Over HTTP each request says it for itself.
+    if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, inbound.protocol) {
+        let (port, reason) = (inbound.name.as_str(), decision.reason());
+        tracing::info!(%peer, service = %own, port, reason, "observed");
+    }
+    Ok(())
 }

@@ -34,4 +34,5 @@ pub mod schedule;
 pub mod state_dir;
 pub mod subscription;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;

@@ -22,6 +22,9 @@ const ACCEPTS_IN_A_ROW_MAX: usize = 16;
 /// After accept failed for want of descriptors or memory, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a listener looks after what it keeps.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What is done with a connection.
 pub trait Serve: Send + Sync + 'static {
     fn direction(&self) -> Direction;
@@ -40,6 +43,9 @@ pub trait Serve: Send + Sync + 'static {
 
     /// Whether its requests are told one by one.
     fn speaks_http(&self) -> bool;
+
+    /// Looks after what is kept beyond single connections, every [`LOOK_INTERVAL`].
+    fn look(&self) {}
 
     /// Ends what is kept beyond single connections, once the last of them is over.
     fn end(&self) -> impl Future<Output = ()> + Send {
@@ -68,9 +74,11 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Plane>, until: Until) {
     let mut connections = JoinSet::new();
     let (mut in_a_row, mut starved) = (0, false);
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
     loop {
         tokio::select! {
             () = until.stop.cancelled() => break,
+            _ = look.tick() => service.look(),
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&*service, &mut starved)) {
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {

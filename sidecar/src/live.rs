@@ -2,7 +2,7 @@
 //! or trust can fall between the decision and the register.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
@@ -68,6 +68,8 @@ pub struct Registration {
     pub bytes: Arc<Bytes>,
     /// What the access log will tell of it.
     pub story: Mutex<Story>,
+    /// Between two connections of the app.
+    resting: AtomicBool,
 }
 
 impl Register {
@@ -82,8 +84,8 @@ impl Register {
         self.metrics.opened(direction);
         let entry = Entry { facts, cut: cut.clone(), bytes: bytes.clone() };
         self.lock().insert(number, entry);
-        let story = Mutex::default();
-        Registration { number, register: self.clone(), direction, cut, bytes, story }
+        let (story, resting) = (Mutex::default(), AtomicBool::new(false));
+        Registration { number, register: self.clone(), direction, cut, bytes, story, resting }
     }
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
@@ -165,6 +167,24 @@ impl Registration {
         self.register.lock().get(&self.number)?.facts.peer.clone()
     }
 
+    /// Begins the next connection of the app on a connection that was there before.
+    pub fn lease(&self) {
+        if self.resting.swap(false, Ordering::Relaxed) {
+            self.register.metrics.opened(self.direction);
+        }
+    }
+
+    /// The app's connection is over; what it was is told, and the next starts from nothing.
+    pub fn rest(&self) {
+        if !self.resting.swap(true, Ordering::Relaxed) {
+            let taken = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
+            let (to_peer, to_app) = (taken(&self.bytes.to_peer), taken(&self.bytes.to_app));
+            self.register.metrics.carried(self.direction, to_peer, to_app);
+            self.register.metrics.closed(self.direction);
+            self.tell(|story| *story = Story::default());
+        }
+    }
+
     /// Says who the peer is. Whoever decides about it must read the policy after this.
     pub fn identify(&self, peer: &VerifiedSvid) {
         if let Some(entry) = self.register.lock().get_mut(&self.number) {
@@ -176,9 +196,6 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.register.lock().remove(&self.number);
-        let metrics = &self.register.metrics;
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        metrics.carried(self.direction, of(&self.bytes.to_peer), of(&self.bytes.to_app));
-        metrics.closed(self.direction);
+        self.rest();
     }
 }

@@ -1,6 +1,7 @@
 //! The own app's way to one service, whose exact identity must answer.
 
 mod refused;
+mod tunnel;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::plane::Plane;
 use crate::refusals::{Called, Refusal};
 use crate::relay::{RelayError, relay};
 use crate::tls::{self, BrokenHandshake, TlsStream};
+use crate::tunnel::Pool;
 use crate::upstream::{connect, resolve};
 use refused::Failure;
 
@@ -35,12 +37,15 @@ pub struct OutboundServer {
     pub(crate) outbound: Outbound,
     /// Where the outbound speaks HTTP.
     http: Option<HttpOutbound>,
+    /// Tunnels between two connections of the app.
+    pool: Pool,
 }
 
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
         let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
-        Self { plane, index, outbound, http }
+        let pool = Pool::new(plane.config.tunnels);
+        Self { plane, index, outbound, http, pool }
     }
 
     /// What the register knows of a connection before its peer is known.
@@ -67,7 +72,7 @@ impl Serve for OutboundServer {
 
     fn serve(
         self: Arc<Self>,
-        mut app: TcpStream,
+        app: TcpStream,
         from: SocketAddr,
         until: &Until,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -84,7 +89,7 @@ impl Serve for OutboundServer {
                     tokio::select! {
                         biased;
                         () = registration.cut.cancelled() => {}
-                        () = self.carry(&mut app, &registration) => {}
+                        () = self.carry(app, &registration) => {}
                     }
                 }
                 (None, None) => {}
@@ -100,7 +105,12 @@ impl Serve for OutboundServer {
         self.http.is_some()
     }
 
+    fn look(&self) {
+        self.look_after_pool();
+    }
+
     async fn end(&self) {
+        self.pool.retire(|_| false);
         if let Some(http) = &self.http {
             http.end().await;
         }
@@ -108,22 +118,19 @@ impl Serve for OutboundServer {
 }
 
 impl OutboundServer {
-    async fn carry(&self, app: &mut TcpStream, registration: &Arc<Registration>) {
-        // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let (mut tls, address) = match Box::pin(self.dial(registration, &[])).await {
-            Ok(reached) => reached,
-            Err(refused) => {
-                for Refusal { reason, detail, .. } in &refused {
-                    registration.tell(|story| story.refused(reason, detail));
-                }
-                return self.tell_all(refused);
-            }
-        };
+    /// Carries one connection of the app in plain mTLS.
+    async fn carry_direct(
+        &self,
+        mut app: TcpStream,
+        mut tls: TlsStream,
+        address: SocketAddr,
+        registration: &Arc<Registration>,
+    ) {
         registration.tell(|story| story.address = Some(address.to_string()));
         reset_on_close(tls.tcp());
-        match relay(app, &mut tls, &registration.bytes).await {
+        match relay(&mut app, &mut tls, &registration.bytes).await {
             Ok(()) => {
-                close_cleanly(app);
+                close_cleanly(&app);
                 close_cleanly(tls.tcp());
             }
             // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
@@ -159,7 +166,7 @@ impl OutboundServer {
             };
             for address in addresses {
                 match connect(address, limits).await {
-                    Ok(stream) => match self.handshake(stream, &credentials, registration, alpn).await {
+                    Ok(stream) => match self.reach(stream, address, &credentials, registration, alpn).await {
                         Ok(tls) => {
                             self.tell_all(refused);
                             return Ok((tls, address));
@@ -174,6 +181,24 @@ impl OutboundServer {
         Err(refused)
     }
 
+    /// Shakes hands; with a server that insists on protocols of its own choice once more, without naming ours.
+    async fn reach(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        credentials: &Arc<Credentials>,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+    ) -> Result<TlsStream, Failure> {
+        match self.handshake(stream, credentials, registration, alpn).await {
+            Err(failure) if self.http.is_none() && failure.is_about_alpn() => {
+                let again = connect(address, &self.plane.config.limits).await.map_err(Failure::Gone)?;
+                self.handshake(again, credentials, registration, &[]).await
+            }
+            shaken => shaken,
+        }
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
@@ -181,9 +206,8 @@ impl OutboundServer {
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
     ) -> Result<TlsStream, Failure> {
-        let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
-        let door = Door { plane, target, registration: registration.clone() };
-        let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
+        let door = Arc::new(self.door(registration));
+        let judge = Arc::new(Judge::new(credentials.bundles.clone(), door));
         let config = client_config(Some(&credentials.tls), judge.clone(), alpn).map_err(Failure::Config)?;
         let limit = self.plane.config.limits.handshake_timeout;
         let started = Instant::now();

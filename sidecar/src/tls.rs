@@ -143,12 +143,17 @@ impl TlsStream {
     pub fn poll_seal(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_unsent(cx))?;
         let bytes = bytes.get(..SEALED_AT_ONCE_BYTES).unwrap_or(bytes);
+        self.seal_now(cx, bytes)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Seals all of it and sends what the socket takes at once.
+    pub fn seal_now(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         SEALED.with_borrow_mut(|sealed| {
             sealed.clear();
             self.seal(Some(bytes), sealed)?;
             self.send(cx, sealed)
-        })?;
-        Poll::Ready(Ok(bytes.len()))
+        })
     }
 
     /// Sends what the socket takes at once; the rest waits.
@@ -194,6 +199,11 @@ impl TlsStream {
             && self.incoming.is_empty()
             && !self.ended
             && self.tcp.try_read(&mut look).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the peer has said close_notify.
+    pub fn is_ended(&self) -> bool {
+        self.ended
     }
 
     /// Gives back the connection, to be ended otherwise.

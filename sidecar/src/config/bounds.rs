@@ -53,6 +53,17 @@ pub const STREAM_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
 /// Both idle times lie between [`TIMEOUT_MIN`] and this.
 pub const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// `[tunnels] idle_max`: idle tunnels of one outbound.
+pub const TUNNELS_IDLE_DEFAULT: usize = 256;
+pub const TUNNELS_IDLE_MAX: usize = 10_000;
+/// `[tunnels] idle_timeout`.
+pub const TUNNEL_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// `[tunnels] age_max`.
+pub const TUNNEL_AGE_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// `[tunnels] leases_max`: connections of the app that one tunnel carries, one after the other.
+pub const TUNNEL_LEASES_DEFAULT: usize = 1_000_000;
+pub const TUNNEL_LEASES_MAX: usize = 1_000_000_000;
+
 /// `[shutdown] drain_delay`.
 pub const DRAIN_DELAY_DEFAULT: Duration = Duration::from_secs(2);
 pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10 * 60);

@@ -40,6 +40,7 @@ impl Rules<'_> {
         let policy_file = self.path("policy.file", raw.policy.file);
         let limits = self.limits(raw.limits);
         let http = self.http(raw.http);
+        let tunnels = self.tunnels(raw.tunnels);
         let shutdown = self.shutdown(raw.shutdown);
         let log = self.log(raw.log);
         let access_log = raw.access_log.and_then(|raw| self.access_log(raw));
@@ -52,6 +53,7 @@ impl Rules<'_> {
             admin,
             limits,
             http,
+            tunnels,
             shutdown,
             log,
             access_log,

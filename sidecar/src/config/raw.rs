@@ -42,6 +42,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) http: RawHttp,
     #[serde(default)]
+    pub(super) tunnels: RawTunnels,
+    #[serde(default)]
     pub(super) shutdown: RawShutdown,
     #[serde(default)]
     pub(super) log: RawLog,
@@ -78,6 +80,7 @@ pub(super) struct RawOutbound {
     pub(super) id: Text,
     pub(super) to: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) protocol: Text,
+    pub(super) port: Text,
     #[serde(default)]
     pub(super) allow_non_loopback: bool,
 }
@@ -117,6 +120,15 @@ pub(super) struct RawHttp {
     pub(super) header_timeout: Text,
     pub(super) idle_timeout: Text,
     pub(super) stream_idle_timeout: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTunnels {
+    pub(super) idle_max: Count,
+    pub(super) idle_timeout: Text,
+    pub(super) age_max: Text,
+    pub(super) leases_max: Count,
 }
 
 #[derive(Deserialize, Default)]

@@ -32,6 +32,8 @@ pub(super) enum Failure {
     /// The peer refuses us, or is no TLS server.
     Handshake(io::Error),
     TooLate(Duration),
+    /// It answered before, and now does not.
+    Gone(ConnectError),
 }
 
 impl OutboundServer {
@@ -42,6 +44,7 @@ impl OutboundServer {
     pub(super) async fn of_failure(&self, failure: Failure, address: SocketAddr) -> Refusal {
         match failure {
             Failure::Config(error) => self.refusal("tls_config", in_one_line(&error), Some(address), None),
+            Failure::Gone(error) => self.refusal("unreachable", in_one_line(&error), Some(address), None),
             Failure::TooLate(limit) => {
                 let detail = format!("{address} did not finish the handshake within {limit:?}");
                 self.refusal("handshake_timeout", detail, Some(address), None)
@@ -87,15 +90,23 @@ impl OutboundServer {
 
     pub(crate) fn of_alert(&self, alert: AlertDescription, address: SocketAddr) -> Refusal {
         let (reason, meaning) = meaning_of(alert);
-        let mut detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
-        let mut explain = None;
-        if alert == AlertDescription::AccessDenied
-            && let Some((verdict, command)) = self.own_opinion()
-        {
-            if let Some(verdict) = verdict {
-                detail = format!("{detail}; {verdict}");
-            }
-            explain = Some(command);
+        let detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
+        match alert {
+            AlertDescription::AccessDenied => self.with_own_opinion(reason, detail, address),
+            _ => self.refusal(reason, detail, Some(address), None),
+        }
+    }
+
+    /// A refusal by the other side's policy, with what the policy here says. What to type is never the peer's word.
+    pub(super) fn with_own_opinion(
+        &self,
+        reason: &'static str,
+        mut detail: String,
+        address: SocketAddr,
+    ) -> Refusal {
+        let (verdict, explain) = self.own_opinion().unzip();
+        if let Some(verdict) = verdict.flatten() {
+            detail = format!("{detail}; {verdict}");
         }
         self.refusal(reason, detail, Some(address), explain)
     }
@@ -109,7 +120,10 @@ impl OutboundServer {
             policy.service_with(&expected).and_then(|service| service.ports()).into_iter().flatten();
         let first = ports.next().map(|(name, protocol)| Port { name, protocol });
         // Only where the service has one port is it sure which one was called.
-        let port = first.filter(|_| ports.next().is_none());
+        let port = match &self.outbound.port {
+            Some(name) => Some(Port { name, protocol: self.outbound.protocol }),
+            None => first.filter(|_| ports.next().is_none()),
+        };
         let asked = port.or(first).unwrap_or(Port { name: "any", protocol: self.outbound.protocol });
         let decision = may_connect(&policy, own, &expected, asked, self.plane.clock.now());
         let verdict = format!("by the policy here ({}): {}", policy.digest(), decision.reason());

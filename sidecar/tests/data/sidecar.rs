@@ -11,7 +11,7 @@ use postern_sidecar::access_log::AccessLog;
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
     AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown,
-    Target, TellCallers,
+    Target, TellCallers, Tunnels,
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Until};
@@ -124,12 +124,14 @@ impl Spec {
             tell_callers: self.tell_callers,
         });
         let outbound = (!self.to.is_empty()).then(|| Outbound {
+            port: None,
             listen: any,
             target: self.target,
             to: self.to.into_iter().map(host_port).collect(),
             protocol: self.protocol,
         });
         let config = Config {
+            tunnels: Tunnels::default(),
             identity: self.identity,
             inbounds: inbound.into_iter().collect(),
             outbounds: outbound.into_iter().collect(),

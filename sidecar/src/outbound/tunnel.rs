@@ -1,0 +1,178 @@
+//! The calling side of a tunnel: taken from the pool or made, leased to one connection of the app, and kept.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use postern_proto::mtls::{Admission as _, Denial};
+use tokio::net::TcpStream;
+
+use super::refused::Failure;
+use super::{Door, OutboundServer};
+use crate::credentials::holds_until;
+use crate::ending::close_cleanly;
+use crate::inbound::settle;
+use crate::live::Registration;
+use crate::refusals::Refusal;
+use crate::relay::{RelayError, relay};
+use crate::tls::TlsStream;
+use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Wire};
+
+/// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
+const TRIES_MAX: usize = 4;
+
+/// How the peer is reached.
+pub(super) enum Way {
+    Tunnel(Tunnel),
+    /// The peer speaks no `postern/1`: the app's bytes go in plain mTLS.
+    Direct(TlsStream, SocketAddr),
+}
+
+/// What is left to do when a lease has broken at the peer's side.
+enum Broken {
+    /// Nobody has acted on these first bytes of the app.
+    Again(Vec<u8>),
+    Refused(Refusal),
+    Over(io::Error),
+}
+
+impl OutboundServer {
+    /// Carries one connection of the app by a tunnel, or says that the peer takes none.
+    pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
+        let mut said = Vec::new();
+        for _ in 0..TRIES_MAX {
+            let mut tunnel = match self.way(registration).await {
+                Ok(Way::Tunnel(tunnel)) => tunnel,
+                Ok(Way::Direct(tls, address)) => {
+                    return self.carry_direct(app, tls, address, registration).await;
+                }
+                Err(refused) => return self.tell_refused(refused, registration),
+            };
+            registration.tell(|story| story.address = Some(tunnel.address.to_string()));
+            let open = Open { port: self.outbound.port.clone(), trace: None };
+            tunnel.wire.open(open, std::mem::take(&mut said));
+            let error = match relay(&mut app, &mut tunnel.wire, &registration.bytes).await {
+                Ok(()) => {
+                    close_cleanly(&app);
+                    return self.pool.put(tunnel);
+                }
+                Err(RelayError::App(_)) => {
+                    drop(app);
+                    tunnel.wire.reset(Vec::new());
+                    return self.keep(tunnel).await;
+                }
+                Err(RelayError::Peer(error)) => error,
+            };
+            match self.broken(&mut tunnel, error) {
+                Broken::Again(bytes) => {
+                    said = bytes;
+                    // What is stale has company: others of that age would fail as well.
+                    self.pool.retire(|other| other.address != tunnel.address);
+                }
+                Broken::Refused(refusal) => {
+                    drop(app);
+                    self.tell_refused(vec![refusal], registration);
+                    return self.keep(tunnel).await;
+                }
+                Broken::Over(error) => return tracing::debug!(%error, "a tunnel broke"),
+            }
+        }
+        let detail = format!("{TRIES_MAX} tunnels in a row were ended before they answered");
+        let refusal = self.refusal("unreachable", detail, None, None);
+        self.tell_refused(vec![refusal], registration);
+    }
+
+    /// A tunnel of the pool, or a new connection.
+    async fn way(&self, registration: &Arc<Registration>) -> Result<Way, Vec<Refusal>> {
+        let credentials = self.plane.valid_credentials().map_err(|denial| vec![self.of_denial(denial)])?;
+        let (generation, now) = (credentials.generation, self.plane.clock.now());
+        let door = self.door(registration);
+        let fits =
+            |tunnel: &Tunnel| tunnel.generation == generation && holds_until(tunnel.peer.not_after(), now);
+        while let Some(tunnel) = self.pool.take(fits) {
+            // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
+            if door.admit(&tunnel.peer).is_ok() {
+                return Ok(Way::Tunnel(tunnel));
+            }
+        }
+        // Boxed, so that the handshake's state is gone while bytes are relayed.
+        let (tls, address) = Box::pin(self.dial(registration, &[ALPN])).await?;
+        if tls.session().alpn_protocol() != Some(ALPN) {
+            return Ok(Way::Direct(tls, address));
+        }
+        let Some(peer) = registration.verified() else {
+            let denial =
+                Denial { code: "no_identity", detail: format!("{address} has shown no certificate") };
+            return Err(vec![self.of_denial(denial)]);
+        };
+        Ok(Way::Tunnel(Tunnel::new(Wire::new(tls, Role::Caller), peer, address, generation)))
+    }
+
+    fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
+        let (wire, address) = (&mut tunnel.wire, tunnel.address);
+        if let Some(said) = wire.not_acted_on() {
+            return Broken::Again(said);
+        }
+        if wire.lease().is_refused() {
+            return Broken::Refused(self.of_note(&Note::read(wire.note()), address));
+        }
+        match wire.lease().is_reset_by_peer() && !wire.note().is_empty() {
+            true => Broken::Refused(self.of_note(&Note::read(wire.note()), address)),
+            false => Broken::Over(error),
+        }
+    }
+
+    /// Ends what is left of a lease, and keeps the tunnel if that goes well.
+    async fn keep(&self, mut tunnel: Tunnel) {
+        match settle(&mut tunnel.wire).await {
+            Ok(()) => self.pool.put(tunnel),
+            Err(error) => tracing::debug!(%error, "a tunnel broke"),
+        }
+    }
+
+    fn tell_refused(&self, refused: Vec<Refusal>, registration: &Registration) {
+        for Refusal { reason, detail, .. } in &refused {
+            registration.tell(|story| story.refused(reason, detail));
+        }
+        self.tell_all(refused);
+    }
+
+    fn of_note(&self, note: &Note, address: SocketAddr) -> Refusal {
+        let (reason, detail) = (note.reason(), format!("{address} refused us: {}", note.detail()));
+        let mut refusal = match reason {
+            "access_denied" => self.with_own_opinion(reason, detail, address),
+            _ => self.refusal(reason, detail, Some(address), None),
+        };
+        refusal.instance = note.instance.clone();
+        refusal
+    }
+
+    /// Retires idle tunnels that would not be used any more.
+    pub(super) fn look_after_pool(&self) {
+        let (own, now) = (self.plane.valid_credentials().ok(), self.plane.clock.now());
+        let expected = self.plane.expected(&self.outbound.target).ok();
+        self.pool.retire(|tunnel| {
+            own.as_ref().is_some_and(|own| own.generation == tunnel.generation)
+                && expected.as_ref() == Some(tunnel.peer.id())
+                && holds_until(tunnel.peer.not_after(), now)
+                && self.plane.still_believes(&tunnel.peer).is_ok()
+        });
+    }
+
+    pub(super) fn door(&self, registration: &Arc<Registration>) -> Door {
+        let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
+        Door { plane, target, registration: registration.clone() }
+    }
+}
+
+impl Failure {
+    /// Whether the server insists on a protocol of its own choice (RFC 7301 §3.2).
+    pub(super) fn is_about_alpn(&self) -> bool {
+        match self {
+            Self::Handshake(error) => {
+                crate::ending::alert_in(error) == Some(rustls::AlertDescription::NoApplicationProtocol)
+            }
+            _ => false,
+        }
+    }
+}
