@@ -71,8 +71,10 @@ impl OutboundServer {
                 }
                 Broken::Refused(refusal) => {
                     drop(app);
+                    // Another port or another app may still be reached by it; who may not connect keeps no tunnel.
+                    let keeps = refusal.reason == "app_unreachable";
                     self.tell_refused(vec![refusal], registration);
-                    return self.keep(tunnel).await;
+                    return if keeps { self.keep(tunnel).await } else { self.give_up(tunnel).await };
                 }
                 Broken::Over(error) => return tracing::debug!(%error, "a tunnel broke"),
             }
@@ -128,6 +130,12 @@ impl OutboundServer {
             Ok(()) => self.pool.put(tunnel),
             Err(error) => tracing::debug!(%error, "a tunnel broke"),
         }
+    }
+
+    async fn give_up(&self, mut tunnel: Tunnel) {
+        let settled = settle(&mut tunnel.wire).await;
+        tracing::trace!(?settled, "a tunnel is given up");
+        tunnel.end();
     }
 
     fn tell_refused(&self, refused: Vec<Refusal>, registration: &Registration) {

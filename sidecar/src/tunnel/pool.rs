@@ -34,7 +34,7 @@ impl Tunnel {
     }
 
     /// Says close_notify, so that the called side knows that this is no break.
-    fn end(self) {
+    pub fn end(self) {
         let mut tls = self.wire.into_tls();
         let mut cx = Context::from_waker(Waker::noop());
         let ended = tls.end().map(|()| tls.poll_unsent(&mut cx));
