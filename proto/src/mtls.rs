@@ -16,6 +16,12 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
 use time::OffsetDateTime;
 
+mod exporter;
+mod handshake_exporter;
+
+pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
+pub use handshake_exporter::HandshakeExporter;
+
 use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
 use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
 
@@ -92,6 +98,22 @@ pub fn server_config(
     judge: Arc<Judge>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
+    server(identity, judge, alpn).map(Arc::new)
+}
+
+/// [`server_config`], of a handshake that leaves its exporter secret in `exporter`.
+pub fn server_config_exporting(
+    identity: &TlsIdentity,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+    exporter: Arc<HandshakeExporter>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = server(identity, judge, alpn)?;
+    config.key_log = exporter;
+    Ok(Arc::new(config))
+}
+
+fn server(identity: &TlsIdentity, judge: Arc<Judge>, alpn: &[&[u8]]) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(judge)
@@ -100,7 +122,7 @@ pub fn server_config(
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// A client's configuration for one handshake, whose server is judged by `judge`. Without an identity the client
@@ -110,6 +132,26 @@ pub fn client_config(
     judge: Arc<Judge>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client(identity, judge, alpn).map(Arc::new)
+}
+
+/// [`client_config`], of a handshake that leaves its exporter secret in `exporter`.
+pub fn client_config_exporting(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+    exporter: Arc<HandshakeExporter>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config = client(identity, judge, alpn)?;
+    config.key_log = exporter;
+    Ok(Arc::new(config))
+}
+
+fn client(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -122,7 +164,7 @@ pub fn client_config(
     config.enable_early_data = false;
     config.enable_sni = false;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// The name a client gives rustls: peers are known by SPIFFE ID, so it is never sent nor compared.
