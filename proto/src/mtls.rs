@@ -18,9 +18,12 @@ use time::OffsetDateTime;
 
 mod exporter;
 mod handshake_exporter;
+mod signature;
 
 pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
 pub use handshake_exporter::HandshakeExporter;
+pub use signature::HANDSHAKE_SCHEMES;
+pub(crate) use signature::verify_handshake_signature;
 
 use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
 use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
@@ -66,7 +69,10 @@ pub fn signature_algorithms() -> WebPkiSupportedAlgorithms {
 
 /// An own identity, loaded once for any number of handshakes.
 #[derive(Debug, Clone)]
-pub struct TlsIdentity(Arc<SingleCertAndKey>);
+pub struct TlsIdentity {
+    certified: Arc<CertifiedKey>,
+    resolver: Arc<SingleCertAndKey>,
+}
 
 impl TlsIdentity {
     /// Presents the SVID's chain.
@@ -77,7 +83,8 @@ impl TlsIdentity {
     /// Presents the SVID's chain followed by `roots`, so that a client that holds only a pin can check them.
     pub fn with_roots(svid: &Svid, roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
         let chain = [svid.chain(), roots].concat();
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified_key(&chain, svid.key())?))))
+        let certified = Arc::new(certified_key(&chain, svid.key())?);
+        Ok(Self { resolver: Arc::new(SingleCertAndKey::from(certified.clone())), certified })
     }
 }
 
@@ -117,7 +124,7 @@ fn server(identity: &TlsIdentity, judge: Arc<Judge>, alpn: &[&[u8]]) -> Result<S
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(judge)
-        .with_cert_resolver(identity.0.clone());
+        .with_cert_resolver(identity.resolver.clone());
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -157,7 +164,7 @@ fn client(
         .dangerous()
         .with_custom_certificate_verifier(judge);
     let mut config = match identity {
-        Some(identity) => builder.with_client_cert_resolver(identity.0.clone()),
+        Some(identity) => builder.with_client_cert_resolver(identity.resolver.clone()),
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();

@@ -39,7 +39,11 @@ impl SuiteHash {
         self.digest().output_len()
     }
 
-    fn digest(self) -> &'static digest::Algorithm {
+    pub(crate) fn hmac(self) -> ring::hmac::Algorithm {
+        self.hkdf().hmac_algorithm()
+    }
+
+    pub(crate) fn digest(self) -> &'static digest::Algorithm {
         match self {
             Self::Sha256 => &digest::SHA256,
             Self::Sha384 => &digest::SHA384,
