@@ -16,6 +16,9 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
 use time::OffsetDateTime;
 
+use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
+use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
+
 mod exporter;
 mod handshake_exporter;
 mod signature;
@@ -24,9 +27,6 @@ pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, Export
 pub use handshake_exporter::HandshakeExporter;
 pub use signature::HANDSHAKE_SCHEMES;
 pub(crate) use signature::verify_handshake_signature;
-
-use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
-use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
 
 /// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
 pub fn provider() -> Arc<CryptoProvider> {

@@ -34,7 +34,7 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Message { expected: name, found });
         }
         let body = self.vector(3, name)?;
-        let whole = start.get(..start.len() - self.0.len()).unwrap_or_default();
+        let whole = start.strip_suffix(self.0).ok_or(DecodeError::Truncated { field: name })?;
         Ok(Message { whole, body: Self(body) })
     }
 

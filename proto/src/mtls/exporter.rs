@@ -8,8 +8,6 @@ use rustls::crypto::hash::HashAlgorithm;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The longest secret: SHA-384's output.
-const SECRET_BYTES_MAX: usize = digest::SHA384_OUTPUT_LEN;
 /// RFC 8446 §7.1: a `HkdfLabel` has room for 255 bytes, of which its prefix takes six.
 pub const EXPORTER_LABEL_BYTES_MAX: usize = 255 - LABEL_PREFIX.len();
 
@@ -61,19 +59,16 @@ impl SuiteHash {
 /// A connection's exporter_master_secret. It never shows itself and is wiped when dropped.
 pub struct ExporterSecret {
     hash: SuiteHash,
-    /// As many bytes as the hash puts out; the rest stays zero.
-    secret: Zeroizing<[u8; SECRET_BYTES_MAX]>,
+    secret: Zeroizing<Vec<u8>>,
 }
 
 impl ExporterSecret {
     /// Takes the secret of a connection whose suite has this hash: it is as long as the hash's output.
     pub fn new(hash: SuiteHash, secret: &[u8]) -> Result<Self, ExporterSecretError> {
-        let mut kept = Zeroizing::new([0; SECRET_BYTES_MAX]);
-        match kept.get_mut(..secret.len()) {
-            Some(room) if secret.len() == hash.output_bytes() => room.copy_from_slice(secret),
-            _ => return Err(ExporterSecretError { hash, bytes: secret.len() }),
+        if secret.len() != hash.output_bytes() {
+            return Err(ExporterSecretError { hash, bytes: secret.len() });
         }
-        Ok(Self { hash, secret: kept })
+        Ok(Self { hash, secret: Zeroizing::new(secret.to_vec()) })
     }
 
     /// The hash of the connection's suite.
@@ -93,8 +88,7 @@ impl ExporterSecret {
         }
         let digest = |of: &[u8]| digest::digest(self.hash.digest(), of);
         let bytes = self.hash.output_bytes();
-        let secret = self.secret.get(..bytes).unwrap_or_default();
-        let derived = expand_label(self.hash, secret, label.as_bytes(), digest(&[]).as_ref(), bytes)?;
+        let derived = expand_label(self.hash, &self.secret, label.as_bytes(), digest(&[]).as_ref(), bytes)?;
         expand_label(self.hash, &derived, b"exporter", digest(context).as_ref(), length)
     }
 }

@@ -16,8 +16,8 @@ const EXPORTER_SECRET: &str = "EXPORTER_SECRET";
 pub struct HandshakeExporter(Mutex<Option<Zeroizing<Vec<u8>>>>);
 
 impl HandshakeExporter {
-    /// Takes the secret of a handshake that negotiated `suite`: there from the moment either side has sent or
-    /// read the server's Finished (RFC 8446 §7.1), and only once.
+    /// Takes the secret of a handshake that negotiated `suite`. It is there when the handshake is complete, and
+    /// once; a secret that is not of that suite is none.
     pub fn take(&self, suite: SupportedCipherSuite) -> Option<ExporterSecret> {
         let secret = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         ExporterSecret::new(SuiteHash::of(suite)?, &secret).ok()
