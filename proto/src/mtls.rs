@@ -19,6 +19,15 @@ use time::OffsetDateTime;
 use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
 use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
 
+mod exporter;
+mod handshake_exporter;
+mod signature;
+
+pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
+pub use handshake_exporter::HandshakeExporter;
+pub use signature::HANDSHAKE_SCHEMES;
+pub(crate) use signature::verify_handshake_signature;
+
 /// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
@@ -60,7 +69,10 @@ pub fn signature_algorithms() -> WebPkiSupportedAlgorithms {
 
 /// An own identity, loaded once for any number of handshakes.
 #[derive(Debug, Clone)]
-pub struct TlsIdentity(Arc<SingleCertAndKey>);
+pub struct TlsIdentity {
+    certified: Arc<CertifiedKey>,
+    resolver: Arc<SingleCertAndKey>,
+}
 
 impl TlsIdentity {
     /// Presents the SVID's chain.
@@ -71,7 +83,8 @@ impl TlsIdentity {
     /// Presents the SVID's chain followed by `roots`, so that a client that holds only a pin can check them.
     pub fn with_roots(svid: &Svid, roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
         let chain = [svid.chain(), roots].concat();
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified_key(&chain, svid.key())?))))
+        let certified = Arc::new(certified_key(&chain, svid.key())?);
+        Ok(Self { resolver: Arc::new(SingleCertAndKey::from(certified.clone())), certified })
     }
 }
 
@@ -92,15 +105,31 @@ pub fn server_config(
     judge: Arc<Judge>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
+    server(identity, judge, alpn).map(Arc::new)
+}
+
+/// [`server_config`], of a handshake that leaves its exporter secret in `exporter`.
+pub fn server_config_exporting(
+    identity: &TlsIdentity,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+    exporter: Arc<HandshakeExporter>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = server(identity, judge, alpn)?;
+    config.key_log = exporter;
+    Ok(Arc::new(config))
+}
+
+fn server(identity: &TlsIdentity, judge: Arc<Judge>, alpn: &[&[u8]]) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(judge)
-        .with_cert_resolver(identity.0.clone());
+        .with_cert_resolver(identity.resolver.clone());
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// A client's configuration for one handshake, whose server is judged by `judge`. Without an identity the client
@@ -110,19 +139,39 @@ pub fn client_config(
     judge: Arc<Judge>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client(identity, judge, alpn).map(Arc::new)
+}
+
+/// [`client_config`], of a handshake that leaves its exporter secret in `exporter`.
+pub fn client_config_exporting(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+    exporter: Arc<HandshakeExporter>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config = client(identity, judge, alpn)?;
+    config.key_log = exporter;
+    Ok(Arc::new(config))
+}
+
+fn client(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(judge);
     let mut config = match identity {
-        Some(identity) => builder.with_client_cert_resolver(identity.0.clone()),
+        Some(identity) => builder.with_client_cert_resolver(identity.resolver.clone()),
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// The name a client gives rustls: peers are known by SPIFFE ID, so it is never sent nor compared.

@@ -2,105 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test says no by a panic")]
 
+mod support;
+
 use std::sync::Arc;
 
-use postern_proto::identity::{
-    PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain, VerifiedSvid,
-};
+use postern_proto::identity::{SpiffeId, TrustDomain, VerifiedSvid};
 use postern_proto::mtls::{
-    Admission, Anyone, Denial, Exactly, Judge, TlsIdentity, Verdict, client_config, provider, server_config,
+    Admission, Denial, Exactly, Judge, TlsIdentity, Verdict, client_config, provider, server_config,
     server_name,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
-};
 use rustls::{AlertDescription, ClientConnection, Error, HandshakeKind, ServerConfig, ServerConnection};
-use rustls_pki_types::CertificateDer;
+use support::authority::Authority;
+use support::handshake::shake_hands;
 use time::{Duration, OffsetDateTime};
-
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), root }
-    }
-
-    fn bundles(&self) -> Arc<TrustBundles> {
-        let domain = TrustDomain::new("shop.example").unwrap();
-        Arc::new([TrustBundle::new(domain, vec![self.root.clone()]).unwrap()].into_iter().collect())
-    }
-
-    fn svid(&self, path: &str, ended: Duration) -> Svid {
-        let (key, now) = (KeyPair::generate().unwrap(), OffsetDateTime::now_utc());
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names =
-            vec![SanType::URI(format!("spiffe://shop.example{path}").try_into().unwrap())];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        (params.not_before, params.not_after) = (now - Duration::hours(9), now + Duration::hours(1) - ended);
-        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
-        let key = PrivateKey::from_pkcs8(key.serialize_der());
-        Svid::new(chain, key, &self.bundles(), now - Duration::hours(8)).unwrap()
-    }
-
-    fn identity(&self, path: &str) -> TlsIdentity {
-        TlsIdentity::new(&self.svid(path, Duration::ZERO)).unwrap()
-    }
-
-    fn judge(&self) -> Judge {
-        Judge::new(self.bundles(), Arc::new(Anyone))
-    }
-}
-
-/// Passes bytes to and fro until both are silent; the first error of either side ends it.
-fn shake_hands(
-    client: &mut ClientConnection,
-    server: &mut ServerConnection,
-) -> Result<(), (&'static str, Error)> {
-    for _ in 0..10 {
-        let mut bytes = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut bytes).unwrap();
-        }
-        let mut unread = bytes.as_slice();
-        while !unread.is_empty() {
-            server.read_tls(&mut unread).unwrap();
-            if let Err(error) = server.process_new_packets() {
-                // The server's last word is its alert; the client's error shows which.
-                let mut alert = Vec::new();
-                server.write_tls(&mut alert).unwrap();
-                client.read_tls(&mut alert.as_slice()).unwrap();
-                return Err(match client.process_new_packets() {
-                    Err(told) => ("server", told),
-                    Ok(_) => ("server", error),
-                });
-            }
-        }
-        let mut bytes = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        let mut unread = bytes.as_slice();
-        while !unread.is_empty() {
-            client.read_tls(&mut unread).unwrap();
-            client.process_new_packets().map_err(|error| ("client", error))?;
-        }
-    }
-    assert!(!client.is_handshaking() && !server.is_handshaking());
-    Ok(())
-}
 
 struct Pair {
     client: Option<TlsIdentity>,
@@ -130,7 +44,7 @@ impl Pair {
 
 #[test]
 fn both_sides_learn_who_the_other_is() {
-    let pair = Pair::new(&Authority::new());
+    let pair = Pair::new(&Authority::default());
     let (client, _) = pair.connect().unwrap();
     assert_eq!(pair.server_judge.admitted().unwrap().id().as_str(), "spiffe://shop.example/orders");
     assert_eq!(pair.client_judge.admitted().unwrap().id().as_str(), "spiffe://shop.example/payments");
@@ -140,13 +54,13 @@ fn both_sides_learn_who_the_other_is() {
 #[cfg(feature = "aws-lc-rs")]
 #[test]
 fn the_key_exchange_is_post_quantum_first() {
-    let (client, _) = Pair::new(&Authority::new()).connect().unwrap();
+    let (client, _) = Pair::new(&Authority::default()).connect().unwrap();
     assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), rustls::NamedGroup::X25519MLKEM768);
 }
 
 #[test]
 fn no_session_is_resumed_and_no_ticket_is_sent() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let judge = Arc::new(authority.judge());
     let client = client_config(Some(&authority.identity("/orders")), judge, &[]).unwrap();
     let server = server_config(&authority.identity("/payments"), Arc::new(authority.judge()), &[]).unwrap();
@@ -161,7 +75,7 @@ fn no_session_is_resumed_and_no_ticket_is_sent() {
 
 #[test]
 fn tls_1_2_is_not_spoken() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     assert!(provider().cipher_suites.iter().all(|suite| suite.tls13().is_some()));
     let server = server_config(&authority.identity("/payments"), Arc::new(authority.judge()), &[]).unwrap();
     // The start of a TLS 1.2 ClientHello without supported_versions: two suites, no extensions.
@@ -175,7 +89,7 @@ fn tls_1_2_is_not_spoken() {
 
 #[test]
 fn a_client_without_a_certificate_is_refused_where_one_is_needed_only() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let mut pair = Pair { client: None, ..Pair::new(&authority) };
     let refused = pair.connect().err().unwrap();
     assert_eq!(refused, ("server", Error::AlertReceived(AlertDescription::CertificateRequired)));
@@ -195,7 +109,7 @@ impl Admission for Nobody {
 
 #[test]
 fn who_is_not_admitted_gets_the_alert_access_denied_and_the_reason_stays_here() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let judge = Arc::new(Judge::new(authority.bundles(), Arc::new(Nobody)));
     let pair = Pair { server_judge: judge.clone(), ..Pair::new(&authority) };
     let refused = pair.connect().err().unwrap();
@@ -206,7 +120,7 @@ fn who_is_not_admitted_gets_the_alert_access_denied_and_the_reason_stays_here() 
 
 #[test]
 fn a_client_demands_exactly_the_server_it_called() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let called = |id: &str| {
         let exactly = Exactly(SpiffeId::parse(id).unwrap());
         let client_judge = Arc::new(Judge::new(authority.bundles(), Arc::new(exactly)));
@@ -224,7 +138,7 @@ fn a_client_demands_exactly_the_server_it_called() {
 
 #[test]
 fn another_cas_certificate_and_an_expired_one_get_their_own_alerts() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::default(), Authority::default());
     let with = |identity: TlsIdentity| {
         Pair { client: Some(identity), ..Pair::new(&authority) }.connect().err().unwrap()
     };
@@ -242,7 +156,7 @@ fn another_cas_certificate_and_an_expired_one_get_their_own_alerts() {
 
 #[test]
 fn an_expired_certificate_is_believed_within_the_grace_of_a_renewal_only() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let expired = TlsIdentity::new(&authority.svid("/orders", Duration::hours(2))).unwrap();
     let within = |grace: u64| {
         let judge = authority.judge().expired_for_at_most(std::time::Duration::from_secs(grace));
@@ -257,7 +171,7 @@ fn an_expired_certificate_is_believed_within_the_grace_of_a_renewal_only() {
 
 #[test]
 fn a_pin_is_enough_to_know_the_ca_and_nobody_else() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::default(), Authority::default());
     let domain = TrustDomain::new("shop.example").unwrap();
     let pin = authority.bundles().of(&domain).unwrap().pin();
     let connect = |server: &Authority, path: &str| {
@@ -281,7 +195,7 @@ fn a_pin_is_enough_to_know_the_ca_and_nobody_else() {
 
 #[test]
 fn a_client_hello_tells_no_name() {
-    let authority = Authority::new();
+    let authority = Authority::default();
     let config = client_config(None, Arc::new(authority.judge()), &[]).unwrap();
     let mut client = ClientConnection::new(config, server_name()).unwrap();
     let mut hello = Vec::new();
