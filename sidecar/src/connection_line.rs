@@ -48,7 +48,7 @@ impl<S: Serve> Drop for ConnectionLine<S> {
         if self.registration.cut.is_cancelled() && story.reason.is_none() {
             story.reason = Some("cut");
         }
-        let bytes = &self.registration.bytes;
+        let bytes = &self.registration.traffic;
         plane.access_log.write(&Line {
             time: plane.clock.now(),
             direction: self.server.direction(),

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{Admission, Denial, Judge, server_config};
+use postern_proto::mtls::{
+    Admission, Denial, ExporterSecret, HandshakeExporter, Judge, server_config_exporting,
+};
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
 use tracing::debug;
-pub(crate) use tunnel::settle;
+pub(crate) use tunnel::{end, settle};
 
 use crate::config::Inbound;
 use crate::connection_line::ConnectionLine;
@@ -73,31 +75,28 @@ impl Serve for InboundServer {
             service: self.inbound.name.clone(),
             peer: None,
             since: self.plane.clock.now(),
+            is_tunnel: false,
             calls: self.http.as_ref().map(|_| Arc::default()),
         };
         let (until, calls) = (until.clone(), facts.calls.clone());
         let registration = Arc::new(self.plane.register.enter(facts, &until.abort));
         let place = self.pending.enter();
         async move {
+            // Boxed, so that the handshake's state is gone while bytes are relayed.
+            let handshake = Box::pin(self.handshake(stream, place, &registration));
+            let Some(admitted) = registration.cut.run_until_cancelled(handshake).await else { return };
+            let Some(admitted) = self.told(admitted, from, &registration).await else { return };
+            if self.http.is_none() && admitted.is_tunnel() {
+                return self.serve_tunnel(admitted, from, &registration, &until).await;
+            }
+            let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {}
                 () = async {
-                    // Boxed, so that the handshake's state is gone while bytes are relayed.
-                    let admitted = Box::pin(self.handshake(stream, place, &registration)).await;
-                    let Some(Admitted { tls, generation }) = self.told(admitted, from, &registration).await else {
-                        return;
-                    };
                     match self.http.clone().zip(calls) {
-                        Some((http, calls)) => http.serve(tls, registration.clone(), calls, until).await,
-                        None if tls.session().alpn_protocol() == Some(tunnel::ALPN) => {
-                            self.serve_tunnel(tls, generation, from, &registration, &until).await;
-                        }
-                        None => {
-                            let _told_at_the_end =
-                                ConnectionLine::new(self.clone(), registration.clone(), from);
-                            self.carry(tls, from, &registration).await;
-                        }
+                        Some((http, calls)) => http.serve(admitted.tls, registration.clone(), calls, until).await,
+                        None => self.carry(admitted.tls, from, &registration).await,
                     }
                 } => {}
             }
@@ -149,7 +148,7 @@ impl InboundServer {
             }
         };
         reset_on_close(&app);
-        match relay(&mut app, &mut tls, &registration.bytes).await {
+        match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
@@ -207,13 +206,15 @@ impl InboundServer {
             None if leases => &[tunnel::ALPN],
             None => &[],
         };
-        let config = match server_config(&credentials.tls, judge.clone(), alpn) {
+        let exporter = Arc::<HandshakeExporter>::default();
+        let config = match server_config_exporting(&credentials.tls, judge.clone(), alpn, exporter.clone()) {
             Ok(config) => config,
             Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
         };
         let accepted = hello.accept(config).await;
         let tls = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
-        Ok(Admitted { tls, generation: credentials.generation })
+        let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
+        Ok(Admitted { tls, generation: credentials.generation, exporter })
     }
 }
 
@@ -223,6 +224,13 @@ struct Admitted {
     tls: TlsStream,
     /// Of the credentials shown in it.
     generation: u64,
+    exporter: Option<ExporterSecret>,
+}
+
+impl Admitted {
+    fn is_tunnel(&self) -> bool {
+        self.tls.session().alpn_protocol() == Some(tunnel::ALPN)
+    }
 }
 
 /// When the policy is asked.
@@ -231,6 +239,8 @@ enum Decides {
     Now,
     /// So that who is refused can be told why.
     AtEachLease,
+    /// About a connection that is there already.
+    Again,
 }
 
 /// Lets in whom the policy allows, at the moment the peer has proved its name.
@@ -254,6 +264,9 @@ impl Admission for Door {
                 decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)
             }
             Decides::AtEachLease => Ok(()),
+            Decides::Again => {
+                self.plane.decide(peer.id(), self.credentials.svid.id(), &self.inbound).map(|_| ())
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use futures_util::task::AtomicWaker;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::access_log::Story;
+use crate::credentials::holds_until;
 use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
 
@@ -31,6 +33,8 @@ pub struct Facts {
     /// Who is at the other side of mTLS, once that is known.
     pub peer: Option<VerifiedSvid>,
     pub since: OffsetDateTime,
+    /// Its peer proves newer certificates in place, and is cut when it does not.
+    pub is_tunnel: bool,
     /// The requests under way, where there are such: each is decided by itself.
     pub calls: Option<Arc<Calls>>,
 }
@@ -39,14 +43,19 @@ pub struct Facts {
 struct Entry {
     facts: Facts,
     cut: CancellationToken,
-    bytes: Arc<Bytes>,
+    traffic: Arc<Traffic>,
 }
 
-/// Bytes that a connection has carried.
+/// What a connection carries, and what its task and the register say to each other.
 #[derive(Debug, Default)]
-pub struct Bytes {
+pub struct Traffic {
+    /// Bytes.
     pub to_peer: AtomicU64,
     pub to_app: AtomicU64,
+    /// Wakes the task of a tunnel when its own side has something to prove.
+    pub waker: AtomicWaker,
+    /// Why it was cut.
+    cut_for: OnceLock<Denial>,
 }
 
 /// All live connections of one sidecar.
@@ -65,7 +74,7 @@ pub struct Registration {
     direction: Direction,
     /// Cancelled when the connection is no longer allowed, or everything ends.
     pub cut: CancellationToken,
-    pub bytes: Arc<Bytes>,
+    pub traffic: Arc<Traffic>,
     /// What the access log will tell of it.
     pub story: Mutex<Story>,
     /// Between two connections of the app.
@@ -80,19 +89,19 @@ impl Register {
     /// Puts a connection into the register, before anything is decided about it. Cancelling `abort` cuts it, too.
     pub fn enter(self: &Arc<Self>, facts: Facts, abort: &CancellationToken) -> Registration {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (direction, cut, bytes) = (facts.direction, abort.child_token(), Arc::<Bytes>::default());
+        let (direction, cut, traffic) = (facts.direction, abort.child_token(), Arc::<Traffic>::default());
         self.metrics.opened(direction);
-        let entry = Entry { facts, cut: cut.clone(), bytes: bytes.clone() };
+        let entry = Entry { facts, cut: cut.clone(), traffic: traffic.clone() };
         self.lock().insert(number, entry);
         let (story, resting) = (Mutex::default(), AtomicBool::new(false));
-        Registration { number, register: self.clone(), direction, cut, bytes, story, resting }
+        Registration { number, register: self.clone(), direction, cut, traffic, story, resting }
     }
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
     /// and cuts those that are not.
     pub fn decide_again(&self, allowed: impl Fn(&Facts, Option<&CallFacts>) -> Result<(), Denial>) {
         let entries = self.lock();
-        for (number, Entry { facts, cut, .. }) in entries.iter() {
+        for (number, Entry { facts, cut, traffic }) in entries.iter() {
             let Some(peer) = facts.peer.as_ref().filter(|_| !cut.is_cancelled()) else {
                 continue;
             };
@@ -100,6 +109,7 @@ impl Register {
             if let Err(Denial { code: reason, detail }) = allowed(facts, None) {
                 warn!(connection = number, direction, peer = %peer.id(), service, reason, detail, "cut");
                 self.metrics.was_cut();
+                let _first_reason_stands = traffic.cut_for.set(Denial { code: reason, detail });
                 cut.cancel();
                 continue;
             }
@@ -118,13 +128,26 @@ impl Register {
         }
     }
 
+    /// Wakes every tunnel, so that it tells its peer of a rotation here.
+    pub fn wake(&self) {
+        self.lock().values().for_each(|entry| entry.traffic.waker.wake());
+    }
+
+    /// When the next certificate ends, at `now` or later, of a peer that has to prove a newer one in place.
+    pub fn next_proof_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let entries = self.lock();
+        let tunnels = entries.values().filter(|entry| entry.facts.is_tunnel);
+        let ends = tunnels.filter_map(|entry| Some(entry.facts.peer.as_ref()?.not_after()));
+        ends.filter(|end| holds_until(*end, now)).min()
+    }
+
     /// The live connections as `/connections` shows them.
     pub fn shown(&self) -> Value {
         let entries = self.lock();
         let mut numbers: Vec<_> = entries.keys().copied().collect();
         numbers.sort_unstable();
         let shown = numbers.iter().take(CONNECTIONS_SHOWN_MAX).filter_map(|number| {
-            let Entry { facts, bytes, .. } = entries.get(number)?;
+            let Entry { facts, traffic, .. } = entries.get(number)?;
             Some(json!({
                 "connection": number,
                 "direction": facts.direction,
@@ -132,9 +155,10 @@ impl Register {
                 "peer": facts.peer.as_ref().map(|peer| peer.id().as_str()),
                 "peer_not_after": facts.peer.as_ref().and_then(|peer| peer.not_after().format(&Rfc3339).ok()),
                 "since": facts.since.format(&Rfc3339).ok(),
+                "tunnel": facts.is_tunnel,
                 "requests": facts.calls.as_ref().map(|calls| calls.count()),
-                "bytes_to_peer": bytes.to_peer.load(Ordering::Relaxed),
-                "bytes_to_app": bytes.to_app.load(Ordering::Relaxed),
+                "bytes_to_peer": traffic.to_peer.load(Ordering::Relaxed),
+                "bytes_to_app": traffic.to_app.load(Ordering::Relaxed),
             }))
         });
         json!({ "live": numbers.len(), "connections": shown.collect::<Vec<_>>() })
@@ -178,11 +202,23 @@ impl Registration {
     pub fn rest(&self) {
         if !self.resting.swap(true, Ordering::Relaxed) {
             let taken = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
-            let (to_peer, to_app) = (taken(&self.bytes.to_peer), taken(&self.bytes.to_app));
+            let (to_peer, to_app) = (taken(&self.traffic.to_peer), taken(&self.traffic.to_app));
             self.register.metrics.carried(self.direction, to_peer, to_app);
             self.register.metrics.closed(self.direction);
             self.tell(|story| *story = Story::default());
         }
+    }
+
+    /// Says that the connection is a tunnel.
+    pub fn is_tunnel(&self) {
+        if let Some(entry) = self.register.lock().get_mut(&self.number) {
+            entry.facts.is_tunnel = true;
+        }
+    }
+
+    /// Why it was cut, if it was no longer allowed.
+    pub fn cut_for(&self) -> Option<&Denial> {
+        self.traffic.cut_for.get()
     }
 
     /// Says who the peer is. Whoever decides about it must read the policy after this.

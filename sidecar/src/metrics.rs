@@ -87,6 +87,7 @@ pub struct Metrics {
     subscription_connected: Gauge,
     svid_not_after: Gauge,
     svid_rotations: Counter,
+    vouched_again: Counter,
     log_lines_dropped: Counter,
     access_log_lines_dropped: Counter,
     access_log_lines_failed: Counter,
@@ -108,6 +109,7 @@ impl Default for Metrics {
             subscription_connected: Gauge::default(),
             svid_not_after: Gauge::default(),
             svid_rotations: Counter::default(),
+            vouched_again: Counter::default(),
             log_lines_dropped: Counter::default(),
             access_log_lines_dropped: Counter::default(),
             access_log_lines_failed: Counter::default(),
@@ -141,6 +143,8 @@ impl Metrics {
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
         registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
+        let again = self.vouched_again.clone();
+        registry.register("tunnel_reauthentications", "Newer certificates proved in place by peers", again);
         registry.register(
             "log_lines_dropped",
             "Lost because the log pipe was full",
@@ -163,6 +167,10 @@ impl Metrics {
 
     pub fn was_cut(&self) {
         self.cut.inc();
+    }
+
+    pub fn vouched_again(&self) {
+        self.vouched_again.inc();
     }
 
     pub fn carried(&self, direction: Direction, to_peer: u64, to_app: u64) {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{Admission, Denial, Exactly, Judge, client_config};
+use postern_proto::mtls::{
+    Admission, Denial, Exactly, ExporterSecret, HandshakeExporter, Judge, client_config_exporting,
+};
 use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
 
@@ -56,6 +58,7 @@ impl OutboundServer {
             service: self.outbound.target.to_string(),
             peer: None,
             since: self.plane.clock.now(),
+            is_tunnel: false,
             calls: None,
         }
     }
@@ -86,11 +89,7 @@ impl Serve for OutboundServer {
                 (None, Some(registration)) => {
                     let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
                     reset_on_close(&app);
-                    tokio::select! {
-                        biased;
-                        () = registration.cut.cancelled() => {}
-                        () = self.carry(app, &registration) => {}
-                    }
+                    self.carry(app, &registration).await;
                 }
                 (None, None) => {}
             }
@@ -128,7 +127,7 @@ impl OutboundServer {
     ) {
         registration.tell(|story| story.address = Some(address.to_string()));
         reset_on_close(tls.tcp());
-        match relay(&mut app, &mut tls, &registration.bytes).await {
+        match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
@@ -150,7 +149,7 @@ impl OutboundServer {
         &self,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<(TlsStream, SocketAddr), Vec<Refusal>> {
+    ) -> Result<Reached, Vec<Refusal>> {
         let ready = self.plane.valid_credentials();
         let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
         let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
@@ -167,9 +166,10 @@ impl OutboundServer {
             for address in addresses {
                 match connect(address, limits).await {
                     Ok(stream) => match self.reach(stream, address, &credentials, registration, alpn).await {
-                        Ok(tls) => {
+                        Ok((tls, exporter)) => {
                             self.tell_all(refused);
-                            return Ok((tls, address));
+                            let generation = credentials.generation;
+                            return Ok(Reached { tls, address, generation, exporter });
                         }
                         Err(failure) => refused.push(self.of_failure(failure, address).await),
                     },
@@ -189,7 +189,7 @@ impl OutboundServer {
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<TlsStream, Failure> {
+    ) -> Result<(TlsStream, Option<ExporterSecret>), Failure> {
         match self.handshake(stream, credentials, registration, alpn).await {
             Err(failure) if self.http.is_none() && failure.is_about_alpn() => {
                 let again = connect(address, &self.plane.config.limits).await.map_err(Failure::Gone)?;
@@ -205,17 +205,20 @@ impl OutboundServer {
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<TlsStream, Failure> {
+    ) -> Result<(TlsStream, Option<ExporterSecret>), Failure> {
         let door = Arc::new(self.door(registration));
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), door));
-        let config = client_config(Some(&credentials.tls), judge.clone(), alpn).map_err(Failure::Config)?;
+        let exporter = Arc::<HandshakeExporter>::default();
+        let config = client_config_exporting(Some(&credentials.tls), judge.clone(), alpn, exporter.clone());
+        let config = config.map_err(Failure::Config)?;
         let limit = self.plane.config.limits.handshake_timeout;
         let started = Instant::now();
         let connecting = tls::connect(stream, config);
         match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(tls)) => {
                 self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
-                Ok(tls)
+                let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
+                Ok((tls, exporter))
             }
             Ok(Err(BrokenHandshake { error, tcp })) => match judge.verdict().cloned() {
                 Some(verdict) => Err(Failure::Judged { verdict, stream: tcp }),
@@ -224,6 +227,16 @@ impl OutboundServer {
             Err(_) => Err(Failure::TooLate(limit)),
         }
     }
+}
+
+/// A service that has answered and proved who it is.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) tls: TlsStream,
+    pub(crate) address: SocketAddr,
+    /// Of the own credentials shown.
+    generation: u64,
+    exporter: Option<ExporterSecret>,
 }
 
 /// Lets in exactly the service that was called.

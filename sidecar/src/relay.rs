@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::live::Bytes;
+use crate::live::Traffic;
 use crate::tls::Backlog;
 pub use carrier::{Carrier, HEADROOM_BYTES, Over, Received};
 
@@ -44,7 +44,7 @@ pub enum RelayError {
 }
 
 /// Copies in both directions until both have ended, or one side breaks.
-pub async fn relay<A, C>(app: &mut A, peer: &mut C, bytes: &Bytes) -> Result<(), RelayError>
+pub async fn relay<A, C>(app: &mut A, peer: &mut C, bytes: &Traffic) -> Result<(), RelayError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     C: Carrier,
@@ -57,7 +57,7 @@ where
 struct Relay<'a, A, C> {
     app: &'a mut A,
     peer: &'a mut C,
-    bytes: &'a Bytes,
+    bytes: &'a Traffic,
     /// What the app has not taken yet.
     kept: Backlog,
     /// From the peer to the app.
@@ -77,6 +77,7 @@ enum State {
 
 impl<A: AsyncRead + AsyncWrite + Unpin, C: Carrier> Relay<'_, A, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        self.peer.attend(cx).map_err(RelayError::Peer)?;
         let inward = self.poll_inward(cx)?;
         let outward = self.poll_outward(cx)?;
         match (inward, outward) {

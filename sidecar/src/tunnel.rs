@@ -5,6 +5,7 @@ mod lease;
 mod note;
 mod open;
 mod pool;
+mod vouching;
 mod wire;
 
 pub use frame::{Decoder, Event, Frame, FrameError, header};
@@ -12,6 +13,7 @@ pub use lease::{Lease, Role, Violation};
 pub use note::Note;
 pub use open::{Open, OpenError};
 pub use pool::{Pool, Tunnel};
+pub use vouching::{AUTH_FRAMES_MAX, Vouching, VouchingError};
 pub use wire::Wire;
 
 /// What both sides must name in ALPN (RFC 7301) to speak this instead of the app's plain bytes.

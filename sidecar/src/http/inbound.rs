@@ -86,7 +86,7 @@ impl HttpInbound {
             heads: heads.clone(),
             stop: until.stop.clone(),
         };
-        let stream = Watched::new(tls).count(registration.bytes.clone());
+        let stream = Watched::new(tls).count(registration.traffic.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
             share: self.shares.of(peer.id()),

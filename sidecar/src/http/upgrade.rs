@@ -13,7 +13,7 @@ use tracing::debug;
 use super::call::OpenCall;
 use super::watched::Watched;
 use crate::ending::close_cleanly;
-use crate::live::Bytes;
+use crate::live::Traffic;
 use crate::relay::{Over, relay};
 use crate::tls::TlsStream;
 
@@ -42,7 +42,7 @@ impl Switching {
         let (Some(mut app), Some(peer)) = (app, peer) else {
             return debug!("a connection is of another kind");
         };
-        let (bytes, mut peer) = (Bytes::default(), Over::new(peer));
+        let (bytes, mut peer) = (Traffic::default(), Over::new(peer));
         tokio::select! {
             relayed = relay(&mut app, &mut peer, &bytes) => match relayed {
                 Ok(()) => {

@@ -13,7 +13,7 @@ use super::frames::Frames;
 use super::framing::Heads;
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
-use crate::live::Bytes;
+use crate::live::Traffic;
 
 /// A connection and who wants to know of it.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Watched<S> {
     heads: Option<Arc<Heads>>,
     frames: Option<Frames>,
     /// Of a peer's connection: what is read goes to the app.
-    bytes: Option<Arc<Bytes>>,
+    bytes: Option<Arc<Traffic>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
@@ -59,7 +59,7 @@ impl<S> Watched<S> {
     }
 
     /// Counts a peer's connection.
-    pub(super) fn count(mut self, bytes: Arc<Bytes>) -> Self {
+    pub(super) fn count(mut self, bytes: Arc<Traffic>) -> Self {
         self.bytes = Some(bytes);
         self
     }

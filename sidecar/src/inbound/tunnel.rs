@@ -9,9 +9,10 @@ use std::time::Duration;
 use http::StatusCode;
 use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::Denial;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{InboundServer, decide};
+use super::{Admitted, Decides, Door, InboundServer, decide};
 use crate::config::TellCallers;
 use crate::connection_line::ConnectionLine;
 use crate::credentials::holds_until;
@@ -23,9 +24,8 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
-use crate::tls::TlsStream;
 pub(super) use crate::tunnel::ALPN;
-use crate::tunnel::{Open, Role, Wire};
+use crate::tunnel::{Open, Role, Vouching, Wire};
 use crate::upstream::connect_any;
 
 /// After a lease has broken at one side, so long is waited until it has ended at the other, too.
@@ -42,16 +42,16 @@ impl InboundServer {
     /// Serves one lease after the other until the tunnel ends.
     pub(super) async fn serve_tunnel(
         self: &Arc<Self>,
-        tls: TlsStream,
-        generation: u64,
+        admitted: Admitted,
         from: SocketAddr,
         registration: &Arc<Registration>,
         until: &Until,
     ) {
-        let mut wire = Wire::new(tls, Role::Called);
+        let generation = admitted.generation;
+        let Some(mut wire) = self.tunnel(admitted, registration) else { return };
         registration.rest();
         loop {
-            match self.next_lease(&mut wire, generation, until).await {
+            match self.next_lease(&mut wire, generation, (until, &registration.cut)).await {
                 Ok(Some(open)) => {
                     registration.lease();
                     let told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
@@ -68,20 +68,38 @@ impl InboundServer {
                 Err(error) => return debug!(%error, "a tunnel broke"),
             }
         }
-        let mut tls = wire.into_tls();
-        if let Err(error) = tls.end() {
-            debug!(%error, "a tunnel could not be ended");
-        }
-        if poll_fn(|cx| tls.poll_unsent(cx)).await.is_ok() {
-            farewell(tls.into_tcp()).await;
-        }
+        end(wire).await;
+    }
+
+    fn tunnel(&self, admitted: Admitted, registration: &Arc<Registration>) -> Option<Wire> {
+        let Admitted { tls, generation, exporter } = admitted;
+        let (peer, credentials) = (registration.verified()?, self.plane.credentials.current()?);
+        let (plane, inbound) = (self.plane.clone(), self.inbound.clone());
+        let door = Door {
+            decides: Decides::Again,
+            plane: plane.clone(),
+            inbound,
+            credentials,
+            registration: registration.clone(),
+        };
+        let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
+        let mut wire = Wire::new(tls, Role::Called);
+        wire.vouch(Vouching::new(Role::Called, exporter?, plane, (peer.id().clone(), generation), to));
+        registration.is_tunnel();
+        Some(wire)
     }
 
     /// Waits for the next OPEN; nothing when the tunnel shall end: by the peer, by age, by a rotation here.
-    async fn next_lease(&self, wire: &mut Wire, generation: u64, until: &Until) -> io::Result<Option<Open>> {
+    async fn next_lease(
+        &self,
+        wire: &mut Wire,
+        generation: u64,
+        (until, cut): (&Until, &CancellationToken),
+    ) -> io::Result<Option<Open>> {
         let mut rotations = self.plane.credentials.changes();
         tokio::select! {
             biased;
+            () = cut.cancelled() => Ok(None),
             opened = poll_fn(|cx| wire.poll_opened(cx)) => opened,
             () = until.stop.cancelled() => Ok(None),
             _ = rotations.wait_for(|newest| *newest != generation) => Ok(None),
@@ -103,9 +121,11 @@ impl InboundServer {
             settle(wire).await?;
             return Ok(Afterwards::End);
         }
-        let mut app = match Box::pin(connect_any(&self.inbound.app, &self.plane.config.limits)).await {
-            Ok(app) => app,
-            Err(error) => {
+        let connecting = Box::pin(connect_any(&self.inbound.app, &self.plane.config.limits));
+        let mut app = match registration.cut.run_until_cancelled(connecting).await {
+            Some(Ok(app)) => app,
+            None => return Ok(self.cut(wire, registration)),
+            Some(Err(error)) => {
                 let denial = Denial { code: "app_unreachable", detail: in_one_line(&error) };
                 wire.refuse(self.refuse_lease(&peer, denial, registration));
                 settle(wire).await?;
@@ -114,7 +134,12 @@ impl InboundServer {
         };
         reset_on_close(&app);
         wire.accept();
-        match relay(&mut app, wire, &registration.bytes).await {
+        let relayed = tokio::select! {
+            biased;
+            () = registration.cut.cancelled() => return Ok(self.cut(wire, registration)),
+            relayed = relay(&mut app, wire, &registration.traffic) => relayed,
+        };
+        match relayed {
             Ok(()) => {
                 close_cleanly(&app);
                 Ok(Afterwards::Next)
@@ -128,6 +153,17 @@ impl InboundServer {
                 Ok(Afterwards::Next)
             }
         }
+    }
+
+    /// The lease is no longer allowed: the caller is told why.
+    fn cut(&self, wire: &mut Wire, registration: &Registration) -> Afterwards {
+        let note = registration.cut_for().map(|Denial { code: reason, detail }| {
+            let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, self.plane.refusals.number());
+            problem.detail = (self.inbound.tell_callers == TellCallers::Everything).then(|| detail.clone());
+            problem.document()
+        });
+        wire.reset(note.unwrap_or_default());
+        Afterwards::End
     }
 
     /// The decision on one OPEN. The peer may have been believed long ago.
@@ -191,6 +227,23 @@ impl InboundServer {
             instance,
         });
         problem.document()
+    }
+}
+
+/// Ends a tunnel so that the other side gets the last word.
+pub(crate) async fn end(mut wire: Wire) {
+    let ended = async {
+        poll_fn(|cx| wire.poll_sent(cx)).await?;
+        let mut tls = wire.into_tls();
+        tls.end()?;
+        poll_fn(|cx| tls.poll_unsent(cx)).await?;
+        farewell(tls.into_tcp()).await;
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout(SETTLE_TIMEOUT, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a tunnel broke at its end"),
+        Err(_) => debug!("a tunnel's last word was not taken"),
     }
 }
 

@@ -4,19 +4,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
 use postern_proto::mtls::{Admission as _, Denial};
 use tokio::net::TcpStream;
 
 use super::refused::Failure;
-use super::{Door, OutboundServer};
+use super::{Door, OutboundServer, Reached};
 use crate::credentials::holds_until;
 use crate::ending::close_cleanly;
-use crate::inbound::settle;
+use crate::http::Problem;
+use crate::inbound::{end, settle};
 use crate::live::Registration;
 use crate::refusals::Refusal;
 use crate::relay::{RelayError, relay};
 use crate::tls::TlsStream;
-use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Wire};
+use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire};
 
 /// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
 const TRIES_MAX: usize = 4;
@@ -41,17 +43,32 @@ impl OutboundServer {
     pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
         let mut said = Vec::new();
         for _ in 0..TRIES_MAX {
-            let mut tunnel = match self.way(registration).await {
+            let Some(way) = registration.cut.run_until_cancelled(self.way(registration)).await else {
+                return;
+            };
+            let mut tunnel = match way {
                 Ok(Way::Tunnel(tunnel)) => tunnel,
                 Ok(Way::Direct(tls, address)) => {
-                    return self.carry_direct(app, tls, address, registration).await;
+                    let carried = self.carry_direct(app, tls, address, registration);
+                    let _cut_or_carried = registration.cut.run_until_cancelled(carried).await;
+                    return;
                 }
+
                 Err(refused) => return self.tell_refused(refused, registration),
             };
             registration.tell(|story| story.address = Some(tunnel.address.to_string()));
+            registration.is_tunnel();
             let open = Open { port: self.outbound.port.clone(), trace: None };
             tunnel.wire.open(open, std::mem::take(&mut said));
-            let error = match relay(&mut app, &mut tunnel.wire, &registration.bytes).await {
+            let relayed = tokio::select! {
+                biased;
+                () = registration.cut.cancelled() => {
+                    drop(app);
+                    return self.cut(tunnel, registration).await;
+                }
+                relayed = relay(&mut app, &mut tunnel.wire, &registration.traffic) => relayed,
+            };
+            let error = match relayed {
                 Ok(()) => {
                     close_cleanly(&app);
                     return self.pool.put(tunnel);
@@ -91,23 +108,35 @@ impl OutboundServer {
         let door = self.door(registration);
         let fits =
             |tunnel: &Tunnel| tunnel.generation == generation && holds_until(tunnel.peer.not_after(), now);
-        while let Some(tunnel) = self.pool.take(fits) {
+        while let Some(mut tunnel) = self.pool.take(fits) {
             // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
             if door.admit(&tunnel.peer).is_ok() {
+                if let Some(vouching) = tunnel.wire.vouching() {
+                    vouching.lease(Arc::new(door), registration.traffic.clone());
+                }
                 return Ok(Way::Tunnel(tunnel));
             }
         }
         // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let (tls, address) = Box::pin(self.dial(registration, &[ALPN])).await?;
-        if tls.session().alpn_protocol() != Some(ALPN) {
-            return Ok(Way::Direct(tls, address));
+        let reached = Box::pin(self.dial(registration, &[ALPN])).await?;
+        if reached.tls.session().alpn_protocol() != Some(ALPN) {
+            return Ok(Way::Direct(reached.tls, reached.address));
         }
-        let Some(peer) = registration.verified() else {
-            let denial =
-                Denial { code: "no_identity", detail: format!("{address} has shown no certificate") };
-            return Err(vec![self.of_denial(denial)]);
-        };
-        Ok(Way::Tunnel(Tunnel::new(Wire::new(tls, Role::Caller), peer, address, generation)))
+        let address = reached.address;
+        self.tunnel(reached, registration).ok_or_else(|| {
+            let detail = format!("the tunnel to {address} has no secret to export");
+            vec![self.of_denial(Denial { code: "tls_config", detail })]
+        })
+    }
+
+    fn tunnel(&self, reached: Reached, registration: &Arc<Registration>) -> Option<Way> {
+        let Reached { tls, address, generation, exporter } = reached;
+        let peer = registration.verified()?;
+        let to = (Arc::new(self.door(registration)) as Arc<_>, registration.traffic.clone());
+        let who = (peer.id().clone(), generation);
+        let mut wire = Wire::new(tls, Role::Caller);
+        wire.vouch(Vouching::new(Role::Caller, exporter?, self.plane.clone(), who, to));
+        Some(Way::Tunnel(Tunnel::new(wire, peer, address, generation)))
     }
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
@@ -122,6 +151,15 @@ impl OutboundServer {
             true => Broken::Refused(self.of_note(&Note::read(wire.note()), address)),
             false => Broken::Over(error),
         }
+    }
+
+    /// The connection is no longer allowed: the called side is told that this is no clean end.
+    async fn cut(&self, mut tunnel: Tunnel, registration: &Registration) {
+        let note = registration.cut_for().map(|Denial { code: reason, .. }| {
+            Problem::new(StatusCode::FORBIDDEN, reason, self.plane.refusals.number()).document()
+        });
+        tunnel.wire.reset(note.unwrap_or_default());
+        end(tunnel.wire).await;
     }
 
     /// Ends what is left of a lease, and keeps the tunnel if that goes well.

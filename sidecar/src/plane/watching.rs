@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission as _, Denial, Exactly};
 use postern_proto::policy::Call;
 use time::OffsetDateTime;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Plane, denied};
+use crate::credentials::holds_until;
 use crate::http::CallFacts;
 use crate::live::Facts;
 use crate::metrics::Direction;
@@ -30,7 +32,10 @@ impl Plane {
                 self.tell_unenforceable(&mut told);
                 let changed = tokio::select! {
                     changed = policy.changed() => changed,
-                    changed = credentials.changed() => changed,
+                    changed = credentials.changed() => {
+                        self.register.wake();
+                        changed
+                    }
                     changed = revoked.changed() => changed,
                     () = self.a_rule_ends_after(decided) => Ok(()),
                 };
@@ -62,7 +67,13 @@ impl Plane {
             let now = self.clock.now();
             // After a step back of the clock, rules hold again that will end again.
             decided = decided.min(now);
-            let end = self.policy.current().and_then(|policy| policy.next_expiry(decided));
+            let rule = self.policy.current().and_then(|policy| policy.next_expiry(decided));
+            // A certificate holds through its last second (svid.md, Time).
+            let own = self.credentials.current().map(|own| own.svid.verified().not_after());
+            let proofs = own.into_iter().chain(self.register.next_proof_due(decided));
+            let proof =
+                proofs.map(|not_after| not_after + Duration::from_secs(1)).filter(|end| *end > decided);
+            let end = rule.into_iter().chain(proof).min();
             let left = match end {
                 None => EXPIRY_LOOK_INTERVAL,
                 Some(end) if end <= now => return,
@@ -72,9 +83,24 @@ impl Plane {
         }
     }
 
+    /// Whether both sides of a tunnel have proved a certificate that holds now.
+    fn still_proved(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        self.valid_credentials()?;
+        let not_after = peer.not_after();
+        if holds_until(not_after, self.clock.now()) {
+            return Ok(());
+        }
+        let detail =
+            format!("{} has proved no newer certificate than one that expired at {not_after}", peer.id());
+        Err(Denial { code: "peer_expired", detail })
+    }
+
     fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
         let Some(peer) = &facts.peer else { return Ok(()) };
         self.still_believes(peer)?;
+        if facts.is_tunnel {
+            self.still_proved(peer)?;
+        }
         match facts.direction {
             Direction::Inbound => {
                 let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };

@@ -24,6 +24,11 @@ pub enum Received {
 
 /// The way to the peer and back.
 pub trait Carrier {
+    /// Sees to what is not the app's.
+    fn attend(&mut self, _: &mut Context<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Reads once, and appends what is for the app.
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>>;
 

@@ -1,5 +1,6 @@
 //! Frames of `postern/1` as bytes (docs/WIRE.md, Frames): pure, and read as they come.
 
+use postern_proto::authenticator::AUTHENTICATOR_BYTES_MAX;
 use thiserror::Error;
 
 use super::open::{OPEN_BYTES_MAX, Open, OpenError};
@@ -10,8 +11,8 @@ pub(super) const HEADER_BYTES: usize = 4;
 pub(super) const DATA_BYTES_MAX: usize = 64 * 1024;
 /// REFUSE and RESET carry a problem document of at most this many bytes.
 pub(super) const NOTE_BYTES_MAX: usize = 8 * 1024;
-/// An AUTH frame carries at most this many bytes.
-pub(super) const AUTH_BYTES_MAX: usize = 64 * 1024;
+/// An AUTH frame carries at most this many bytes: its kind, and the longest authenticator.
+pub(super) const AUTH_BYTES_MAX: usize = 1 + AUTHENTICATOR_BYTES_MAX;
 
 /// RESET says first which lease it means.
 const LEASE_BYTES: usize = 4;
@@ -92,7 +93,7 @@ pub fn header(data_bytes: usize) -> [u8; HEADER_BYTES] {
 }
 
 fn head(kind: u8, body_bytes: usize) -> [u8; HEADER_BYTES] {
-    debug_assert!(body_bytes <= DATA_BYTES_MAX, "every kind has a smaller bound");
+    debug_assert!(body_bytes <= AUTH_BYTES_MAX, "every kind has a smaller bound");
     let [.., high, middle, low] = body_bytes.to_be_bytes();
     [kind, high, middle, low]
 }

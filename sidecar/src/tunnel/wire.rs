@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::frame::{DATA_BYTES_MAX, Decoder, Event, Frame, FrameError, HEADER_BYTES, NOTE_BYTES_MAX, header};
 use super::lease::{Lease, Role, Violation};
 use super::open::Open;
+use super::vouching::{Vouching, VouchingError};
 use crate::relay::{Carrier, HEADROOM_BYTES, Received};
 use crate::tls::{Backlog, TlsStream};
 
@@ -23,15 +24,26 @@ pub struct Wire {
     control: Vec<u8>,
     /// What the app has said before the other side answered, so that another tunnel can be tried.
     said: Vec<u8>,
+    vouching: Option<Box<Vouching>>,
 }
 
 /// How a tunnel breaks by what the peer sends.
 #[derive(Debug, Error)]
-pub(super) enum WireError {
+pub enum WireError {
     #[error("no frame of postern/1")]
     Frame(#[from] FrameError),
     #[error("the rules of postern/1 are broken")]
     Violation(#[from] Violation),
+    #[error("re-authentication failed")]
+    Vouching(#[from] VouchingError),
+    #[error("a tunnel without exporter cannot be re-authenticated")]
+    NoVouching,
+}
+
+impl From<WireError> for io::Error {
+    fn from(error: WireError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
 }
 
 /// Reads frames and keeps what is not for now.
@@ -42,6 +54,8 @@ struct Reader {
     /// Decrypted, and not for the lease that was.
     later: Backlog,
     opened: Option<Open>,
+    /// AUTH frames, to be answered.
+    auths: Vec<Vec<u8>>,
     /// The last REFUSE's or RESET's document.
     note: Vec<u8>,
     broken: Option<WireError>,
@@ -54,10 +68,20 @@ impl Wire {
             lease: Lease::new(role),
             later: Backlog::default(),
             opened: None,
+            auths: Vec::new(),
             note: Vec::new(),
             broken: None,
         };
-        Self { tls, reader, control: Vec::new(), said: Vec::new() }
+        Self { tls, reader, control: Vec::new(), said: Vec::new(), vouching: None }
+    }
+
+    /// From now on both sides prove their newer certificates.
+    pub fn vouch(&mut self, vouching: Vouching) {
+        self.vouching = Some(Box::new(vouching));
+    }
+
+    pub fn vouching(&mut self) -> Option<&mut Vouching> {
+        self.vouching.as_deref_mut()
     }
 
     pub fn tls(&self) -> &TlsStream {
@@ -193,9 +217,29 @@ impl Wire {
             let later = std::mem::take(&mut reader.later);
             reader.read(later.rest(), to_app);
         }
-        match reader.broken.take() {
-            Some(error) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
-            None => Poll::Ready(Ok(true)),
+        if let Some(error) = reader.broken.take() {
+            return Poll::Ready(Err(error.into()));
+        }
+        self.answer_auths(cx)?;
+        Poll::Ready(Ok(true))
+    }
+
+    fn answer_auths(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.reader.auths.is_empty() {
+            return Ok(());
+        }
+        for body in std::mem::take(&mut self.reader.auths) {
+            let vouching = self.vouching.as_mut().ok_or(WireError::NoVouching)?;
+            vouching.receive(&body, &mut self.control).map_err(WireError::from)?;
+        }
+        self.try_send(cx)
+    }
+
+    /// Sends what the socket takes now.
+    fn try_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.poll_sent(cx) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
         }
     }
 }
@@ -225,7 +269,8 @@ impl Reader {
                     match frame {
                         Frame::Open(open) => self.opened = Some(open),
                         Frame::Refuse(note) | Frame::Reset { note, .. } => self.note = note,
-                        Frame::Accept | Frame::Fin | Frame::Auth(_) => {}
+                        Frame::Auth(body) => self.auths.push(body),
+                        Frame::Accept | Frame::Fin => {}
                     }
                 }
             }
@@ -236,6 +281,15 @@ impl Reader {
 }
 
 impl Carrier for Wire {
+    fn attend(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(vouching) = &mut self.vouching else { return Ok(()) };
+        vouching.tell(cx, &mut self.control);
+        if self.control.is_empty() || !self.reader.lease.is_answered() {
+            return Ok(());
+        }
+        self.try_send(cx)
+    }
+
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>> {
         let lease = &self.reader.lease;
         if lease.is_reset_by_peer() || lease.is_refused() {
@@ -273,10 +327,7 @@ impl Carrier for Wire {
             self.said = chunk.get(HEADROOM_BYTES..).unwrap_or_default().to_vec();
         }
         self.control.extend_from_slice(chunk.get(begin..).unwrap_or_default());
-        match self.poll_sent(cx) {
-            Poll::Ready(sent) => sent,
-            Poll::Pending => Ok(()),
-        }
+        self.try_send(cx)
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -289,5 +340,19 @@ impl Carrier for Wire {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_sent(cx)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut nobodys = Vec::new();
+        loop {
+            if self.reader.lease.is_reset_by_peer() {
+                return Poll::Ready(io::ErrorKind::ConnectionReset.into());
+            }
+            match ready!(self.poll_frames(cx, &mut nobodys)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
     }
 }
