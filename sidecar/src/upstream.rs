@@ -1,5 +1,8 @@
 //! Reaching an address: names are resolved anew each time, and every wait has its limit.
 
+pub mod choice;
+pub mod name;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
