@@ -13,6 +13,7 @@ use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Outbound, Target};
 use crate::connection_line::ConnectionLine;
@@ -25,8 +26,8 @@ use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::{Called, Refusal};
 use crate::relay::{RelayError, relay};
-use crate::upstream::{connect, resolve};
-use refused::Failure;
+use crate::upstream::{Leased, Upstreams};
+use refused::{Failure, PEER_FAILED};
 
 /// Serves the app's connections to one service.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub struct OutboundServer {
     pub(crate) plane: Arc<Plane>,
     index: usize,
     pub(crate) outbound: Outbound,
+    upstreams: Arc<Upstreams>,
     /// Where the outbound speaks HTTP.
     http: Option<HttpOutbound>,
 }
@@ -41,7 +43,8 @@ pub struct OutboundServer {
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
         let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
-        Self { plane, index, outbound, http }
+        let upstreams = plane.upstreams(Direction::Outbound, index, &outbound.to);
+        Self { plane, index, outbound, upstreams, http }
     }
 
     /// What the register knows of a connection before its peer is known.
@@ -101,6 +104,10 @@ impl Serve for OutboundServer {
         self.http.is_some()
     }
 
+    async fn tend(&self, over: CancellationToken) {
+        self.upstreams.tend(over).await;
+    }
+
     async fn end(&self) {
         if let Some(http) = &self.http {
             http.end().await;
@@ -111,7 +118,7 @@ impl Serve for OutboundServer {
 impl OutboundServer {
     async fn carry(&self, app: &mut TcpStream, registration: &Arc<Registration>) {
         // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let (mut tls, address) = match Box::pin(self.dial(registration, &[])).await {
+        let (mut tls, mut leased) = match Box::pin(self.dial(registration, &[])).await {
             Ok(reached) => reached,
             Err(refused) => {
                 for Refusal { reason, detail, .. } in &refused {
@@ -120,6 +127,7 @@ impl OutboundServer {
                 return self.tell_all(refused);
             }
         };
+        let address = leased.address();
         registration.tell(|story| story.address = Some(address.to_string()));
         reset_on_close(tls.get_ref().0);
         match relay(app, &mut tls, &registration.bytes).await {
@@ -130,6 +138,9 @@ impl OutboundServer {
             // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
             Err(RelayError::Peer(error)) => {
                 if let Some(refusal) = self.last_word(&mut tls, error, address).await {
+                    if refusal.reason == PEER_FAILED {
+                        leased.failed();
+                    }
                     registration.tell(|story| story.refused(refusal.reason, &refusal.detail));
                     self.plane.refusals.tell(refusal);
                 }
@@ -144,34 +155,30 @@ impl OutboundServer {
         &self,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<(TlsStream<TcpStream>, SocketAddr), Vec<Refusal>> {
+    ) -> Result<(TlsStream<TcpStream>, Leased), Vec<Refusal>> {
         let ready = self.plane.valid_credentials();
         let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
         let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
-        let limits = &self.plane.config.limits;
-        let (mut unreachable, mut refused) = (Vec::new(), Vec::new());
-        for at in &self.outbound.to {
-            let addresses = match resolve(at, limits.connect_timeout).await {
-                Ok(addresses) => addresses,
-                Err(error) => {
-                    unreachable.push(error);
-                    continue;
-                }
-            };
-            for address in addresses {
-                match connect(address, limits).await {
-                    Ok(stream) => match self.handshake(stream, &credentials, registration, alpn).await {
-                        Ok(tls) => {
-                            self.tell_all(refused);
-                            return Ok((tls, address));
+        let (mut attempt, mut unreachable, mut refused) = (self.upstreams.attempt(), Vec::new(), Vec::new());
+        while let Some(mut leased) = attempt.next().await {
+            match leased.connect().await {
+                Ok(stream) => match self.handshake(stream, &credentials, registration, alpn).await {
+                    Ok(tls) => {
+                        leased.succeeded();
+                        self.tell_all(refused);
+                        return Ok((tls, leased));
+                    }
+                    Err(failure) => {
+                        if !matches!(failure, Failure::Config(_)) {
+                            leased.failed();
                         }
-                        Err(failure) => refused.push(self.of_failure(failure, address).await),
-                    },
-                    Err(error) => unreachable.push(error),
-                }
+                        refused.push(self.of_failure(failure, leased.address()).await);
+                    }
+                },
+                Err(error) => unreachable.push(error),
             }
         }
-        refused.extend(self.of_unreachable(&unreachable));
+        refused.extend(self.of_unreached(&attempt.unreached(unreachable)));
         Err(refused)
     }
 

@@ -20,15 +20,15 @@ use super::{
     APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES, BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES,
     FRAME_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
-use crate::config::{HostPort, Http, Limits};
+use crate::config::Http;
 use crate::holder::in_one_line;
-use crate::upstream::connect_any;
+use crate::upstream::Upstreams;
 
 /// One app.
 #[derive(Debug)]
 pub(super) struct App {
-    at: HostPort,
-    limits: Limits,
+    at: Arc<Upstreams>,
+    dead_after: Duration,
     http: Http,
     pool: Arc<Pool<(), Failure>>,
     connections: TaskTracker,
@@ -88,10 +88,10 @@ impl From<ExchangeError> for Failure {
 }
 
 impl App {
-    pub(super) fn new(at: HostPort, limits: Limits, http: Http) -> Self {
+    pub(super) fn new(at: Arc<Upstreams>, dead_after: Duration, http: Http) -> Self {
         let pool = Arc::new(Pool::new(http.idle_timeout));
         let (connections, over) = (TaskTracker::new(), CancellationToken::new());
-        Self { at, limits, http, pool, connections, over }
+        Self { at, dead_after, http, pool, connections, over }
     }
 
     async fn single(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
@@ -101,7 +101,7 @@ impl App {
     }
 
     async fn shared(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
-        let mut builder = http2_builder(&self.http, self.limits.dead_after);
+        let mut builder = http2_builder(&self.http, self.dead_after);
         builder
             .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
@@ -136,9 +136,8 @@ impl Dial<Failure> for App {
             detail,
             explain: None,
         };
-        let connected = connect_any(&self.at, &self.limits).await;
-        let stream = connected.map_err(|error| unreachable(in_one_line(&error)))?;
-        let stream = TokioIo::new(Watched::new(stream));
+        let (stream, leased) = self.at.connect().await.map_err(|error| unreachable(error.to_string()))?;
+        let stream = TokioIo::new(Watched::new(stream).lease(leased));
         let broken = |error: hyper::Error| unreachable(in_one_line(&error));
         match kind {
             Kind::Shared => self.shared(stream).await.map_err(broken),

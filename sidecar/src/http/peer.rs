@@ -100,11 +100,12 @@ impl Dial<Failure> for ToPeer<'_> {
         let server = self.server;
         let registration = Arc::new(server.plane.register.enter(server.facts(), &self.peers.over));
         let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
-        let (tls, address) = Box::pin(server.dial(&registration, alpn)).await?;
+        let (tls, leased) = Box::pin(server.dial(&registration, alpn)).await?;
         let shared = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         let vouched_until = registration.verified().map(|peer| peer.not_after());
-        let end = End { address: Some(address), vouched_until, ..End::default() };
-        let stream = Watched::new(tls).count(registration.bytes.clone()).alert(end.alert.clone());
+        let end = End { address: Some(leased.address()), vouched_until, ..End::default() };
+        let stream =
+            Watched::new(tls).count(registration.bytes.clone()).alert(end.alert.clone()).lease(leased);
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
         let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));
         if shared {

@@ -14,8 +14,10 @@ use super::*;
 use crate::ending::alert_in;
 use crate::holder::in_one_line;
 use crate::refusals::explain_command;
-use crate::upstream::ConnectError;
+use crate::upstream::Unreached;
 
+/// The one refusal of a peer that says something about where it came from, not about who asked.
+pub(super) const PEER_FAILED: &str = "peer_failed";
 /// Of a broken connection so much is read in search of the peer's last word.
 const LAST_WORD_READS_MAX: usize = 64;
 const LAST_WORD_READ_BYTES: usize = 1024;
@@ -66,9 +68,9 @@ impl OutboundServer {
     }
 
     /// The addresses where nobody answered, if there are any.
-    pub(super) fn of_unreachable(&self, errors: &[ConnectError]) -> Option<Refusal> {
-        let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
-        (!all.is_empty()).then(|| self.refusal("unreachable", all.join("; "), None, None))
+    pub(super) fn of_unreached(&self, unreached: &Unreached) -> Option<Refusal> {
+        let any = !unreached.errors.is_empty();
+        any.then(|| self.refusal("unreachable", unreached.to_string(), None, None))
     }
 
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
@@ -180,7 +182,7 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
             ("certificate_refused", "it does not believe our certificate")
         }
         AlertDescription::InternalError => {
-            ("peer_failed", "it cannot serve anybody now: its own status says why")
+            (PEER_FAILED, "it cannot serve anybody now: its own status says why")
         }
         _ => ("peer_alert", "it broke off"),
     }

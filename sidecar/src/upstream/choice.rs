@@ -42,6 +42,10 @@ pub struct Record {
 }
 
 impl Address {
+    pub fn id(&self) -> AddressId {
+        self.id
+    }
+
     pub fn is_ejected(&self, now: Instant) -> bool {
         self.ejected_until.is_some_and(|until| now < until)
     }
@@ -176,7 +180,7 @@ const HALF: u64 = u32::MAX as u64;
 
 /// A number below `bound` from 32 random bits.
 fn below(random: u64, bound: u64) -> u64 {
-    (random & HALF) * bound >> 32
+    ((random & HALF) * bound) >> 32
 }
 
 #[cfg(test)]
