@@ -126,3 +126,18 @@ fn is_own_fault(error: &io::Error) -> bool {
 /// errno(3): too many open files in the system, and in this process.
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_process_lacks_is_no_failure_of_an_address() {
+        for (code, own) in
+            [(EMFILE, true), (ENFILE, true), (12, true), (111, false), (110, false), (113, false)]
+        {
+            assert_eq!(is_own_fault(&io::Error::from_raw_os_error(code)), own, "{code}");
+        }
+        assert!(!is_own_fault(&too_late(Duration::ZERO)));
+    }
+}

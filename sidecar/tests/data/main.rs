@@ -24,3 +24,4 @@ mod knocking;
 mod names;
 mod policy_file;
 mod refusing;
+mod upstreams;
