@@ -121,7 +121,7 @@ pub enum TellCallers {
 pub struct Outbound {
     pub listen: SocketAddr,
     pub target: Target,
-    /// Tried in this order.
+    /// Each leads to instances of the service.
     pub to: Vec<HostPort>,
     pub protocol: Protocol,
 }

@@ -6,6 +6,7 @@ pub mod lookup;
 pub mod name;
 mod place;
 mod random;
+pub mod setup;
 mod shown;
 
 use std::fmt;

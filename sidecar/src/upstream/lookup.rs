@@ -1,23 +1,21 @@
-//! Asking name servers for the addresses of a name, as the machine is set up for it: `/etc/hosts` first, then the name
-//! servers and search list of `/etc/resolv.conf`. Both are read anew for each question, so that a change needs no
-//! restart.
+//! Asking for the addresses of a name as the machine is set up for it: `/etc/hosts` first, then the name servers and the
+//! search list of `/etc/resolv.conf`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::ProtoError;
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 use thiserror::Error;
 use tokio::time::timeout;
 
 use super::name::{Absence, Answer, TTL_MIN};
+use super::setup::{Setup, SystemFiles};
 
 /// A question may take so long, all tries and search domains together.
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -25,21 +23,18 @@ pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
 pub const HOSTS_FILE_TTL: Duration = Duration::from_secs(5);
 
 /// Who is asked.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub enum NameServers {
     /// Those of the machine.
-    #[default]
-    System,
+    System(Arc<SystemFiles>),
     /// Those of somebody who says which.
     Given(Arc<Setup>),
 }
 
-/// Where and how to ask.
-#[derive(Debug, Default)]
-pub struct Setup {
-    pub hosts: Hosts,
-    pub config: ResolverConfig,
-    pub options: ResolverOpts,
+impl Default for NameServers {
+    fn default() -> Self {
+        Self::System(Arc::default())
+    }
 }
 
 /// Why there is no answer.
@@ -47,7 +42,7 @@ pub struct Setup {
 pub enum LookupError {
     #[error("it is no valid name")]
     Name(#[source] ProtoError),
-    #[error("resolv.conf cannot be used")]
+    #[error("the name servers cannot be used")]
     Setup(#[source] NetError),
     #[error("no name server answers")]
     Unanswered(#[source] NetError),
@@ -63,26 +58,17 @@ impl NameServers {
         let asked = async {
             let name = Name::from_ascii(host).map_err(LookupError::Name)?;
             let setup = match self {
-                Self::Given(setup) => return look_up(&name, setup).await,
-                Self::System => {
-                    let name = name.clone();
-                    tokio::task::spawn_blocking(move || read_setup(&name)).await
+                Self::Given(setup) => setup.clone(),
+                Self::System(files) => {
+                    let files = files.clone();
+                    let reading = tokio::task::spawn_blocking(move || files.setup());
+                    reading.await.map_err(LookupError::Reading)?
                 }
             };
-            look_up(&name, &setup.map_err(LookupError::Reading)??).await
+            look_up(&name, &setup).await
         };
         timeout(LOOKUP_TIME_MAX, asked).await.unwrap_or(Err(LookupError::TooLate(LOOKUP_TIME_MAX)))
     }
-}
-
-/// What is needed for this name. A machine may well have no hosts file, or nothing else.
-fn read_setup(name: &Name) -> Result<Setup, LookupError> {
-    let hosts = Hosts::from_system().unwrap_or_default();
-    if in_hosts_file(name, &hosts).is_some() {
-        return Ok(Setup { hosts, ..Setup::default() });
-    }
-    let (config, options) = read_system_conf().map_err(LookupError::Setup)?;
-    Ok(Setup { hosts, config, options })
 }
 
 async fn look_up(name: &Name, setup: &Setup) -> Result<Answer, LookupError> {
@@ -191,6 +177,8 @@ fn first_doubt(so_far: Option<Found>, next: Found) -> Found {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::{ResolverConfig, ResolverOpts};
+
     use super::*;
 
     fn addresses(last: u8, seconds: u64) -> Found {

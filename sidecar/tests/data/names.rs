@@ -213,7 +213,7 @@ async fn an_outbound_reaches_its_service_by_name_and_says_which_name_leads_nowhe
     let payments = Spec::new(&authority, "payments").app(app.address).start(&authority);
     let inbound = payments.inbound.unwrap();
     let server = NameServer::new(Says::Addresses(vec![v6(), inbound.ip()], 1)).await;
-    let spec = Spec::new(&authority, "orders").to_name("payments.example", inbound.port(), server.asked());
+    let spec = Spec::new(&authority, "orders").calling("payments.example", inbound.port(), server.asked());
     let orders = spec.start(&authority);
     for _ in 0..20 {
         let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();

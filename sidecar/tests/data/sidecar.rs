@@ -112,7 +112,7 @@ impl Spec {
     }
 
     /// With an outbound to where this name leads, by the word of these name servers.
-    pub fn to_name(mut self, host: &str, port: u16, name_servers: NameServers) -> Self {
+    pub fn calling(mut self, host: &str, port: u16, name_servers: NameServers) -> Self {
         self.to = vec![HostPort { host: host.to_owned(), port }];
         self.name_servers = name_servers;
         self
@@ -133,7 +133,7 @@ impl Spec {
             protocol: self.protocol,
             tell_callers: self.tell_callers,
         });
-        let outbound = (!self.to.is_empty()).then(|| Outbound {
+        let outbound = (!self.to.is_empty()).then_some(Outbound {
             listen: any,
             target: self.target,
             to: self.to,
