@@ -1,6 +1,7 @@
 //! How this machine resolves names, by its own files, read again when they have changed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,9 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use tracing::warn;
 
 use crate::holder::in_one_line;
+
+/// So much of either file is read.
+pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Where and how to ask.
 #[derive(Debug, Default)]
@@ -63,12 +67,17 @@ impl SystemFiles {
     fn read(&self) -> Setup {
         let mut hosts = Hosts::default();
         // Without a hosts file there are no names in it.
-        if let Ok(text) = fs::read(&self.hosts)
-            && let Err(error) = hosts.read_hosts_conf(&*text)
+        if let Ok(file) = File::open(&self.hosts)
+            && let Err(error) = hosts.read_hosts_conf(file.take(FILE_BYTES_MAX))
         {
             warn!(file = %self.hosts.display(), %error, "the hosts file cannot be read to its end");
         }
-        let text = fs::read(&self.resolv_conf).unwrap_or_default();
+        let mut text = Vec::new();
+        let read =
+            File::open(&self.resolv_conf).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text));
+        if let Err(error) = read {
+            warn!(file = %self.resolv_conf.display(), %error, "cannot be read");
+        }
         let (config, options) = parse_resolv_conf(text).unwrap_or_else(|error| {
             let file = self.resolv_conf.display();
             warn!(%file, error = in_one_line(&error), "asking a name server on this machine");
@@ -86,6 +95,9 @@ fn this_machine() -> ResolverConfig {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::{Name, RecordType};
+
     use super::*;
 
     fn servers(files: &SystemFiles) -> Vec<String> {
@@ -107,6 +119,13 @@ mod tests {
 
         fs::write(&hosts, "10.0.0.1 payments\n").unwrap();
         assert!(!Arc::ptr_eq(&setup, &files.setup()));
+        let filler = "#".repeat(FILE_BYTES_MAX as usize);
+        let too_long = format!("10.0.0.1 a\n{filler}\n10.0.0.2 beyond\n");
+        fs::write(&hosts, too_long).unwrap();
+        let query = |name: &str| Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+        let hosts = &files.setup().hosts;
+        assert!(hosts.lookup_static_host(&query("a")).is_some(), "as far as it is read");
+        assert!(hosts.lookup_static_host(&query("beyond")).is_none());
         fs::write(&conf, "nonsense \u{0}").unwrap();
         assert_eq!(servers(&files), ["127.0.0.1"]);
     }

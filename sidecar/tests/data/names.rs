@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use postern_sidecar::config::{HostPort, Limits};
 use postern_sidecar::metrics::Direction;
+use postern_sidecar::upstream::lookup::{HOSTS_FILE_TTL, NameServers};
+use postern_sidecar::upstream::name::Answer;
+use postern_sidecar::upstream::setup::SystemFiles;
 use postern_sidecar::upstream::{UpstreamRegister, Upstreams};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -236,4 +239,29 @@ async fn an_outbound_reaches_its_service_by_name_and_says_which_name_leads_nowhe
     let text = orders.plane.metrics.text().unwrap();
     assert!(text.contains("postern_name_lookups_total{result=\"absent\"}"), "{text}");
     orders.all_ended().await;
+}
+
+#[tokio::test]
+async fn a_name_in_the_hosts_file_is_no_question_for_name_servers_and_may_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("hosts");
+    let servers =
+        NameServers::System(Arc::new(SystemFiles::new(file.clone(), "/nowhere/resolv.conf".into())));
+    for lines in ["127.0.0.2 payments.example\n", "127.0.0.3 payments.example\n::1 payments.example other\n"]
+    {
+        std::fs::write(&file, lines).unwrap();
+        let wanted = lines.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+        let answer = servers.look_up("payments.example").await.unwrap();
+        assert_eq!(answer, Answer::Addresses { addresses: wanted, ttl: HOSTS_FILE_TTL });
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_name_is_asked_of_nobody() {
+    let server = NameServer::new(Says::Addresses(vec![v4(2)], 1)).await;
+    for name in [&*"x".repeat(64), &*"x.".repeat(127)] {
+        let error = server.asked().look_up(name).await.unwrap_err();
+        assert_eq!(error.to_string(), "it is no valid name", "{name}");
+    }
+    assert_eq!(server.questions(), 0);
 }

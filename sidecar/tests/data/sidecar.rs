@@ -68,7 +68,7 @@ pub struct Spec {
     pub clock: Arc<dyn Clock>,
     pub admin: SocketAddr,
     app: Option<SocketAddr>,
-    to: Vec<HostPort>,
+    pub to: Vec<HostPort>,
     pub name_servers: NameServers,
     target: Target,
 }

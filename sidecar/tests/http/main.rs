@@ -33,3 +33,4 @@ mod ending;
 mod hostile;
 mod http2_frames;
 mod observing;
+mod upstreams;
