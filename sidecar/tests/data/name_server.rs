@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use postern_sidecar::listen;
 use postern_sidecar::upstream::lookup::NameServers;
 use postern_sidecar::upstream::setup::Setup;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -45,13 +46,21 @@ const UDP_BYTES_MAX: usize = 512;
 
 impl NameServer {
     pub async fn new(says: Says) -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), says).await
+        loop {
+            let tcp = listen::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            // Somebody else may have the same port for UDP.
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                return Self::serve(udp, tcp, says);
+            }
+        }
     }
 
     pub async fn at(at: SocketAddr, says: Says) -> Self {
-        let udp = UdpSocket::bind(at).await.unwrap();
+        Self::serve(UdpSocket::bind(at).await.unwrap(), listen::open(at).unwrap(), says)
+    }
+
+    fn serve(udp: UdpSocket, tcp: TcpListener, says: Says) -> Self {
         let at = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(at).await.unwrap();
         let state = Arc::new(Mutex::new(State { says, questions: 0 }));
         let mut tasks = JoinSet::new();
         let asked = state.clone();
