@@ -35,7 +35,7 @@ pub struct OutboundServer {
     pub(crate) plane: Arc<Plane>,
     index: usize,
     pub(crate) outbound: Outbound,
-    upstreams: Arc<Upstreams>,
+    pub(crate) upstreams: Arc<Upstreams>,
     /// Where the outbound speaks HTTP.
     http: Option<HttpOutbound>,
 }

@@ -182,7 +182,7 @@ impl Upstreams {
         self.state().choice.succeeded(id)
     }
 
-    fn failed(&self, picked: Picked, before: Option<Record>) {
+    fn failed(&self, picked: &Picked, before: Option<Record>) {
         let mut state = self.state();
         let random = state.random.next();
         let ejected = state.choice.failed(picked.id, before, now(), random);
@@ -197,6 +197,11 @@ impl Upstreams {
 
     fn left(&self, id: AddressId) {
         self.state().choice.left(id);
+    }
+
+    /// Over how many addresses new work is spread.
+    pub fn spread(&self) -> usize {
+        self.state().choice.spread(now())
     }
 
     fn all_ejected(&self) -> bool {

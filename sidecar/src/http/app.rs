@@ -94,20 +94,20 @@ impl App {
         Self { at, dead_after, http, pool, connections, over }
     }
 
-    async fn single(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
+    async fn single(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
         let (sender, connection) = http1_builder(&self.http).handshake(stream).await?;
         self.drive(connection.with_upgrades());
-        Ok(Dialed::Single(sender, End::default()))
+        Ok(Dialed::Single(sender, end))
     }
 
-    async fn shared(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
+    async fn shared(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
         let mut builder = http2_builder(&self.http, self.dead_after);
         builder
             .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
         let (sender, connection) = builder.handshake(stream).await?;
         self.drive(connection);
-        Ok(Dialed::Shared(sender, End::default()))
+        Ok(Dialed::Shared(sender, end))
     }
 
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
@@ -129,6 +129,10 @@ impl App {
 }
 
 impl Dial<Failure> for App {
+    fn spread(&self) -> usize {
+        self.at.spread()
+    }
+
     async fn dial(&self, kind: Kind) -> Result<Dialed, Failure> {
         let unreachable = |detail| Failure {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -137,11 +141,12 @@ impl Dial<Failure> for App {
             explain: None,
         };
         let (stream, leased) = self.at.connect().await.map_err(|error| unreachable(error.to_string()))?;
+        let end = End { listing: leased.listing(), ..End::default() };
         let stream = TokioIo::new(Watched::new(stream).lease(leased));
         let broken = |error: hyper::Error| unreachable(in_one_line(&error));
         match kind {
-            Kind::Shared => self.shared(stream).await.map_err(broken),
-            Kind::Single | Kind::Any => self.single(stream).await.map_err(broken),
+            Kind::Shared => self.shared(stream, end).await.map_err(broken),
+            Kind::Single | Kind::Any => self.single(stream, end).await.map_err(broken),
         }
     }
 }

@@ -96,6 +96,10 @@ impl Lend for ToPeerAlone<'_> {
 }
 
 impl Dial<Failure> for ToPeer<'_> {
+    fn spread(&self) -> usize {
+        self.server.upstreams.spread()
+    }
+
     async fn dial(&self, kind: Kind) -> Result<Dialed, Failure> {
         let server = self.server;
         let registration = Arc::new(server.plane.register.enter(server.facts(), &self.peers.over));
@@ -103,7 +107,8 @@ impl Dial<Failure> for ToPeer<'_> {
         let (tls, leased) = Box::pin(server.dial(&registration, alpn)).await?;
         let shared = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         let vouched_until = registration.verified().map(|peer| peer.not_after());
-        let end = End { address: Some(leased.address()), vouched_until, ..End::default() };
+        let (address, listing) = (Some(leased.address()), leased.listing());
+        let end = End { address, vouched_until, listing, ..End::default() };
         let stream =
             Watched::new(tls).count(registration.bytes.clone()).alert(end.alert.clone()).lease(leased);
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::choice::{AddressId, Picked, Record};
+use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
 use crate::ending::prepare;
 
@@ -82,6 +82,11 @@ impl Leased {
         self.picked.at
     }
 
+    /// Whether connections that are kept there may still be used.
+    pub fn listing(&self) -> Listing {
+        self.picked.listing.clone()
+    }
+
     /// Connects. That nobody answers is the address's failure, that this process has no descriptors left is not.
     pub async fn connect(&mut self) -> Result<TcpStream, ConnectError> {
         let (address, limits) = (self.picked.at, &self.upstreams.limits);
@@ -104,7 +109,7 @@ impl Leased {
 
     /// Nobody answered there as hoped, or the success was none after all.
     pub fn failed(&mut self) {
-        self.upstreams.failed(self.picked, self.before.take());
+        self.upstreams.failed(&self.picked, self.before.take());
     }
 }
 

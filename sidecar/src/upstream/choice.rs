@@ -7,6 +7,8 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// After so many failures in a row an address is ejected.
@@ -20,8 +22,23 @@ pub const EJECTED_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressId(u64);
 
+/// Whether an address is still one of its place, for connections there that are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Listing(Arc<AtomicBool>);
+
+impl Listing {
+    /// It is none of the place's any more: what is open may end by itself, but nothing new begins there.
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What is known of one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Address {
     id: AddressId,
     pub at: SocketAddr,
@@ -29,6 +46,7 @@ pub struct Address {
     pub in_flight: u32,
     pub record: Record,
     pub ejected_until: Option<Instant>,
+    listing: Listing,
     /// Its time is over, and one connection tries it.
     on_trial: bool,
 }
@@ -42,6 +60,11 @@ pub struct Record {
 }
 
 impl Address {
+    fn new(id: AddressId, at: SocketAddr) -> Self {
+        let (record, listing) = (Record::default(), Listing::default());
+        Self { id, at, in_flight: 0, record, ejected_until: None, listing, on_trial: false }
+    }
+
     pub fn id(&self) -> AddressId {
         self.id
     }
@@ -52,10 +75,11 @@ impl Address {
 }
 
 /// Where to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Picked {
     pub id: AddressId,
     pub at: SocketAddr,
+    pub listing: Listing,
 }
 
 /// The addresses of one place.
@@ -70,13 +94,17 @@ impl Choice {
     /// From now on these are the addresses. Those that stay keep what is known of them.
     pub fn replace(&mut self, now_known: &[SocketAddr]) {
         let mut missing: HashSet<_> = now_known.iter().copied().collect();
-        self.addresses.retain(|address| missing.remove(&address.at));
+        self.addresses.retain(|address| {
+            let stays = missing.remove(&address.at);
+            if !stays {
+                address.listing.end();
+            }
+            stays
+        });
         for &at in now_known {
             if missing.remove(&at) {
                 self.ids += 1;
-                let id = AddressId(self.ids);
-                let (record, ejected_until) = (Record::default(), None);
-                self.addresses.push(Address { id, at, in_flight: 0, record, ejected_until, on_trial: false });
+                self.addresses.push(Address::new(AddressId(self.ids), at));
             }
         }
     }
@@ -94,7 +122,7 @@ impl Choice {
             address.ejected_until = Some(now + ejected_for(address.record.ejections, random));
             address.on_trial = true;
         }
-        Some(Picked { id, at: address.at })
+        Some(Picked { id, at: address.at, listing: address.listing.clone() })
     }
 
     /// The one with less in flight of two random ones; of equals, either.
@@ -154,6 +182,12 @@ impl Choice {
 
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// Over how many addresses new work is spread: those that are not ejected, or all.
+    pub fn spread(&self, now: Instant) -> usize {
+        let ready = self.addresses.iter().filter(|address| !address.is_ejected(now)).count();
+        if ready == 0 { self.addresses.len() } else { ready }
     }
 
     /// Whether there are addresses, and each is ejected.

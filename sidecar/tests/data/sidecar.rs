@@ -67,6 +67,8 @@ pub struct Spec {
     pub policy_file: Option<PathBuf>,
     pub clock: Arc<dyn Clock>,
     pub admin: SocketAddr,
+    /// Where the inbound listens.
+    pub listen: SocketAddr,
     app: Option<SocketAddr>,
     pub to: Vec<HostPort>,
     pub name_servers: NameServers,
@@ -92,6 +94,7 @@ impl Spec {
             policy_file: None,
             clock: Arc::new(SystemClock),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             app: None,
             to: Vec::new(),
             name_servers: NameServers::default(),
@@ -128,7 +131,7 @@ impl Spec {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let inbound = self.app.map(|app| Inbound {
             name: "api".to_owned(),
-            listen: any,
+            listen: self.listen,
             app: host_port(app),
             protocol: self.protocol,
             tell_callers: self.tell_callers,

@@ -86,6 +86,7 @@ fn an_ejected_address_is_tried_only_when_no_other_is_left() {
     let (mut choice, now, mut seed) = (of(3), Instant::now(), 3);
     let dead = choice.addresses()[1].id;
     eject(&mut choice, dead, now);
+    assert_eq!(choice.spread(now), 2);
     for _ in 0..100 {
         let mut tried = Vec::new();
         while let Some(picked) = choice.pick(now, random(&mut seed), &tried) {
@@ -103,6 +104,7 @@ fn when_all_are_ejected_all_are_tried_and_it_is_said() {
         eject(&mut choice, id, now);
     }
     assert!(choice.all_ejected(now));
+    assert_eq!(choice.spread(now), 4);
     let mut tried = Vec::new();
     while let Some(picked) = choice.pick(now, random(&mut seed), &tried) {
         tried.push(picked.id);
@@ -150,7 +152,9 @@ fn an_address_that_stays_keeps_its_record_and_one_that_came_back_is_new() {
     choice.replace(&[at(9), first.at]);
     assert_eq!(choice.addresses().len(), 2);
     assert!(choice.addresses()[0].is_ejected(now) && choice.addresses()[0].in_flight == 1);
+    assert!(!first.listing.is_over());
     choice.replace(&[at(9), at(9)]);
+    assert!(first.listing.is_over(), "what is kept there learns it");
     choice.replace(&[at(9), first.at]);
     choice.left(first.id);
     assert!(choice.addresses().iter().all(|address| address.in_flight == 0 && !address.is_ejected(now)));
