@@ -98,12 +98,17 @@ impl NameServer {
 
     /// Asks this one, and does not wait long.
     pub fn asked(&self) -> NameServers {
+        self.asked_for(Duration::from_millis(200))
+    }
+
+    /// Asks this one, and waits so long for each answer.
+    pub fn asked_for(&self, patience: Duration) -> NameServers {
         let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
         (udp.port, tcp.port) = (self.at.port(), self.at.port());
         let server = NameServerConfig::new(self.at.ip(), true, vec![udp, tcp]);
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
         let mut options = ResolverOpts::default();
-        (options.timeout, options.attempts) = (Duration::from_millis(200), 1);
+        (options.timeout, options.attempts) = (patience, 1);
         NameServers::Given(Arc::new(Setup { config, options, ..Setup::default() }))
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use postern_sidecar::config::{HostPort, Limits};
 use postern_sidecar::metrics::Direction;
-use postern_sidecar::upstream::lookup::{HOSTS_FILE_TTL, NameServers};
+use postern_sidecar::upstream::lookup::{HOSTS_FILE_TTL, LOOKUP_TIME_MAX, LookupError, NameServers};
 use postern_sidecar::upstream::name::Answer;
 use postern_sidecar::upstream::setup::SystemFiles;
 use postern_sidecar::upstream::{UpstreamRegister, Upstreams};
@@ -265,4 +265,12 @@ async fn what_is_no_name_is_asked_of_nobody() {
         assert_eq!(error.to_string(), "it is no valid name", "{name}");
     }
     assert_eq!(server.questions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_is_given_up_in_the_end_however_patient_the_machines_settings_are() {
+    let server = NameServer::new(Says::Nothing).await;
+    let asked = server.asked_for(LOOKUP_TIME_MAX * 10);
+    let error = asked.look_up("payments.example").await.unwrap_err();
+    assert!(matches!(error, LookupError::TooLate(LOOKUP_TIME_MAX)), "{error:?}");
 }
