@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, HostPort, IdentitySource};
 use crate::holder::IdentityStatus;
+use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::policy_store::{PolicySource, PolicyStatus};
 
@@ -108,12 +109,23 @@ impl Admin {
             "unenforceable": self.plane.unenforceable(),
             "subscription": *self.plane.subscription.borrow(),
             "revoked": self.plane.revoked.current().len(),
-            "inbounds": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
-            "outbounds": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
+            "inbounds": self.with_upstreams(Direction::Inbound, config.inbounds.iter().map(inbound_shown)),
+            "outbounds": self.with_upstreams(Direction::Outbound, config.outbounds.iter().map(outbound_shown)),
             "connections": { "live": live, "begun": begun },
             "access_log": access_log_shown(&self.plane),
             "refusals": self.plane.refusals.newest(),
         })
+    }
+
+    /// Listeners with how their addresses stand.
+    fn with_upstreams(&self, direction: Direction, listeners: impl Iterator<Item = Value>) -> Vec<Value> {
+        let with = |(at, mut shown): (usize, Value)| {
+            if let Some(fields) = shown.as_object_mut() {
+                fields.insert("upstreams".to_owned(), self.plane.upstreams.shown(direction, at));
+            }
+            shown
+        };
+        listeners.enumerate().map(with).collect()
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {

@@ -124,7 +124,7 @@ pub enum TellCallers {
 pub struct Outbound {
     pub listen: SocketAddr,
     pub target: Target,
-    /// Tried in this order.
+    /// Each leads to instances of the service.
     pub to: Vec<HostPort>,
     pub protocol: Protocol,
     /// The port's name in the policy, where the called side shall make sure that it is this one.

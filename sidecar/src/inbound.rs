@@ -14,6 +14,7 @@ use postern_proto::mtls::{
 };
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 pub(crate) use tunnel::{end, settle};
 
@@ -30,7 +31,7 @@ use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
 use crate::tls::{TlsStream, client_hello};
-use crate::upstream::connect_any;
+use crate::upstream::Upstreams;
 use refused::{Stage, Stopped};
 
 /// Serves the connections of one inbound.
@@ -39,6 +40,7 @@ pub struct InboundServer {
     plane: Arc<Plane>,
     index: usize,
     inbound: Arc<Inbound>,
+    app: Arc<Upstreams>,
     pending: Arc<Pending>,
     /// Where the inbound speaks HTTP.
     http: Option<Arc<HttpInbound>>,
@@ -48,9 +50,10 @@ impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
         let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max));
         let inbound = Arc::new(inbound);
+        let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
-            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone())));
-        Self { plane, index, inbound, pending, http }
+            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
+        Self { plane, index, inbound, app, pending, http }
     }
 }
 
@@ -111,6 +114,10 @@ impl Serve for InboundServer {
         self.http.is_some()
     }
 
+    async fn tend(&self, over: CancellationToken) {
+        self.app.tend(over).await;
+    }
+
     async fn end(&self) {
         if let Some(http) = &self.http {
             http.end().await;
@@ -140,9 +147,8 @@ impl InboundServer {
 
     async fn carry(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
         reset_on_close(tls.tcp());
-        let limits = &self.plane.config.limits;
-        let mut app = match Box::pin(connect_any(&self.inbound.app, limits)).await {
-            Ok(app) => app,
+        let (mut app, _in_flight) = match Box::pin(self.app.connect()).await {
+            Ok(connected) => connected,
             Err(error) => {
                 return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));
             }

@@ -14,6 +14,7 @@ use super::framing::Heads;
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
 use crate::live::Traffic;
+use crate::upstream::Leased;
 
 /// A connection and who wants to know of it.
 #[derive(Debug)]
@@ -26,13 +27,23 @@ pub(super) struct Watched<S> {
     /// Of a peer's connection: what is read goes to the app.
     bytes: Option<Arc<Traffic>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
+    leased: Option<Leased>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, first: Vec::new(), heads: None, frames: None, bytes: None, alert: None, resets: false }
+        Self {
+            stream,
+            first: Vec::new(),
+            heads: None,
+            frames: None,
+            bytes: None,
+            alert: None,
+            leased: None,
+            resets: false,
+        }
     }
 
     /// What is watched.
@@ -61,6 +72,12 @@ impl<S> Watched<S> {
     /// Counts a peer's connection.
     pub(super) fn count(mut self, bytes: Arc<Traffic>) -> Self {
         self.bytes = Some(bytes);
+        self
+    }
+
+    /// Counts it at the address where it leads.
+    pub(super) fn lease(mut self, leased: Leased) -> Self {
+        self.leased = Some(leased);
         self
     }
 
@@ -101,6 +118,9 @@ impl<S: AsyncRead + Unpin> Watched<S> {
             && let Some(found) = alert_in(error)
         {
             alert.get_or_init(|| found);
+            if let (AlertDescription::InternalError, Some(leased)) = (found, &mut self.leased) {
+                leased.failed();
+            }
         }
         Poll::Ready(read)
     }
