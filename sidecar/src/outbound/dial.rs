@@ -64,6 +64,7 @@ impl OutboundServer {
         let (mut attempt, mut unreachable, mut refused) = (self.upstreams.attempt(), Vec::new(), Vec::new());
         while let Some(mut leased) = attempt.next().await {
             if let Some(kept) = kept(leased.address()) {
+                self.tell_all(refused);
                 return Ok((Found::Kept(kept), leased));
             }
             // Boxed, so that the handshake's state is gone while bytes are relayed.
