@@ -7,6 +7,7 @@ mod identity_source;
 mod listeners;
 mod problem;
 mod raw;
+mod restart;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use postern_proto::policy::Protocol;
 pub use bounds::*;
 pub use http::Http;
 pub use problem::{ConfigError, Problem};
+pub use restart::Restart;
 pub use values::HostPortError;
 
 /// A whole, valid configuration.
@@ -37,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     pub http: Http,
     pub shutdown: Shutdown,
+    /// Off where absent.
+    pub restart: Option<Restart>,
     pub log: Log,
     /// Off where absent.
     pub access_log: Option<AccessLogConfig>,

@@ -41,6 +41,7 @@ impl Rules<'_> {
         let limits = self.limits(raw.limits);
         let http = self.http(raw.http);
         let shutdown = self.shutdown(raw.shutdown);
+        let restart = self.restart(raw.restart, identity.as_ref());
         let log = self.log(raw.log);
         let access_log = raw.access_log.and_then(|raw| self.access_log(raw));
         let (inbounds, outbounds, admin) = listeners?;
@@ -53,6 +54,7 @@ impl Rules<'_> {
             limits,
             http,
             shutdown,
+            restart,
             log,
             access_log,
         })
