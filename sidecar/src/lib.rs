@@ -33,4 +33,5 @@ pub mod run;
 pub mod schedule;
 pub mod state_dir;
 pub mod subscription;
+pub mod takeover;
 pub mod upstream;

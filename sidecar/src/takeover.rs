@@ -1,0 +1,5 @@
+//! A restart without a refused connection.
+
+mod channel;
+mod door;
+mod message;
