@@ -2,4 +2,6 @@
 
 mod channel;
 mod door;
+mod giving;
 mod message;
+mod sockets;

@@ -3,11 +3,11 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::cmsg_space;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
@@ -15,7 +15,8 @@ use rustix::net::{
 };
 use thiserror::Error;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::net::unix::UCred;
 use tokio::time::timeout;
 
 use super::message::{MESSAGE_BYTES_MAX, Message, MessageError};
@@ -29,9 +30,10 @@ pub(super) fn socket() -> io::Result<OwnedFd> {
 /// One side of a conversation.
 #[derive(Debug)]
 pub(super) struct Channel {
-    socket: AsyncFd<OwnedFd>,
-    /// Of the process on the other side, when it connected or began to listen (SO_PEERCRED).
-    pub(super) peer_uid: u32,
+    /// Called a stream by its type; but it is made by [`socket`].
+    socket: UnixStream,
+    /// The process on the other side, when it connected or began to listen (SO_PEERCRED).
+    pub(super) peer: UCred,
 }
 
 /// Why a conversation cannot go on.
@@ -58,12 +60,11 @@ impl Channel {
     pub(super) fn connect(path: &Path) -> io::Result<Self> {
         let socket = socket()?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Self::new(socket)
+        Self::new(UnixStream::from_std(net::UnixStream::from(socket))?)
     }
 
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        let peer_uid = socket_peercred(&socket)?.uid.as_raw();
-        Ok(Self { socket: AsyncFd::new(socket)?, peer_uid })
+    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+        Ok(Self { peer: socket.peer_cred()?, socket })
     }
 
     pub(super) async fn say(&self, message: &Message) -> Result<(), ChannelError> {
@@ -81,13 +82,13 @@ impl Channel {
 
     async fn send(&self, message: &Message, sockets: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let bytes = message.encode()?;
-        let sending = self.socket.async_io(Interest::WRITABLE, |socket| {
+        let sending = self.socket.async_io(Interest::WRITABLE, || {
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
                 return Err(io::Error::other("no room for a socket"));
             }
-            Ok(sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?)
+            Ok(sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?)
         });
         // A message leaves whole.
         match timeout(SAID_WITHIN, sending).await {
@@ -104,7 +105,7 @@ impl Channel {
 
     /// Hears one message and what sockets came with it.
     pub(super) async fn hear_with(&self, within: Duration) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
-        let hearing = self.socket.async_io(Interest::READABLE, |socket| receive(socket.as_fd()));
+        let hearing = self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd()));
         let (bytes, sockets) = match timeout(within, hearing).await {
             Ok(heard) => heard.map_err(of_io)?,
             Err(_late) => return Err(ChannelError::Silent { after: within }),

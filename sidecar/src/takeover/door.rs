@@ -2,15 +2,14 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net;
 use std::path::{Path, PathBuf};
 
-use rustix::net::{SocketAddrUnix, SocketFlags, accept_with, bind, listen};
+use rustix::net::{SocketAddrUnix, bind, listen};
 use rustix::process::geteuid;
 use thiserror::Error;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
 use tracing::warn;
 
 use super::channel::{Channel, socket};
@@ -39,7 +38,7 @@ pub enum DoorError {
 /// An open door. A process that ends otherwise than in order leaves the file, which the next one replaces.
 #[derive(Debug)]
 pub(super) struct Door {
-    listener: AsyncFd<OwnedFd>,
+    listener: UnixListener,
     path: PathBuf,
     /// Device and number of the file.
     inode: (u64, u64),
@@ -65,7 +64,7 @@ impl Door {
         fs::set_permissions(&new, Permissions::from_mode(MODE)).map_err(failed("protect the file"))?;
         listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
         let inode = inode(&new).map_err(failed("look at the file"))?;
-        let listener = AsyncFd::new(socket).map_err(failed("listen"))?;
+        let listener = UnixListener::from_std(net::UnixListener::from(socket)).map_err(failed("listen"))?;
         Ok(Self { listener, path: path.to_owned(), inode })
     }
 
@@ -76,9 +75,8 @@ impl Door {
     }
 
     pub(super) async fn accept(&self) -> io::Result<Channel> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let accepting = self.listener.async_io(Interest::READABLE, |socket| Ok(accept_with(socket, flags)?));
-        Channel::new(accepting.await?)
+        let (socket, _) = self.listener.accept().await?;
+        Channel::new(socket)
     }
 
     /// Takes the file away if it is still its own, while it still listens: so nobody can have replaced it meanwhile.
@@ -109,7 +107,7 @@ pub(super) fn knock(path: &Path) -> Result<Option<Channel>, DoorError> {
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => return Err(failed("ask the process that listens there")(error)),
     };
-    let (own, peer) = (own_uid(), channel.peer_uid);
+    let (own, peer) = (own_uid(), channel.peer.uid());
     if peer == own || peer == ROOT || own == ROOT {
         return Ok(Some(channel));
     }
@@ -174,7 +172,7 @@ mod tests {
         door.publish().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert!(knock(&path).unwrap().is_some());
-        assert_eq!(door.accept().await.unwrap().peer_uid, own_uid());
+        assert_eq!(door.accept().await.unwrap().peer.uid(), own_uid());
         door.close();
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
     }

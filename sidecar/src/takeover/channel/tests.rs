@@ -7,7 +7,8 @@ use super::*;
 fn pair() -> (Channel, Channel) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    (Channel::new(one).unwrap(), Channel::new(other).unwrap())
+    let side = |socket| Channel::new(UnixStream::from_std(net::UnixStream::from(socket)).unwrap()).unwrap();
+    (side(one), side(other))
 }
 
 const SOON: Duration = Duration::from_secs(10);
@@ -16,7 +17,7 @@ async fn raw(channel: &Channel, bytes: &[u8], sockets: &[BorrowedFd<'_>]) {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(8))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(sockets.is_empty() || control.push(SendAncillaryMessage::ScmRights(sockets)));
-    sendmsg(channel.socket.get_ref(), &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+    sendmsg(&channel.socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
 }
 
 #[tokio::test]
@@ -32,7 +33,7 @@ async fn messages_stay_whole_and_a_socket_comes_with_its_own() {
     let same = std::net::TcpListener::from(sockets.remove(0));
     assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
     assert_eq!(other.hear(SOON).await.unwrap(), Message::Serving);
-    assert_eq!(one.peer_uid, super::super::door::own_uid());
+    assert_eq!(one.peer.uid(), super::super::door::own_uid());
 }
 
 #[tokio::test]
@@ -47,7 +48,7 @@ async fn foreign_long_and_overloaded_messages_are_errors() {
     raw(&one, &vec![b' '; 64 * 1024], &[]).await;
     let heard = other.hear(SOON).await;
     assert!(matches!(heard, Err(ChannelError::Message(MessageError::TooLong))), "{heard:?}");
-    let socket = one.socket.get_ref().as_fd();
+    let socket = one.socket.as_fd();
     raw(&one, b"\"ready\"", &[socket; 8]).await;
     let heard = other.hear(SOON).await;
     assert!(matches!(heard, Err(ChannelError::Io(_))), "{heard:?}");
