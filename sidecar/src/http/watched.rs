@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
 use super::framing::Heads;
@@ -26,13 +27,24 @@ pub(super) struct Watched<S> {
     /// Of a peer's connection: what is read goes to the app.
     bytes: Option<Arc<Bytes>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
+    /// Told when so many bytes have been read.
+    begins: Option<(CancellationToken, usize)>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, first: Vec::new(), heads: None, frames: None, bytes: None, alert: None, resets: false }
+        Self {
+            stream,
+            first: Vec::new(),
+            heads: None,
+            frames: None,
+            bytes: None,
+            alert: None,
+            begins: None,
+            resets: false,
+        }
     }
 
     /// What is watched.
@@ -61,6 +73,12 @@ impl<S> Watched<S> {
     /// Counts a peer's connection.
     pub(super) fn count(mut self, bytes: Arc<Bytes>) -> Self {
         self.bytes = Some(bytes);
+        self
+    }
+
+    /// Tells when its first `least` bytes have been read.
+    pub(super) fn begins(mut self, begun: CancellationToken, least: usize) -> Self {
+        self.begins = Some((begun, least));
         self
     }
 
@@ -115,6 +133,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         ready!(self.poll_stream(cx, buffer))?;
         let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Some((begun, missing)) = &mut self.begins {
+            *missing = missing.saturating_sub(read.len());
+            if *missing == 0 {
+                begun.cancel();
+                self.begins = None;
+            }
+        }
         if let Some(heads) = &self.heads {
             heads.pass(read);
         }
