@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::config::Restart;
+use crate::config::{LISTENERS_MAX, Restart};
 use crate::holder::in_one_line;
 use crate::listen;
 use channel::Channel;
@@ -37,6 +37,9 @@ const LOOKS_MAX: u32 = 50;
 /// ...with so much time between.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
+/// Inbounds, outbounds, and the admin endpoint.
+const OFFERED_MAX: usize = 2 * LISTENERS_MAX + 1;
+
 /// Why the listeners cannot be taken over. The old process keeps them.
 #[derive(Debug, Error)]
 pub enum TakeoverError {
@@ -50,6 +53,8 @@ pub enum TakeoverError {
     },
     #[error("the process at restart.socket {} speaks version {found}, this one {VERSION_OLDEST} to {VERSION_NEWEST}", path.display())]
     Version { path: PathBuf, found: u32 },
+    #[error("the process at restart.socket {} offers {found} listeners, more than the {OFFERED_MAX} allowed", path.display())]
+    TooMany { path: PathBuf, found: usize },
     #[error("the socket offered for {key} on {} is not to be used", key.address)]
     Unfit {
         key: Key,
@@ -176,6 +181,9 @@ async fn offered(old: &Channel, path: &Path) -> Result<Offered, TakeoverError> {
         }
         other => return Err(out_of_turn("offer", &other)),
     };
+    if listeners > OFFERED_MAX {
+        return Err(TakeoverError::TooMany { path: path.to_owned(), found: listeners });
+    }
     let mut offered = Offered::default();
     for _ in 0..listeners {
         match old.hear_with(ANSWER_WITHIN).await.map_err(failed)? {
