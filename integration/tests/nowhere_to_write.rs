@@ -93,7 +93,7 @@ async fn a_full_disk_costs_what_would_be_kept_and_stalls_neither_traffic_nor_rot
     let options = CaOptions { svid_ttl: "10s", extra: "" };
     let mut shop = Shop::start_as(options, App::echo().await, POLICY, |spec| spec).await;
     // What is there already is kept; then there is no room for anything more.
-    let full = "mount -t tmpfs none /mnt; cp -a STATE /mnt/kept; mount -t tmpfs -o size=32k none STATE; \
+    let full = "mount -t tmpfs none /mnt; cp -a STATE /mnt/kept; mount -t tmpfs -o size=32k,mode=700 none STATE; \
                 cp -a /mnt/kept/. STATE; cat /dev/zero > STATE/zero || true; exec \"$@\"";
     let state = shop.payments.config.with_extension("state").display().to_string();
     restart_by(&mut shop.payments, shell, &full.replace("STATE", &state)).await;
