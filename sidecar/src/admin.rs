@@ -177,6 +177,10 @@ fn shown(config: &Config) -> Value {
             "drain_delay": format!("{:?}", shutdown.drain_delay),
             "drain_deadline": format!("{:?}", shutdown.drain_deadline),
         },
+        "restart": config.restart.as_ref().map(|restart| json!({
+            "socket": restart.socket,
+            "ready_within": format!("{:?}", restart.ready_within),
+        })),
     })
 }
 

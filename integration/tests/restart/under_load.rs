@@ -4,9 +4,11 @@ use postern_integration::apps::App;
 use postern_integration::live::EchoStream;
 use postern_integration::load::{Load, Outcome, Style};
 use postern_integration::shop::{HTTP_POLICY, POLICY, Shop};
-use postern_integration::{CaOptions, eventually, web};
+use postern_integration::{CaOptions, SidecarSpec, eventually, web};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use crate::fixture::echo;
 
 const RESTARTS: usize = 10;
 
@@ -47,7 +49,7 @@ async fn ten_restarts_in_a_row_refuse_and_reset_no_new_tcp_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_restarts_in_a_row_fail_no_new_http_request() {
     let app = web::app().await;
-    let change = |spec: postern_integration::SidecarSpec| spec.http().restartable();
+    let change = |spec: SidecarSpec| spec.http().restartable();
     let mut shop = Shop::start_as(CaOptions::default(), app, HTTP_POLICY, change).await;
     let to = shop.orders_to_payments();
     let loads = vec![Load::start(to, Style::FreshHttp1, 8)];
@@ -78,7 +80,7 @@ async fn open_connections_live_on_in_the_old_process_until_they_end() {
 
 #[tokio::test]
 async fn http_streams_live_on_in_the_old_process_until_they_end() {
-    let change = |spec: postern_integration::SidecarSpec| spec.http().restartable();
+    let change = |spec: SidecarSpec| spec.http().restartable();
     let mut shop = Shop::start_as(CaOptions::default(), web::app().await, HTTP_POLICY, change).await;
     let mut stream = EchoStream::open(shop.orders_to_payments()).await;
     stream.echo().await.unwrap();
@@ -95,9 +97,7 @@ async fn http_streams_live_on_in_the_old_process_until_they_end() {
 
 #[tokio::test]
 async fn what_outlives_the_drain_deadline_is_cut() {
-    let change = |spec: postern_integration::SidecarSpec| {
-        spec.restartable().extra("[shutdown]\ndrain_deadline = \"200ms\"\n")
-    };
+    let change = |spec: SidecarSpec| spec.restartable().extra("[shutdown]\ndrain_deadline = \"200ms\"\n");
     let mut shop = Shop::start_as(CaOptions::default(), App::echo().await, POLICY, change).await;
     let mut stream = TcpStream::connect(shop.orders_to_payments()).await.unwrap();
     echo(&mut stream, b"before").await;
@@ -106,9 +106,20 @@ async fn what_outlives_the_drain_deadline_is_cut() {
     assert_eq!(old.exit().await.code(), Some(0));
 }
 
-async fn echo(stream: &mut TcpStream, bytes: &[u8]) {
-    stream.write_all(bytes).await.unwrap();
-    let mut answer = vec![0; bytes.len()];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer, bytes);
+/// `[[outbound]]` is allowed 256 times.
+#[tokio::test]
+async fn as_many_listeners_as_are_allowed_are_taken_over() {
+    let mut shop = crate::fixture::shop().await;
+    let mut spec = SidecarSpec::new("orders").second().restartable().policy(&shop.policy);
+    for _ in 0..256 {
+        spec = spec.outbound("payments", shop.payments_inbound());
+    }
+    shop.reports = shop.mesh.sidecar(&shop.ca, &spec);
+    shop.reports.ready().await;
+    let mut old = shop.reports.succeed().await;
+    assert_eq!(old.exit().await.code(), Some(0), "{}", old.output());
+    old.line_with(&["listeners=257"]).await;
+    for outbound in &shop.reports.outbounds {
+        echo(&mut TcpStream::connect(outbound).await.unwrap(), b"through each").await;
+    }
 }
