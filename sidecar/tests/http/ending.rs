@@ -37,7 +37,7 @@ async fn who_was_let_in_just_before_the_end_is_answered_once() {
 #[tokio::test]
 async fn who_was_let_in_and_says_nothing_holds_up_the_end_for_header_timeout_only() {
     let limits = Http { header_timeout: Duration::from_millis(200), ..Http::default() };
-    let live = Live::with_limits(App::echo().await, limits).await;
+    let live = Live::with_limits(App::serve(async |_| Ok(())).await, limits).await;
     let mut silent = live.direct("orders", b"http/1.1").await;
     eventually("it is in", || (live.payments.live() == 1).then_some(())).await;
     live.payments.stop.cancel();
