@@ -136,7 +136,7 @@ impl Takeover {
 
     /// Tells the old process that this one accepts, so that it ends, and is there for the next one.
     pub async fn serving(self) -> Option<Giver> {
-        let (restart, door) = self.restart.zip(self.door)?;
+        let (restart, mut door) = self.restart.zip(self.door)?;
         if let Some(old) = &self.old {
             match old.say(&Message::Serving).await {
                 Ok(()) => info!("took over from the old process"),

@@ -13,6 +13,7 @@ async fn refused(shop: &mut Shop, mut new: Program, code: i32, says: &[&str]) {
     new.line_with(says).await;
     assert_eq!(new.exit().await.code(), Some(code), "{}", new.output());
     goes_on(&load).await;
+    assert!(!shop.payments.restart_socket().with_extension("sock.new").exists(), "it leaves nothing");
     succeeds_then(shop).await;
     none_failed(load).await;
 }
@@ -119,7 +120,9 @@ async fn one_of_another_user_is_refused_also_where_the_file_lets_it_in() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
     let binary = shop.mesh.path().join("postern-sidecar");
-    std::fs::copy(postern_integration::sidecar_binary(), &binary).unwrap();
+    // Copied by another process: a program that this one still had open for writing could not be started.
+    let mut copy = std::process::Command::new("cp");
+    assert!(copy.arg(postern_integration::sidecar_binary()).arg(&binary).status().unwrap().success());
     let mut command = std::process::Command::new(&binary);
     command.arg("run").arg("--config").arg(&shop.payments.config).uid(65_534).gid(65_534);
     let new = Program::start_command("somebody else", command.into());

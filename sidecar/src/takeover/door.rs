@@ -42,6 +42,7 @@ pub(super) struct Door {
     path: PathBuf,
     /// Device and number of the file.
     inode: (u64, u64),
+    published: bool,
 }
 
 impl Door {
@@ -65,13 +66,15 @@ impl Door {
         listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
         let inode = inode(&new).map_err(failed("look at the file"))?;
         let listener = UnixListener::from_std(net::UnixListener::from(socket)).map_err(failed("listen"))?;
-        Ok(Self { listener, path: path.to_owned(), inode })
+        Ok(Self { listener, path: path.to_owned(), inode, published: false })
     }
 
     /// Puts it in place of what is there: nothing, the file of a process that is gone, or the door of the one whose
     /// listeners were taken over.
-    pub(super) fn publish(&self) -> io::Result<()> {
-        fs::rename(beside(&self.path), &self.path)
+    pub(super) fn publish(&mut self) -> io::Result<()> {
+        fs::rename(beside(&self.path), &self.path)?;
+        self.published = true;
+        Ok(())
     }
 
     pub(super) async fn accept(&self) -> io::Result<Channel> {
@@ -81,13 +84,25 @@ impl Door {
 
     /// Takes the file away if it is still its own, while it still listens: so nobody can have replaced it meanwhile.
     pub(super) fn close(self) {
-        for path in [beside(&self.path), self.path.clone()] {
-            if inode(&path).is_ok_and(|found| found == self.inode)
-                && let Err(error) = fs::remove_file(&path)
-            {
-                warn!(path = %path.display(), %error, "the restart socket's file stays");
-            }
+        if inode(&self.path).is_ok_and(|found| found == self.inode) {
+            tell(&self.path, fs::remove_file(&self.path));
         }
+    }
+}
+
+/// One that was never published leaves nothing.
+impl Drop for Door {
+    fn drop(&mut self) {
+        if !self.published {
+            let path = beside(&self.path);
+            tell(&path, remove(&path));
+        }
+    }
+}
+
+fn tell(path: &Path, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        warn!(path = %path.display(), %error, "the restart socket's file stays");
     }
 }
 
@@ -169,6 +184,9 @@ mod tests {
         assert!(knock(&path).unwrap().is_none(), "nobody, and no file");
         let door = Door::open(&path).unwrap();
         assert!(knock(&path).unwrap().is_none(), "not published");
+        drop(door);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "and never was");
+        let mut door = Door::open(&path).unwrap();
         door.publish().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert!(knock(&path).unwrap().is_some());
@@ -181,13 +199,13 @@ mod tests {
     async fn the_file_of_a_process_that_is_gone_is_replaced_and_that_of_another_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("restart.sock");
-        let gone = Door::open(&path).unwrap();
+        let mut gone = Door::open(&path).unwrap();
         gone.publish().unwrap();
         drop(gone);
         assert!(path.exists() && knock(&path).unwrap().is_none());
-        let old = Door::open(&path).unwrap();
+        let mut old = Door::open(&path).unwrap();
         old.publish().unwrap();
-        let new = Door::open(&path).unwrap();
+        let mut new = Door::open(&path).unwrap();
         new.publish().unwrap();
         old.close();
         assert!(knock(&path).unwrap().is_some(), "the new one's file stays");
