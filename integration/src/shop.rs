@@ -95,7 +95,8 @@ impl Shop {
         Self::start_as(options, app, HTTP_POLICY, |spec| spec.http().extra(extra)).await
     }
 
-    async fn start_as(
+    /// Starts everything, with `policy` and sidecars changed by `change`.
+    pub async fn start_as(
         options: CaOptions,
         app: App,
         policy: &str,

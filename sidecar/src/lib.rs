@@ -33,6 +33,7 @@ pub mod run;
 pub mod schedule;
 pub mod state_dir;
 pub mod subscription;
+pub mod takeover;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

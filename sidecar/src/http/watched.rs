@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
 use super::framing::Heads;
@@ -28,6 +29,8 @@ pub(super) struct Watched<S> {
     bytes: Option<Arc<Traffic>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
     leased: Option<Leased>,
+    /// Told when so many bytes have been read.
+    begins: Option<(CancellationToken, usize)>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
 }
@@ -42,6 +45,7 @@ impl<S> Watched<S> {
             bytes: None,
             alert: None,
             leased: None,
+            begins: None,
             resets: false,
         }
     }
@@ -78,6 +82,12 @@ impl<S> Watched<S> {
     /// Counts it at the address where it leads.
     pub(super) fn lease(mut self, leased: Leased) -> Self {
         self.leased = Some(leased);
+        self
+    }
+
+    /// Tells when its first `least` bytes have been read.
+    pub(super) fn begins(mut self, begun: CancellationToken, least: usize) -> Self {
+        self.begins = Some((begun, least));
         self
     }
 
@@ -135,6 +145,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         ready!(self.poll_stream(cx, buffer))?;
         let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Some((begun, missing)) = &mut self.begins {
+            *missing = missing.saturating_sub(read.len());
+            if *missing == 0 {
+                begun.cancel();
+                self.begins = None;
+            }
+        }
         if let Some(heads) = &self.heads {
             heads.pass(read);
         }

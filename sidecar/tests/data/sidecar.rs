@@ -153,6 +153,7 @@ impl Spec {
             limits: self.limits,
             http: self.http,
             shutdown: Shutdown::default(),
+            restart: None,
             log: Log::default(),
             access_log: self.access_log,
         };

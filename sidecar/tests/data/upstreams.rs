@@ -205,7 +205,9 @@ fn upstreams(to: &[SocketAddr]) -> Arc<Upstreams> {
 
 #[tokio::test]
 async fn a_connection_tries_a_bounded_number_of_addresses() {
-    let to: Vec<_> = (0..ATTEMPTS_MAX + 8).map(|_| dead()).collect();
+    // All different, and nobody listens there.
+    let to: Vec<_> =
+        (1..=ATTEMPTS_MAX + 8).map(|port| format!("127.9.9.9:{port}").parse().unwrap()).collect();
     let unreached = upstreams(&to).connect().await.unwrap_err();
     assert_eq!((unreached.errors.len(), unreached.untried), (ATTEMPTS_MAX, 8));
     assert!(unreached.to_string().contains("; 8 more were not tried"), "{unreached}");
