@@ -1,0 +1,7 @@
+//! Hostile handshakes and TLS records before the real sidecar: refused with a reason that is logged, never held for
+//! more than a hundred times what was sent, never seen by the app, and no neighbour notices.
+
+mod door;
+mod hello;
+
+mod greetings;
