@@ -5,3 +5,4 @@ mod door;
 mod hello;
 
 mod greetings;
+mod versions;
