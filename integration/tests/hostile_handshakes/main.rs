@@ -5,4 +5,5 @@ mod door;
 mod hello;
 
 mod greetings;
+mod stalls;
 mod versions;
