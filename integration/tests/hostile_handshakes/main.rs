@@ -3,7 +3,9 @@
 
 mod door;
 mod hello;
+mod raw;
 
 mod greetings;
+mod records;
 mod stalls;
 mod versions;
