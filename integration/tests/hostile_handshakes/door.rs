@@ -1,6 +1,7 @@
 //! The sidecar under attack, an app behind it that remembers what reached it, and a neighbour who wants to be served
 //! meanwhile.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -108,15 +109,24 @@ impl Door {
     /// The same, where bounded places hold so many KiB whatever is sent.
     pub async fn unharmed_within<T>(&self, places_kib: u64, attack: impl Future<Output = Sent<T>>) -> T {
         let before = self.payments.program.resident_kib();
-        let (mut attack, mut done, mut most, mut calm) = (std::pin::pin!(attack), None, before, 0);
-        while done.is_none() || calm < CALM {
-            tokio::select! {
-                sent = &mut attack, if done.is_none() => done = Some(sent),
-                () = self.neighbour() => calm += usize::from(done.is_some()),
+        let done = Cell::new(false);
+        let attack = async {
+            let sent = attack.await;
+            done.set(true);
+            sent
+        };
+        let neighbour = async {
+            let (mut most, mut calm) = (before, 0);
+            while calm < CALM {
+                self.neighbour().await;
+                most = most.max(self.payments.program.resident_kib());
+                calm += usize::from(done.get());
             }
-            most = most.max(self.payments.program.resident_kib());
-        }
-        let (Sent { bytes, kept }, held) = (done.unwrap(), most - before);
+            most
+        };
+        // What is kept lives until both are over.
+        let (Sent { bytes, kept }, most) = tokio::join!(attack, neighbour);
+        let held = most - before;
         println!("{bytes} bytes sent, {held} KiB held");
         let allowed = NOISE_KIB + places_kib + bytes * HELD_TIMES_MAX / 1024;
         assert!(held <= allowed, "{held} KiB held for {bytes} bytes, {allowed} allowed");
