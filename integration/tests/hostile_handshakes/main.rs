@@ -6,6 +6,7 @@ mod hello;
 mod raw;
 
 mod greetings;
+mod leaving;
 mod records;
 mod stalls;
 mod versions;
