@@ -76,11 +76,16 @@ impl Door {
 
     /// With more lines in `payments`' configuration.
     pub async fn open_with(extra: &str) -> Self {
+        Self::open_as(CaOptions::default(), extra).await
+    }
+
+    /// And with another CA.
+    pub async fn open_as(options: CaOptions, extra: &str) -> Self {
         let endings = Arc::<Mutex<Vec<Ending>>>::default();
         let kept = endings.clone();
         let app = App::serve(move |stream| echo(stream, kept.clone())).await;
         let mesh = Mesh::default();
-        let ca = mesh.ca(CaOptions::default()).await;
+        let ca = mesh.ca(options).await;
         let policy = mesh.write("policy.toml", POLICY);
         let spec = |name| SidecarSpec::new(name).policy(&policy);
         let payments = spec("payments").inbound("api", app.address).inbound("other", app.address);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use postern_integration::tools::has;
 use postern_integration::{eventually, tls};
 use postern_proto::mtls::server_name;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
