@@ -13,3 +13,4 @@ mod records;
 mod resumption;
 mod stalls;
 mod versions;
+mod wrong_server;
