@@ -2,3 +2,4 @@
 //! Each failure is told, ends as what it was, and is over without a restart once its cause is.
 
 mod backends;
+mod slots;
