@@ -211,6 +211,7 @@ fn shown(config: &Config) -> Value {
             "handshake_timeout": format!("{:?}", limits.handshake_timeout),
             "connect_timeout": format!("{:?}", limits.connect_timeout),
             "connections_max": limits.connections_max,
+            "connections_per_peer_max": limits.connections_per_peer_max,
         },
         "shutdown": {
             "drain_delay": format!("{:?}", shutdown.drain_delay),

@@ -160,6 +160,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Open connections per listener.
     pub connections_max: usize,
+    /// Open connections of one identity at one inbound.
+    pub connections_per_peer_max: usize,
     /// The other side of a connection that answers nothing for so long is dead.
     pub dead_after: Duration,
 }
@@ -171,6 +173,7 @@ impl Default for Limits {
             handshake_timeout: HANDSHAKE_TIMEOUT_DEFAULT,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             connections_max: CONNECTIONS_DEFAULT,
+            connections_per_peer_max: CONNECTIONS_DEFAULT / CONNECTIONS_PER_PEER_PART,
             dead_after: DEAD_AFTER_DEFAULT,
         }
     }

@@ -29,6 +29,7 @@ use crate::pending::{Pending, Place};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
+use crate::share::Shares;
 use crate::tls::{TlsStream, client_hello};
 use crate::upstream::connect_any;
 use refused::{Stage, Stopped};
@@ -40,6 +41,8 @@ pub struct InboundServer {
     index: usize,
     inbound: Arc<Inbound>,
     pending: Arc<Pending>,
+    /// Connections by peer.
+    shares: Arc<Shares>,
     /// Where the inbound speaks HTTP.
     http: Option<Arc<HttpInbound>>,
 }
@@ -50,7 +53,7 @@ impl InboundServer {
         let inbound = Arc::new(inbound);
         let http = (inbound.protocol == Protocol::Http)
             .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone())));
-        Self { plane, index, inbound, pending, http }
+        Self { plane, index, inbound, pending, shares: Arc::default(), http }
     }
 }
 
@@ -193,13 +196,8 @@ impl InboundServer {
             }
         };
         let leases = self.http.is_none() && hello.offers(tunnel::ALPN);
-        let door = Door {
-            decides: if leases { Decides::AtEachLease } else { Decides::Now },
-            plane: self.plane.clone(),
-            inbound: self.inbound.clone(),
-            credentials: credentials.clone(),
-            registration: registration.clone(),
-        };
+        let decides = if leases { Decides::AtEachLease } else { Decides::Now };
+        let door = self.door(decides, credentials.clone(), registration.clone());
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
         let alpn: &[&[u8]] = match &self.http {
             Some(_) => &http::ALPN,
@@ -215,6 +213,11 @@ impl InboundServer {
         let tls = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
         let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
         Ok(Admitted { tls, generation: credentials.generation, exporter })
+    }
+
+    fn door(&self, decides: Decides, credentials: Arc<Credentials>, registration: Arc<Registration>) -> Door {
+        let (plane, inbound, shares) = (self.plane.clone(), self.inbound.clone(), self.shares.clone());
+        Door { decides, plane, inbound, shares, credentials, registration }
     }
 }
 
@@ -249,6 +252,7 @@ struct Door {
     decides: Decides,
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
+    shares: Arc<Shares>,
     credentials: Arc<Credentials>,
     registration: Arc<Registration>,
 }
@@ -261,13 +265,28 @@ impl Admission for Door {
         match self.decides {
             Decides::Now => {
                 let own = self.credentials.svid.id();
-                decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)
+                decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)?;
+                self.make_room(peer.id())
             }
-            Decides::AtEachLease => Ok(()),
+            Decides::AtEachLease => self.make_room(peer.id()),
             Decides::Again => {
                 self.plane.decide(peer.id(), self.credentials.svid.id(), &self.inbound).map(|_| ())
             }
         }
+    }
+}
+
+impl Door {
+    /// One more connection of this peer, which leaves room for others.
+    fn make_room(&self, peer: &SpiffeId) -> Result<(), Denial> {
+        let most = self.plane.config.limits.connections_per_peer_max;
+        let Some(place) = self.shares.of(peer).enter(most) else {
+            let detail =
+                format!("{peer} has {most} connections open, as many as connections_per_peer_max allows");
+            return Err(Denial { code: "connections_per_peer_max", detail });
+        };
+        self.registration.hold(place);
+        Ok(())
     }
 }
 

@@ -31,6 +31,7 @@ pub mod renewal;
 pub mod revoked;
 pub mod run;
 pub mod schedule;
+mod share;
 pub mod state_dir;
 pub mod subscription;
 pub mod tls;

@@ -18,6 +18,7 @@ use crate::access_log::Story;
 use crate::credentials::holds_until;
 use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
+use crate::share::Place;
 
 /// `/connections` shows at most this many.
 pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;
@@ -79,6 +80,8 @@ pub struct Registration {
     pub story: Mutex<Story>,
     /// Between two connections of the app.
     resting: AtomicBool,
+    /// What it takes of its peer's share.
+    place: OnceLock<Place>,
 }
 
 impl Register {
@@ -93,8 +96,16 @@ impl Register {
         self.metrics.opened(direction);
         let entry = Entry { facts, cut: cut.clone(), traffic: traffic.clone() };
         self.lock().insert(number, entry);
-        let (story, resting) = (Mutex::default(), AtomicBool::new(false));
-        Registration { number, register: self.clone(), direction, cut, traffic, story, resting }
+        Registration {
+            number,
+            register: self.clone(),
+            direction,
+            cut,
+            traffic,
+            story: Mutex::default(),
+            resting: AtomicBool::new(false),
+            place: OnceLock::new(),
+        }
     }
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
@@ -189,6 +200,11 @@ impl Registration {
     /// The peer's certificate as it was judged, once that is known.
     pub fn verified(&self) -> Option<VerifiedSvid> {
         self.register.lock().get(&self.number)?.facts.peer.clone()
+    }
+
+    /// Keeps a place of the peer's share until the connection ends.
+    pub(crate) fn hold(&self, place: Place) {
+        let _the_first_is_kept = self.place.set(place);
     }
 
     /// Begins the next connection of the app on a connection that was there before.

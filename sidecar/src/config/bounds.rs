@@ -17,6 +17,10 @@ pub const HANDSHAKES_PENDING_MAX: usize = 65_536;
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
 pub const CONNECTIONS_MAX: usize = 1_000_000;
 
+/// `[limits] connections_per_peer_max`: where it is not written, one identity may have this part of `connections_max`,
+/// so that what is left for all others is as much again.
+pub const CONNECTIONS_PER_PEER_PART: usize = 2;
+
 /// `[limits] handshake_timeout`.
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// `[limits] connect_timeout`.

@@ -9,8 +9,8 @@ use super::raw::{Document, Raw, RawAccessLog, RawLimits, RawLog, RawShutdown};
 use super::rules::Rules;
 use super::{
     ACCESS_LOG_LINES_WAITING_DEFAULT, ACCESS_LOG_LINES_WAITING_MAX, AccessLogConfig, AccessLogTarget,
-    CONNECTIONS_MAX, Config, DEAD_AFTER_MIN, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, HANDSHAKES_PENDING_MAX,
-    IDLE_TIMEOUT_MAX, Limits, Log, LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
+    CONNECTIONS_MAX, CONNECTIONS_PER_PEER_PART, Config, DEAD_AFTER_MIN, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX,
+    HANDSHAKES_PENDING_MAX, IDLE_TIMEOUT_MAX, Limits, Log, LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 
 impl TryFrom<Document<'_>> for Config {
@@ -65,6 +65,9 @@ impl Rules<'_> {
         let pending =
             self.count("limits.handshakes_pending_max", raw.handshakes_pending_max, HANDSHAKES_PENDING_MAX);
         let connections = self.count("limits.connections_max", raw.connections_max, CONNECTIONS_MAX);
+        let connections = connections.unwrap_or(default.connections_max);
+        let per_peer =
+            self.count("limits.connections_per_peer_max", raw.connections_per_peer_max, connections);
         let handshake =
             self.duration("limits.handshake_timeout", raw.handshake_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
         let connect = self.duration("limits.connect_timeout", raw.connect_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
@@ -74,7 +77,8 @@ impl Rules<'_> {
             handshakes_pending_max: pending.unwrap_or(default.handshakes_pending_max),
             handshake_timeout: handshake.unwrap_or(default.handshake_timeout),
             connect_timeout: connect.unwrap_or(default.connect_timeout),
-            connections_max: connections.unwrap_or(default.connections_max),
+            connections_max: connections,
+            connections_per_peer_max: per_peer.unwrap_or(connections.div_ceil(CONNECTIONS_PER_PEER_PART)),
             dead_after: dead_after.unwrap_or(default.dead_after),
         }
     }

@@ -79,6 +79,7 @@ fn the_example_parses_and_its_values_are_the_defaults() {
     assert_eq!(config.admin, ADMIN_DEFAULT);
     assert_eq!(config.limits.handshakes_pending_max, limits.handshakes_pending_max);
     assert_eq!(config.limits.connections_max, limits.connections_max);
+    assert_eq!(config.limits.connections_per_peer_max, limits.connections_per_peer_max);
     assert_eq!(config.limits.handshake_timeout, limits.handshake_timeout);
     assert_eq!(config.limits.connect_timeout, limits.connect_timeout);
     assert_eq!(config.shutdown.drain_delay, shutdown.drain_delay);
@@ -233,6 +234,8 @@ fn every_bound_is_kept() {
     assert_says(&limits("handshakes_pending_max = 0"), &["from 1 to 65536"]);
     assert_says(&limits("handshakes_pending_max = 65537"), &["from 1 to 65536"]);
     assert_says(&limits("connections_max = -1"), &["from 1 to 1000000"]);
+    assert_says(&limits("connections_per_peer_max = 0"), &["from 1 to 10000"]);
+    assert_says(&limits("connections_max = 5\nconnections_per_peer_max = 6"), &["from 1 to 5"]);
     assert_says(&limits("handshake_timeout = \"9ms\""), &["from 10ms to 5m"]);
     assert_says(&limits("connect_timeout = \"301s\""), &["from 10ms to 5m"]);
     let shutdown = |line: &str| refusal(&format!("{GOOD}[shutdown]\n{line}\n"));
@@ -273,4 +276,12 @@ fn an_absent_file_and_a_file_that_is_no_text_are_named() {
 fn control_characters_of_the_file_are_escaped_in_messages() {
     let message = with("name = \"api\"", "name = \"a\u{7f}b\"");
     assert!(!message.contains('\u{7f}'), "{message:?}");
+}
+
+#[test]
+fn one_identity_may_have_half_of_the_connections_where_nothing_else_is_written() {
+    for (all, one) in [(1, 1), (2, 1), (5, 3), (10_000, 5_000)] {
+        let config = parse(&format!("{GOOD}[limits]\nconnections_max = {all}\n")).unwrap();
+        assert_eq!(config.limits.connections_per_peer_max, one, "of {all}");
+    }
 }

@@ -22,3 +22,4 @@ mod ending;
 mod knocking;
 mod policy_file;
 mod refusing;
+mod sharing;
