@@ -7,6 +7,7 @@ mod identity_source;
 mod listeners;
 mod problem;
 mod raw;
+mod restart;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use postern_proto::policy::Protocol;
 pub use bounds::*;
 pub use http::Http;
 pub use problem::{ConfigError, Problem};
+pub use restart::Restart;
 pub use tunnels::Tunnels;
 pub use values::HostPortError;
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub http: Http,
     pub tunnels: Tunnels,
     pub shutdown: Shutdown,
+    /// Off where absent.
+    pub restart: Option<Restart>,
     pub log: Log,
     /// Off where absent.
     pub access_log: Option<AccessLogConfig>,
@@ -124,7 +128,7 @@ pub enum TellCallers {
 pub struct Outbound {
     pub listen: SocketAddr,
     pub target: Target,
-    /// Tried in this order.
+    /// Each leads to instances of the service.
     pub to: Vec<HostPort>,
     pub protocol: Protocol,
     /// The port's name in the policy, where the called side shall make sure that it is this one.

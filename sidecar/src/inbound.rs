@@ -14,6 +14,7 @@ use postern_proto::mtls::{
 };
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 pub(crate) use tunnel::{end, settle};
 
@@ -31,7 +32,7 @@ use crate::refusals::Called;
 use crate::relay::relay;
 use crate::share::Shares;
 use crate::tls::{TlsStream, client_hello};
-use crate::upstream::connect_any;
+use crate::upstream::Upstreams;
 use refused::{Stage, Stopped};
 
 /// Serves the connections of one inbound.
@@ -40,6 +41,7 @@ pub struct InboundServer {
     plane: Arc<Plane>,
     index: usize,
     inbound: Arc<Inbound>,
+    app: Arc<Upstreams>,
     pending: Arc<Pending>,
     /// Connections by peer.
     shares: Arc<Shares>,
@@ -51,9 +53,10 @@ impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
         let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max));
         let inbound = Arc::new(inbound);
+        let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
-            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone())));
-        Self { plane, index, inbound, pending, shares: Arc::default(), http }
+            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
+        Self { plane, index, inbound, app, pending, shares: Arc::default(), http }
     }
 }
 
@@ -114,6 +117,10 @@ impl Serve for InboundServer {
         self.http.is_some()
     }
 
+    async fn tend(&self, over: CancellationToken) {
+        self.app.tend(over).await;
+    }
+
     async fn end(&self) {
         if let Some(http) = &self.http {
             http.end().await;
@@ -143,9 +150,8 @@ impl InboundServer {
 
     async fn carry(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
         reset_on_close(tls.tcp());
-        let limits = &self.plane.config.limits;
-        let mut app = match Box::pin(connect_any(&self.inbound.app, limits)).await {
-            Ok(app) => app,
+        let (mut app, _in_flight) = match Box::pin(self.app.connect()).await {
+            Ok(connected) => connected,
             Err(error) => {
                 return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));
             }

@@ -34,6 +34,7 @@ pub mod schedule;
 mod share;
 pub mod state_dir;
 pub mod subscription;
+pub mod takeover;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -46,6 +46,10 @@ pub trait Serve: Send + Sync + 'static {
 
     /// Looks after what is kept beyond single connections, every [`LOOK_INTERVAL`].
     fn look(&self) {}
+    /// Keeps fresh what all its connections need, until `over`.
+    fn tend(&self, over: CancellationToken) -> impl Future<Output = ()> + Send {
+        over.cancelled_owned()
+    }
 
     /// Ends what is kept beyond single connections, once the last of them is over.
     fn end(&self) -> impl Future<Output = ()> + Send {
@@ -70,8 +74,21 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts until it is told to stop, then waits for the open connections.
+/// Serves until it is told to stop and the last connection is over.
 pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Plane>, until: Until) {
+    let (over, mut tending) = (CancellationToken::new(), JoinSet::new());
+    let (tended, its_end) = (service.clone(), over.clone());
+    tending.spawn(async move { tended.tend(its_end).await });
+    accept(listener, &service, &plane, until).await;
+    service.end().await;
+    over.cancel();
+    while let Some(ended) = tending.join_next().await {
+        report(ended);
+    }
+}
+
+/// Accepts until it is told to stop, then waits for the open connections.
+async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane, until: Until) {
     let mut connections = JoinSet::new();
     let (mut in_a_row, mut starved) = (0, false);
     let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -80,7 +97,7 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
             () = until.stop.cancelled() => break,
             _ = look.tick() => service.look(),
             Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&*service, &mut starved)) {
+            accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
                     if let Err(error) = prepare(&stream, plane.config.limits.dead_after) {
                         debug!(%error, "the connection broke at once");
@@ -95,7 +112,7 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
                 }
                 Ok((stream, from)) => {
                     reset_on_close(&stream);
-                    plane.refusals.tell(too_many(&*service, from, plane.config.limits.connections_max));
+                    plane.refusals.tell(too_many(&**service, from, plane.config.limits.connections_max));
                 }
                 Err(error) => {
                     // A peer that left early is nothing; want of descriptors passes when connections end.
@@ -114,7 +131,6 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
     while let Some(ended) = connections.join_next().await {
         report(ended);
     }
-    service.end().await;
 }
 
 /// Told once for each time of want, like its begin.

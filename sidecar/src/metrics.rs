@@ -80,6 +80,9 @@ pub struct Metrics {
     cut: Counter,
     bytes: Family<ByFlow, Counter>,
     handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
+    upstream_failures: Family<ByDirection, Counter>,
+    upstream_ejections: Family<ByDirection, Counter>,
+    name_lookups: Family<ByResult, Counter>,
     refusals: Family<RefusalLabels, Counter>,
     refusals_seen: Mutex<HashSet<RefusalLabels>>,
     policy_reloads: Family<ByResult, Counter>,
@@ -102,6 +105,9 @@ impl Default for Metrics {
             cut: Counter::default(),
             bytes: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
+            upstream_failures: Family::default(),
+            upstream_ejections: Family::default(),
+            name_lookups: Family::default(),
             refusals: Family::default(),
             refusals_seen: Mutex::default(),
             policy_reloads: Family::default(),
@@ -135,6 +141,12 @@ impl Metrics {
         registry.register("bytes", "Carried by connections that have ended", self.bytes.clone());
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
+        let failures = self.upstream_failures.clone();
+        registry.register("upstream_failures", "Addresses where nobody answered as hoped", failures);
+        let ejections = self.upstream_ejections.clone();
+        registry.register("upstream_ejections", "Addresses that failed again and again", ejections);
+        let lookups = self.name_lookups.clone();
+        registry.register("name_lookups", "What name servers were asked, by how it ended", lookups);
         registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
         registry.register("policy_reloads", "Changes of the policy", self.policy_reloads.clone());
         registry.register("policy_version", "Of the CA's policy in force", self.policy_version.clone());
@@ -180,6 +192,20 @@ impl Metrics {
 
     pub fn handshake(&self, direction: Direction, duration: std::time::Duration) {
         self.handshakes.get_or_create(&ByDirection { direction }).observe(duration.as_secs_f64());
+    }
+
+    /// Nobody answered at an address as hoped.
+    pub fn upstream_failed(&self, direction: Direction) {
+        self.upstream_failures.get_or_create(&ByDirection { direction }).inc();
+    }
+
+    /// An address is not tried for a while, unless no other is left.
+    pub fn ejected(&self, direction: Direction) {
+        self.upstream_ejections.get_or_create(&ByDirection { direction }).inc();
+    }
+
+    pub fn looked_up(&self, result: &'static str) {
+        self.name_lookups.get_or_create(&ByResult { result }).inc();
     }
 
     pub fn refused(&self, labels: RefusalLabels) {

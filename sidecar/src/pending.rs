@@ -1,5 +1,5 @@
-//! The handshakes under way of one listener: bounded, and the oldest that has said least gives way, so that stalled
-//! ones keep nobody out.
+//! The handshakes under way of one listener: bounded, and the oldest of the more numerous kind gives way, so that
+//! stalled ones keep nobody out, wherever they stall.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ pub struct Pending {
 #[derive(Debug, Default)]
 struct Places {
     next: u64,
-    /// Those that have not sent a whole ClientHello; stalling there costs an attacker nothing, so they go first.
+    /// Those that have not sent a whole ClientHello; stalling there costs an attacker nothing.
     silent: BTreeMap<u64, CancellationToken>,
     greeted: BTreeMap<u64, CancellationToken>,
 }
@@ -40,8 +40,7 @@ impl Pending {
     pub fn enter(self: &Arc<Self>) -> Place {
         let mut places = self.lock();
         while places.silent.len() + places.greeted.len() >= self.max {
-            let oldest = places.silent.pop_first().or_else(|| places.greeted.pop_first());
-            let Some((_, evicted)) = oldest else { break };
+            let Some(evicted) = places.give_way() else { break };
             evicted.cancel();
         }
         let (number, evicted) = (places.next, CancellationToken::new());
@@ -52,6 +51,16 @@ impl Pending {
 
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// The oldest of the more numerous kind. So a flood drives out only its own kind, and each kind has half of the
+    /// places: were the silent always to go first, then all places held by those who have greeted would leave a
+    /// newcomer none to greet in.
+    fn give_way(&mut self) -> Option<CancellationToken> {
+        let kind = if self.silent.len() < self.greeted.len() { &mut self.greeted } else { &mut self.silent };
+        kind.pop_first().map(|(_, evicted)| evicted)
     }
 }
 
@@ -96,6 +105,18 @@ mod tests {
         let flood: Vec<_> = (0..1_000).map(|_| pending.enter()).collect();
         assert!(!honest.evicted.is_cancelled());
         assert_eq!(flood.iter().filter(|place| !place.evicted.is_cancelled()).count(), 2);
+    }
+
+    #[test]
+    fn whoever_is_about_to_greet_outlasts_a_flood_of_those_who_have() {
+        let pending = Arc::new(Pending::new(8));
+        let flood: Vec<_> = (0..100).map(|_| pending.enter()).inspect(Place::greeted).collect();
+        let honest = pending.enter();
+        let more: Vec<_> = (0..100).map(|_| pending.enter()).inspect(Place::greeted).collect();
+        assert!(!honest.evicted.is_cancelled());
+        honest.greeted();
+        let flood = flood.iter().chain(&more);
+        assert_eq!(flood.filter(|place| !place.evicted.is_cancelled()).count(), 7);
     }
 
     #[test]

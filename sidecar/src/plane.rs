@@ -13,14 +13,16 @@ use tokio::sync::watch;
 use crate::access_log::{AccessLog, Story};
 use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
-use crate::config::{Config, Inbound, Target};
+use crate::config::{Config, HostPort, Inbound, Target};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::live::Register;
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
 use crate::subscription::SubscriptionStatus;
+use crate::upstream::lookup::NameServers;
+use crate::upstream::{UpstreamRegister, Upstreams};
 pub use watching::EXPIRY_LOOK_INTERVAL;
 
 /// So many things that cannot be enforced are told.
@@ -40,6 +42,8 @@ pub struct Plane {
     pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
+    pub name_servers: NameServers,
+    pub upstreams: UpstreamRegister,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -57,8 +61,18 @@ impl Plane {
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
             access_log: AccessLog::default(),
+            name_servers: NameServers::default(),
+            upstreams: UpstreamRegister::default(),
             clock,
         }
+    }
+
+    /// The addresses behind the listener with this number, which `/status` shows from now on.
+    pub fn upstreams(&self, direction: Direction, listener: usize, to: &[HostPort]) -> Arc<Upstreams> {
+        let (limits, name_servers) = (self.config.limits, self.name_servers.clone());
+        let upstreams = Upstreams::new(to, direction, limits, name_servers, self.metrics.clone());
+        self.upstreams.enter(listener, &upstreams);
+        upstreams
     }
 
     /// The own credentials, if there are any and they have not expired.

@@ -75,6 +75,14 @@ pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
 pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// `[restart] socket`: what a socket's address holds (unix(7): 108 bytes, with its end), less what is appended while
+/// it is made.
+pub const RESTART_SOCKET_BYTES_MAX: usize = 108 - 1 - ".new".len();
+/// `[restart] ready_within`.
+pub const READY_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
+pub const READY_WITHIN_MIN: Duration = Duration::from_millis(100);
+pub const READY_WITHIN_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// Inbounds and outbounds, each at most this many.
 pub const LISTENERS_MAX: usize = 256;
 /// `to` of an outbound has at most this many addresses.

@@ -42,6 +42,7 @@ impl Rules<'_> {
         let http = self.http(raw.http);
         let tunnels = self.tunnels(raw.tunnels);
         let shutdown = self.shutdown(raw.shutdown);
+        let restart = self.restart(raw.restart, identity.as_ref());
         let log = self.log(raw.log);
         let access_log = raw.access_log.and_then(|raw| self.access_log(raw));
         let (inbounds, outbounds, admin) = listeners?;
@@ -55,6 +56,7 @@ impl Rules<'_> {
             http,
             tunnels,
             shutdown,
+            restart,
             log,
             access_log,
         })

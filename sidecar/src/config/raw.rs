@@ -46,6 +46,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) shutdown: RawShutdown,
     #[serde(default)]
+    pub(super) restart: RawRestart,
+    #[serde(default)]
     pub(super) log: RawLog,
     pub(super) access_log: Option<Spanned<RawAccessLog>>,
 }
@@ -137,6 +139,13 @@ pub(super) struct RawTunnels {
 pub(super) struct RawShutdown {
     pub(super) drain_delay: Text,
     pub(super) drain_deadline: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRestart {
+    pub(super) socket: Text,
+    pub(super) ready_within: Text,
 }
 
 #[derive(Deserialize, Default)]

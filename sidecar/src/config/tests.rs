@@ -285,3 +285,38 @@ fn one_identity_may_have_half_of_the_connections_where_nothing_else_is_written()
         assert_eq!(config.limits.connections_per_peer_max, one, "of {all}");
     }
 }
+
+#[test]
+fn a_restart_socket_is_in_the_state_directory_or_in_one_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sidecar.toml");
+    const TOKEN: &str = "join_token_file = \"token\"";
+    let restart = |identity: &str, restart: &str| {
+        let text = GOOD.replacen(TOKEN, identity, 1);
+        Config::parse(&file, &format!("{text}[restart]\n{restart}\n")).map(|config| config.restart)
+    };
+    let there = restart(TOKEN, "socket = \"restart.sock\"\nready_within = \"5s\"").unwrap().unwrap();
+    assert_eq!(there.socket, dir.path().join("restart.sock"));
+    assert_eq!(there.ready_within, Duration::from_secs(5));
+    let kept = restart("state_dir = \"state\"", "socket = \"state/restart.sock\"").unwrap().unwrap();
+    assert_eq!(kept.ready_within, READY_WITHIN_DEFAULT);
+    assert_eq!(restart(TOKEN, "").unwrap(), None);
+
+    let refused = |identity: &str, text: &str| restart(identity, text).unwrap_err().to_string();
+    let line = GOOD.lines().count() + 2;
+    let missing = refused(TOKEN, "socket = \"state/restart.sock\"");
+    assert_says(
+        &missing,
+        &[&format!("sidecar.toml:{line}:"), "restart.socket", "\"state/restart.sock\"", "directory"],
+    );
+    let long = "x".repeat(RESTART_SOCKET_BYTES_MAX);
+    let message = refused(TOKEN, &format!("socket = \"{long}\""));
+    assert_says(&message, &[&format!("sidecar.toml:{line}:"), "restart.socket", "at most 103 bytes"]);
+    let fits = "x".repeat(RESTART_SOCKET_BYTES_MAX - dir.path().as_os_str().len() - 1);
+    assert!(restart(TOKEN, &format!("socket = \"{fits}\"")).is_ok());
+    assert_says(&refused(TOKEN, "socket = \"..\""), &["must name a file"]);
+    assert_says(
+        &refused(TOKEN, "socket = \"s\"\nready_within = \"0s\""),
+        &["restart.ready_within", "from 100ms to 10m"],
+    );
+}

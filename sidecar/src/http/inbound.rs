@@ -38,6 +38,7 @@ use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::share::{Share, Shares};
 use crate::tls::TlsStream;
+use crate::upstream::Upstreams;
 use refusing::Denied;
 
 /// One inbound that speaks HTTP.
@@ -50,8 +51,8 @@ pub struct HttpInbound {
 }
 
 impl HttpInbound {
-    pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>) -> Self {
-        let app = App::new(inbound.app.clone(), plane.config.limits, plane.config.http);
+    pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>, at: Arc<Upstreams>) -> Self {
+        let app = App::new(at, plane.config.limits.dead_after, plane.config.http);
         Self { plane, inbound, app, shares: Arc::default() }
     }
 

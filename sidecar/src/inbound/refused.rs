@@ -15,7 +15,7 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::refusals::{Called, Refusal, explain_command};
 use crate::tls::BrokenHandshake;
-use crate::upstream::ConnectError;
+use crate::upstream::Unreached;
 
 /// A connection that goes no further.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(super) enum Stage {
         limit: Duration,
     },
     Evicted,
-    AppUnreachable(ConnectError),
+    AppUnreachable(Unreached),
 }
 
 impl InboundServer {
@@ -110,7 +110,7 @@ fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Strin
             let detail = "too many handshakes under way: the oldest gave way to a new one";
             (address, "handshakes_pending", detail.to_owned())
         }
-        Stage::AppUnreachable(error) => (address, "app_unreachable", in_one_line(error)),
+        Stage::AppUnreachable(error) => (address, "app_unreachable", error.to_string()),
         Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address),
     })
 }

@@ -26,7 +26,6 @@ use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
 pub(super) use crate::tunnel::ALPN;
 use crate::tunnel::{Open, Role, Vouching, Wire};
-use crate::upstream::connect_any;
 
 /// After a lease has broken at one side, so long is waited until it has ended at the other, too.
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,9 +114,9 @@ impl InboundServer {
             settle(wire).await?;
             return Ok(Afterwards::End);
         }
-        let connecting = Box::pin(connect_any(&self.inbound.app, &self.plane.config.limits));
-        let mut app = match registration.cut.run_until_cancelled(connecting).await {
-            Some(Ok(app)) => app,
+        let connecting = Box::pin(self.app.connect());
+        let (mut app, _in_flight) = match registration.cut.run_until_cancelled(connecting).await {
+            Some(Ok(connected)) => connected,
             None => return Ok(self.cut(wire, registration)),
             Some(Err(error)) => {
                 let denial = Denial { code: "app_unreachable", detail: in_one_line(&error) };

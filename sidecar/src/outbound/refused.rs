@@ -1,21 +1,30 @@
 //! Why a service was not reached, told to the calling side: who we are, whom we called, where, and why not.
 
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use postern_proto::mtls::Verdict;
+use postern_proto::mtls::{Denial, Verdict};
 use postern_proto::policy::{Policy, Port, may_connect};
 use rustls::{AlertDescription, Error as TlsError};
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
 
-use super::*;
+use super::OutboundServer;
+use crate::config::Target;
 use crate::ending::alert_in;
+use crate::ending::farewell;
 use crate::holder::in_one_line;
-use crate::refusals::explain_command;
-use crate::upstream::ConnectError;
+use crate::metrics::Direction;
+use crate::refusals::{Called, Refusal, explain_command};
+use crate::tls::TlsStream;
+use crate::upstream::{ConnectError, Unreached};
 
+/// The one refusal of a peer that says something about where it came from, not about who asked.
+pub(super) const PEER_FAILED: &str = "peer_failed";
 /// Of a broken connection so much is read in search of the peer's last word.
 const LAST_WORD_READS_MAX: usize = 64;
 const LAST_WORD_READ_BYTES: usize = 1024;
@@ -32,8 +41,8 @@ pub(super) enum Failure {
     /// The peer refuses us, or is no TLS server.
     Handshake(io::Error),
     TooLate(Duration),
-    /// It answered before, and now does not.
-    Gone(ConnectError),
+    /// Nobody answers.
+    Unreached(ConnectError),
 }
 
 impl OutboundServer {
@@ -44,7 +53,9 @@ impl OutboundServer {
     pub(super) async fn of_failure(&self, failure: Failure, address: SocketAddr) -> Refusal {
         match failure {
             Failure::Config(error) => self.refusal("tls_config", in_one_line(&error), Some(address), None),
-            Failure::Gone(error) => self.refusal("unreachable", in_one_line(&error), Some(address), None),
+            Failure::Unreached(error) => {
+                self.refusal("unreachable", in_one_line(&error), Some(address), None)
+            }
             Failure::TooLate(limit) => {
                 let detail = format!("{address} did not finish the handshake within {limit:?}");
                 self.refusal("handshake_timeout", detail, Some(address), None)
@@ -69,9 +80,9 @@ impl OutboundServer {
     }
 
     /// The addresses where nobody answered, if there are any.
-    pub(super) fn of_unreachable(&self, errors: &[ConnectError]) -> Option<Refusal> {
-        let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
-        (!all.is_empty()).then(|| self.refusal("unreachable", all.join("; "), None, None))
+    pub(super) fn of_unreached(&self, unreached: &Unreached) -> Option<Refusal> {
+        let any = !unreached.errors.is_empty();
+        any.then(|| self.refusal("unreachable", unreached.to_string(), None, None))
     }
 
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
@@ -194,7 +205,7 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
             ("certificate_refused", "it does not believe our certificate")
         }
         AlertDescription::InternalError => {
-            ("peer_failed", "it cannot serve anybody now: its own status says why")
+            (PEER_FAILED, "it cannot serve anybody now: its own status says why")
         }
         _ => ("peer_alert", "it broke off"),
     }

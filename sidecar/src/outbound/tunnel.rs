@@ -8,8 +8,9 @@ use http::StatusCode;
 use postern_proto::mtls::{Admission as _, Denial};
 use tokio::net::TcpStream;
 
+use super::OutboundServer;
+use super::dial::{Found, Reached};
 use super::refused::Failure;
-use super::{Door, OutboundServer, Reached};
 use crate::credentials::holds_until;
 use crate::ending::close_cleanly;
 use crate::http::Problem;
@@ -19,6 +20,7 @@ use crate::refusals::Refusal;
 use crate::relay::{RelayError, relay};
 use crate::tls::TlsStream;
 use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire};
+use crate::upstream::Leased;
 
 /// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
 const TRIES_MAX: usize = 4;
@@ -27,7 +29,7 @@ const TRIES_MAX: usize = 4;
 pub(super) enum Way {
     Tunnel(Tunnel),
     /// The peer speaks no `postern/1`: the app's bytes go in plain mTLS.
-    Direct(TlsStream, SocketAddr),
+    Direct(TlsStream),
 }
 
 /// What is left to do when a lease has broken at the peer's side.
@@ -46,10 +48,10 @@ impl OutboundServer {
             let Some(way) = registration.cut.run_until_cancelled(self.way(registration)).await else {
                 return;
             };
-            let mut tunnel = match way {
-                Ok(Way::Tunnel(tunnel)) => tunnel,
-                Ok(Way::Direct(tls, address)) => {
-                    let carried = self.carry_direct(app, tls, address, registration);
+            let (mut tunnel, _in_flight) = match way {
+                Ok((Way::Tunnel(tunnel), leased)) => (tunnel, leased),
+                Ok((Way::Direct(tls), leased)) => {
+                    let carried = self.carry_direct(app, tls, leased, registration);
                     let _cut_or_carried = registration.cut.run_until_cancelled(carried).await;
                     return;
                 }
@@ -101,42 +103,62 @@ impl OutboundServer {
         self.tell_refused(vec![refusal], registration);
     }
 
-    /// A tunnel of the pool, or a new connection.
-    async fn way(&self, registration: &Arc<Registration>) -> Result<Way, Vec<Refusal>> {
-        let credentials = self.plane.valid_credentials().map_err(|denial| vec![self.of_denial(denial)])?;
-        let (generation, now) = (credentials.generation, self.plane.clock.now());
-        let door = self.door(registration);
-        let fits =
-            |tunnel: &Tunnel| tunnel.generation == generation && holds_until(tunnel.peer.not_after(), now);
-        while let Some(mut tunnel) = self.pool.take(fits) {
+    /// A tunnel of the pool, or a new connection, to one of the addresses.
+    async fn way(&self, registration: &Arc<Registration>) -> Result<(Way, Leased), Vec<Refusal>> {
+        let kept = |address| self.kept(address, registration);
+        let (found, leased) = self.find(registration, &[ALPN], kept).await?;
+        let reached = match found {
+            Found::Kept(tunnel) => return Ok((Way::Tunnel(tunnel), leased)),
+            Found::New(reached) => reached,
+        };
+        if reached.tls.session().alpn_protocol() != Some(ALPN) {
+            return Ok((Way::Direct(reached.tls), leased));
+        }
+        let address = leased.address();
+        match self.tunnel(reached, address, registration) {
+            Some(tunnel) => Ok((Way::Tunnel(tunnel), leased)),
+            None => {
+                let detail = format!("the tunnel to {address} has no secret to export");
+                Err(vec![self.of_denial(Denial { code: "tls_config", detail })])
+            }
+        }
+    }
+
+    /// A tunnel of the pool that was made as the newest own identity, to whom the policy still names.
+    fn kept(&self, address: SocketAddr, registration: &Arc<Registration>) -> Option<Tunnel> {
+        let generation = self.plane.credentials.current()?.generation;
+        let (now, door) = (self.plane.clock.now(), self.door(registration));
+        let fits = |tunnel: &Tunnel| {
+            tunnel.address == address
+                && tunnel.generation == generation
+                && holds_until(tunnel.peer.not_after(), now)
+        };
+        loop {
+            let mut tunnel = self.pool.take(fits)?;
             // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
             if door.admit(&tunnel.peer).is_ok() {
                 if let Some(vouching) = tunnel.wire.vouching() {
                     vouching.lease(Arc::new(door), registration.traffic.clone());
                 }
-                return Ok(Way::Tunnel(tunnel));
+                return Some(tunnel);
             }
+            tunnel.end();
         }
-        // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let reached = Box::pin(self.dial(registration, &[ALPN])).await?;
-        if reached.tls.session().alpn_protocol() != Some(ALPN) {
-            return Ok(Way::Direct(reached.tls, reached.address));
-        }
-        let address = reached.address;
-        self.tunnel(reached, registration).ok_or_else(|| {
-            let detail = format!("the tunnel to {address} has no secret to export");
-            vec![self.of_denial(Denial { code: "tls_config", detail })]
-        })
     }
 
-    fn tunnel(&self, reached: Reached, registration: &Arc<Registration>) -> Option<Way> {
-        let Reached { tls, address, generation, exporter } = reached;
+    fn tunnel(
+        &self,
+        reached: Reached,
+        address: SocketAddr,
+        registration: &Arc<Registration>,
+    ) -> Option<Tunnel> {
+        let Reached { tls, generation, exporter } = reached;
         let peer = registration.verified()?;
         let to = (Arc::new(self.door(registration)) as Arc<_>, registration.traffic.clone());
         let who = (peer.id().clone(), generation);
         let mut wire = Wire::new(tls, Role::Caller);
         wire.vouch(Vouching::new(Role::Caller, exporter?, self.plane.clone(), who, to));
-        Some(Way::Tunnel(Tunnel::new(wire, peer, address, generation)))
+        Some(Tunnel::new(wire, peer, address, generation))
     }
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
@@ -203,11 +225,6 @@ impl OutboundServer {
                 && holds_until(tunnel.peer.not_after(), now)
                 && self.plane.still_believes(&tunnel.peer).is_ok()
         });
-    }
-
-    pub(super) fn door(&self, registration: &Arc<Registration>) -> Door {
-        let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
-        Door { plane, target, registration: registration.clone() }
     }
 }
 

@@ -25,7 +25,7 @@ pub struct BrokenHandshake {
 /// Connects as a client.
 pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>) -> Result<TlsStream, BrokenHandshake> {
     match UnbufferedClientConnection::new(config, server_name()) {
-        Ok(client) => shake(TlsStream::new(tcp, Machine::Client(client), Vec::new())).await,
+        Ok(client) => shake(TlsStream::new(tcp, Machine::client(client), Vec::new())).await,
         Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp }),
     }
 }
@@ -37,7 +37,7 @@ pub(super) async fn accept(
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream, BrokenHandshake> {
     match UnbufferedServerConnection::new(config) {
-        Ok(server) => shake(TlsStream::new(tcp, Machine::Server(server), hello)).await,
+        Ok(server) => shake(TlsStream::new(tcp, Machine::server(server), hello)).await,
         Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp }),
     }
 }

@@ -11,8 +11,15 @@ use rustls::unbuffered::{
 use rustls::{CommonState, Error as TlsError};
 use thiserror::Error;
 
+/// One connection's state.
+pub(super) struct Machine {
+    side: Side,
+    /// After an error rustls must not be asked again: it would find the same error, and panic over its second alert.
+    broken: Option<TlsError>,
+}
+
 /// Either side of TLS.
-pub(super) enum Machine {
+enum Side {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
 }
@@ -50,10 +57,18 @@ impl From<SealError> for io::Error {
 }
 
 impl Machine {
+    pub(super) fn client(client: UnbufferedClientConnection) -> Self {
+        Self { side: Side::Client(client), broken: None }
+    }
+
+    pub(super) fn server(server: UnbufferedServerConnection) -> Self {
+        Self { side: Side::Server(server), broken: None }
+    }
+
     pub(super) fn session(&self) -> &CommonState {
-        match self {
-            Self::Client(client) => client,
-            Self::Server(server) => server,
+        match &self.side {
+            Side::Client(client) => client,
+            Side::Server(server) => server,
         }
     }
 
@@ -67,10 +82,12 @@ impl Machine {
         take: &mut dyn FnMut(&[u8]),
     ) -> Fed<Result<(), TlsError>> {
         let mut turn = Turn { incoming, used: 0, taken: 0, ended: false, out: answers, take };
-        let result = match self {
-            Self::Client(client) => turn.feed(client, client_records, room),
-            Self::Server(server) => turn.feed(server, server_records, room),
+        let result = match (&self.broken, &mut self.side) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Side::Client(client)) => turn.feed(client, client_records, room),
+            (None, Side::Server(server)) => turn.feed(server, server_records, room),
         };
+        self.broken = result.as_ref().err().cloned();
         turn.fed(result)
     }
 
@@ -84,10 +101,14 @@ impl Machine {
         take: &mut dyn FnMut(&[u8]),
     ) -> Fed<Result<(), SealError>> {
         let mut turn = Turn { incoming, used: 0, taken: 0, ended: false, out: sealed, take };
-        let result = match self {
-            Self::Client(client) => turn.seal(client, client_records, bytes),
-            Self::Server(server) => turn.seal(server, server_records, bytes),
+        let result = match (&self.broken, &mut self.side) {
+            (Some(error), _) => Err(error.clone().into()),
+            (None, Side::Client(client)) => turn.seal(client, client_records, bytes),
+            (None, Side::Server(server)) => turn.seal(server, server_records, bytes),
         };
+        if let Err(SealError::Tls(error)) = &result {
+            self.broken = Some(error.clone());
+        }
         turn.fed(result)
     }
 }
@@ -145,8 +166,8 @@ impl Turn<'_> {
                 Ok(false) if self.taken >= room => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    // rustls has the alert ready that names the error.
-                    while matches!(self.step(connection, records), Ok(None)) {}
+                    // rustls has the alert ready that names the error, in one message; it is not asked for more.
+                    let _alert = self.step(connection, records);
                     return Err(error);
                 }
             }

@@ -12,6 +12,7 @@ mod apps;
 #[path = "../identity/authority.rs"]
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
+mod name_server;
 mod sidecar;
 
 mod access_log;
@@ -20,6 +21,8 @@ mod carrying;
 mod deciding_again;
 mod ending;
 mod knocking;
+mod names;
 mod policy_file;
 mod refusing;
 mod sharing;
+mod upstreams;
