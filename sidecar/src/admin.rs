@@ -185,6 +185,10 @@ fn shown(config: &Config) -> Value {
             "connect_timeout": format!("{:?}", limits.connect_timeout),
             "connections_max": limits.connections_max,
             "connections_per_peer_max": limits.connections_per_peer_max,
+            "dead_after": format!("{:?}", limits.dead_after),
+            "idle_timeout": format!("{:?}", limits.idle_timeout),
+            "half_closed_timeout": format!("{:?}", limits.half_closed_timeout),
+            "max_connection_age": limits.max_connection_age.show(),
         },
         "shutdown": {
             "drain_delay": format!("{:?}", shutdown.drain_delay),

@@ -78,7 +78,6 @@ impl Serve for InboundServer {
         let facts = Facts {
             direction: Direction::Inbound,
             listener: self.index,
-            service: self.inbound.name.clone(),
             peer: None,
             since: self.plane.clock.now(),
             is_tunnel: false,
@@ -267,6 +266,7 @@ impl Admission for Door {
     fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
+        self.registration.shown_until(self.credentials.svid.verified().not_after());
         self.plane.still_believes(peer)?;
         match self.decides {
             Decides::Now => {

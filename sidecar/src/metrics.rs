@@ -60,6 +60,11 @@ struct ByResult {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
 /// Who was refused, by whom and why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
@@ -77,7 +82,7 @@ pub struct Metrics {
     registry: Registry,
     connections: Family<ByDirection, Counter>,
     live: Family<ByDirection, Gauge>,
-    cut: Counter,
+    cut: Family<ByReason, Counter>,
     bytes: Family<ByFlow, Counter>,
     handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
     upstream_failures: Family<ByDirection, Counter>,
@@ -102,7 +107,7 @@ impl Default for Metrics {
             registry: Registry::with_prefix("postern"),
             connections: Family::default(),
             live: Family::default(),
-            cut: Counter::default(),
+            cut: Family::default(),
             bytes: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
             upstream_failures: Family::default(),
@@ -137,7 +142,11 @@ impl Metrics {
         registry.register("build", "The program", build);
         registry.register("connections", "App connections begun", self.connections.clone());
         registry.register("connections_live", "App connections open now", self.live.clone());
-        registry.register("connections_cut", "Live connections no longer allowed", self.cut.clone());
+        registry.register(
+            "connections_cut",
+            "Live connections and requests cut, by reason",
+            self.cut.clone(),
+        );
         registry.register("bytes", "Carried by connections that have ended", self.bytes.clone());
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
@@ -177,8 +186,8 @@ impl Metrics {
         self.live.get_or_create(&ByDirection { direction }).dec();
     }
 
-    pub fn was_cut(&self) {
-        self.cut.inc();
+    pub fn was_cut(&self, reason: &'static str) {
+        self.cut.get_or_create(&ByReason { reason }).inc();
     }
 
     pub fn vouched_again(&self) {

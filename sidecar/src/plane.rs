@@ -8,12 +8,13 @@ use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, REVOKED};
 use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::access_log::{AccessLog, Story};
 use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
-use crate::config::{Config, HostPort, Inbound, Target};
+use crate::config::{Config, HostPort, Inbound, MaxAge, Target};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::live::Register;
 use crate::metrics::{Direction, Metrics};
@@ -50,13 +51,14 @@ pub struct Plane {
 impl Plane {
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
         let metrics = Arc::<Metrics>::default();
+        let register = Arc::new(Register::new(metrics.clone(), &config));
         Self {
             config,
             credentials: Arc::default(),
             policy: Arc::default(),
             revoked: Arc::default(),
             subscription: watch::Sender::default(),
-            register: Arc::new(Register::new(metrics.clone())),
+            register,
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
@@ -111,6 +113,15 @@ impl Plane {
             return Err(Denial { code: "root_removed", detail });
         }
         Ok(())
+    }
+
+    /// How long a connection to `peer` that begins now may take requests.
+    pub fn good_until(&self, peer: &VerifiedSvid) -> OffsetDateTime {
+        let not_after = peer.not_after();
+        match self.config.limits.max_connection_age {
+            MaxAge::After(age) => not_after.min(self.clock.now() + age),
+            MaxAge::Off | MaxAge::Svid => not_after,
+        }
     }
 
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.

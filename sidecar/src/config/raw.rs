@@ -110,6 +110,9 @@ pub(super) struct RawLimits {
     pub(super) handshake_timeout: Text,
     pub(super) connect_timeout: Text,
     pub(super) dead_after: Text,
+    pub(super) idle_timeout: Text,
+    pub(super) half_closed_timeout: Text,
+    pub(super) max_connection_age: Text,
 }
 
 #[derive(Deserialize, Default)]

@@ -82,7 +82,7 @@ impl HttpInbound {
         let heads = Arc::<Heads>::default();
         let session = Session {
             plane: self.plane.clone(),
-            vouched_until: Some(peer.not_after()),
+            vouched_until: Some(self.plane.good_until(&peer)),
             calls: calls.clone(),
             heads: heads.clone(),
             stop: until.stop.clone(),

@@ -1,18 +1,15 @@
 //! One identity, though it is allowed, keeps nobody else out.
 
-use std::sync::Arc;
-
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
 use postern_sidecar::config::Limits;
-use time::OffsetDateTime;
+use time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::apps::{App, echoed, expect_reset};
-use crate::authority::{Authority, Validity, id};
+use crate::authority::Authority;
 use crate::sidecar::{Sidecar, Spec, eventually};
+use crate::stranger;
 
 /// Both may call.
 const BOTH: &str = r#"trust_domain = "shop.example"
@@ -44,14 +41,8 @@ impl Shop {
         Spec::new(&self.authority, name).to(&[self.payments.inbound.unwrap()]).start(&self.authority)
     }
 
-    /// A peer that is no sidecar, whose handshake is done.
     async fn stranger(&self, name: &str) -> TlsStream<TcpStream> {
-        let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
-        let identity = TlsIdentity::new(&self.authority.svid(&id(name), validity)).unwrap();
-        let judge = Arc::new(Judge::new(Arc::new(self.authority.bundles()), Arc::new(Anyone)));
-        let connector = TlsConnector::from(client_config(Some(&identity), judge, &[]).unwrap());
-        let tcp = TcpStream::connect(self.payments.inbound.unwrap()).await.unwrap();
-        connector.connect(server_name(), tcp).await.unwrap()
+        stranger::connect(&self.authority, name, Duration::hours(1), self.payments.inbound.unwrap()).await
     }
 
     async fn serves(&self, name: &str) {
