@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod connection_line;
 pub mod credentials;
+pub mod descriptors;
 pub mod ending;
 pub mod holder;
 pub mod http;
