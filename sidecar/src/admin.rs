@@ -114,6 +114,11 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let plane = admin.plane.clone();
+    // Ten thousand descriptors are counted in milliseconds, which no connection shall wait for.
+    if let Err(error) = tokio::task::spawn_blocking(move || plane.measure()).await {
+        tracing::error!(%error, "the levels cannot be measured");
+    }
     match admin.metrics() {
         Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -51,12 +51,14 @@ pub struct InboundServer {
 
 impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
-        let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max));
+        let level = plane.metrics.levels.handshakes_pending.clone();
+        let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max, level));
+        let shares = plane.shares.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
         let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
             .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
-        Self { plane, index, inbound, app, pending, shares: Arc::default(), http }
+        Self { plane, index, inbound, app, pending, shares, http }
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +94,9 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
     let mut connections = JoinSet::new();
     let (mut in_a_row, mut starved) = (0, false);
     let mut look = tokio::time::interval(LOOK_INTERVAL);
+    let open = level(&**service, plane);
     loop {
+        open.set(connections.len().try_into().unwrap_or(i64::MAX));
         tokio::select! {
             () = until.stop.cancelled() => break,
             _ = look.tick() => service.look(),
@@ -129,7 +132,15 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
     drop(listener);
     while let Some(ended) = connections.join_next().await {
         report(ended);
+        open.set(connections.len().try_into().unwrap_or(i64::MAX));
     }
+}
+
+/// Where the open connections of a listener are shown.
+fn level<S: Serve>(service: &S, plane: &Plane) -> Gauge {
+    let Called { id, service: name, port, .. } = service.called();
+    let listener = port.or(name).or(id).unwrap_or_default();
+    plane.metrics.levels.of_listener(service.direction(), listener)
 }
 
 /// Told once for each time of want, like its begin.

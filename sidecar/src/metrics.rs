@@ -1,5 +1,7 @@
 //! What Prometheus is told, by its naming conventions.
 
+mod levels;
+
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,7 @@ use time::OffsetDateTime;
 use crate::access_log::AccessLog;
 use crate::holder::IdentityStatus;
 use crate::subscription::SubscriptionState;
+pub use levels::Levels;
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
@@ -83,6 +86,8 @@ pub struct Metrics {
     connections: Family<ByDirection, Counter>,
     live: Family<ByDirection, Gauge>,
     cut: Family<ByReason, Counter>,
+    /// What has a limit.
+    pub levels: Levels,
     bytes: Family<ByFlow, Counter>,
     handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
     upstream_failures: Family<ByDirection, Counter>,
@@ -108,6 +113,7 @@ impl Default for Metrics {
             connections: Family::default(),
             live: Family::default(),
             cut: Family::default(),
+            levels: Levels::default(),
             bytes: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
             upstream_failures: Family::default(),
@@ -139,6 +145,7 @@ impl Metrics {
     fn register(&mut self) {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         let registry = &mut self.registry;
+        self.levels.register(registry);
         registry.register("build", "The program", build);
         registry.register("connections", "App connections begun", self.connections.clone());
         registry.register("connections_live", "App connections open now", self.live.clone());

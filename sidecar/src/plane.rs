@@ -16,11 +16,13 @@ use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
 use crate::config::{Config, HostPort, Inbound, MaxAge, Target};
 use crate::credentials::{CredentialStore, Credentials};
+use crate::descriptors;
 use crate::live::Register;
 use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
+use crate::share::Shares;
 use crate::subscription::SubscriptionStatus;
 use crate::upstream::lookup::NameServers;
 use crate::upstream::{UpstreamRegister, Upstreams};
@@ -39,6 +41,8 @@ pub struct Plane {
     /// How the CA's stream stands.
     pub subscription: watch::Sender<SubscriptionStatus>,
     pub register: Arc<Register>,
+    /// Connections by peer, of each inbound.
+    pub(crate) shares: Vec<Arc<Shares>>,
     pub refusals: Refusals,
     pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
@@ -52,6 +56,8 @@ impl Plane {
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
         let metrics = Arc::<Metrics>::default();
         let register = Arc::new(Register::new(metrics.clone(), &config));
+        metrics.levels.configured(&config.limits);
+        let shares = config.inbounds.iter().map(|_| Arc::default()).collect();
         Self {
             config,
             credentials: Arc::default(),
@@ -59,6 +65,7 @@ impl Plane {
             revoked: Arc::default(),
             subscription: watch::Sender::default(),
             register,
+            shares,
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
@@ -75,6 +82,15 @@ impl Plane {
         let upstreams = Upstreams::new(to, direction, limits, name_servers, self.metrics.clone());
         self.upstreams.enter(listener, &upstreams);
         upstreams
+    }
+
+    /// Looks at the levels that nobody keeps count of.
+    pub fn measure(&self) {
+        let most_of_one_peer = self.shares.iter().map(|shares| shares.most()).max().unwrap_or(0);
+        match descriptors::in_use() {
+            Ok(open) => self.metrics.levels.measured(most_of_one_peer, open, descriptors::limit()),
+            Err(error) => tracing::debug!(%error, "cannot count file descriptors"),
+        }
     }
 
     /// The own credentials, if there are any and they have not expired.

@@ -36,6 +36,13 @@ impl Shares {
         share
     }
 
+    /// How much the identity has that has most.
+    pub(crate) fn most(&self) -> usize {
+        // Whoever drops the last share takes the lock, so that none is dropped under it.
+        let shares: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        shares.iter().map(|share| share.open.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Weak<Share>>> {
         self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -68,6 +68,18 @@ async fn idle_connections_of_one_allowed_identity_leave_room_for_another() {
     let text = shop.payments.plane.metrics.text().unwrap();
     let counted = format!("reason=\"connections_per_peer_max\"}} {}", MAX * 3);
     assert!(text.contains(&counted), "{text}");
+    shop.payments.plane.measure();
+    let text = shop.payments.plane.metrics.text().unwrap();
+    for (level, of) in [
+        ("connections_of_one_peer", MAX),
+        ("limit{limit=\"connections_per_peer_max\"}", MAX),
+        ("limit{limit=\"connections_max\"}", Limits::default().connections_max),
+        ("limit{limit=\"handshakes_pending_max\"}", Limits::default().handshakes_pending_max),
+        ("handshakes_pending", 0),
+        ("listener_connections{direction=\"inbound\",listener=\"api\"}", MAX),
+    ] {
+        assert!(text.contains(&format!("postern_{level} {of}\n")), "{level} {of}: {text}");
+    }
     shop.serves("reports").await;
     idle.truncate(MAX - 1);
     eventually("one has made room", || (shop.payments.live() < MAX as u64).then_some(())).await;
