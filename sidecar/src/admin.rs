@@ -114,6 +114,11 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let plane = admin.plane.clone();
+    // Ten thousand descriptors are counted in milliseconds, which no connection shall wait for.
+    if let Err(error) = tokio::task::spawn_blocking(move || plane.measure()).await {
+        tracing::error!(%error, "the levels cannot be measured");
+    }
     match admin.metrics() {
         Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -184,6 +189,11 @@ fn shown(config: &Config) -> Value {
             "handshake_timeout": format!("{:?}", limits.handshake_timeout),
             "connect_timeout": format!("{:?}", limits.connect_timeout),
             "connections_max": limits.connections_max,
+            "connections_per_peer_max": limits.connections_per_peer_max,
+            "dead_after": format!("{:?}", limits.dead_after),
+            "idle_timeout": format!("{:?}", limits.idle_timeout),
+            "half_closed_timeout": format!("{:?}", limits.half_closed_timeout),
+            "max_connection_age": limits.max_connection_age.show(),
         },
         "shutdown": {
             "drain_delay": format!("{:?}", shutdown.drain_delay),

@@ -4,6 +4,7 @@ mod bounds;
 mod convert;
 mod http;
 mod identity_source;
+mod limits;
 mod listeners;
 mod problem;
 mod raw;
@@ -24,6 +25,7 @@ use postern_proto::policy::Protocol;
 
 pub use bounds::*;
 pub use http::Http;
+pub use limits::{Limits, MaxAge};
 pub use problem::{ConfigError, Problem};
 pub use restart::Restart;
 pub use tunnels::Tunnels;
@@ -149,33 +151,6 @@ impl fmt::Display for Target {
         match self {
             Self::Service(name) => f.write_str(name),
             Self::Id(id) => id.fmt(f),
-        }
-    }
-}
-
-/// Bounds, each with a default.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Handshakes under way per inbound; when one more comes, the oldest is dropped.
-    pub handshakes_pending_max: usize,
-    /// From accept to the end of the handshake.
-    pub handshake_timeout: Duration,
-    /// To reach an app or a peer.
-    pub connect_timeout: Duration,
-    /// Open connections per listener.
-    pub connections_max: usize,
-    /// The other side of a connection that answers nothing for so long is dead.
-    pub dead_after: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            handshakes_pending_max: HANDSHAKES_PENDING_DEFAULT,
-            handshake_timeout: HANDSHAKE_TIMEOUT_DEFAULT,
-            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
-            connections_max: CONNECTIONS_DEFAULT,
-            dead_after: DEAD_AFTER_DEFAULT,
         }
     }
 }

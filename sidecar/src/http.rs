@@ -16,7 +16,6 @@ mod peer;
 mod pool;
 mod problem;
 mod serve;
-mod share;
 mod target;
 mod upgrade;
 mod watched;

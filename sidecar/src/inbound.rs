@@ -30,6 +30,7 @@ use crate::pending::{Pending, Place};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
+use crate::share::Shares;
 use crate::tls::{TlsStream, client_hello};
 use crate::upstream::Upstreams;
 use refused::{Stage, Stopped};
@@ -42,18 +43,22 @@ pub struct InboundServer {
     inbound: Arc<Inbound>,
     app: Arc<Upstreams>,
     pending: Arc<Pending>,
+    /// Connections by peer.
+    shares: Arc<Shares>,
     /// Where the inbound speaks HTTP.
     http: Option<Arc<HttpInbound>>,
 }
 
 impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
-        let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max));
+        let level = plane.metrics.levels.handshakes_pending.clone();
+        let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max, level));
+        let shares = plane.shares.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
         let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
             .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
-        Self { plane, index, inbound, app, pending, http }
+        Self { plane, index, inbound, app, pending, shares, http }
     }
 }
 
@@ -75,7 +80,6 @@ impl Serve for InboundServer {
         let facts = Facts {
             direction: Direction::Inbound,
             listener: self.index,
-            service: self.inbound.name.clone(),
             peer: None,
             since: self.plane.clock.now(),
             is_tunnel: false,
@@ -204,13 +208,8 @@ impl InboundServer {
             }
         };
         let leases = self.http.is_none() && hello.offers(tunnel::ALPN);
-        let door = Door {
-            decides: if leases { Decides::AtEachLease } else { Decides::Now },
-            plane: self.plane.clone(),
-            inbound: self.inbound.clone(),
-            credentials: credentials.clone(),
-            registration: registration.clone(),
-        };
+        let decides = if leases { Decides::AtEachLease } else { Decides::Now };
+        let door = self.door(decides, credentials.clone(), registration.clone());
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
         let alpn: &[&[u8]] = match &self.http {
             Some(_) => &http::ALPN,
@@ -226,6 +225,11 @@ impl InboundServer {
         let tls = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
         let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
         Ok(Admitted { tls, generation: credentials.generation, exporter })
+    }
+
+    fn door(&self, decides: Decides, credentials: Arc<Credentials>, registration: Arc<Registration>) -> Door {
+        let (plane, inbound, shares) = (self.plane.clone(), self.inbound.clone(), self.shares.clone());
+        Door { decides, plane, inbound, shares, credentials, registration }
     }
 }
 
@@ -260,6 +264,7 @@ struct Door {
     decides: Decides,
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
+    shares: Arc<Shares>,
     credentials: Arc<Credentials>,
     registration: Arc<Registration>,
 }
@@ -268,17 +273,33 @@ impl Admission for Door {
     fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
+        self.registration.shown_until(self.credentials.svid.verified().not_after());
         self.plane.still_believes(peer)?;
         match self.decides {
             Decides::Now => {
                 let own = self.credentials.svid.id();
-                decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)
+                decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)?;
+                self.make_room(peer.id())
             }
-            Decides::AtEachLease => Ok(()),
+            Decides::AtEachLease => self.make_room(peer.id()),
             Decides::Again => {
                 self.plane.decide(peer.id(), self.credentials.svid.id(), &self.inbound).map(|_| ())
             }
         }
+    }
+}
+
+impl Door {
+    /// One more connection of this peer, which leaves room for others.
+    fn make_room(&self, peer: &SpiffeId) -> Result<(), Denial> {
+        let most = self.plane.config.limits.connections_per_peer_max;
+        let Some(place) = self.shares.of(peer).enter(most) else {
+            let detail =
+                format!("{peer} has {most} connections open, as many as connections_per_peer_max allows");
+            return Err(Denial { code: "connections_per_peer_max", detail });
+        };
+        self.registration.hold(place);
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What Prometheus is told, by its naming conventions.
 
+mod levels;
+
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,7 @@ use time::OffsetDateTime;
 use crate::access_log::AccessLog;
 use crate::holder::IdentityStatus;
 use crate::subscription::SubscriptionState;
+pub use levels::Levels;
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
@@ -60,6 +63,11 @@ struct ByResult {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
 /// Who was refused, by whom and why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
@@ -77,7 +85,9 @@ pub struct Metrics {
     registry: Registry,
     connections: Family<ByDirection, Counter>,
     live: Family<ByDirection, Gauge>,
-    cut: Counter,
+    cut: Family<ByReason, Counter>,
+    /// What has a limit.
+    pub levels: Levels,
     bytes: Family<ByFlow, Counter>,
     handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
     upstream_failures: Family<ByDirection, Counter>,
@@ -102,7 +112,8 @@ impl Default for Metrics {
             registry: Registry::with_prefix("postern"),
             connections: Family::default(),
             live: Family::default(),
-            cut: Counter::default(),
+            cut: Family::default(),
+            levels: Levels::default(),
             bytes: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
             upstream_failures: Family::default(),
@@ -134,10 +145,15 @@ impl Metrics {
     fn register(&mut self) {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         let registry = &mut self.registry;
+        self.levels.register(registry);
         registry.register("build", "The program", build);
         registry.register("connections", "App connections begun", self.connections.clone());
         registry.register("connections_live", "App connections open now", self.live.clone());
-        registry.register("connections_cut", "Live connections no longer allowed", self.cut.clone());
+        registry.register(
+            "connections_cut",
+            "Live connections and requests cut, by reason",
+            self.cut.clone(),
+        );
         registry.register("bytes", "Carried by connections that have ended", self.bytes.clone());
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
@@ -177,8 +193,8 @@ impl Metrics {
         self.live.get_or_create(&ByDirection { direction }).dec();
     }
 
-    pub fn was_cut(&self) {
-        self.cut.inc();
+    pub fn was_cut(&self, reason: &'static str) {
+        self.cut.get_or_create(&ByReason { reason }).inc();
     }
 
     pub fn vouched_again(&self) {

@@ -53,7 +53,6 @@ impl OutboundServer {
         Facts {
             direction: Direction::Outbound,
             listener: self.index,
-            service: self.outbound.target.to_string(),
             peer: None,
             since: self.plane.clock.now(),
             is_tunnel: false,

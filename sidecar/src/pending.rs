@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
 /// Places for handshakes.
@@ -11,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Pending {
     places: Mutex<Places>,
     max: usize,
+    /// How many there are.
+    level: Gauge,
 }
 
 #[derive(Debug, Default)]
@@ -31,8 +34,8 @@ pub struct Place {
 }
 
 impl Pending {
-    pub fn new(max: usize) -> Self {
-        Self { places: Mutex::default(), max }
+    pub fn new(max: usize, level: Gauge) -> Self {
+        Self { places: Mutex::default(), max, level }
     }
 
     /// Takes a place; when there is none, another handshake loses its. To be called in the order of arrival: whoever
@@ -45,6 +48,7 @@ impl Pending {
         }
         let (number, evicted) = (places.next, CancellationToken::new());
         places.next += 1;
+        self.level.inc();
         places.silent.insert(number, evicted.clone());
         Place { number, pending: self.clone(), evicted }
     }
@@ -76,6 +80,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.pending.level.dec();
         let mut places = self.pending.lock();
         places.silent.remove(&self.number);
         places.greeted.remove(&self.number);
@@ -88,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_oldest_gives_way_and_a_free_place_is_taken_first() {
-        let pending = Arc::new(Pending::new(2));
+        let pending = Arc::new(Pending::new(2, Gauge::default()));
         let (first, second) = (pending.enter(), pending.enter());
         let third = pending.enter();
         assert!(first.evicted.is_cancelled() && !second.evicted.is_cancelled());
@@ -99,7 +104,7 @@ mod tests {
 
     #[test]
     fn whoever_has_greeted_outlasts_a_flood_of_those_who_have_not() {
-        let pending = Arc::new(Pending::new(3));
+        let pending = Arc::new(Pending::new(3, Gauge::default()));
         let honest = pending.enter();
         honest.greeted();
         let flood: Vec<_> = (0..1_000).map(|_| pending.enter()).collect();
@@ -109,7 +114,7 @@ mod tests {
 
     #[test]
     fn whoever_is_about_to_greet_outlasts_a_flood_of_those_who_have() {
-        let pending = Arc::new(Pending::new(8));
+        let pending = Arc::new(Pending::new(8, Gauge::default()));
         let flood: Vec<_> = (0..100).map(|_| pending.enter()).inspect(Place::greeted).collect();
         let honest = pending.enter();
         let more: Vec<_> = (0..100).map(|_| pending.enter()).inspect(Place::greeted).collect();
@@ -121,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_flood_that_greets_is_bounded_too() {
-        let pending = Arc::new(Pending::new(3));
+        let pending = Arc::new(Pending::new(3, Gauge::default()));
         let flood: Vec<_> = (0..1_000).map(|_| pending.enter()).inspect(Place::greeted).collect();
         assert_eq!(flood.iter().filter(|place| !place.evicted.is_cancelled()).count(), 3);
     }

@@ -102,7 +102,10 @@ impl<A: AsyncRead + AsyncWrite + Unpin, C: Carrier> Relay<'_, A, C> {
                 }
                 State::Open => match self.poll_receive(cx)? {
                     Poll::Ready(Received::More) => {}
-                    Poll::Ready(Received::End) => self.inward = State::Ending,
+                    Poll::Ready(Received::End) => {
+                        self.inward = State::Ending;
+                        self.bytes.half_closed.store(true, Ordering::Relaxed);
+                    }
                     Poll::Pending => {
                         // Nothing more to say: what lies between us and the app must leave now.
                         ready!(Pin::new(&mut *self.app).poll_flush(cx)).map_err(RelayError::App)?;
@@ -167,6 +170,7 @@ impl<A: AsyncRead + AsyncWrite + Unpin, C: Carrier> Relay<'_, A, C> {
             let read = buffer.filled().len() - HEADROOM_BYTES;
             if read == 0 {
                 self.outward = State::Ending;
+                self.bytes.half_closed.store(true, Ordering::Relaxed);
                 return Poll::Ready(Ok(()));
             }
             self.bytes.to_peer.fetch_add(read as u64, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use crate::access_log::{AccessLog, AccessLogError};
 use crate::admin::{Admin, LogLinesDropped, Phase};
 use crate::clock::SystemClock;
 use crate::config::{AccessLogConfig, Config, IdentitySource};
+use crate::descriptors;
 use crate::identity::IdentityTask;
 use crate::listen::Until;
 use crate::plane::Plane;
@@ -53,8 +54,9 @@ struct Ends {
 }
 
 /// Runs until a signal ends it, or a new process has taken its place.
-pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
+pub async fn run(mut config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
     let mut takeover = Takeover::begin(config.restart.as_ref()).await?;
+    descriptors::prepare(&mut config);
     let signals = Signals::new().map_err(RunError::Signals)?;
     let clock = Arc::new(SystemClock);
     let mut plane = Plane::new(config, clock.clone());

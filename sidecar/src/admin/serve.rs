@@ -7,6 +7,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts until `until.stop`; what is open then gets its last answer, unless `until.abort` comes first. All
 /// connections have ended then.
 pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
-    let places = Arc::new(Pending::new(CONNECTIONS_MAX));
+    let places = Arc::new(Pending::new(CONNECTIONS_MAX, Gauge::default()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -17,8 +17,21 @@ pub const HANDSHAKES_PENDING_MAX: usize = 65_536;
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
 pub const CONNECTIONS_MAX: usize = 1_000_000;
 
+/// `[limits] connections_per_peer_max`: where it is not written, one identity may have this part of `connections_max`,
+/// so that what is left for all others is as much again.
+pub const CONNECTIONS_PER_PEER_PART: usize = 2;
+
 /// `[limits] handshake_timeout`.
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// `[limits] idle_timeout`: pools and sessions that are used once a day live on; a side that is dead is found by
+/// `dead_after` long before.
+pub const CONNECTION_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(25 * 60 * 60);
+/// `[limits] half_closed_timeout`.
+pub const HALF_CLOSED_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// Both and `[limits] max_connection_age` lie between these.
+pub const LASTING_MIN: Duration = Duration::from_secs(1);
+pub const LASTING_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// `[limits] connect_timeout`.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// `[limits] dead_after`, from [`DEAD_AFTER_MIN`] to [`IDLE_TIMEOUT_MAX`].

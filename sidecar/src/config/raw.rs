@@ -106,9 +106,13 @@ pub(super) struct RawAdmin {
 pub(super) struct RawLimits {
     pub(super) handshakes_pending_max: Count,
     pub(super) connections_max: Count,
+    pub(super) connections_per_peer_max: Count,
     pub(super) handshake_timeout: Text,
     pub(super) connect_timeout: Text,
     pub(super) dead_after: Text,
+    pub(super) idle_timeout: Text,
+    pub(super) half_closed_timeout: Text,
+    pub(super) max_connection_age: Text,
 }
 
 #[derive(Deserialize, Default)]

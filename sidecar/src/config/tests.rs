@@ -79,7 +79,11 @@ fn the_example_parses_and_its_values_are_the_defaults() {
     assert_eq!(config.admin, ADMIN_DEFAULT);
     assert_eq!(config.limits.handshakes_pending_max, limits.handshakes_pending_max);
     assert_eq!(config.limits.connections_max, limits.connections_max);
+    assert_eq!(config.limits.connections_per_peer_max, limits.connections_per_peer_max);
     assert_eq!(config.limits.handshake_timeout, limits.handshake_timeout);
+    assert_eq!(config.limits.idle_timeout, limits.idle_timeout);
+    assert_eq!(config.limits.half_closed_timeout, limits.half_closed_timeout);
+    assert_eq!(config.limits.max_connection_age, limits.max_connection_age);
     assert_eq!(config.limits.connect_timeout, limits.connect_timeout);
     assert_eq!(config.shutdown.drain_delay, shutdown.drain_delay);
     assert_eq!(config.shutdown.drain_deadline, shutdown.drain_deadline);
@@ -233,6 +237,13 @@ fn every_bound_is_kept() {
     assert_says(&limits("handshakes_pending_max = 0"), &["from 1 to 65536"]);
     assert_says(&limits("handshakes_pending_max = 65537"), &["from 1 to 65536"]);
     assert_says(&limits("connections_max = -1"), &["from 1 to 1000000"]);
+    assert_says(&limits("connections_per_peer_max = 0"), &["from 1 to 10000"]);
+    assert_says(&limits("connections_max = 5\nconnections_per_peer_max = 6"), &["from 1 to 5"]);
+    for key in ["idle_timeout", "half_closed_timeout", "max_connection_age"] {
+        assert_says(&limits(&format!("{key} = \"999ms\"")), &[key, "from 1s to 720h"]);
+        assert_says(&limits(&format!("{key} = \"721h\"")), &[key, "from 1s to 720h"]);
+    }
+    assert_says(&limits("max_connection_age = \"never\""), &["must be \"off\", \"svid\" or from 1s to 720h"]);
     assert_says(&limits("handshake_timeout = \"9ms\""), &["from 10ms to 5m"]);
     assert_says(&limits("connect_timeout = \"301s\""), &["from 10ms to 5m"]);
     let shutdown = |line: &str| refusal(&format!("{GOOD}[shutdown]\n{line}\n"));
@@ -276,6 +287,14 @@ fn control_characters_of_the_file_are_escaped_in_messages() {
 }
 
 #[test]
+fn one_identity_may_have_half_of_the_connections_where_nothing_else_is_written() {
+    for (all, one) in [(1, 1), (2, 1), (5, 3), (10_000, 5_000)] {
+        let config = parse(&format!("{GOOD}[limits]\nconnections_max = {all}\n")).unwrap();
+        assert_eq!(config.limits.connections_per_peer_max, one, "of {all}");
+    }
+}
+
+#[test]
 fn a_restart_socket_is_in_the_state_directory_or_in_one_that_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("sidecar.toml");
@@ -308,4 +327,18 @@ fn a_restart_socket_is_in_the_state_directory_or_in_one_that_is_there() {
         &refused(TOKEN, "socket = \"s\"\nready_within = \"0s\""),
         &["restart.ready_within", "from 100ms to 10m"],
     );
+}
+
+#[test]
+fn a_connection_may_get_as_old_as_it_is_written() {
+    for (text, age) in [
+        ("off", MaxAge::Off),
+        ("svid", MaxAge::Svid),
+        ("1s", MaxAge::After(Duration::from_secs(1))),
+        ("720h", MaxAge::After(LASTING_MAX)),
+    ] {
+        let config = parse(&format!("{GOOD}[limits]\nmax_connection_age = \"{text}\"\n")).unwrap();
+        assert_eq!(config.limits.max_connection_age, age);
+        assert_eq!(age.show(), text);
+    }
 }

@@ -25,7 +25,6 @@ use super::exchange::Prepared;
 use super::framing::Heads;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
-use super::share::{Share, Shares};
 use super::target::{Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
@@ -37,6 +36,7 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
+use crate::share::{Share, Shares};
 use crate::tls::TlsStream;
 use crate::upstream::Upstreams;
 use refusing::Denied;
@@ -82,7 +82,7 @@ impl HttpInbound {
         let heads = Arc::<Heads>::default();
         let session = Session {
             plane: self.plane.clone(),
-            vouched_until: Some(peer.not_after()),
+            vouched_until: Some(self.plane.good_until(&peer)),
             calls: calls.clone(),
             heads: heads.clone(),
             stop: until.stop.clone(),

@@ -106,7 +106,7 @@ impl Dial<Failure> for ToPeer<'_> {
         let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
         let (Reached { tls, .. }, leased) = Box::pin(server.dial(&registration, alpn)).await?;
         let shared = tls.session().alpn_protocol() == Some(ALPN_H2);
-        let vouched_until = registration.verified().map(|peer| peer.not_after());
+        let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
         let (address, listing) = (Some(leased.address()), leased.listing());
         let end = End { address, vouched_until, listing, ..End::default() };
         let stream = Watched::new(tls);

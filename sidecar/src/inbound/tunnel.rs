@@ -12,7 +12,7 @@ use postern_proto::mtls::Denial;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Admitted, Decides, Door, InboundServer, decide};
+use super::{Admitted, Decides, InboundServer, decide};
 use crate::config::TellCallers;
 use crate::connection_line::ConnectionLine;
 use crate::credentials::holds_until;
@@ -71,14 +71,8 @@ impl InboundServer {
     pub(super) fn tunnel(&self, admitted: Admitted, registration: &Arc<Registration>) -> Option<Box<Wire>> {
         let Admitted { tls, generation, exporter } = admitted;
         let (peer, credentials) = (registration.verified()?, self.plane.credentials.current()?);
-        let (plane, inbound) = (self.plane.clone(), self.inbound.clone());
-        let door = Door {
-            decides: Decides::Again,
-            plane: plane.clone(),
-            inbound,
-            credentials,
-            registration: registration.clone(),
-        };
+        let plane = self.plane.clone();
+        let door = self.door(Decides::Again, credentials, registration.clone());
         let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
         let mut wire = Box::new(Wire::new(tls, Role::Called));
         wire.vouch(Vouching::new(Role::Called, exporter?, plane, (peer.id().clone(), generation), to));

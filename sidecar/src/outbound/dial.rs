@@ -113,6 +113,7 @@ impl OutboundServer {
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
     ) -> Result<Reached, Failure> {
+        registration.shown_until(credentials.svid.verified().not_after());
         let door = Arc::new(self.door(registration));
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), door));
         let exporter = Arc::<HandshakeExporter>::default();

@@ -7,13 +7,14 @@ use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission as _, Denial, Exactly};
 use postern_proto::policy::Call;
 use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Plane, denied};
 use crate::credentials::holds_until;
 use crate::http::CallFacts;
-use crate::live::Facts;
+use crate::live::{Facts, LOOK_INTERVAL};
 use crate::metrics::Direction;
 
 /// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
@@ -21,7 +22,7 @@ pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Plane {
     /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
-    /// until `cancel`.
+    /// and ends those that have lasted too long, until `cancel`.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
         let mut revoked = self.revoked.changes();
@@ -46,7 +47,17 @@ impl Plane {
                 self.register.decide_again(|facts, call| self.still_allowed(facts, call));
             }
         };
-        cancel.run_until_cancelled(watch).await;
+        let both = async { tokio::join!(watch, self.end_outlived()) };
+        cancel.run_until_cancelled(both).await;
+    }
+
+    async fn end_outlived(&self) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.register.end_outlived(&self.config.limits, self.clock.now(), Instant::now());
+        }
     }
 
     /// Logs what cannot be enforced, once while it stays the same.

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
+use crate::descriptors::is_reserved;
 use crate::ending::prepare;
 
 /// A connection tries so many addresses at most,
@@ -91,7 +92,7 @@ impl Leased {
     pub async fn connect(&mut self) -> Result<TcpStream, ConnectError> {
         let (address, limits) = (self.picked.at, &self.upstreams.limits);
         let limit = limits.connect_timeout;
-        let connected = timeout(limit, TcpStream::connect(address)).await;
+        let connected = timeout(limit, open(address)).await;
         let connected = connected.unwrap_or_else(|_| Err(too_late(limit)));
         let prepared = connected.and_then(|stream| prepare(&stream, limits.dead_after).map(|()| stream));
         prepared.map_err(|error| {
@@ -117,6 +118,15 @@ impl Drop for Leased {
     fn drop(&mut self) {
         self.upstreams.left(self.picked.id);
     }
+}
+
+/// Connects, unless that needs a descriptor that is kept for other things.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if is_reserved(&socket) {
+        return Err(io::Error::from_raw_os_error(EMFILE));
+    }
+    socket.connect(address).await
 }
 
 fn too_late(limit: Duration) -> io::Error {
