@@ -1,6 +1,8 @@
 //! One TCP connection stays open through many rotations of both sides' ten-second certificates, with bytes flowing both
 //! ways, and at each moment each side has seen a certificate of the other that holds.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use postern_integration::shop::Shop;
@@ -11,7 +13,6 @@ use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_util::sync::CancellationToken;
 
 /// Of each side; `POSTERN_ROTATIONS=100` makes it what is promised.
 const ROTATIONS: u64 = 6;
@@ -24,7 +25,7 @@ async fn a_connection_outlives_rotations_of_both_sides_and_is_vouched_for_all_th
     let wanted = std::env::var("POSTERN_ROTATIONS").map_or(ROTATIONS, |number| number.parse().unwrap());
     let shop = Shop::start(CaOptions { svid_ttl: "10s", ..CaOptions::default() }).await;
     let (read, write) = TcpStream::connect(shop.orders_to_payments()).await.unwrap().into_split();
-    let enough = CancellationToken::new();
+    let enough = Arc::<AtomicBool>::default();
     let said = tokio::spawn(say(write, enough.clone()));
     let heard = tokio::spawn(hear(read));
 
@@ -46,7 +47,7 @@ async fn a_connection_outlives_rotations_of_both_sides_and_is_vouched_for_all_th
         // Time itself is what is tested.
         tokio::time::sleep(SAMPLE_INTERVAL).await;
     }
-    enough.cancel();
+    enough.store(true, Ordering::Relaxed);
     let (said, heard) = (said.await.unwrap(), heard.await.unwrap());
     assert_eq!(said, heard, "everything that was said has come back");
     let again = "postern_tunnel_reauthentications_total";
@@ -77,9 +78,9 @@ async fn rotations(sidecar: &Sidecar) -> u64 {
 }
 
 /// Says the pattern, in pieces of all sizes, until it is enough; returns how many bytes.
-async fn say(mut write: OwnedWriteHalf, enough: CancellationToken) -> u64 {
+async fn say(mut write: OwnedWriteHalf, enough: Arc<AtomicBool>) -> u64 {
     let mut said: u64 = 0;
-    while !enough.is_cancelled() {
+    while !enough.load(Ordering::Relaxed) {
         let end = said + 1 + said % 4_999;
         let piece: Vec<u8> = (said..end).map(|at| (at % PATTERN_BYTES) as u8).collect();
         write.write_all(&piece).await.unwrap();
