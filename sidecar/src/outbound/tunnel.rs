@@ -113,10 +113,13 @@ impl OutboundServer {
             Found::Kept(tunnel) => return Ok((Way::Tunnel(tunnel), leased)),
             Found::New(reached) => reached,
         };
-        if reached.tls.session().alpn_protocol() != Some(ALPN) {
-            return Ok((Way::Direct(Box::new(reached.tls)), leased));
-        }
         let address = leased.address();
+        if reached.tls.session().alpn_protocol() != Some(ALPN) {
+            return match &self.outbound.port {
+                None => Ok((Way::Direct(Box::new(reached.tls)), leased)),
+                Some(port) => Err(vec![self.of_no_port(port, address)]),
+            };
+        }
         match self.tunnel(reached, address, registration) {
             Some(tunnel) => Ok((Way::Tunnel(tunnel), leased)),
             None => {
@@ -124,6 +127,13 @@ impl OutboundServer {
                 Err(vec![self.of_denial(Denial { code: "tls_config", detail })])
             }
         }
+    }
+
+    /// In plain mTLS nobody would make sure of the port.
+    fn of_no_port(&self, port: &str, address: SocketAddr) -> Refusal {
+        let detail =
+            format!("{address} speaks no postern/1, so nobody can tell whether it is the port {port:?}");
+        self.refusal("wrong_port", detail, Some(address), None)
     }
 
     /// A tunnel of the pool that was made as the newest own identity, to whom the policy still names.
