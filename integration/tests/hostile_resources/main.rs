@@ -2,4 +2,5 @@
 //! Each failure is told, ends as what it was, and is over without a restart once its cause is.
 
 mod backends;
+mod files;
 mod slots;
