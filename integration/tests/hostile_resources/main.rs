@@ -3,5 +3,6 @@
 
 mod backends;
 mod bad_ca;
+mod descriptors;
 mod files;
 mod slots;
