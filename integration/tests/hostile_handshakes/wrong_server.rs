@@ -167,3 +167,39 @@ async fn behind_the_wrong_ones_the_right_one_is_found() {
     assert_eq!(served, SECRET);
     assert!(impostor.heard.lock().unwrap().is_empty());
 }
+
+/// The caller's first bytes stay here until somebody has proved to be the service.
+#[tokio::test]
+async fn a_server_that_leaves_in_the_middle_of_the_handshake_is_told_and_the_next_one_tried() {
+    let called = Called::new().await;
+    let app = App::echo().await;
+    let policy = called.mesh.path().join("policy.toml");
+    let spec = SidecarSpec::new("payments").policy(&policy).inbound("api", app.address);
+    let payments = called.mesh.sidecar(&called.ca, &spec);
+    payments.ready().await;
+    let right = payments.inbounds[0];
+    // At once, after the hello, and so far into the right one's answer: its ServerHello, its certificate, its last byte.
+    for answered in [None, Some(0), Some(50), Some(200), Some(1_400)] {
+        let leaving = App::serve(move |stream| leave(stream, right, answered)).await;
+        let orders = called.orders(&[&leaving.address.to_string(), &right.to_string()]).await;
+        let mut stream = TcpStream::connect(orders.outbounds[0]).await.unwrap();
+        stream.write_all(SECRET).await.unwrap();
+        let mut answer = [0; SECRET.len()];
+        stream.read_exact(&mut answer).await.unwrap_or_else(|error| panic!("{answered:?}: {error}"));
+        assert_eq!(answer, SECRET, "{answered:?}");
+        orders.program.line_with(&["refused", "handshake_failed"]).await;
+    }
+}
+
+/// Passes on so many bytes of the right one's answer, and breaks off.
+async fn leave(mut near: TcpStream, right: SocketAddr, answered: Option<u64>) -> std::io::Result<()> {
+    socket2::SockRef::from(&near).set_linger(Some(std::time::Duration::ZERO))?;
+    let Some(bytes) = answered else { return Ok(()) };
+    let mut far = TcpStream::connect(right).await?;
+    let (mut near_read, mut near_write) = near.split();
+    let (far_read, mut far_write) = far.split();
+    let mut hello = [0; 8192];
+    let read = near_read.read(&mut hello).await?;
+    far_write.write_all(&hello[..read]).await?;
+    tokio::io::copy(&mut far_read.take(bytes), &mut near_write).await.map(|_| ())
+}

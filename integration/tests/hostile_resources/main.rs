@@ -2,5 +2,7 @@
 //! Each failure is told, ends as what it was, and is over without a restart once its cause is.
 
 mod backends;
+mod bad_ca;
 mod descriptors;
+mod files;
 mod slots;
