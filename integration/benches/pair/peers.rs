@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use postern_integration::bench::options::Choice;
 use postern_integration::certs::TestCa;
-use postern_integration::{Mesh, Program, TRUST_DOMAIN, free_port, tls};
+use postern_integration::{Program, TRUST_DOMAIN, free_port, tls};
 use postern_proto::identity::{Svid, TrustBundles};
 use tokio::io::AsyncReadExt as _;
 
@@ -125,7 +125,7 @@ async fn relay(backend: SocketAddr) -> Pair {
     let outer = roles::start_relay(inner.address).await;
     let programs = vec![outer.program, inner.program];
     let version = "this benchmark's own".to_owned();
-    Pair { entry: outer.address, demands: None, version, programs, _kept: Box::new(Mesh::default()) }
+    Pair { entry: outer.address, demands: None, version, programs, _kept: Box::new(()) }
 }
 
 /// A free address for a program that cannot say where it listens.
