@@ -22,7 +22,14 @@ const GENERATION_MAX: usize = VERIFIED_CHAINS_MAX / 2;
 #[derive(Debug)]
 pub struct Judged {
     svid: VerifiedSvid,
-    unproved: Option<Unproved>,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Remembered,
+    /// Nothing where it cannot be remembered.
+    Verified(Option<Unproved>),
 }
 
 /// What will be remembered, and where: nowhere but under the bundles that it was judged by.
@@ -41,13 +48,13 @@ impl Judged {
 
     /// Whether the answer was remembered, so that no signature was looked at.
     pub fn is_remembered(&self) -> bool {
-        self.unproved.is_none()
+        matches!(self.origin, Origin::Remembered)
     }
 
     /// Remembers the chain. For when its presenter has proved to hold the leaf's key: then nobody can fill the memory
     /// with chains of others, and by its own chains a peer drives out its own.
     pub fn remember(&self) {
-        if let Some(Unproved { chains, leaf, entry }) = &self.unproved {
+        if let Origin::Verified(Some(Unproved { chains, leaf, entry })) = &self.origin {
             chains.put(*leaf, entry.clone());
         }
     }
@@ -62,7 +69,7 @@ impl TrustBundles {
         let (leaf, issuers) = chain.split_first().ok_or(VerifyError::EmptyChain)?;
         let (leaf, issuers) = (digest_of(std::slice::from_ref(leaf)), digest_of(issuers));
         if let Some(svid) = self.chains().find(&leaf, &issuers, now) {
-            return Ok(Judged { svid, unproved: None });
+            return Ok(Judged { svid, origin: Origin::Remembered });
         }
         let svid = verify(chain, self, now)?;
         let bundle = self.of(svid.id().trust_domain());
@@ -72,7 +79,7 @@ impl TrustBundles {
             leaf,
             entry: Entry { issuers, window, svid: svid.clone() },
         });
-        Ok(Judged { svid, unproved })
+        Ok(Judged { svid, origin: Origin::Verified(unproved) })
     }
 
     /// How many chains are remembered.
