@@ -17,7 +17,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
-use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
+use crate::identity::{Judged, Place, VerifiedSvid, VerifyError};
 
 mod exporter;
 mod handshake_exporter;
@@ -248,6 +248,8 @@ pub struct Judge {
     presence: Presence,
     expired_for_max: Duration,
     verdict: OnceLock<Verdict>,
+    /// Remembered once the peer has proved that it holds the key.
+    judged: OnceLock<Judged>,
 }
 
 #[derive(Debug)]
@@ -275,8 +277,15 @@ impl Judge {
     }
 
     fn with_trust(trust: Trust, admission: Arc<dyn Admission>) -> Self {
-        let verdict = OnceLock::new();
-        Self { trust, admission, presence: Presence::Required, expired_for_max: Duration::ZERO, verdict }
+        let (verdict, judged) = (OnceLock::new(), OnceLock::new());
+        Self {
+            trust,
+            admission,
+            presence: Presence::Required,
+            expired_for_max: Duration::ZERO,
+            verdict,
+            judged,
+        }
     }
 
     /// Lets clients without a certificate connect, too; [`Self::verdict`] then stays empty.
@@ -311,9 +320,8 @@ impl Judge {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let mut chain = Vec::with_capacity(rest.len() + 1);
-        chain.push(leaf.clone());
-        chain.extend_from_slice(rest);
+        let borrowed = |der| CertificateDer::from(<CertificateDer<'_> as AsRef<[u8]>>::as_ref(der));
+        let chain: Vec<_> = std::iter::once(leaf).chain(rest).map(borrowed).collect();
         let verdict = self.weigh(&chain, now);
         let result = match &verdict {
             Verdict::Admitted(_) => Ok(()),
@@ -344,27 +352,46 @@ impl Judge {
                 Err(verdict) => return *verdict,
             },
         };
-        match self.verify_with_grace(chain, bundles, now) {
-            Err(error) => Verdict::Unverified(error),
-            Ok(peer) => match self.admission.admit(&peer) {
-                Ok(()) => Verdict::Admitted(peer),
-                Err(denial) => Verdict::Denied(peer, denial),
-            },
+        let judged = match self.judge_with_grace(chain, bundles, now) {
+            Err(error) => return Verdict::Unverified(error),
+            Ok(judged) => judged,
+        };
+        let peer = judged.svid().clone();
+        match self.admission.admit(&peer) {
+            Err(denial) => Verdict::Denied(peer, denial),
+            Ok(()) => {
+                let _already_set = self.judged.set(judged);
+                Verdict::Admitted(peer)
+            }
         }
     }
 
-    fn verify_with_grace(
+    fn judge_with_grace(
         &self,
         chain: &[CertificateDer<'_>],
         bundles: &TrustBundles,
         now: OffsetDateTime,
-    ) -> Result<VerifiedSvid, VerifyError> {
-        match verify(chain, bundles, now) {
+    ) -> Result<Judged, VerifyError> {
+        match bundles.judge(chain, now) {
             Err(VerifyError::Expired { not_after, .. }) if now - not_after <= self.expired_for_max => {
-                verify(chain, bundles, not_after)
+                bundles.judge(chain, not_after)
             }
             result => result,
         }
+    }
+
+    /// The proof of possession (RFC 8446 §4.4.3), asked for in each handshake.
+    fn check_possession(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let valid = verify_tls13_signature(message, cert, signature, &signature_algorithms())?;
+        if let Some(judged) = self.judged.get() {
+            judged.remember();
+        }
+        Ok(valid)
     }
 }
 
@@ -442,7 +469,7 @@ impl ClientCertVerifier for Judge {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &signature_algorithms())
+        self.check_possession(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -477,7 +504,7 @@ impl ServerCertVerifier for Judge {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &signature_algorithms())
+        self.check_possession(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
