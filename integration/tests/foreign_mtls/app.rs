@@ -24,7 +24,7 @@ pub(crate) const CLOSE: u8 = b'c';
 #[derive(Debug)]
 pub(crate) struct ToldApp {
     pub(crate) address: SocketAddr,
-    accepted: Arc<AtomicUsize>,
+    orders: Arc<AtomicUsize>,
     ends: UnboundedReceiver<End>,
     _app: App,
 }
@@ -39,19 +39,15 @@ pub(crate) struct End {
 impl ToldApp {
     pub(crate) async fn start() -> Self {
         let (told, ends) = unbounded_channel();
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let count = accepted.clone();
-        let app = App::serve(move |stream| {
-            count.fetch_add(1, Ordering::Relaxed);
-            serve(stream, told.clone())
-        })
-        .await;
-        Self { address: app.address, accepted, ends, _app: app }
+        let orders = Arc::new(AtomicUsize::new(0));
+        let count = orders.clone();
+        let app = App::serve(move |stream| serve(stream, count.clone(), told.clone())).await;
+        Self { address: app.address, orders, ends, _app: app }
     }
 
-    /// How many connections there were.
-    pub(crate) fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+    /// From how many connections it has heard a byte.
+    pub(crate) fn heard(&self) -> usize {
+        self.orders.load(Ordering::Relaxed)
     }
 
     /// The next that ends.
@@ -61,9 +57,14 @@ impl ToldApp {
     }
 }
 
-async fn serve(mut stream: TcpStream, told: UnboundedSender<End>) -> io::Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    orders: Arc<AtomicUsize>,
+    told: UnboundedSender<End>,
+) -> io::Result<()> {
     stream.write_all(&GREETING).await?;
     let order = stream.read_u8().await?;
+    orders.fetch_add(1, Ordering::Relaxed);
     let (mut read, mut write) = stream.into_split();
     let mut bytes = 0;
     let how = match order {

@@ -6,7 +6,7 @@ use postern_integration::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, web};
 use crate::app::{ECHO, ToldApp};
 use crate::papers::Papers;
 use crate::program::{Foreign, Kind, Places, Role};
-use crate::traffic;
+use crate::{requests, traffic};
 
 pub(crate) const POLICY: &str = r#"trust_domain = "shop.example"
 [service.payments]
@@ -69,6 +69,21 @@ async fn bytes_pass_both_ways_and_ends_are_what_they_were() {
             traffic::callers_half_close_passes(caller.at.tcp, &mut payments.app).await;
             traffic::apps_half_close_passes(caller.at.tcp, &mut payments.app).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn requests_are_answered_in_the_callers_name_and_refused_one_by_one() {
+    let payments = Payments::start(CaOptions::default()).await;
+    for kind in Kind::here() {
+        println!("{kind:?}");
+        let caller = payments.caller(kind, "orders").await;
+        let told = requests::are_answered(caller.at.http).await;
+        let name = told["headers"]["x-forwarded-client-cert"].as_str().unwrap();
+        assert!(name.ends_with("URI=spiffe://shop.example/orders"), "{kind:?}: {name}");
+        let refused = requests::ask(caller.at.http, "POST", "/refunds", 6).await;
+        assert_eq!(refused.status, 403, "{kind:?}: {refused:?}");
+        assert!(refused.text().contains("--call 'POST /refunds'"), "{kind:?}: {refused:?}");
     }
 }
 

@@ -7,4 +7,6 @@ mod calling;
 mod documented;
 mod papers;
 mod program;
+mod requests;
+mod strangers;
 mod traffic;

@@ -158,7 +158,9 @@ fn start(kind: Kind, dir: &Path, text: &str) -> Program {
             let file = file.with_extension("yaml");
             std::fs::write(&file, text).unwrap();
             let mut command = Command::new("envoy");
-            command.args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info", "-c"]).arg(&file);
+            command
+                .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info", "-c"])
+                .arg(&file);
             command
         }
         Kind::Go => {

@@ -27,9 +27,11 @@ pub(crate) async fn bulk_passes(address: SocketAddr) {
     let sent = pattern(BULK);
     let mut back = vec![0; BULK];
     let (mut read, mut write) = stream.split();
-    within("10 MiB both ways", async { tokio::try_join!(write.write_all(&sent), read.read_exact(&mut back)) })
-        .await
-        .unwrap();
+    within("10 MiB both ways", async {
+        tokio::try_join!(write.write_all(&sent), read.read_exact(&mut back))
+    })
+    .await
+    .unwrap();
     assert!(back == sent, "other bytes came back than were sent");
 }
 
@@ -49,7 +51,9 @@ pub(crate) async fn callers_half_close_passes(address: SocketAddr, app: &mut Tol
         write.write_all(&sent).await?;
         write.shutdown().await
     };
-    within("an echo of the whole", async { tokio::try_join!(say, read.read_to_end(&mut back)) }).await.unwrap();
+    within("an echo of the whole", async { tokio::try_join!(say, read.read_to_end(&mut back)) })
+        .await
+        .unwrap();
     assert!(back == sent, "{} of {} bytes came back", back.len(), sent.len());
     let end = app.end().await;
     assert!(end.bytes == sent.len() as u64 && end.how.is_ok(), "{end:?}");
