@@ -110,20 +110,21 @@ func carry(near net.Conn, to, role string, config *tls.Config) error {
 	ends := make(chan error, 2)
 	go func() { ends <- pass(far, near) }()
 	go func() { ends <- pass(near, far) }()
-	first, second := <-ends, <-ends
-	if first != nil {
-		return first
+	for range [2]struct{}{} {
+		if err := <-ends; err != nil {
+			breakOff(near)
+			breakOff(far)
+			return err
+		}
 	}
-	return second
+	return nil
 }
 
 type halfCloser interface{ CloseWrite() error }
 
-// pass copies one direction and passes on its end; a broken one breaks the other.
+// pass copies one direction and passes on its end.
 func pass(to, from net.Conn) error {
 	if _, err := io.Copy(to, from); err != nil {
-		breakOff(to)
-		breakOff(from)
 		return err
 	}
 	return to.(halfCloser).CloseWrite()
