@@ -88,9 +88,11 @@ impl Serve for InboundServer {
             // Boxed, so that the handshake's state is gone while bytes are relayed.
             let handshake = Box::pin(self.handshake(stream, place, &registration));
             let Some(admitted) = registration.cut.run_until_cancelled(handshake).await else { return };
-            let Some(admitted) = self.told(admitted, from, &registration).await else { return };
+            let Some(admitted) = Box::pin(self.told(admitted, from, &registration)).await else { return };
             if self.http.is_none() && admitted.is_tunnel() {
-                return self.serve_tunnel(admitted, from, &registration, &until).await;
+                let generation = admitted.generation;
+                let Some(wire) = self.tunnel(admitted, &registration) else { return };
+                return self.serve_tunnel(wire, generation, (from, &registration, &until)).await;
             }
             let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
             tokio::select! {
@@ -98,8 +100,11 @@ impl Serve for InboundServer {
                 () = registration.cut.cancelled() => {}
                 () = async {
                     match self.http.clone().zip(calls) {
-                        Some((http, calls)) => http.serve(admitted.tls, registration.clone(), calls, until).await,
-                        None => self.carry(admitted.tls, from, &registration).await,
+                        Some((http, calls)) => {
+                            // Boxed, so that a connection of `tcp` does not have its size.
+                            Box::pin(http.serve(admitted.tls, registration.clone(), calls, until)).await;
+                        }
+                        None => Box::pin(self.carry(admitted.tls, from, &registration)).await,
                     }
                 } => {}
             }

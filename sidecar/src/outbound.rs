@@ -83,7 +83,8 @@ impl Serve for OutboundServer {
             self.http.is_none().then(|| Arc::new(self.plane.register.enter(self.facts(), &until.abort)));
         async move {
             match (&self.http, registration) {
-                (Some(http), _) => http.serve(&self, app, until).await,
+                // Boxed, so that a connection of `tcp` does not have its size.
+                (Some(http), _) => Box::pin(http.serve(&self, app, until)).await,
                 (None, Some(registration)) => {
                     let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
                     reset_on_close(&app);
@@ -147,4 +148,37 @@ impl OutboundServer {
             Err(RelayError::App(_)) => {}
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_proto::policy::Protocol;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::{Config, HostPort, Target};
+
+    /// A connection that waits holds its task: what it needs only at its beginning and end must not be part of it.
+    #[tokio::test]
+    async fn the_task_of_a_connection_is_small() {
+        let text = "[identity]\nsvid_file = \"a\"\nkey_file = \"b\"\nbundle_file = \"c\"\n";
+        let config = Config::parse("sidecar.toml".as_ref(), text).unwrap();
+        let plane = Arc::new(Plane::new(config, Arc::new(SystemClock)));
+        let nobody = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let outbound = Outbound {
+            listen: ([127, 0, 0, 1], 0).into(),
+            target: Target::Service("payments".to_owned()),
+            to: vec![nobody],
+            protocol: Protocol::Tcp,
+            port: None,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let server = Arc::new(OutboundServer::new(plane, 0, outbound));
+        let from = listener.local_addr().unwrap();
+        let task = server.serve(stream, from, &Until::default());
+        assert!(size_of_val(&task) <= TASK_BYTES_MAX, "{}", size_of_val(&task));
+    }
+
+    const TASK_BYTES_MAX: usize = 1_536;
 }

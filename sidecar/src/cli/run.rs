@@ -11,7 +11,7 @@ use crate::config::{Config, Log, LogFormat};
 use crate::holder::in_one_line;
 
 /// Log lines that wait for a reader; further ones are dropped and counted, so that a blocked pipe never stalls traffic.
-const LOG_LINES_WAITING_MAX: usize = 16_384;
+const LOG_LINES_WAITING_MAX: usize = 4 * 1024;
 
 /// Stand beside a service until told to end (SIGTERM or Ctrl-C).
 #[derive(Debug, clap::Args)]

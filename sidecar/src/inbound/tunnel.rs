@@ -41,16 +41,13 @@ impl InboundServer {
     /// Serves one lease after the other until the tunnel ends.
     pub(super) async fn serve_tunnel(
         self: &Arc<Self>,
-        admitted: Admitted,
-        from: SocketAddr,
-        registration: &Arc<Registration>,
-        until: &Until,
+        mut wire: Box<Wire>,
+        generation: u64,
+        (from, registration, until): (SocketAddr, &Arc<Registration>, &Until),
     ) {
-        let generation = admitted.generation;
-        let Some(mut wire) = self.tunnel(admitted, registration) else { return };
         registration.rest();
         loop {
-            match self.next_lease(&mut wire, generation, (until, &registration.cut)).await {
+            match Box::pin(self.next_lease(&mut wire, generation, (until, &registration.cut))).await {
                 Ok(Some(open)) => {
                     registration.lease();
                     let told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
@@ -67,10 +64,11 @@ impl InboundServer {
                 Err(error) => return debug!(%error, "a tunnel broke"),
             }
         }
-        end(wire).await;
+        Box::pin(end(*wire)).await;
     }
 
-    fn tunnel(&self, admitted: Admitted, registration: &Arc<Registration>) -> Option<Wire> {
+    /// Makes a tunnel of an admitted connection.
+    pub(super) fn tunnel(&self, admitted: Admitted, registration: &Arc<Registration>) -> Option<Box<Wire>> {
         let Admitted { tls, generation, exporter } = admitted;
         let (peer, credentials) = (registration.verified()?, self.plane.credentials.current()?);
         let (plane, inbound) = (self.plane.clone(), self.inbound.clone());
@@ -82,7 +80,7 @@ impl InboundServer {
             registration: registration.clone(),
         };
         let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
-        let mut wire = Wire::new(tls, Role::Called);
+        let mut wire = Box::new(Wire::new(tls, Role::Called));
         wire.vouch(Vouching::new(Role::Called, exporter?, plane, (peer.id().clone(), generation), to));
         registration.is_tunnel();
         Some(wire)
@@ -117,7 +115,7 @@ impl InboundServer {
         let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
         if let Err(denial) = self.decide_lease(&peer, &open, registration) {
             wire.refuse(self.refuse_lease(&peer, denial, registration));
-            settle(wire).await?;
+            Box::pin(settle(wire)).await?;
             return Ok(Afterwards::End);
         }
         let connecting = Box::pin(self.app.connect());
@@ -127,7 +125,7 @@ impl InboundServer {
             Some(Err(error)) => {
                 let denial = Denial { code: "app_unreachable", detail: in_one_line(&error) };
                 wire.refuse(self.refuse_lease(&peer, denial, registration));
-                settle(wire).await?;
+                Box::pin(settle(wire)).await?;
                 return Ok(Afterwards::Next);
             }
         };
@@ -148,7 +146,7 @@ impl InboundServer {
                 debug!(%error, "a connection broke");
                 drop(app);
                 wire.reset(Vec::new());
-                settle(wire).await?;
+                Box::pin(settle(wire)).await?;
                 Ok(Afterwards::Next)
             }
         }

@@ -27,9 +27,9 @@ const TRIES_MAX: usize = 4;
 
 /// How the peer is reached.
 pub(super) enum Way {
-    Tunnel(Tunnel),
+    Tunnel(Box<Tunnel>),
     /// The peer speaks no `postern/1`: the app's bytes go in plain mTLS.
-    Direct(TlsStream),
+    Direct(Box<TlsStream>),
 }
 
 /// What is left to do when a lease has broken at the peer's side.
@@ -45,18 +45,17 @@ impl OutboundServer {
     pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
         let mut said = Vec::new();
         for _ in 0..TRIES_MAX {
-            let Some(way) = registration.cut.run_until_cancelled(self.way(registration)).await else {
-                return;
-            };
-            let (mut tunnel, _in_flight) = match way {
-                Ok((Way::Tunnel(tunnel), leased)) => (tunnel, leased),
-                Ok((Way::Direct(tls), leased)) => {
-                    let carried = self.carry_direct(app, tls, leased, registration);
+            // What is over while bytes are relayed, or comes after it, is boxed: the task is as small as the relay.
+            let way = Box::pin(self.way(registration));
+            let (mut tunnel, _in_flight) = match registration.cut.run_until_cancelled(way).await {
+                None => return,
+                Some(Ok((Way::Tunnel(tunnel), leased))) => (tunnel, leased),
+                Some(Ok((Way::Direct(tls), leased))) => {
+                    let carried = Box::pin(self.carry_direct(app, *tls, leased, registration));
                     let _cut_or_carried = registration.cut.run_until_cancelled(carried).await;
                     return;
                 }
-
-                Err(refused) => return self.tell_refused(refused, registration),
+                Some(Err(refused)) => return self.tell_refused(refused, registration),
             };
             registration.tell(|story| story.address = Some(tunnel.address.to_string()));
             registration.is_tunnel();
@@ -66,7 +65,7 @@ impl OutboundServer {
                 biased;
                 () = registration.cut.cancelled() => {
                     drop(app);
-                    return self.cut(tunnel, registration).await;
+                    return Box::pin(self.cut(tunnel, registration)).await;
                 }
                 relayed = relay(&mut app, &mut tunnel.wire, &registration.traffic) => relayed,
             };
@@ -78,7 +77,7 @@ impl OutboundServer {
                 Err(RelayError::App(_)) => {
                     drop(app);
                     tunnel.wire.reset(Vec::new());
-                    return self.keep(tunnel).await;
+                    return Box::pin(self.keep(tunnel)).await;
                 }
                 Err(RelayError::Peer(error)) => error,
             };
@@ -93,7 +92,10 @@ impl OutboundServer {
                     // Another port or another app may still be reached by it; who may not connect keeps no tunnel.
                     let keeps = refusal.reason == "app_unreachable";
                     self.tell_refused(vec![refusal], registration);
-                    return if keeps { self.keep(tunnel).await } else { self.give_up(tunnel).await };
+                    return match keeps {
+                        true => Box::pin(self.keep(tunnel)).await,
+                        false => Box::pin(self.give_up(tunnel)).await,
+                    };
                 }
                 Broken::Over(error) => return tracing::debug!(%error, "a tunnel broke"),
             }
@@ -114,7 +116,7 @@ impl OutboundServer {
         let address = leased.address();
         if reached.tls.session().alpn_protocol() != Some(ALPN) {
             return match &self.outbound.port {
-                None => Ok((Way::Direct(reached.tls), leased)),
+                None => Ok((Way::Direct(Box::new(reached.tls)), leased)),
                 Some(port) => Err(vec![self.of_no_port(port, address)]),
             };
         }
@@ -135,7 +137,7 @@ impl OutboundServer {
     }
 
     /// A tunnel of the pool that was made as the newest own identity, to whom the policy still names.
-    fn kept(&self, address: SocketAddr, registration: &Arc<Registration>) -> Option<Tunnel> {
+    fn kept(&self, address: SocketAddr, registration: &Arc<Registration>) -> Option<Box<Tunnel>> {
         let generation = self.plane.credentials.current()?.generation;
         let (now, door) = (self.plane.clock.now(), self.door(registration));
         let fits = |tunnel: &Tunnel| {
@@ -161,14 +163,14 @@ impl OutboundServer {
         reached: Reached,
         address: SocketAddr,
         registration: &Arc<Registration>,
-    ) -> Option<Tunnel> {
+    ) -> Option<Box<Tunnel>> {
         let Reached { tls, generation, exporter } = reached;
         let peer = registration.verified()?;
         let to = (Arc::new(self.door(registration)) as Arc<_>, registration.traffic.clone());
         let who = (peer.id().clone(), generation);
         let mut wire = Wire::new(tls, Role::Caller);
         wire.vouch(Vouching::new(Role::Caller, exporter?, self.plane.clone(), who, to));
-        Some(Tunnel::new(wire, peer, address, generation))
+        Some(Box::new(Tunnel::new(wire, peer, address, generation)))
     }
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
@@ -186,7 +188,7 @@ impl OutboundServer {
     }
 
     /// The connection is no longer allowed: the called side is told that this is no clean end.
-    async fn cut(&self, mut tunnel: Tunnel, registration: &Registration) {
+    async fn cut(&self, mut tunnel: Box<Tunnel>, registration: &Registration) {
         let note = registration.cut_for().map(|Denial { code: reason, .. }| {
             Problem::new(StatusCode::FORBIDDEN, reason, self.plane.refusals.number()).document()
         });
@@ -195,14 +197,14 @@ impl OutboundServer {
     }
 
     /// Ends what is left of a lease, and keeps the tunnel if that goes well.
-    async fn keep(&self, mut tunnel: Tunnel) {
+    async fn keep(&self, mut tunnel: Box<Tunnel>) {
         match settle(&mut tunnel.wire).await {
             Ok(()) => self.pool.put(tunnel),
             Err(error) => tracing::debug!(%error, "a tunnel broke"),
         }
     }
 
-    async fn give_up(&self, mut tunnel: Tunnel) {
+    async fn give_up(&self, mut tunnel: Box<Tunnel>) {
         let settled = settle(&mut tunnel.wire).await;
         tracing::trace!(?settled, "a tunnel is given up");
         tunnel.end();

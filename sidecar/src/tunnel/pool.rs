@@ -45,7 +45,7 @@ impl Tunnel {
 /// Idle tunnels; the one used last is used next.
 #[derive(Debug)]
 pub struct Pool {
-    idle: Mutex<Vec<(Tunnel, Instant)>>,
+    idle: Mutex<Vec<(Box<Tunnel>, Instant)>>,
     limits: Tunnels,
 }
 
@@ -55,7 +55,7 @@ impl Pool {
     }
 
     /// A tunnel for the next lease, of those that are fit for it; those that are broken are thrown away.
-    pub fn take(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<Tunnel> {
+    pub fn take(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<Box<Tunnel>> {
         let now = Instant::now();
         loop {
             let (mut tunnel, since) = {
@@ -72,8 +72,11 @@ impl Pool {
     }
 
     /// Keeps a tunnel after its lease, if it is good for another.
-    pub fn put(&self, tunnel: Tunnel) {
+    pub fn put(&self, mut tunnel: Box<Tunnel>) {
         let now = Instant::now();
+        if let Some(vouching) = tunnel.wire.vouching() {
+            vouching.rest();
+        }
         if !tunnel.wire.is_quiet() || !self.may_stay(&tunnel, now, now) {
             return tunnel.end();
         }
@@ -90,7 +93,7 @@ impl Pool {
     /// Retires those that are not wanted any more, have waited too long, or were ended by the other side.
     pub fn retire(&self, wanted: impl Fn(&Tunnel) -> bool) {
         let now = Instant::now();
-        let stays = |(tunnel, since): &mut (Tunnel, Instant)| {
+        let stays = |(tunnel, since): &mut (Box<Tunnel>, Instant)| {
             wanted(tunnel) && self.may_stay(tunnel, *since, now) && tunnel.wire.is_quiet()
         };
         let retired: Vec<_> = self.lock().extract_if(.., |idle| !stays(idle)).collect();
@@ -108,7 +111,7 @@ impl Pool {
             && tunnel.leases < self.limits.leases_max
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Tunnel, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Box<Tunnel>, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -58,7 +58,7 @@ struct Reader {
     auths: Vec<Vec<u8>>,
     /// The last REFUSE's or RESET's document.
     note: Vec<u8>,
-    broken: Option<WireError>,
+    broken: Option<Box<WireError>>,
 }
 
 impl Wire {
@@ -218,7 +218,7 @@ impl Wire {
             reader.read(later.rest(), to_app);
         }
         if let Some(error) = reader.broken.take() {
-            return Poll::Ready(Err(error.into()));
+            return Poll::Ready(Err((*error).into()));
         }
         self.answer_auths(cx)?;
         Poll::Ready(Ok(true))
@@ -249,7 +249,7 @@ impl Reader {
         if self.broken.is_none()
             && let Err(error) = self.try_read(bytes, to_app)
         {
-            self.broken = Some(error);
+            self.broken = Some(Box::new(error));
         }
     }
 
