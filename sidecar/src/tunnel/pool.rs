@@ -72,11 +72,8 @@ impl Pool {
     }
 
     /// Keeps a tunnel after its lease, if it is good for another.
-    pub fn put(&self, mut tunnel: Box<Tunnel>) {
+    pub fn put(&self, tunnel: Box<Tunnel>) {
         let now = Instant::now();
-        if let Some(vouching) = tunnel.wire.vouching() {
-            vouching.rest();
-        }
         if !tunnel.wire.is_quiet() || !self.may_stay(&tunnel, now, now) {
             return tunnel.end();
         }

@@ -37,10 +37,11 @@ pub struct Vouching {
     role: Role,
     exporter: ExporterSecret,
     plane: Arc<Plane>,
+    /// Decides again about a peer that has proved itself.
+    door: Arc<dyn Admission>,
     /// Who the peer is, and stays.
     peer: SpiffeId,
-    /// Nothing between two leases: whose connection it was is over.
-    lease: Option<Leased>,
+    traffic: Arc<Traffic>,
     /// Of the own credentials that the peer has been shown, or told of.
     generation: u64,
     /// What the peer has still to answer.
@@ -48,13 +49,6 @@ pub struct Vouching {
     /// The peer has news again.
     again: bool,
     window: Option<(Instant, u32)>,
-}
-
-/// What re-authentication has to do with the app's connection.
-struct Leased {
-    /// Decides again about a peer that has proved itself.
-    door: Arc<dyn Admission>,
-    traffic: Arc<Traffic>,
 }
 
 /// Why a tunnel ends over re-authentication.
@@ -86,24 +80,18 @@ impl Vouching {
         (peer, generation): (SpiffeId, u64),
         (door, traffic): (Arc<dyn Admission>, Arc<Traffic>),
     ) -> Self {
-        let (lease, asked, again, window) = (Some(Leased { door, traffic }), None, false, None);
-        Self { role, exporter, plane, peer, lease, generation, asked, again, window }
+        let (asked, again, window) = (None, false, None);
+        Self { role, exporter, plane, door, peer, traffic, generation, asked, again, window }
     }
 
     /// The tunnel carries another connection of the app from now on.
     pub fn lease(&mut self, door: Arc<dyn Admission>, traffic: Arc<Traffic>) {
-        self.lease = Some(Leased { door, traffic });
-    }
-
-    /// The tunnel waits for the next.
-    pub fn rest(&mut self) {
-        self.lease = None;
+        (self.door, self.traffic) = (door, traffic);
     }
 
     /// After a rotation here, appends the news of it. The task wakes with the next one.
     pub fn tell(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) {
-        let Some(Leased { traffic, .. }) = &self.lease else { return };
-        traffic.waker.register(cx.waker());
+        self.traffic.waker.register(cx.waker());
         let newest = self.plane.credentials.current().map_or(0, |own| own.generation);
         if newest != self.generation {
             self.generation = newest;
@@ -158,12 +146,10 @@ impl Vouching {
 
     fn judge(&mut self, proof: &[u8], out: &mut Vec<u8>) -> Result<(), VouchingError> {
         let request = self.asked.take().ok_or(VouchingError::Unasked)?;
-        let (Some(own), Some(lease)) = (self.plane.credentials.current(), &self.lease) else {
-            return Err(VouchingError::Unasked);
-        };
+        let Some(own) = self.plane.credentials.current() else { return Err(VouchingError::Unasked) };
         let expected = Expected { id: &self.peer, bundles: &own.bundles, now: self.plane.clock.now() };
         let peer = judge(&self.exporter, request, proof, expected)?;
-        lease.door.admit(&peer)?;
+        self.door.admit(&peer)?;
         self.plane.metrics.vouched_again();
         tracing::debug!(peer = %self.peer, not_after = %peer.not_after(), "proved a newer certificate");
         if std::mem::take(&mut self.again) { self.ask(out) } else { Ok(()) }
