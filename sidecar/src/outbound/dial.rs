@@ -1,7 +1,7 @@
 //! Reaching the service: address by address, until one proves that it is who was called.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
@@ -137,7 +137,7 @@ impl OutboundServer {
 
     pub(super) fn door(&self, registration: &Arc<Registration>) -> Door {
         let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
-        Door { plane, target, registration: registration.clone() }
+        Door { plane, target, registration: Arc::downgrade(registration) }
     }
 }
 
@@ -146,13 +146,17 @@ impl OutboundServer {
 pub(super) struct Door {
     plane: Arc<Plane>,
     target: Target,
-    registration: Arc<Registration>,
+    /// Weak: TLS holds on to its judge, and a tunnel outlives the app's connection for which it was made.
+    registration: Weak<Registration>,
 }
 
 impl Admission for Door {
     fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        let Some(registration) = self.registration.upgrade() else {
+            return Err(Denial { code: "cut", detail: "the app's connection is over".to_owned() });
+        };
         // First known to the register, then asked again whom the policy names now.
-        self.registration.identify(peer);
+        registration.identify(peer);
         self.plane.still_believes(peer)?;
         Exactly(self.plane.expected(&self.target)?).admit(peer)
     }
