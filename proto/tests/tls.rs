@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test says no by a panic")]
 
+#[path = "support/mtls.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -12,39 +13,12 @@ use postern_proto::mtls::{
     server_name,
 };
 use rustls::{AlertDescription, ClientConnection, Error, HandshakeKind, ServerConfig, ServerConnection};
-use support::authority::Authority;
-use support::handshake::shake_hands;
+use support::{Authority, Pair, shake_hands};
 use time::{Duration, OffsetDateTime};
-
-struct Pair {
-    client: Option<TlsIdentity>,
-    server: TlsIdentity,
-    client_judge: Arc<Judge>,
-    server_judge: Arc<Judge>,
-}
-
-impl Pair {
-    fn new(authority: &Authority) -> Self {
-        Self {
-            client: Some(authority.identity("/orders")),
-            server: authority.identity("/payments"),
-            client_judge: Arc::new(authority.judge()),
-            server_judge: Arc::new(authority.judge()),
-        }
-    }
-
-    fn connect(&self) -> Result<(ClientConnection, ServerConnection), (&'static str, Error)> {
-        let client = client_config(self.client.as_ref(), self.client_judge.clone(), &[]).unwrap();
-        let server = server_config(&self.server, self.server_judge.clone(), &[]).unwrap();
-        let mut client = ClientConnection::new(client, server_name()).unwrap();
-        let mut server = ServerConnection::new(server).unwrap();
-        shake_hands(&mut client, &mut server).map(|()| (client, server))
-    }
-}
 
 #[test]
 fn both_sides_learn_who_the_other_is() {
-    let pair = Pair::new(&Authority::default());
+    let pair = Pair::new(&Authority::new());
     let (client, _) = pair.connect().unwrap();
     assert_eq!(pair.server_judge.admitted().unwrap().id().as_str(), "spiffe://shop.example/orders");
     assert_eq!(pair.client_judge.admitted().unwrap().id().as_str(), "spiffe://shop.example/payments");
@@ -54,13 +28,13 @@ fn both_sides_learn_who_the_other_is() {
 #[cfg(feature = "aws-lc-rs")]
 #[test]
 fn the_key_exchange_is_post_quantum_first() {
-    let (client, _) = Pair::new(&Authority::default()).connect().unwrap();
+    let (client, _) = Pair::new(&Authority::new()).connect().unwrap();
     assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), rustls::NamedGroup::X25519MLKEM768);
 }
 
 #[test]
 fn no_session_is_resumed_and_no_ticket_is_sent() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     let judge = Arc::new(authority.judge());
     let client = client_config(Some(&authority.identity("/orders")), judge, &[]).unwrap();
     let server = server_config(&authority.identity("/payments"), Arc::new(authority.judge()), &[]).unwrap();
@@ -75,7 +49,7 @@ fn no_session_is_resumed_and_no_ticket_is_sent() {
 
 #[test]
 fn tls_1_2_is_not_spoken() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     assert!(provider().cipher_suites.iter().all(|suite| suite.tls13().is_some()));
     let server = server_config(&authority.identity("/payments"), Arc::new(authority.judge()), &[]).unwrap();
     // The start of a TLS 1.2 ClientHello without supported_versions: two suites, no extensions.
@@ -89,7 +63,7 @@ fn tls_1_2_is_not_spoken() {
 
 #[test]
 fn a_client_without_a_certificate_is_refused_where_one_is_needed_only() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     let mut pair = Pair { client: None, ..Pair::new(&authority) };
     let refused = pair.connect().err().unwrap();
     assert_eq!(refused, ("server", Error::AlertReceived(AlertDescription::CertificateRequired)));
@@ -109,7 +83,7 @@ impl Admission for Nobody {
 
 #[test]
 fn who_is_not_admitted_gets_the_alert_access_denied_and_the_reason_stays_here() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     let judge = Arc::new(Judge::new(authority.bundles(), Arc::new(Nobody)));
     let pair = Pair { server_judge: judge.clone(), ..Pair::new(&authority) };
     let refused = pair.connect().err().unwrap();
@@ -120,7 +94,7 @@ fn who_is_not_admitted_gets_the_alert_access_denied_and_the_reason_stays_here() 
 
 #[test]
 fn a_client_demands_exactly_the_server_it_called() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     let called = |id: &str| {
         let exactly = Exactly(SpiffeId::parse(id).unwrap());
         let client_judge = Arc::new(Judge::new(authority.bundles(), Arc::new(exactly)));
@@ -138,7 +112,7 @@ fn a_client_demands_exactly_the_server_it_called() {
 
 #[test]
 fn another_cas_certificate_and_an_expired_one_get_their_own_alerts() {
-    let (authority, other) = (Authority::default(), Authority::default());
+    let (authority, other) = (Authority::new(), Authority::new());
     let with = |identity: TlsIdentity| {
         Pair { client: Some(identity), ..Pair::new(&authority) }.connect().err().unwrap()
     };
@@ -156,7 +130,7 @@ fn another_cas_certificate_and_an_expired_one_get_their_own_alerts() {
 
 #[test]
 fn an_expired_certificate_is_believed_within_the_grace_of_a_renewal_only() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     let expired = TlsIdentity::new(&authority.svid("/orders", Duration::hours(2))).unwrap();
     let within = |grace: u64| {
         let judge = authority.judge().expired_for_at_most(std::time::Duration::from_secs(grace));
@@ -171,7 +145,7 @@ fn an_expired_certificate_is_believed_within_the_grace_of_a_renewal_only() {
 
 #[test]
 fn a_pin_is_enough_to_know_the_ca_and_nobody_else() {
-    let (authority, other) = (Authority::default(), Authority::default());
+    let (authority, other) = (Authority::new(), Authority::new());
     let domain = TrustDomain::new("shop.example").unwrap();
     let pin = authority.bundles().of(&domain).unwrap().pin();
     let connect = |server: &Authority, path: &str| {
@@ -195,7 +169,7 @@ fn a_pin_is_enough_to_know_the_ca_and_nobody_else() {
 
 #[test]
 fn a_client_hello_tells_no_name() {
-    let authority = Authority::default();
+    let authority = Authority::new();
     let config = client_config(None, Arc::new(authority.judge()), &[]).unwrap();
     let mut client = ClientConnection::new(config, server_name()).unwrap();
     let mut hello = Vec::new();

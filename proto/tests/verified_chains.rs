@@ -119,7 +119,8 @@ fn a_remembered_chain_holds_to_the_second_of_both_ends() {
 #[test]
 fn an_issuer_or_a_root_that_ends_earlier_or_begins_later_narrows_the_window() {
     let (from, to) = (NOW - Duration::minutes(5), NOW + Duration::minutes(5));
-    let each: [(fn(&mut Case) -> &mut Spec, _, _); 2] = [
+    type Of = fn(&mut Case) -> &mut Spec;
+    let each: [(Of, _, _); 2] = [
         (|case| &mut case.issuer, "issuer_not_yet_valid", "issuer_expired"),
         (|case| &mut case.root, "no_usable_root", "no_usable_root"),
     ];
