@@ -18,7 +18,7 @@ pub use handshake::{BrokenHandshake, connect};
 pub use hello::{Hello, client_hello};
 use machine::Machine;
 pub use scratch::Backlog;
-use scratch::{CIPHERTEXT, SEALED};
+use scratch::{CIPHERTEXT, Outgoing, SEALED};
 
 /// At most so much is sealed at a time: some records of 16 KiB (RFC 8446 §5.1).
 pub const SEALED_AT_ONCE_BYTES: usize = 64 * 1024 + HEADROOM_BYTES;
@@ -95,7 +95,9 @@ impl TlsStream {
         let fed = CIPHERTEXT.with_borrow_mut(|scratch| {
             let filled = ready!(self.poll_fill(cx, scratch))?;
             let bytes = scratch.get_mut(..filled).unwrap_or_default();
-            let fed = self.machine.feed(bytes, room, self.unsent.pending(), take);
+            let mut answers = Outgoing::default();
+            let fed = self.machine.feed(bytes, room, &mut answers, take);
+            self.unsent.pending().extend_from_slice(answers.filled());
             self.incoming = bytes.get(fed.used..).unwrap_or_default().to_vec();
             Poll::Ready(Ok::<_, io::Error>(fed))
         });
@@ -152,7 +154,7 @@ impl TlsStream {
         SEALED.with_borrow_mut(|sealed| {
             sealed.clear();
             self.seal(Some(bytes), sealed)?;
-            self.send(cx, sealed)
+            self.send(cx, sealed.filled())
         })
     }
 
@@ -174,13 +176,13 @@ impl TlsStream {
 
     /// Says close_notify; [`Self::poll_unsent`] sends it.
     pub fn end(&mut self) -> io::Result<()> {
-        let mut said = Vec::new();
+        let mut said = Outgoing::default();
         self.seal(None, &mut said)?;
-        self.unsent.pending().extend_from_slice(&said);
+        self.unsent.pending().extend_from_slice(said.filled());
         Ok(())
     }
 
-    fn seal(&mut self, bytes: Option<&[u8]>, sealed: &mut Vec<u8>) -> io::Result<()> {
+    fn seal(&mut self, bytes: Option<&[u8]>, sealed: &mut Outgoing) -> io::Result<()> {
         let plain = self.plain.pending();
         let take = &mut |came: &[u8]| plain.extend_from_slice(came);
         let fed = self.machine.seal(&mut self.incoming, bytes, sealed, take);

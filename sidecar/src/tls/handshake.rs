@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::TlsStream;
 use super::machine::Machine;
-use super::scratch::Backlog;
+use super::scratch::{Backlog, Outgoing};
 
 /// A handshake that did not hold; the other side has been told why, as far as it listens.
 #[derive(Debug)]
@@ -81,7 +81,9 @@ impl TlsStream {
             let filled = ready!(self.poll_fill(cx, scratch))?;
             let bytes = scratch.get_mut(..filled).unwrap_or_default();
             let take = &mut |plain: &[u8]| early.extend_from_slice(plain);
-            let fed = self.machine.feed(bytes, usize::MAX, self.unsent.pending(), take);
+            let mut answers = Outgoing::default();
+            let fed = self.machine.feed(bytes, usize::MAX, &mut answers, take);
+            self.unsent.pending().extend_from_slice(answers.filled());
             self.incoming = bytes.get(fed.used..).unwrap_or_default().to_vec();
             Poll::Ready(Ok::<_, io::Error>(fed))
         });

@@ -11,6 +11,8 @@ use rustls::unbuffered::{
 use rustls::{CommonState, Error as TlsError};
 use thiserror::Error;
 
+use super::scratch::Outgoing;
+
 /// One connection's state.
 pub(super) struct Machine {
     side: Side,
@@ -78,7 +80,7 @@ impl Machine {
         &mut self,
         incoming: &mut [u8],
         room: usize,
-        answers: &mut Vec<u8>,
+        answers: &mut Outgoing,
         take: &mut dyn FnMut(&[u8]),
     ) -> Fed<Result<(), TlsError>> {
         let mut turn = Turn { incoming, used: 0, taken: 0, ended: false, out: answers, take };
@@ -97,7 +99,7 @@ impl Machine {
         &mut self,
         incoming: &mut [u8],
         bytes: Option<&[u8]>,
-        sealed: &mut Vec<u8>,
+        sealed: &mut Outgoing,
         take: &mut dyn FnMut(&[u8]),
     ) -> Fed<Result<(), SealError>> {
         let mut turn = Turn { incoming, used: 0, taken: 0, ended: false, out: sealed, take };
@@ -145,7 +147,7 @@ struct Turn<'a> {
     used: usize,
     taken: usize,
     ended: bool,
-    out: &'a mut Vec<u8>,
+    out: &'a mut Outgoing,
     take: &'a mut dyn FnMut(&[u8]),
 }
 
@@ -234,13 +236,12 @@ impl Turn<'_> {
     }
 }
 
-fn encode<D>(mut data: EncodeTlsData<'_, D>, answers: &mut Vec<u8>) {
+fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Outgoing) {
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = data.encode(&mut [])
-    {
-        let begin = answers.len();
-        answers.resize(begin + required_size, 0);
         // It said itself how much it needs.
-        let _fits = data.encode(answers.get_mut(begin..).unwrap_or_default());
+        && let Ok(written) = data.encode(out.room(required_size))
+    {
+        out.advance(written);
     }
 }
 
@@ -249,17 +250,15 @@ const OVERHEAD_BYTES: usize = 128;
 const RECORD_BYTES: usize = 16 * 1024;
 
 fn append(
-    sealed: &mut Vec<u8>,
+    out: &mut Outgoing,
     plain_bytes: usize,
     mut write: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
 ) -> Result<(), SealError> {
-    let begin = sealed.len();
     let mut room = plain_bytes + OVERHEAD_BYTES * (2 + plain_bytes / RECORD_BYTES);
     loop {
-        sealed.resize(begin + room, 0);
-        match write(sealed.get_mut(begin..).unwrap_or_default()) {
+        match write(out.room(room)) {
             Ok(written) => {
-                sealed.truncate(begin + written);
+                out.advance(written);
                 return Ok(());
             }
             Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size }))
@@ -267,10 +266,7 @@ fn append(
             {
                 room = required_size;
             }
-            Err(_) => {
-                sealed.truncate(begin);
-                return Err(SealError::Exhausted);
-            }
+            Err(_) => return Err(SealError::Exhausted),
         }
     }
 }

@@ -14,7 +14,36 @@ thread_local! {
     /// What is read from peers.
     pub(super) static CIPHERTEXT: RefCell<Box<[u8]>> = RefCell::new(vec![0; KEPT_BYTES + READ_BYTES].into());
     /// What is sealed for peers.
-    pub(super) static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    pub(super) static SEALED: RefCell<Outgoing> = RefCell::default();
+}
+
+/// Ciphertext on its way out, in memory that is used again and not wiped for each use.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Outgoing {
+    pub(super) fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    pub(super) fn filled(&self) -> &[u8] {
+        self.bytes.get(..self.filled).unwrap_or_default()
+    }
+
+    /// Room for at least so many bytes; what is written there counts after [`Self::advance`].
+    pub(super) fn room(&mut self, count: usize) -> &mut [u8] {
+        if self.bytes.len() < self.filled + count {
+            self.bytes.resize(self.filled + count, 0);
+        }
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    pub(super) fn advance(&mut self, count: usize) {
+        self.filled += count;
+    }
 }
 
 /// Bytes whose next owner has not taken them yet; empty, it holds no memory.
