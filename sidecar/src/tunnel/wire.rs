@@ -253,29 +253,38 @@ impl Reader {
         }
     }
 
-    /// Reads up to where something else begins: a lease, or what comes after one.
+    /// Reads up to where a lease begins or is over: what comes after that has its time later.
     fn try_read(&mut self, mut bytes: &[u8], to_app: &mut Vec<u8>) -> Result<(), WireError> {
-        while self.opened.is_none() && self.later.is_empty() {
-            let Some(event) = self.decoder.next(&mut bytes)? else { return Ok(()) };
-            match event {
-                Event::Data(data) => {
-                    self.lease.data()?;
-                    if !self.lease.discards() {
-                        to_app.extend_from_slice(data);
-                    }
-                }
-                Event::Frame(frame) => {
-                    self.lease.receive(&frame)?;
-                    match frame {
-                        Frame::Open(open) => self.opened = Some(open),
-                        Frame::Refuse(note) | Frame::Reset { note, .. } => self.note = note,
-                        Frame::Auth(body) => self.auths.push(body),
-                        Frame::Accept | Frame::Fin => {}
-                    }
+        if self.later.is_empty() {
+            while let Some(event) = self.decoder.next(&mut bytes)? {
+                self.take(event, to_app)?;
+                if self.opened.is_some() || self.lease.is_over() {
+                    break;
                 }
             }
         }
         self.later.pending().extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event<'_>, to_app: &mut Vec<u8>) -> Result<(), WireError> {
+        let frame = match event {
+            Event::Data(data) => {
+                self.lease.data()?;
+                if !self.lease.discards() {
+                    to_app.extend_from_slice(data);
+                }
+                return Ok(());
+            }
+            Event::Frame(frame) => frame,
+        };
+        self.lease.receive(&frame)?;
+        match frame {
+            Frame::Open(open) => self.opened = Some(open),
+            Frame::Refuse(note) | Frame::Reset { note, .. } => self.note = note,
+            Frame::Auth(body) => self.auths.push(body),
+            Frame::Accept | Frame::Fin => {}
+        }
         Ok(())
     }
 }
@@ -354,5 +363,52 @@ impl Carrier for Wire {
                 Err(error) => return Poll::Ready(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader() -> Reader {
+        Reader {
+            decoder: Decoder::default(),
+            lease: Lease::new(Role::Called),
+            later: Backlog::default(),
+            opened: None,
+            auths: Vec::new(),
+            note: Vec::new(),
+            broken: None,
+        }
+    }
+
+    /// The caller may open the next lease in the same breath as it ends the last one.
+    #[test]
+    fn what_belongs_to_the_next_lease_waits_until_this_one_is_served() {
+        let (mut reader, mut bytes, mut to_app) = (reader(), Vec::new(), Vec::new());
+        Frame::Open(Open::default()).encode(&mut bytes);
+        reader.try_read(&bytes, &mut to_app).unwrap();
+        assert!(reader.opened.take().is_some());
+        reader.lease.accept();
+        reader.lease.finish();
+
+        bytes.clear();
+        bytes.extend_from_slice(&header(3));
+        bytes.extend_from_slice(b"one");
+        Frame::Fin.encode(&mut bytes);
+        Frame::Open(Open::default()).encode(&mut bytes);
+        bytes.extend_from_slice(&header(3));
+        bytes.extend_from_slice(b"two");
+        reader.try_read(&bytes, &mut to_app).unwrap();
+        assert_eq!(to_app, b"one");
+        assert!(reader.lease.is_over() && reader.opened.is_none() && reader.lease.number() == 1);
+
+        let later = std::mem::take(&mut reader.later);
+        reader.try_read(later.rest(), &mut to_app).unwrap();
+        assert!(reader.opened.is_some() && reader.lease.number() == 2);
+        let later = std::mem::take(&mut reader.later);
+        reader.opened = None;
+        reader.try_read(later.rest(), &mut to_app).unwrap();
+        assert_eq!(to_app, b"onetwo");
     }
 }
