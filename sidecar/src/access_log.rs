@@ -116,7 +116,7 @@ pub struct Story {
     pub decision: Option<&'static str>,
     pub rule: Option<Arc<RuleRef>>,
     /// `sha256:…` of the policy that decided.
-    pub policy: Option<String>,
+    pub policy: Option<Arc<str>>,
     /// A stable word, where it did not simply pass.
     pub reason: Option<&'static str>,
     pub detail: Option<String>,
@@ -129,7 +129,7 @@ impl Story {
     /// What the policy said.
     pub fn decided(&mut self, decision: &Decision, policy: &Policy) {
         self.decision = Some(decision.as_str());
-        self.policy = Some(policy.digest().to_owned());
+        self.policy = Some(policy.digest_shared());
         match decision {
             Decision::Allow { rule } => self.rule = Some(rule.clone()),
             Decision::Deny { .. } | Decision::Observed { .. } => self.detail = Some(decision.reason()),
@@ -187,7 +187,7 @@ impl Serialize for Line<'_> {
         line.serialize_field("path", &self.call.map(|(_, path)| bounded(path)))?;
         line.serialize_field("status", &story.status)?;
         line.serialize_field("rule", &rule)?;
-        line.serialize_field("policy", &story.policy)?;
+        line.serialize_field("policy", &story.policy.as_deref())?;
         line.serialize_field("bytes_in", &bytes_in)?;
         line.serialize_field("bytes_out", &bytes_out)?;
         line.serialize_field("duration_ms", &(self.duration.as_micros() as f64 / 1e3))?;

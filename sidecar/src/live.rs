@@ -247,3 +247,16 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the register, the access log and all bounds cost an idle connection; 6 KiB is all that it may cost in whole.
+    #[test]
+    fn a_connection_costs_the_register_little() {
+        let entry = size_of::<(u64, Arc<Live>)>() + size_of::<Live>() + size_of::<Traffic>();
+        let held = size_of::<Registration>();
+        assert!(entry + held <= 640, "{entry} and {held} bytes");
+    }
+}

@@ -61,7 +61,7 @@ use crate::identity::{IdPattern, SpiffeId, TrustDomain};
 pub struct Policy {
     file: Arc<str>,
     trust_domain: TrustDomain,
-    digest: String,
+    digest: Arc<str>,
     version: Option<u64>,
     services: Vec<Service>,
     by_name: HashMap<Arc<str>, usize>,
@@ -90,6 +90,11 @@ impl Policy {
     /// `sha256:…` of the file's bytes.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The same, for whoever keeps it longer than the policy.
+    pub fn digest_shared(&self) -> Arc<str> {
+        self.digest.clone()
     }
 
     /// The version under which the CA stores it, if it was read from a slice. Then it knows no rules but the own.

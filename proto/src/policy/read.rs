@@ -73,7 +73,7 @@ fn build(file: &str, document: &Document<'_>, problems: &mut Problems<'_>) -> Op
     Some(Policy {
         file: Arc::from(file),
         trust_domain: trust_domain?,
-        digest: digest(problems.source().text()),
+        digest: digest(problems.source().text()).into(),
         version: None,
         by_name: numbered().map(|(number, service)| (Arc::clone(&service.name), number)).collect(),
         by_identity: numbered().map(|(number, service)| (service.identity.as_str().into(), number)).collect(),

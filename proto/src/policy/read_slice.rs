@@ -43,7 +43,7 @@ impl Policy {
         let numbered = || (0_usize..).zip(&services);
         Ok(Self {
             file: reader.file.clone(),
-            digest: slice.digest,
+            digest: slice.digest.into(),
             version: Some(slice.version),
             by_name: numbered().map(|(number, service)| (Arc::clone(&service.name), number)).collect(),
             by_identity: numbered()

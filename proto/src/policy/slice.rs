@@ -25,7 +25,7 @@ impl Policy {
         };
         PolicySlice {
             version,
-            digest: self.digest.clone(),
+            digest: self.digest.to_string(),
             file: self.file.to_string(),
             trust_domain: self.trust_domain.to_string(),
             names: wanted.into_iter().filter_map(name).collect(),

@@ -47,6 +47,8 @@ const REASONS: &[(&str, &str)] = &[
     ("wrong_port", "wrong_port"),
     ("app_unreachable", "app_unreachable"),
     ("connections_per_peer_max", "connections_per_peer_max"),
+    ("idle_timeout", "idle_timeout"),
+    ("half_closed_timeout", "half_closed_timeout"),
     ("no_identity", "peer_failed"),
     ("own_identity_expired", "peer_failed"),
     ("own_identity_revoked", "peer_failed"),

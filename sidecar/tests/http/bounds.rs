@@ -1,6 +1,8 @@
 //! What one caller may have under way, each bound reached.
 
-use postern_sidecar::config::Http;
+use std::time::Duration;
+
+use postern_sidecar::config::{Http, Limits, MaxAge};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -44,6 +46,22 @@ async fn an_identity_with_all_under_way_that_it_may_is_told_so_and_others_are_se
     drop(first);
     under_way(&shop.payments, 1).await;
     assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
+}
+
+/// The times are looked at as often as the shortest of them asks for.
+#[tokio::test]
+async fn a_connection_that_is_old_enough_ends_in_order_and_the_next_request_has_another() {
+    let age = MaxAge::After(Duration::from_millis(300));
+    let shop = Shop::with(|spec| {
+        spec.limits = Limits { max_connection_age: age, ..Limits::default() };
+        spec.http = Http { header_timeout: Duration::from_millis(200), ..Http::default() };
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
+        eventually("it has ended", || (shop.payments.live() == 0).then_some(())).await;
+    }
+    assert_eq!(shop.payments.plane.refusals.newest().as_array().unwrap().len(), 0);
 }
 
 #[tokio::test]
