@@ -6,6 +6,7 @@ mod app;
 mod called;
 mod calling;
 mod documented;
+mod impostors;
 mod openssl;
 mod papers;
 mod program;

@@ -66,6 +66,11 @@ impl Kind {
         self != Self::Nginx
     }
 
+    /// Whether it knows SPIFFE IDs, and not only whether a chain leads to a root.
+    pub(crate) fn compares_identities(self) -> bool {
+        matches!(self, Self::Envoy | Self::Go)
+    }
+
     fn title(self, role: Role) -> String {
         let does = match role {
             Role::Client => "calls payments as orders",
@@ -159,7 +164,7 @@ fn start(kind: Kind, dir: &Path, text: &str) -> Program {
             std::fs::write(&file, text).unwrap();
             let mut command = Command::new("envoy");
             command
-                .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info", "-c"])
+                .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning", "-c"])
                 .arg(&file);
             command
         }
