@@ -1,7 +1,6 @@
 //! openssl's own client and server, and curl, with the commands of `docs/OPERATING.md`.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
 
 use postern_integration::{CaOptions, Program, Sidecar, tools};

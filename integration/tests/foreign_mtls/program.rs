@@ -54,6 +54,7 @@ impl Kind {
 
     fn is_here(self) -> bool {
         tools::has(match self {
+            // A developer's may lack the module; then nginx says so itself.
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
