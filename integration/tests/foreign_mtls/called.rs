@@ -34,11 +34,16 @@ pub(crate) struct Payments {
 
 impl Payments {
     pub(crate) async fn start(options: CaOptions) -> Self {
+        Self::start_as("payments", options).await
+    }
+
+    /// With a sidecar that has another name.
+    pub(crate) async fn start_as(name: &str, options: CaOptions) -> Self {
         let mesh = Mesh::default();
         let ca = mesh.ca(options).await;
         let policy = mesh.write("policy.toml", POLICY);
         let (app, web) = (ToldApp::start().await, web::app().await);
-        let spec = SidecarSpec::new("payments").policy(&policy).inbound("bulk", app.address).http();
+        let spec = SidecarSpec::new(name).policy(&policy).inbound("bulk", app.address).http();
         let sidecar = mesh.sidecar(&ca, &spec.inbound("web", web.address));
         sidecar.ready().await;
         Self { mesh, ca, sidecar, app, _web: web }

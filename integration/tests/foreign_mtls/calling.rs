@@ -115,20 +115,3 @@ async fn a_foreign_server_that_is_killed_is_a_reset_at_the_caller() {
         traffic::is_reset(&mut stream).await;
     }
 }
-
-#[tokio::test]
-async fn a_foreign_server_in_another_services_name_is_refused_before_it_hears_a_byte() {
-    let orders = Orders::start().await;
-    for kind in Kind::here() {
-        println!("{kind:?}");
-        let reached = orders.reach(kind, "reports").await;
-        traffic::nothing_passes(reached.entry.tcp).await;
-        let (expected, found) =
-            ("expected spiffe://shop.example/payments", "found spiffe://shop.example/reports");
-        reached.sidecar.program.line_with(&["refused", "wrong_identity", expected, found]).await;
-        let answer = requests::ask(reached.entry.http, "GET", "/charges/7", 0).await;
-        assert_eq!(answer.status, 503, "{kind:?}: {answer:?}");
-        assert!(answer.text().contains(expected), "{kind:?}: {answer:?}");
-        assert_eq!(orders.app.heard(), 0, "{kind:?}: nothing arrived behind it");
-    }
-}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use postern_integration::certs::{chain_pem, key_pem, pem};
+use postern_integration::certs::{chain_pem, key_pem};
 use postern_integration::{Ca, Mesh, tls};
 use postern_proto::identity::Svid;
 
@@ -36,9 +36,4 @@ impl Papers {
         std::fs::write(dir.join("bundle.pem"), bundle).unwrap();
         Self { dir }
     }
-}
-
-/// The root of a CA of the test's own, as a bundle.
-pub(crate) fn bundle_of(ca: &postern_integration::certs::TestCa) -> String {
-    pem("CERTIFICATE", ca.root())
 }

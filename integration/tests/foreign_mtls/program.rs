@@ -54,6 +54,7 @@ impl Kind {
 
     fn is_here(self) -> bool {
         tools::has(match self {
+            // A developer's may lack the module; then nginx says so itself.
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
@@ -64,6 +65,11 @@ impl Kind {
     /// Whether one direction may end while it carries the other.
     pub(crate) fn half_closes(self) -> bool {
         self != Self::Nginx
+    }
+
+    /// Whether it knows SPIFFE IDs, and not only whether a chain leads to a root.
+    pub(crate) fn compares_identities(self) -> bool {
+        matches!(self, Self::Envoy | Self::Go)
     }
 
     fn title(self, role: Role) -> String {
@@ -159,7 +165,7 @@ fn start(kind: Kind, dir: &Path, text: &str) -> Program {
             std::fs::write(&file, text).unwrap();
             let mut command = Command::new("envoy");
             command
-                .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info", "-c"])
+                .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning", "-c"])
                 .arg(&file);
             command
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use postern_integration::PATIENCE;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::app::{CLOSE, ECHO, GREETING, LISTEN, ToldApp};
@@ -19,6 +19,16 @@ pub(crate) async fn ordered(address: SocketAddr, order: u8) -> TcpStream {
     assert_eq!(greeting, GREETING);
     stream.write_u8(order).await.unwrap();
     stream
+}
+
+/// The same over any stream, and a byte comes back.
+pub(crate) async fn greets_and_echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let mut greeting = GREETING.map(|_| 0);
+    within("the greeting", stream.read_exact(&mut greeting)).await.unwrap();
+    assert_eq!(greeting, GREETING);
+    stream.write_all(&[ECHO, 7]).await.unwrap();
+    stream.flush().await.unwrap();
+    assert_eq!(within("an echo", stream.read_u8()).await.unwrap(), 7);
 }
 
 /// 10 MiB go there and come back.
