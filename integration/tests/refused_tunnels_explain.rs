@@ -81,3 +81,31 @@ async fn a_port_that_is_not_the_one_called_is_refused_whoever_answers() {
     stream.write_all(b"x").await.unwrap();
     stream.read_exact(&mut [0; 1]).await.expect("who demands no port is served");
 }
+
+#[tokio::test]
+async fn a_peer_that_breaks_the_rules_of_the_wire_is_refused_by_what_it_did() {
+    let shop = Shop::start(CaOptions::default()).await;
+    let (orders, bundles) = (tls::enrol(&shop.ca, "orders").await, shop.ca.bundles());
+    let (open, news) = ([1, 0, 0, 0], [7, 0, 0, 1, 0]);
+    let cases: [(&[u8], &[&str]); 5] = [
+        (&[9, 0, 0, 0], &["tunnel_violation", "expected a frame's kind"]),
+        (&[4, 0, 0, 1, b'x'], &["tunnel_violation", "outside of a lease"]),
+        (&[open, open].concat(), &["tunnel_violation", "OPEN came while a lease was not over"]),
+        (&[7, 0, 0, 1, 2], &["reauthentication_failed", "not asked for"]),
+        (&news.repeat(31), &["reauthentication_failed", "more than 30 AUTH frames"]),
+    ];
+    for (bytes, told) in cases {
+        let address = shop.payments_inbound();
+        let speaking = tls::connect_speaking(address, Some(&orders), bundles.clone(), &[b"postern/1"]);
+        let mut stream = speaking.await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let ended = stream.read_to_end(&mut Vec::new()).await;
+        assert!(ended.is_err(), "{told:?}: no close_notify: {ended:?}");
+        let of_orders = ["refused", "spiffe://shop.example/orders"];
+        shop.payments.program.line_with(&[&of_orders[..], told].concat()).await;
+        assert!(shop.payments.metric("postern_refusals_total", &told[..1]).await >= 1.0);
+    }
+    let mut stream = TcpStream::connect(shop.orders_to_payments()).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    stream.read_exact(&mut [0; 1]).await.expect("others are served");
+}

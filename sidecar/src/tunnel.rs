@@ -14,7 +14,7 @@ pub use note::Note;
 pub use open::{Open, OpenError};
 pub use pool::{Pool, Tunnel};
 pub use vouching::{AUTH_FRAMES_MAX, Vouching, VouchingError};
-pub use wire::Wire;
+pub use wire::{Wire, WireError};
 
 /// What both sides must name in ALPN (RFC 7301) to speak this instead of the app's plain bytes.
 pub const ALPN: &[u8] = b"postern/1";

@@ -74,12 +74,13 @@ fn the_example_is_what_the_code_sends() {
 
 /// The table of frames, by row: type, and the least and the greatest length.
 fn rows() -> Vec<(u8, usize, usize)> {
-    let number = |text: &str| text.trim().replace(',', "").parse().unwrap();
+    let number = |text: &str| text.trim().replace(',', "").parse().ok();
     let is_row = |line: &&str| line.starts_with("| ") && line.matches('|').count() == 6;
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
-        let (min, max) = cells[4].split_once(" to ").unwrap_or((cells[4], cells[4]));
-        Some((cells[1].parse().ok()?, number(min), number(max)))
+        let [_, kind, _, _, length, ..] = cells[..] else { return None };
+        let (min, max) = length.split_once(" to ").unwrap_or((length, length));
+        Some((kind.parse().ok()?, number(min)?, number(max)?))
     };
     DOCUMENT.lines().filter(is_row).filter_map(row).collect()
 }

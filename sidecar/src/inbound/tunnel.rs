@@ -25,7 +25,7 @@ use crate::metrics::Direction;
 use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
 pub(super) use crate::tunnel::ALPN;
-use crate::tunnel::{Open, Role, Vouching, Wire};
+use crate::tunnel::{Open, Role, Vouching, Wire, WireError};
 
 /// After a lease has broken at one side, so long is waited until it has ended at the other, too.
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,11 +57,11 @@ impl InboundServer {
                     match carried {
                         Ok(Afterwards::Next) => {}
                         Ok(Afterwards::End) => break,
-                        Err(error) => return debug!(%error, "a tunnel broke"),
+                        Err(error) => return self.tell_broken(&error, registration),
                     }
                 }
                 Ok(None) => break,
-                Err(error) => return debug!(%error, "a tunnel broke"),
+                Err(error) => return self.tell_broken(&error, registration),
             }
         }
         Box::pin(end(*wire)).await;
@@ -218,6 +218,24 @@ impl InboundServer {
             instance,
         });
         problem.document()
+    }
+}
+
+impl InboundServer {
+    /// That a peer breaks the rules is told; that it went away is not.
+    fn tell_broken(&self, error: &io::Error, registration: &Registration) {
+        let (Some(broken), Some(peer)) = (WireError::of(error), registration.peer()) else {
+            return debug!(%error, "a tunnel broke");
+        };
+        self.plane.refusals.tell(Refusal {
+            direction: Direction::Inbound,
+            from: peer.to_string(),
+            called: self.called(),
+            reason: broken.reason(),
+            detail: in_one_line(broken),
+            explain: None,
+            instance: None,
+        });
     }
 }
 

@@ -13,13 +13,14 @@ use super::dial::{Found, Reached};
 use super::refused::Failure;
 use crate::credentials::holds_until;
 use crate::ending::close_cleanly;
+use crate::holder::in_one_line;
 use crate::http::Problem;
 use crate::inbound::{end, settle};
 use crate::live::Registration;
 use crate::refusals::Refusal;
 use crate::relay::{RelayError, relay};
 use crate::tls::TlsStream;
-use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire};
+use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire, WireError};
 use crate::upstream::Leased;
 
 /// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
@@ -97,7 +98,7 @@ impl OutboundServer {
                         false => Box::pin(self.give_up(tunnel)).await,
                     };
                 }
-                Broken::Over(error) => return tracing::debug!(%error, "a tunnel broke"),
+                Broken::Over(error) => return self.tell_broken(&error, tunnel.address, registration),
             }
         }
         let detail = format!("{TRIES_MAX} tunnels in a row were ended before they answered");
@@ -208,6 +209,13 @@ impl OutboundServer {
         let settled = settle(&mut tunnel.wire).await;
         tracing::trace!(?settled, "a tunnel is given up");
         tunnel.end();
+    }
+
+    /// That a peer breaks the rules is told; that it went away is not.
+    fn tell_broken(&self, error: &io::Error, address: SocketAddr, registration: &Registration) {
+        let Some(broken) = WireError::of(error) else { return tracing::debug!(%error, "a tunnel broke") };
+        let detail = format!("the tunnel to {address} broke: {}", in_one_line(broken));
+        self.tell_refused(vec![self.refusal(broken.reason(), detail, Some(address), None)], registration);
     }
 
     fn tell_refused(&self, refused: Vec<Refusal>, registration: &Registration) {

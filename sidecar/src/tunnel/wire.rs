@@ -40,6 +40,21 @@ pub enum WireError {
     NoVouching,
 }
 
+impl WireError {
+    /// What a peer did that it must not do, if that is what an error says.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// A stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Vouching(_) | Self::NoVouching => "reauthentication_failed",
+            Self::Frame(_) | Self::Violation(_) => "tunnel_violation",
+        }
+    }
+}
+
 impl From<WireError> for io::Error {
     fn from(error: WireError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
