@@ -119,12 +119,9 @@ fn a_remembered_chain_holds_to_the_second_of_both_ends() {
 #[test]
 fn an_issuer_or_a_root_that_ends_earlier_or_begins_later_narrows_the_window() {
     let (from, to) = (NOW - Duration::minutes(5), NOW + Duration::minutes(5));
-    type Of = fn(&mut Case) -> &mut Spec;
-    let each: [(Of, _, _); 2] = [
-        (|case| &mut case.issuer, "issuer_not_yet_valid", "issuer_expired"),
-        (|case| &mut case.root, "no_usable_root", "no_usable_root"),
-    ];
-    for (of, early, late) in each {
+    const ISSUER_AND_ROOT: [fn(&mut Case) -> &mut Spec; 2] = [|case| &mut case.issuer, |case| &mut case.root];
+    let codes = [("issuer_not_yet_valid", "issuer_expired"), ("no_usable_root", "no_usable_root")];
+    for (of, (early, late)) in ISSUER_AND_ROOT.into_iter().zip(codes) {
         let mut case = Case::default();
         spec_ending(of(&mut case), from, to);
         let (bundles, chain) = (case.bundles(), case.chain());

@@ -54,9 +54,12 @@ impl CredentialStore {
         self.generation.subscribe()
     }
 
-    /// Puts a new identity in place and returns its generation.
+    /// Puts a new identity in place and returns its generation. Where the trust is the same as before, what was
+    /// verified under it stays remembered; other trust begins with nothing.
     pub fn replace(&self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<u64, rustls::Error> {
         let tls = TlsIdentity::new(&svid)?;
+        let before = self.current().map(|credentials| credentials.bundles.clone());
+        let bundles = before.filter(|before| *before == bundles).unwrap_or(bundles);
         let mut generation = 0;
         self.generation.send_modify(|newest| {
             *newest += 1;

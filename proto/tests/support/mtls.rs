@@ -15,22 +15,23 @@ use rustls::{ClientConnection, Error, ServerConnection};
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
-/// A root that issues leaves, as of now.
+/// A root and its issuer, as of now.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    issuer_certificate: CertificateDer<'static>,
     pub root: CertificateDer<'static>,
 }
 
 impl Authority {
     pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), root }
+        let (root_key, issuer_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let params = ca_params("root");
+        let root = params.self_signed(&root_key).unwrap().der().clone();
+        let root_issuer = Issuer::new(params, root_key);
+        let params = ca_params("issuer");
+        let issuer_certificate = params.signed_by(&issuer_key, &root_issuer).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, issuer_key), issuer_certificate, root }
     }
 
     pub fn bundles(&self) -> Arc<TrustBundles> {
@@ -48,7 +49,8 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         (params.not_before, params.not_after) = (now - Duration::hours(9), now + Duration::hours(1) - ended);
-        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let chain = vec![leaf, self.issuer_certificate.clone()];
         let key = PrivateKey::from_pkcs8(key.serialize_der());
         Svid::new(chain, key, &self.bundles(), now - Duration::hours(8)).unwrap()
     }
@@ -60,6 +62,15 @@ impl Authority {
     pub fn judge(&self) -> Judge {
         Judge::new(self.bundles(), Arc::new(Anyone))
     }
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
 }
 
 /// Passes bytes to and fro until both are silent; the first error of either side ends it.

@@ -20,4 +20,5 @@ mod files;
 mod keeping;
 mod misbehaviour;
 mod outage;
+mod replacing;
 mod workload;
