@@ -11,25 +11,41 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
+/// A root, and perhaps an issuer below it.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    issuer_certificate: Option<CertificateDer<'static>>,
     pub root: CertificateDer<'static>,
 }
 
 impl Default for Authority {
     fn default() -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let params = ca_params("root");
         let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), root }
+        Self { issuer: Issuer::new(params, key), issuer_certificate: None, root }
     }
 }
 
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
 impl Authority {
+    /// Issues by a certificate between the root and the leaves, as the real CA does.
+    pub fn new() -> Self {
+        let Self { issuer: root_issuer, root, .. } = Self::default();
+        let (key, params) = (KeyPair::generate().unwrap(), ca_params("issuer"));
+        let certificate = params.signed_by(&key, &root_issuer).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, key), issuer_certificate: Some(certificate), root }
+    }
+
     pub fn bundles(&self) -> Arc<TrustBundles> {
         let domain = TrustDomain::new("shop.example").unwrap();
         Arc::new([TrustBundle::new(domain, vec![self.root.clone()]).unwrap()].into_iter().collect())
@@ -58,7 +74,8 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         (params.not_before, params.not_after) = valid;
-        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let chain = [leaf].into_iter().chain(self.issuer_certificate.clone()).collect();
         let key = PrivateKey::from_pkcs8(key.serialize_der());
         Svid::new(chain, key, &self.bundles(), valid.0 + Duration::minutes(1)).unwrap()
     }
