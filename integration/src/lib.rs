@@ -1,6 +1,7 @@
 //! A whole Postern on loopback, made of the real programs, for the tests in `tests/`: one file per promise.
 
 pub mod apps;
+pub mod bench;
 pub mod certs;
 pub mod grpc;
 pub mod live;

@@ -269,6 +269,12 @@ impl SidecarSpec {
         self
     }
 
+    /// Others of the same configuration may take over from it.
+    pub fn restartable(self) -> Self {
+        let socket = format!("[restart]\nsocket = \"{}.state/restart.sock\"\n", self.files);
+        self.extra(&socket)
+    }
+
     /// More lines for `sidecar.toml`.
     pub fn extra(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
@@ -322,6 +328,23 @@ impl Sidecar {
         let live: Value = serde_json::from_str(&body).unwrap();
         let of_each = live["connections"].as_array().unwrap().iter();
         of_each.map(|connection| connection[field].as_u64().unwrap()).sum()
+    }
+
+    /// Another process with the same configuration, beside the one that runs.
+    pub fn another(&self) -> Program {
+        start_sidecar(&self.name, &self.config)
+    }
+
+    /// Another process takes over from the one that runs, which is returned.
+    pub async fn succeed(&mut self) -> Program {
+        let new = self.another();
+        new.line_with(&["took over"]).await;
+        std::mem::replace(&mut self.program, new)
+    }
+
+    /// Where another process asks for the listeners of a restartable one.
+    pub fn restart_socket(&self) -> PathBuf {
+        self.config.with_extension("state").join("restart.sock")
     }
 
     /// Starts it again with the same configuration, after it has ended.

@@ -76,7 +76,7 @@ pub struct Shop {
     pub policy: PathBuf,
     pub ca: Ca,
     pub mesh: Mesh,
-    _app: App,
+    _app: Option<App>,
 }
 
 impl Shop {
@@ -90,14 +90,30 @@ impl Shop {
         Self::start_as(options, app, POLICY, |spec| spec.extra(extra)).await
     }
 
+    /// Starts everything for an app of the test's own, which may be at this address or not.
+    pub async fn start_at(options: CaOptions, app: SocketAddr, extra: &str) -> Self {
+        Self::start_for(options, app, None, POLICY, |spec| spec.extra(extra)).await
+    }
+
     /// Starts everything with `protocol = "http"` on both ends.
     pub async fn start_http(options: CaOptions, app: App, extra: &str) -> Self {
         Self::start_as(options, app, HTTP_POLICY, |spec| spec.http().extra(extra)).await
     }
 
-    async fn start_as(
+    /// Starts everything, with `policy` and sidecars changed by `change`.
+    pub async fn start_as(
         options: CaOptions,
         app: App,
+        policy: &str,
+        change: impl Fn(SidecarSpec) -> SidecarSpec,
+    ) -> Self {
+        Self::start_for(options, app.address, Some(app), policy, change).await
+    }
+
+    async fn start_for(
+        options: CaOptions,
+        address: SocketAddr,
+        app: Option<App>,
         policy: &str,
         change: impl Fn(SidecarSpec) -> SidecarSpec,
     ) -> Self {
@@ -105,7 +121,7 @@ impl Shop {
         let ca = mesh.ca(options).await;
         let policy = mesh.write("policy.toml", policy);
         let spec = |name| change(SidecarSpec::new(name).policy(&policy));
-        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", app.address));
+        let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", address));
         let caller = |name| mesh.sidecar(&ca, &spec(name).outbound("payments", payments.inbounds[0]));
         let (orders, reports) = (caller("orders"), caller("reports"));
         for sidecar in [&payments, &orders, &reports] {

@@ -1,21 +1,22 @@
-//! TLS clients that speak to a sidecar directly, good and bad.
+//! TLS clients, good and bad, that speak to a sidecar directly, and a server that does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_proto::identity::{PrivateKey, SpiffeId, Svid, TrustBundles};
-use postern_proto::mtls::{Anyone, Exactly, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{Anyone, Exactly, Judge, TlsIdentity, client_config, server_config, server_name};
 use postern_proto::wire::v1::certificate_authority_client::CertificateAuthorityClient;
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, issue_request::Attestation};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Ca;
+use crate::apps::App;
 
 /// Connects with an identity or none; believes `bundles`.
 pub async fn connect(
@@ -49,6 +50,21 @@ pub async fn echo_once(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()>
     stream.read_exact(&mut answer).await?;
     assert_eq!(&answer, b"one request");
     Ok(())
+}
+
+/// An mTLS echo server that names no protocol, as whoever has no sidecar.
+pub async fn echo_server(identity: &Svid, bundles: Arc<TrustBundles>) -> App {
+    let identity = TlsIdentity::new(identity).unwrap();
+    App::serve(move |tcp| {
+        let judge = Arc::new(Judge::new(bundles.clone(), Arc::new(Anyone)));
+        let config = server_config(&identity, judge, &[]).unwrap();
+        async move {
+            let (mut read, mut write) = tokio::io::split(TlsAcceptor::from(config).accept(tcp).await?);
+            tokio::io::copy(&mut read, &mut write).await?;
+            write.shutdown().await
+        }
+    })
+    .await
 }
 
 /// A client of the CA's gRPC API that shows `identity`, or nothing.

@@ -17,7 +17,16 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
-use crate::identity::{Place, VerifiedSvid, VerifyError, verify};
+use crate::identity::{Judged, Place, VerifiedSvid, VerifyError};
+
+mod exporter;
+mod handshake_exporter;
+mod signature;
+
+pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
+pub use handshake_exporter::HandshakeExporter;
+pub use signature::HANDSHAKE_SCHEMES;
+pub(crate) use signature::verify_handshake_signature;
 
 /// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -60,7 +69,10 @@ pub fn signature_algorithms() -> WebPkiSupportedAlgorithms {
 
 /// An own identity, loaded once for any number of handshakes.
 #[derive(Debug, Clone)]
-pub struct TlsIdentity(Arc<SingleCertAndKey>);
+pub struct TlsIdentity {
+    certified: Arc<CertifiedKey>,
+    resolver: Arc<SingleCertAndKey>,
+}
 
 impl TlsIdentity {
     /// Presents the SVID's chain.
@@ -71,7 +83,8 @@ impl TlsIdentity {
     /// Presents the SVID's chain followed by `roots`, so that a client that holds only a pin can check them.
     pub fn with_roots(svid: &Svid, roots: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
         let chain = [svid.chain(), roots].concat();
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified_key(&chain, svid.key())?))))
+        let certified = Arc::new(certified_key(&chain, svid.key())?);
+        Ok(Self { resolver: Arc::new(SingleCertAndKey::from(certified.clone())), certified })
     }
 }
 
@@ -92,15 +105,31 @@ pub fn server_config(
     judge: Arc<Judge>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
+    server(identity, judge, alpn).map(Arc::new)
+}
+
+/// [`server_config`], of a handshake that leaves its exporter secret in `exporter`.
+pub fn server_config_exporting(
+    identity: &TlsIdentity,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+    exporter: Arc<HandshakeExporter>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = server(identity, judge, alpn)?;
+    config.key_log = exporter;
+    Ok(Arc::new(config))
+}
+
+fn server(identity: &TlsIdentity, judge: Arc<Judge>, alpn: &[&[u8]]) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(judge)
-        .with_cert_resolver(identity.0.clone());
+        .with_cert_resolver(identity.resolver.clone());
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// A client's configuration for one handshake, whose server is judged by `judge`. Without an identity the client
@@ -110,19 +139,39 @@ pub fn client_config(
     judge: Arc<Judge>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client(identity, judge, alpn).map(Arc::new)
+}
+
+/// [`client_config`], of a handshake that leaves its exporter secret in `exporter`.
+pub fn client_config_exporting(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+    exporter: Arc<HandshakeExporter>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config = client(identity, judge, alpn)?;
+    config.key_log = exporter;
+    Ok(Arc::new(config))
+}
+
+fn client(
+    identity: Option<&TlsIdentity>,
+    judge: Arc<Judge>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(judge);
     let mut config = match identity {
-        Some(identity) => builder.with_client_cert_resolver(identity.0.clone()),
+        Some(identity) => builder.with_client_cert_resolver(identity.resolver.clone()),
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// The name a client gives rustls: peers are known by SPIFFE ID, so it is never sent nor compared.
@@ -199,6 +248,8 @@ pub struct Judge {
     presence: Presence,
     expired_for_max: Duration,
     verdict: OnceLock<Verdict>,
+    /// Remembered once the peer has proved that it holds the key.
+    judged: OnceLock<Judged>,
 }
 
 #[derive(Debug)]
@@ -226,8 +277,15 @@ impl Judge {
     }
 
     fn with_trust(trust: Trust, admission: Arc<dyn Admission>) -> Self {
-        let verdict = OnceLock::new();
-        Self { trust, admission, presence: Presence::Required, expired_for_max: Duration::ZERO, verdict }
+        let (verdict, judged) = (OnceLock::new(), OnceLock::new());
+        Self {
+            trust,
+            admission,
+            presence: Presence::Required,
+            expired_for_max: Duration::ZERO,
+            verdict,
+            judged,
+        }
     }
 
     /// Lets clients without a certificate connect, too; [`Self::verdict`] then stays empty.
@@ -262,9 +320,8 @@ impl Judge {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let mut chain = Vec::with_capacity(rest.len() + 1);
-        chain.push(leaf.clone());
-        chain.extend_from_slice(rest);
+        let borrowed = |der| CertificateDer::from(<CertificateDer<'_> as AsRef<[u8]>>::as_ref(der));
+        let chain: Vec<_> = std::iter::once(leaf).chain(rest).map(borrowed).collect();
         let verdict = self.weigh(&chain, now);
         let result = match &verdict {
             Verdict::Admitted(_) => Ok(()),
@@ -295,27 +352,46 @@ impl Judge {
                 Err(verdict) => return *verdict,
             },
         };
-        match self.verify_with_grace(chain, bundles, now) {
-            Err(error) => Verdict::Unverified(error),
-            Ok(peer) => match self.admission.admit(&peer) {
-                Ok(()) => Verdict::Admitted(peer),
-                Err(denial) => Verdict::Denied(peer, denial),
-            },
+        let judged = match self.judge_with_grace(chain, bundles, now) {
+            Err(error) => return Verdict::Unverified(error),
+            Ok(judged) => judged,
+        };
+        let peer = judged.svid().clone();
+        match self.admission.admit(&peer) {
+            Err(denial) => Verdict::Denied(peer, denial),
+            Ok(()) => {
+                let _already_set = self.judged.set(judged);
+                Verdict::Admitted(peer)
+            }
         }
     }
 
-    fn verify_with_grace(
+    fn judge_with_grace(
         &self,
         chain: &[CertificateDer<'_>],
         bundles: &TrustBundles,
         now: OffsetDateTime,
-    ) -> Result<VerifiedSvid, VerifyError> {
-        match verify(chain, bundles, now) {
+    ) -> Result<Judged, VerifyError> {
+        match bundles.judge(chain, now) {
             Err(VerifyError::Expired { not_after, .. }) if now - not_after <= self.expired_for_max => {
-                verify(chain, bundles, not_after)
+                bundles.judge(chain, not_after)
             }
             result => result,
         }
+    }
+
+    /// The proof of possession (RFC 8446 §4.4.3), asked for in each handshake.
+    fn check_possession(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let valid = verify_tls13_signature(message, cert, signature, &signature_algorithms())?;
+        if let Some(judged) = self.judged.get() {
+            judged.remember();
+        }
+        Ok(valid)
     }
 }
 
@@ -393,7 +469,7 @@ impl ClientCertVerifier for Judge {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &signature_algorithms())
+        self.check_possession(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -428,7 +504,7 @@ impl ServerCertVerifier for Judge {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &signature_algorithms())
+        self.check_possession(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

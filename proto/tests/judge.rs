@@ -5,8 +5,8 @@
 mod support;
 
 use postern_proto::identity::{
-    BUNDLE_ROOTS_MAX, BundleError, CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, TrustBundle, TrustBundles,
-    TrustDomain, VerifiedSvid, VerifyError, verify,
+    self, BUNDLE_ROOTS_MAX, BundleError, CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, TrustBundle, TrustBundles,
+    TrustDomain, VerifiedSvid, VerifyError,
 };
 use rustls_pki_types::CertificateDer;
 use support::*;
@@ -50,6 +50,26 @@ impl Case {
     fn verify(&self) -> Result<VerifiedSvid, VerifyError> {
         verify(&self.chain(), &self.bundles(), NOW)
     }
+}
+
+/// Asks the judge and, as handshakes do, the bundles that remember: before the chain is remembered and after it.
+fn verify(
+    chain: &[CertificateDer<'_>],
+    bundles: &TrustBundles,
+    now: OffsetDateTime,
+) -> Result<VerifiedSvid, VerifyError> {
+    let verdict = identity::verify(chain, bundles, now);
+    for _ in 0..2 {
+        let judged = bundles.judge(chain, now);
+        assert_eq!(judged.as_ref().map(|judged| judged.svid()), verdict.as_ref());
+        if let Ok(judged) = judged {
+            judged.remember();
+        }
+    }
+    if verdict.is_ok() {
+        assert!(bundles.judge(chain, now).unwrap().is_remembered());
+    }
+    verdict
 }
 
 fn bundles(domain: &str, roots: Vec<CertificateDer<'static>>) -> TrustBundles {
@@ -430,6 +450,6 @@ fn many_certificates_that_sign_each_other_are_judged_soon() {
     let mut chain = vec![Spec::leaf("ring", ID, &case.leaf_key).sign(&keys[0])];
     chain.extend(keys.iter().map(|key| Spec::ca("ring", "ring", key).sign(&keys[0])));
     let started = std::time::Instant::now();
-    verify(&chain, &case.bundles(), NOW).unwrap_err();
+    identity::verify(&chain, &case.bundles(), NOW).unwrap_err();
     assert!(started.elapsed().as_secs() < 5, "bounded work: {:?}", started.elapsed());
 }

@@ -1,5 +1,6 @@
 //! What operators ask of a running sidecar, over HTTP on loopback: nothing here changes anything or tells a secret.
 
+mod readiness;
 mod serve;
 
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, HostPort, IdentitySource};
 use crate::holder::IdentityStatus;
+use crate::listen::Until;
+use crate::metrics::Direction;
 use crate::plane::Plane;
-use crate::policy_store::{PolicySource, PolicyStatus};
 
 pub use serve::{CONNECTION_LIFE_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT};
 
@@ -54,12 +55,12 @@ impl std::fmt::Debug for LogLinesDropped {
 }
 
 impl Admin {
-    /// Answers until `cancel`.
-    pub async fn run(self, listener: TcpListener, cancel: CancellationToken) {
+    /// Answers new connections until `until.stop`, and those that are open until `until.abort`.
+    pub async fn run(self, listener: TcpListener, until: Until) {
         let admin = Arc::new(self);
         let routes = Router::new()
             .route("/live", get(async || "live\n"))
-            .route("/ready", get(ready))
+            .route("/ready", get(readiness::ready))
             .route("/metrics", get(metrics))
             .route("/status", get(async |State(admin): State<Arc<Self>>| Json(admin.status())))
             .route(
@@ -69,29 +70,7 @@ impl Admin {
             .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
             .layer(from_fn_with_state(admin.clone(), local_only))
             .with_state(admin);
-        serve::serve(listener, routes, cancel).await;
-    }
-
-    /// What is missing until the sidecar can do its work.
-    fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        if let Err(denial) = self.plane.valid_credentials() {
-            let code = match denial.code {
-                "own_identity_expired" => "identity expired",
-                "own_identity_revoked" => "identity revoked",
-                _ => "identity",
-            };
-            missing.push(format!("{code}: {}", denial.detail));
-        }
-        if self.plane.policy.current().is_none() {
-            missing.push(format!("policy: {}", why_no_policy(&self.plane.policy.status())));
-        }
-        match *self.phase.borrow() {
-            Phase::Starting => missing.push("listeners: not open yet".to_owned()),
-            Phase::Ending => missing.push("ending: it has been told to stop".to_owned()),
-            Phase::Serving => {}
-        }
-        missing
+        serve::serve(listener, routes, until).await;
     }
 
     fn status(&self) -> Value {
@@ -108,12 +87,23 @@ impl Admin {
             "unenforceable": self.plane.unenforceable(),
             "subscription": *self.plane.subscription.borrow(),
             "revoked": self.plane.revoked.current().len(),
-            "inbounds": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
-            "outbounds": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
+            "inbounds": self.with_upstreams(Direction::Inbound, config.inbounds.iter().map(inbound_shown)),
+            "outbounds": self.with_upstreams(Direction::Outbound, config.outbounds.iter().map(outbound_shown)),
             "connections": { "live": live, "begun": begun },
             "access_log": access_log_shown(&self.plane),
             "refusals": self.plane.refusals.newest(),
         })
+    }
+
+    /// Listeners with how their addresses stand.
+    fn with_upstreams(&self, direction: Direction, listeners: impl Iterator<Item = Value>) -> Vec<Value> {
+        let with = |(at, mut shown): (usize, Value)| {
+            if let Some(fields) = shown.as_object_mut() {
+                fields.insert("upstreams".to_owned(), self.plane.upstreams.shown(direction, at));
+            }
+            shown
+        };
+        listeners.enumerate().map(with).collect()
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
@@ -123,24 +113,12 @@ impl Admin {
     }
 }
 
-fn why_no_policy(status: &PolicyStatus) -> String {
-    let why = match (&status.last_error, status.source, status.version) {
-        (Some(error), ..) => error,
-        (None, PolicySource::Ca, Some(0)) => "the CA stores none",
-        (None, PolicySource::Ca, _) => "none has come from the CA yet",
-        (None, PolicySource::File, _) => "the file is not read yet",
-        (None, PolicySource::None, _) => "neither a file nor a CA is configured",
-    };
-    why.to_owned()
-}
-
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    let missing = admin.missing();
-    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
-}
-
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let plane = admin.plane.clone();
+    // Ten thousand descriptors are counted in milliseconds, which no connection shall wait for.
+    if let Err(error) = tokio::task::spawn_blocking(move || plane.measure()).await {
+        tracing::error!(%error, "the levels cannot be measured");
+    }
     match admin.metrics() {
         Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -211,11 +189,20 @@ fn shown(config: &Config) -> Value {
             "handshake_timeout": format!("{:?}", limits.handshake_timeout),
             "connect_timeout": format!("{:?}", limits.connect_timeout),
             "connections_max": limits.connections_max,
+            "connections_per_peer_max": limits.connections_per_peer_max,
+            "dead_after": format!("{:?}", limits.dead_after),
+            "idle_timeout": format!("{:?}", limits.idle_timeout),
+            "half_closed_timeout": format!("{:?}", limits.half_closed_timeout),
+            "max_connection_age": limits.max_connection_age.show(),
         },
         "shutdown": {
             "drain_delay": format!("{:?}", shutdown.drain_delay),
             "drain_deadline": format!("{:?}", shutdown.drain_deadline),
         },
+        "restart": config.restart.as_ref().map(|restart| json!({
+            "socket": restart.socket,
+            "ready_within": format!("{:?}", restart.ready_within),
+        })),
     })
 }
 

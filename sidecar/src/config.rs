@@ -4,12 +4,15 @@ mod bounds;
 mod convert;
 mod http;
 mod identity_source;
+mod limits;
 mod listeners;
 mod problem;
 mod raw;
+mod restart;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod values;
 
 use std::fmt;
@@ -22,7 +25,10 @@ use postern_proto::policy::Protocol;
 
 pub use bounds::*;
 pub use http::Http;
+pub use limits::{Limits, MaxAge};
 pub use problem::{ConfigError, Problem};
+pub use restart::Restart;
+pub use tunnels::Tunnels;
 pub use values::HostPortError;
 
 /// A whole, valid configuration.
@@ -36,7 +42,10 @@ pub struct Config {
     pub admin: SocketAddr,
     pub limits: Limits,
     pub http: Http,
+    pub tunnels: Tunnels,
     pub shutdown: Shutdown,
+    /// Off where absent.
+    pub restart: Option<Restart>,
     pub log: Log,
     /// Off where absent.
     pub access_log: Option<AccessLogConfig>,
@@ -121,9 +130,11 @@ pub enum TellCallers {
 pub struct Outbound {
     pub listen: SocketAddr,
     pub target: Target,
-    /// Tried in this order.
+    /// Each leads to instances of the service.
     pub to: Vec<HostPort>,
     pub protocol: Protocol,
+    /// The port's name in the policy, where the called side shall make sure that it is this one.
+    pub port: Option<String>,
 }
 
 /// Whose identity must answer.
@@ -140,33 +151,6 @@ impl fmt::Display for Target {
         match self {
             Self::Service(name) => f.write_str(name),
             Self::Id(id) => id.fmt(f),
-        }
-    }
-}
-
-/// Bounds, each with a default.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Handshakes under way per inbound; when one more comes, the oldest is dropped.
-    pub handshakes_pending_max: usize,
-    /// From accept to the end of the handshake.
-    pub handshake_timeout: Duration,
-    /// To reach an app or a peer.
-    pub connect_timeout: Duration,
-    /// Open connections per listener.
-    pub connections_max: usize,
-    /// The other side of a connection that answers nothing for so long is dead.
-    pub dead_after: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            handshakes_pending_max: HANDSHAKES_PENDING_DEFAULT,
-            handshake_timeout: HANDSHAKE_TIMEOUT_DEFAULT,
-            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
-            connections_max: CONNECTIONS_DEFAULT,
-            dead_after: DEAD_AFTER_DEFAULT,
         }
     }
 }

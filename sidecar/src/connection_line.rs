@@ -46,9 +46,11 @@ impl<S: Serve> Drop for ConnectionLine<S> {
             return;
         }
         if self.registration.cut.is_cancelled() && story.reason.is_none() {
-            story.reason = Some("cut");
+            let denial = self.registration.cut_for();
+            story.reason = Some(denial.map_or("cut", |denial| denial.code));
+            story.detail = denial.map(|denial| denial.detail.clone());
         }
-        let bytes = &self.registration.bytes;
+        let bytes = &self.registration.traffic;
         plane.access_log.write(&Line {
             time: plane.clock.now(),
             direction: self.server.direction(),

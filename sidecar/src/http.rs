@@ -16,7 +16,6 @@ mod peer;
 mod pool;
 mod problem;
 mod serve;
-mod share;
 mod target;
 mod upgrade;
 mod watched;
@@ -24,6 +23,7 @@ mod watched;
 pub use call::{CallFacts, Calls};
 pub use inbound::HttpInbound;
 pub use outbound::HttpOutbound;
+pub(crate) use problem::{Problem, Question};
 
 /// What an `http` inbound offers in the handshake, the best first (RFC 7301).
 pub const ALPN: [&[u8]; 2] = [ALPN_H2, ALPN_H1];

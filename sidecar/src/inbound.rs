@@ -2,17 +2,21 @@
 
 mod greeting;
 mod refused;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{Admission, Denial, Judge, server_config};
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use postern_proto::mtls::{
+    Admission, Denial, ExporterSecret, HandshakeExporter, Judge, server_config_exporting,
+};
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
+pub(crate) use tunnel::{end, settle};
 
 use crate::config::Inbound;
 use crate::connection_line::ConnectionLine;
@@ -26,7 +30,9 @@ use crate::pending::{Pending, Place};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
-use crate::upstream::connect_any;
+use crate::share::Shares;
+use crate::tls::{TlsStream, client_hello};
+use crate::upstream::Upstreams;
 use refused::{Stage, Stopped};
 
 /// Serves the connections of one inbound.
@@ -35,18 +41,24 @@ pub struct InboundServer {
     plane: Arc<Plane>,
     index: usize,
     inbound: Arc<Inbound>,
+    app: Arc<Upstreams>,
     pending: Arc<Pending>,
+    /// Connections by peer.
+    shares: Arc<Shares>,
     /// Where the inbound speaks HTTP.
     http: Option<Arc<HttpInbound>>,
 }
 
 impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
-        let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max));
+        let level = plane.metrics.levels.handshakes_pending.clone();
+        let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max, level));
+        let shares = plane.shares.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
+        let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
-            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone())));
-        Self { plane, index, inbound, pending, http }
+            .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
+        Self { plane, index, inbound, app, pending, shares, http }
     }
 }
 
@@ -68,26 +80,35 @@ impl Serve for InboundServer {
         let facts = Facts {
             direction: Direction::Inbound,
             listener: self.index,
-            service: self.inbound.name.clone(),
             peer: None,
             since: self.plane.clock.now(),
+            is_tunnel: false,
             calls: self.http.as_ref().map(|_| Arc::default()),
         };
         let (until, calls) = (until.clone(), facts.calls.clone());
         let registration = Arc::new(self.plane.register.enter(facts, &until.abort));
         let place = self.pending.enter();
         async move {
+            // Boxed, so that the handshake's state is gone while bytes are relayed.
+            let handshake = Box::pin(self.handshake(stream, place, &registration));
+            let Some(admitted) = registration.cut.run_until_cancelled(handshake).await else { return };
+            let Some(admitted) = Box::pin(self.told(admitted, from, &registration)).await else { return };
+            if self.http.is_none() && admitted.is_tunnel() {
+                let generation = admitted.generation;
+                let Some(wire) = self.tunnel(admitted, &registration) else { return };
+                return self.serve_tunnel(wire, generation, (from, &registration, &until)).await;
+            }
             let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {}
                 () = async {
-                    // Boxed, so that the handshake's state is gone while bytes are relayed.
-                    let admitted = Box::pin(self.handshake(stream, place, &registration)).await;
-                    let Some(tls) = self.told(admitted, from, &registration).await else { return };
                     match self.http.clone().zip(calls) {
-                        Some((http, calls)) => http.serve(tls, registration.clone(), calls, until).await,
-                        None => self.carry(tls, from, &registration).await,
+                        Some((http, calls)) => {
+                            // Boxed, so that a connection of `tcp` does not have its size.
+                            Box::pin(http.serve(admitted.tls, registration.clone(), calls, until)).await;
+                        }
+                        None => Box::pin(self.carry(admitted.tls, from, &registration)).await,
                     }
                 } => {}
             }
@@ -102,6 +123,10 @@ impl Serve for InboundServer {
         self.http.is_some()
     }
 
+    async fn tend(&self, over: CancellationToken) {
+        self.app.tend(over).await;
+    }
+
     async fn end(&self) {
         if let Some(http) = &self.http {
             http.end().await;
@@ -112,15 +137,16 @@ impl Serve for InboundServer {
 impl InboundServer {
     /// An admitted connection; a refused one is told, and its peer bidden farewell.
     async fn told(
-        &self,
-        admitted: Result<TlsStream<TcpStream>, Stopped>,
+        self: &Arc<Self>,
+        admitted: Result<Admitted, Stopped>,
         from: SocketAddr,
-        registration: &Registration,
-    ) -> Option<TlsStream<TcpStream>> {
+        registration: &Arc<Registration>,
+    ) -> Option<Admitted> {
         let stopped = match admitted {
-            Ok(tls) => return Some(tls),
+            Ok(admitted) => return Some(admitted),
             Err(stopped) => stopped,
         };
+        let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
         self.tell(from, registration, &stopped);
         if let Some(stream) = stopped.stream {
             farewell(stream).await;
@@ -128,20 +154,19 @@ impl InboundServer {
         None
     }
 
-    async fn carry(&self, mut tls: TlsStream<TcpStream>, from: SocketAddr, registration: &Arc<Registration>) {
-        reset_on_close(tls.get_ref().0);
-        let limits = &self.plane.config.limits;
-        let mut app = match Box::pin(connect_any(&self.inbound.app, limits)).await {
-            Ok(app) => app,
+    async fn carry(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
+        reset_on_close(tls.tcp());
+        let (mut app, _in_flight) = match Box::pin(self.app.connect()).await {
+            Ok(connected) => connected,
             Err(error) => {
                 return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));
             }
         };
         reset_on_close(&app);
-        match relay(&mut app, &mut tls, &registration.bytes).await {
+        match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 close_cleanly(&app);
-                close_cleanly(tls.get_ref().0);
+                close_cleanly(tls.tcp());
             }
             Err(error) => debug!(%error, "a connection broke"),
         }
@@ -153,16 +178,16 @@ impl InboundServer {
         stream: TcpStream,
         place: Place,
         registration: &Arc<Registration>,
-    ) -> Result<TlsStream<TcpStream>, Stopped> {
+    ) -> Result<Admitted, Stopped> {
         let started = Instant::now();
         let limit = self.plane.config.limits.handshake_timeout;
-        let tls = tokio::select! {
+        let admitted = tokio::select! {
             admitted = self.admit(stream, &place, registration) => admitted?,
             () = tokio::time::sleep(limit) => return Err(Stopped::at(Stage::TimedOut { limit })),
             () = place.evicted.cancelled() => return Err(Stopped::at(Stage::Evicted)),
         };
         self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
-        Ok(tls)
+        Ok(admitted)
     }
 
     /// The handshake itself; nothing is prepared for it before the peer has sent its ClientHello.
@@ -171,41 +196,75 @@ impl InboundServer {
         stream: TcpStream,
         place: &Place,
         registration: &Arc<Registration>,
-    ) -> Result<TlsStream<TcpStream>, Stopped> {
+    ) -> Result<Admitted, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
-        let hello = greeting::client_hello(stream).await?;
+        let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
         place.greeted();
         let credentials = match self.plane.valid_credentials() {
             Ok(credentials) => credentials,
             Err(denial) => {
-                let stream = greeting::cannot_serve(hello.io).await;
+                let stream = greeting::cannot_serve(hello.tcp).await;
                 return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) });
             }
         };
-        let door = Door {
-            plane: self.plane.clone(),
-            inbound: self.inbound.clone(),
-            credentials: credentials.clone(),
-            registration: registration.clone(),
-        };
+        let leases = self.http.is_none() && hello.offers(tunnel::ALPN);
+        let decides = if leases { Decides::AtEachLease } else { Decides::Now };
+        let door = self.door(decides, credentials.clone(), registration.clone());
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
-        let alpn: &[&[u8]] = if self.http.is_some() { &http::ALPN } else { &[] };
-        let config = match server_config(&credentials.tls, judge.clone(), alpn) {
-            Ok(config) => config,
-            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.io) }),
+        let alpn: &[&[u8]] = match &self.http {
+            Some(_) => &http::ALPN,
+            None if leases => &[tunnel::ALPN],
+            None => &[],
         };
-        hello.into_stream(config).into_fallible().await.map_err(|(error, stream)| Stopped {
-            stage: Stage::Handshake { error, verdict: judge.verdict().cloned() },
-            stream: Some(stream),
-        })
+        let exporter = Arc::<HandshakeExporter>::default();
+        let config = match server_config_exporting(&credentials.tls, judge.clone(), alpn, exporter.clone()) {
+            Ok(config) => config,
+            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
+        };
+        let accepted = hello.accept(config).await;
+        let tls = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
+        let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
+        Ok(Admitted { tls, generation: credentials.generation, exporter })
     }
+
+    fn door(&self, decides: Decides, credentials: Arc<Credentials>, registration: Arc<Registration>) -> Door {
+        let (plane, inbound, shares) = (self.plane.clone(), self.inbound.clone(), self.shares.clone());
+        Door { decides, plane, inbound, shares, credentials, registration }
+    }
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+struct Admitted {
+    tls: TlsStream,
+    /// Of the credentials shown in it.
+    generation: u64,
+    exporter: Option<ExporterSecret>,
+}
+
+impl Admitted {
+    fn is_tunnel(&self) -> bool {
+        self.tls.session().alpn_protocol() == Some(tunnel::ALPN)
+    }
+}
+
+/// When the policy is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Decides {
+    Now,
+    /// So that who is refused can be told why.
+    AtEachLease,
+    /// About a connection that is there already.
+    Again,
 }
 
 /// Lets in whom the policy allows, at the moment the peer has proved its name.
 #[derive(Debug)]
 struct Door {
+    decides: Decides,
     plane: Arc<Plane>,
     inbound: Arc<Inbound>,
+    shares: Arc<Shares>,
     credentials: Arc<Credentials>,
     registration: Arc<Registration>,
 }
@@ -214,14 +273,49 @@ impl Admission for Door {
     fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
+        self.registration.shown_until(self.credentials.svid.verified().not_after());
         self.plane.still_believes(peer)?;
-        let (peer, own) = (peer.id(), self.credentials.svid.id());
-        let decision = self.plane.admit(peer, own, &self.inbound, &self.registration.story)?;
-        // Over HTTP each request says it for itself.
-        if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, self.inbound.protocol) {
-            let (port, reason) = (self.inbound.name.as_str(), decision.reason());
-            tracing::info!(%peer, service = %own, port, reason, "observed");
+        match self.decides {
+            Decides::Now => {
+                let own = self.credentials.svid.id();
+                decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)?;
+                self.make_room(peer.id())
+            }
+            Decides::AtEachLease => self.make_room(peer.id()),
+            Decides::Again => {
+                self.plane.decide(peer.id(), self.credentials.svid.id(), &self.inbound).map(|_| ())
+            }
         }
+    }
+}
+
+impl Door {
+    /// One more connection of this peer, which leaves room for others.
+    fn make_room(&self, peer: &SpiffeId) -> Result<(), Denial> {
+        let most = self.plane.config.limits.connections_per_peer_max;
+        let Some(place) = self.shares.of(peer).enter(most) else {
+            let detail =
+                format!("{peer} has {most} connections open, as many as connections_per_peer_max allows");
+            return Err(Denial { code: "connections_per_peer_max", detail });
+        };
+        self.registration.hold(place);
         Ok(())
     }
+}
+
+/// Asks the policy about a new connection of the app.
+fn decide(
+    plane: &Plane,
+    inbound: &Inbound,
+    registration: &Registration,
+    peer: &SpiffeId,
+    own: &SpiffeId,
+) -> Result<(), Denial> {
+    let decision = plane.admit(peer, own, inbound, &registration.story)?;
+    // Over HTTP each request says it for itself.
+    if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, inbound.protocol) {
+        let (port, reason) = (inbound.name.as_str(), decision.reason());
+        tracing::info!(%peer, service = %own, port, reason, "observed");
+    }
+    Ok(())
 }

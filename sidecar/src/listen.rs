@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::descriptors::is_reserved;
 use crate::ending::{prepare, reset_on_close};
 use crate::metrics::Direction;
 use crate::plane::Plane;
@@ -21,6 +23,9 @@ const BACKLOG: u32 = 4096;
 const ACCEPTS_IN_A_ROW_MAX: usize = 16;
 /// After accept failed for want of descriptors or memory, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a listener looks after what it keeps.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is done with a connection.
 pub trait Serve: Send + Sync + 'static {
@@ -40,6 +45,13 @@ pub trait Serve: Send + Sync + 'static {
 
     /// Whether its requests are told one by one.
     fn speaks_http(&self) -> bool;
+
+    /// Looks after what is kept beyond single connections, every [`LOOK_INTERVAL`].
+    fn look(&self) {}
+    /// Keeps fresh what all its connections need, until `over`.
+    fn tend(&self, over: CancellationToken) -> impl Future<Output = ()> + Send {
+        over.cancelled_owned()
+    }
 
     /// Ends what is kept beyond single connections, once the last of them is over.
     fn end(&self) -> impl Future<Output = ()> + Send {
@@ -64,15 +76,33 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts until it is told to stop, then waits for the open connections.
+/// Serves until it is told to stop and the last connection is over.
 pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Plane>, until: Until) {
+    let (over, mut tending) = (CancellationToken::new(), JoinSet::new());
+    let (tended, its_end) = (service.clone(), over.clone());
+    tending.spawn(async move { tended.tend(its_end).await });
+    accept(listener, &service, &plane, until).await;
+    service.end().await;
+    over.cancel();
+    while let Some(ended) = tending.join_next().await {
+        report(ended);
+    }
+}
+
+/// Accepts until it is told to stop, then waits for the open connections.
+async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane, until: Until) {
     let mut connections = JoinSet::new();
     let (mut in_a_row, mut starved) = (0, false);
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    let open = level(&**service, plane);
     loop {
+        open.set(connections.len().try_into().unwrap_or(i64::MAX));
         tokio::select! {
             () = until.stop.cancelled() => break,
+            _ = look.tick() => service.look(),
             Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&*service, &mut starved)) {
+            accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
+                Ok((stream, from)) if is_reserved(&stream) => refuse(&**service, plane, &stream, from, Full::Descriptors),
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
                     if let Err(error) = prepare(&stream, plane.config.limits.dead_after) {
                         debug!(%error, "the connection broke at once");
@@ -85,10 +115,7 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
                         tokio::task::yield_now().await;
                     }
                 }
-                Ok((stream, from)) => {
-                    reset_on_close(&stream);
-                    plane.refusals.tell(too_many(&*service, from, plane.config.limits.connections_max));
-                }
+                Ok((stream, from)) => refuse(&**service, plane, &stream, from, Full::Connections),
                 Err(error) => {
                     // A peer that left early is nothing; want of descriptors passes when connections end.
                     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
@@ -105,8 +132,15 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, plane: Arc<Pl
     drop(listener);
     while let Some(ended) = connections.join_next().await {
         report(ended);
+        open.set(connections.len().try_into().unwrap_or(i64::MAX));
     }
-    service.end().await;
+}
+
+/// Where the open connections of a listener are shown.
+fn level<S: Serve>(service: &S, plane: &Plane) -> Gauge {
+    let Called { id, service: name, port, .. } = service.called();
+    let listener = port.or(name).or(id).unwrap_or_default();
+    plane.metrics.levels.of_listener(service.direction(), listener)
 }
 
 /// Told once for each time of want, like its begin.
@@ -123,14 +157,32 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-fn too_many<S: Serve>(service: &S, from: SocketAddr, max: usize) -> Refusal {
-    Refusal {
+/// What there is no more of.
+enum Full {
+    Connections,
+    Descriptors,
+}
+
+/// Whoever is too much is reset, and so knows at once that another address may do.
+fn refuse<S: Serve>(service: &S, plane: &Plane, stream: &TcpStream, from: SocketAddr, full: Full) {
+    reset_on_close(stream);
+    let max = plane.config.limits.connections_max;
+    let (reason, detail) = match full {
+        Full::Connections => {
+            ("connections_max", format!("{max} connections are open, as many as connections_max allows"))
+        }
+        Full::Descriptors => (
+            "descriptors",
+            "no file descriptor is left but those that are reserved for other things".to_owned(),
+        ),
+    };
+    plane.refusals.tell(Refusal {
         direction: service.direction(),
         from: from.to_string(),
         called: service.called(),
-        reason: "connections_max",
-        detail: format!("{max} connections are open, as many as connections_max allows"),
+        reason,
+        detail,
         explain: None,
         instance: None,
-    }
+    });
 }

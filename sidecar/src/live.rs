@@ -1,24 +1,37 @@
 //! The register of live connections. A connection is in it before its peer is decided, so that no change of policy
 //! or trust can fall between the decision and the register.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod lasting;
+mod registration;
 
-use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures_util::task::AtomicWaker;
+use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::Denial;
+use postern_proto::policy::Protocol;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::access_log::Story;
+use crate::config::Config;
+use crate::credentials::holds_until;
 use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
+pub use lasting::LOOK_INTERVAL;
+use lasting::Lasting;
+pub use registration::Registration;
 
 /// `/connections` shows at most this many.
 pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;
+/// Connections that are looked at before others may enter or leave.
+const LOOKED_AT_IN_A_ROW: usize = 1_000;
 
 /// What is known of a live connection.
 #[derive(Debug, Clone)]
@@ -26,159 +39,211 @@ pub struct Facts {
     pub direction: Direction,
     /// Which listener it came by.
     pub listener: usize,
-    /// The inbound's name or the outbound's service, for people.
-    pub service: String,
     /// Who is at the other side of mTLS, once that is known.
     pub peer: Option<VerifiedSvid>,
     pub since: OffsetDateTime,
+    /// Its peer proves newer certificates in place, and is cut when it does not.
+    pub is_tunnel: bool,
     /// The requests under way, where there are such: each is decided by itself.
     pub calls: Option<Arc<Calls>>,
 }
 
+/// A connection as its task and the register share it.
 #[derive(Debug)]
-struct Entry {
-    facts: Facts,
+struct Live {
+    state: Mutex<State>,
     cut: CancellationToken,
-    bytes: Arc<Bytes>,
+    traffic: Arc<Traffic>,
+    /// Between two connections of the app.
+    resting: AtomicBool,
 }
 
-/// Bytes that a connection has carried.
+#[derive(Debug)]
+struct State {
+    facts: Facts,
+    lasting: Lasting,
+}
+
+/// What a connection carries, and what its task and the register say to each other.
 #[derive(Debug, Default)]
-pub struct Bytes {
+pub struct Traffic {
+    /// Bytes.
     pub to_peer: AtomicU64,
     pub to_app: AtomicU64,
+    /// One direction has ended, the other has not.
+    pub half_closed: AtomicBool,
+    /// Wakes the task of a tunnel when its own side has something to prove.
+    pub waker: AtomicWaker,
+    /// Why it was cut.
+    cut_for: OnceLock<Denial>,
 }
 
 /// All live connections of one sidecar.
 #[derive(Debug)]
 pub struct Register {
-    entries: Mutex<HashMap<u64, Entry>>,
+    /// In the order in which they came.
+    entries: Mutex<BTreeMap<u64, Arc<Live>>>,
     next: AtomicU64,
     metrics: Arc<Metrics>,
+    inbounds: Vec<Listener>,
+    outbounds: Vec<Listener>,
 }
 
-/// A connection's place in the register; dropping it leaves the register.
+/// By which connections come.
 #[derive(Debug)]
-pub struct Registration {
-    number: u64,
-    register: Arc<Register>,
-    direction: Direction,
-    /// Cancelled when the connection is no longer allowed, or everything ends.
-    pub cut: CancellationToken,
-    pub bytes: Arc<Bytes>,
-    /// What the access log will tell of it.
-    pub story: Mutex<Story>,
+struct Listener {
+    /// The inbound's name or the outbound's service, for people.
+    service: String,
+    protocol: Protocol,
 }
 
 impl Register {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics }
+    pub fn new(metrics: Arc<Metrics>, config: &Config) -> Self {
+        let (inbounds, outbounds) = (config.inbounds.iter(), config.outbounds.iter());
+        let inbounds = inbounds.map(|it| Listener { service: it.name.clone(), protocol: it.protocol });
+        let outbounds =
+            outbounds.map(|it| Listener { service: it.target.to_string(), protocol: it.protocol });
+        let (inbounds, outbounds) = (inbounds.collect(), outbounds.collect());
+        Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics, inbounds, outbounds }
     }
 
     /// Puts a connection into the register, before anything is decided about it. Cancelling `abort` cuts it, too.
     pub fn enter(self: &Arc<Self>, facts: Facts, abort: &CancellationToken) -> Registration {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (direction, cut, bytes) = (facts.direction, abort.child_token(), Arc::<Bytes>::default());
+        let (number, direction) = (self.next.fetch_add(1, Ordering::Relaxed), facts.direction);
         self.metrics.opened(direction);
-        let entry = Entry { facts, cut: cut.clone(), bytes: bytes.clone() };
-        self.lock().insert(number, entry);
-        let story = Mutex::default();
-        Registration { number, register: self.clone(), direction, cut, bytes, story }
+        let live = Arc::new(Live {
+            state: Mutex::new(State { facts, lasting: Lasting::since(Instant::now()) }),
+            cut: abort.child_token(),
+            traffic: Arc::default(),
+            resting: AtomicBool::new(false),
+        });
+        self.lock().insert(number, live.clone());
+        Registration::new(number, direction, self.clone(), live)
     }
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
     /// and cuts those that are not.
     pub fn decide_again(&self, allowed: impl Fn(&Facts, Option<&CallFacts>) -> Result<(), Denial>) {
-        let entries = self.lock();
-        for (number, Entry { facts, cut, .. }) in entries.iter() {
-            let Some(peer) = facts.peer.as_ref().filter(|_| !cut.is_cancelled()) else {
-                continue;
-            };
-            let (direction, service) = (facts.direction.as_str(), facts.service.as_str());
-            if let Err(Denial { code: reason, detail }) = allowed(facts, None) {
-                warn!(connection = number, direction, peer = %peer.id(), service, reason, detail, "cut");
-                self.metrics.was_cut();
-                cut.cancel();
-                continue;
+        self.for_each(|number, live| {
+            let state = live.lock();
+            let facts = &state.facts;
+            let Some(peer) = facts.peer.as_ref().filter(|_| !live.cut.is_cancelled()) else { return };
+            if let Err(denial) = allowed(facts, None) {
+                return self.cut(number, live, facts, denial);
             }
+            let (direction, service) = (facts.direction.as_str(), self.service(facts));
             let gone = |call: &CallFacts| match allowed(facts, Some(call)) {
                 Ok(()) => false,
                 Err(Denial { code: reason, detail }) => {
                     let CallFacts { method, path } = call;
                     warn!(connection = number, direction, peer = %peer.id(), service, method, path = %path.escape_debug(), reason, detail, "cut");
-                    self.metrics.was_cut();
+                    self.metrics.was_cut(reason);
                     true
                 }
             };
             if let Some(calls) = &facts.calls {
                 calls.cut(gone);
             }
-        }
+        });
+    }
+
+    /// Cuts one connection, and tells why.
+    fn cut(&self, number: u64, live: &Live, facts: &Facts, denial: Denial) {
+        let Denial { code: reason, detail } = &denial;
+        let peer = facts.peer.as_ref().map(VerifiedSvid::id).map(tracing::field::display);
+        let (direction, service) = (facts.direction.as_str(), self.service(facts));
+        warn!(connection = number, direction, peer, service, reason, detail, "cut");
+        self.metrics.was_cut(reason);
+        let _first_reason_stands = live.traffic.cut_for.set(denial);
+        live.cut.cancel();
+    }
+
+    /// Wakes every tunnel, so that it tells its peer of a rotation here.
+    pub fn wake(&self) {
+        self.for_each(|_, live| live.traffic.waker.wake());
+    }
+
+    /// When the next certificate ends, at `now` or later, of a peer that has to prove a newer one in place.
+    pub fn next_proof_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let mut next = None;
+        self.for_each(|_, live| {
+            let state = live.lock();
+            let tunnel = Some(&state.facts).filter(|facts| facts.is_tunnel);
+            let end = tunnel.and_then(|facts| Some(facts.peer.as_ref()?.not_after()));
+            next = next.into_iter().chain(end.filter(|end| holds_until(*end, now))).min();
+        });
+        next
     }
 
     /// The live connections as `/connections` shows them.
     pub fn shown(&self) -> Value {
-        let entries = self.lock();
-        let mut numbers: Vec<_> = entries.keys().copied().collect();
-        numbers.sort_unstable();
-        let shown = numbers.iter().take(CONNECTIONS_SHOWN_MAX).filter_map(|number| {
-            let Entry { facts, bytes, .. } = entries.get(number)?;
-            Some(json!({
-                "connection": number,
-                "direction": facts.direction,
-                "service": facts.service,
-                "peer": facts.peer.as_ref().map(|peer| peer.id().as_str()),
-                "peer_not_after": facts.peer.as_ref().and_then(|peer| peer.not_after().format(&Rfc3339).ok()),
-                "since": facts.since.format(&Rfc3339).ok(),
-                "requests": facts.calls.as_ref().map(|calls| calls.count()),
-                "bytes_to_peer": bytes.to_peer.load(Ordering::Relaxed),
-                "bytes_to_app": bytes.to_app.load(Ordering::Relaxed),
-            }))
+        let (now, mut count, mut connections) = (Instant::now(), 0, Vec::new());
+        self.for_each(|number, live| {
+            count += 1;
+            if connections.len() < CONNECTIONS_SHOWN_MAX {
+                connections.push(self.show(number, live, now));
+            }
         });
-        json!({ "live": numbers.len(), "connections": shown.collect::<Vec<_>>() })
+        json!({ "live": count, "connections": connections })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
+    fn show(&self, number: u64, live: &Live, now: Instant) -> Value {
+        let (State { facts, lasting }, traffic) = (&*live.lock(), &live.traffic);
+        let peer = facts.peer.as_ref();
+        json!({
+            "connection": number,
+            "direction": facts.direction,
+            "service": self.service(facts),
+            "peer": peer.map(|peer| peer.id().as_str()),
+            "peer_not_after": peer.and_then(|peer| peer.not_after().format(&Rfc3339).ok()),
+            "since": facts.since.format(&Rfc3339).ok(),
+            "tunnel": facts.is_tunnel,
+            "half_closed": traffic.half_closed.load(Ordering::Relaxed),
+            "quiet_seconds": lasting.quiet(now).as_secs(),
+            "requests": facts.calls.as_ref().map(|calls| calls.count()),
+            "bytes_to_peer": traffic.to_peer.load(Ordering::Relaxed),
+            "bytes_to_app": traffic.to_app.load(Ordering::Relaxed),
+        })
+    }
+
+    fn listener(&self, facts: &Facts) -> Option<&Listener> {
+        let listeners = match facts.direction {
+            Direction::Inbound => &self.inbounds,
+            Direction::Outbound => &self.outbounds,
+        };
+        listeners.get(facts.listener)
+    }
+
+    fn service(&self, facts: &Facts) -> &str {
+        self.listener(facts).map_or("", |listener| &listener.service)
+    }
+
+    /// Looks at every connection that is there when it begins, and perhaps at some that come meanwhile. In between,
+    /// others enter and leave.
+    fn for_each(&self, mut look: impl FnMut(u64, &Live)) {
+        let mut next = 0;
+        while let ControlFlow::Continue(after) = self.look_at_some(next, &mut look) {
+            next = after;
+        }
+    }
+
+    fn look_at_some(&self, from: u64, look: &mut impl FnMut(u64, &Live)) -> ControlFlow<(), u64> {
+        let entries = self.lock();
+        let mut last = None;
+        for (number, live) in entries.range(from..).take(LOOKED_AT_IN_A_ROW) {
+            look(*number, live);
+            last = Some(*number);
+        }
+        last.map_or(ControlFlow::Break(()), |last| ControlFlow::Continue(last + 1))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Live>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Registration {
-    /// Under which `/connections` shows it.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Adds to what the access log will tell.
-    pub fn tell(&self, add: impl FnOnce(&mut Story)) {
-        add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Who the peer is, once that is known.
-    pub fn peer(&self) -> Option<SpiffeId> {
-        let entries = self.register.lock();
-        entries.get(&self.number)?.facts.peer.as_ref().map(|peer| peer.id().clone())
-    }
-
-    /// The peer's certificate as it was judged, once that is known.
-    pub fn verified(&self) -> Option<VerifiedSvid> {
-        self.register.lock().get(&self.number)?.facts.peer.clone()
-    }
-
-    /// Says who the peer is. Whoever decides about it must read the policy after this.
-    pub fn identify(&self, peer: &VerifiedSvid) {
-        if let Some(entry) = self.register.lock().get_mut(&self.number) {
-            entry.facts.peer = Some(peer.clone());
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.register.lock().remove(&self.number);
-        let metrics = &self.register.metrics;
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        metrics.carried(self.direction, of(&self.bytes.to_peer), of(&self.bytes.to_app));
-        metrics.closed(self.direction);
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

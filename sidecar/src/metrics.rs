@@ -1,5 +1,7 @@
 //! What Prometheus is told, by its naming conventions.
 
+mod levels;
+
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,7 @@ use time::OffsetDateTime;
 use crate::access_log::AccessLog;
 use crate::holder::IdentityStatus;
 use crate::subscription::SubscriptionState;
+pub use levels::Levels;
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
@@ -60,6 +63,11 @@ struct ByResult {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
 /// Who was refused, by whom and why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
@@ -77,9 +85,14 @@ pub struct Metrics {
     registry: Registry,
     connections: Family<ByDirection, Counter>,
     live: Family<ByDirection, Gauge>,
-    cut: Counter,
+    cut: Family<ByReason, Counter>,
+    /// What has a limit.
+    pub levels: Levels,
     bytes: Family<ByFlow, Counter>,
     handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
+    upstream_failures: Family<ByDirection, Counter>,
+    upstream_ejections: Family<ByDirection, Counter>,
+    name_lookups: Family<ByResult, Counter>,
     refusals: Family<RefusalLabels, Counter>,
     refusals_seen: Mutex<HashSet<RefusalLabels>>,
     policy_reloads: Family<ByResult, Counter>,
@@ -87,6 +100,7 @@ pub struct Metrics {
     subscription_connected: Gauge,
     svid_not_after: Gauge,
     svid_rotations: Counter,
+    vouched_again: Counter,
     log_lines_dropped: Counter,
     access_log_lines_dropped: Counter,
     access_log_lines_failed: Counter,
@@ -98,9 +112,13 @@ impl Default for Metrics {
             registry: Registry::with_prefix("postern"),
             connections: Family::default(),
             live: Family::default(),
-            cut: Counter::default(),
+            cut: Family::default(),
+            levels: Levels::default(),
             bytes: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
+            upstream_failures: Family::default(),
+            upstream_ejections: Family::default(),
+            name_lookups: Family::default(),
             refusals: Family::default(),
             refusals_seen: Mutex::default(),
             policy_reloads: Family::default(),
@@ -108,6 +126,7 @@ impl Default for Metrics {
             subscription_connected: Gauge::default(),
             svid_not_after: Gauge::default(),
             svid_rotations: Counter::default(),
+            vouched_again: Counter::default(),
             log_lines_dropped: Counter::default(),
             access_log_lines_dropped: Counter::default(),
             access_log_lines_failed: Counter::default(),
@@ -126,13 +145,24 @@ impl Metrics {
     fn register(&mut self) {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         let registry = &mut self.registry;
+        self.levels.register(registry);
         registry.register("build", "The program", build);
         registry.register("connections", "App connections begun", self.connections.clone());
         registry.register("connections_live", "App connections open now", self.live.clone());
-        registry.register("connections_cut", "Live connections no longer allowed", self.cut.clone());
+        registry.register(
+            "connections_cut",
+            "Live connections and requests cut, by reason",
+            self.cut.clone(),
+        );
         registry.register("bytes", "Carried by connections that have ended", self.bytes.clone());
         let duration = self.handshakes.clone();
         registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
+        let failures = self.upstream_failures.clone();
+        registry.register("upstream_failures", "Addresses where nobody answered as hoped", failures);
+        let ejections = self.upstream_ejections.clone();
+        registry.register("upstream_ejections", "Addresses that failed again and again", ejections);
+        let lookups = self.name_lookups.clone();
+        registry.register("name_lookups", "What name servers were asked, by how it ended", lookups);
         registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
         registry.register("policy_reloads", "Changes of the policy", self.policy_reloads.clone());
         registry.register("policy_version", "Of the CA's policy in force", self.policy_version.clone());
@@ -141,6 +171,8 @@ impl Metrics {
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
         registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
+        let again = self.vouched_again.clone();
+        registry.register("tunnel_reauthentications", "Newer certificates proved in place by peers", again);
         registry.register(
             "log_lines_dropped",
             "Lost because the log pipe was full",
@@ -161,8 +193,12 @@ impl Metrics {
         self.live.get_or_create(&ByDirection { direction }).dec();
     }
 
-    pub fn was_cut(&self) {
-        self.cut.inc();
+    pub fn was_cut(&self, reason: &'static str) {
+        self.cut.get_or_create(&ByReason { reason }).inc();
+    }
+
+    pub fn vouched_again(&self) {
+        self.vouched_again.inc();
     }
 
     pub fn carried(&self, direction: Direction, to_peer: u64, to_app: u64) {
@@ -172,6 +208,20 @@ impl Metrics {
 
     pub fn handshake(&self, direction: Direction, duration: std::time::Duration) {
         self.handshakes.get_or_create(&ByDirection { direction }).observe(duration.as_secs_f64());
+    }
+
+    /// Nobody answered at an address as hoped.
+    pub fn upstream_failed(&self, direction: Direction) {
+        self.upstream_failures.get_or_create(&ByDirection { direction }).inc();
+    }
+
+    /// An address is not tried for a while, unless no other is left.
+    pub fn ejected(&self, direction: Direction) {
+        self.upstream_ejections.get_or_create(&ByDirection { direction }).inc();
+    }
+
+    pub fn looked_up(&self, result: &'static str) {
+        self.name_lookups.get_or_create(&ByResult { result }).inc();
     }
 
     pub fn refused(&self, labels: RefusalLabels) {

@@ -1,32 +1,31 @@
 //! The own app's way to one service, whose exact identity must answer.
 
+mod dial;
 mod refused;
+mod tunnel;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
-use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{Admission, Denial, Exactly, Judge, client_config, server_name};
 use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::{Outbound, Target};
+use crate::config::Outbound;
 use crate::connection_line::ConnectionLine;
-use crate::credentials::Credentials;
-use crate::ending::{close_cleanly, farewell, reset_on_close};
+use crate::ending::{close_cleanly, reset_on_close};
 use crate::http::HttpOutbound;
 use crate::listen::{Serve, Until};
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
 use crate::plane::Plane;
-use crate::refusals::{Called, Refusal};
+use crate::refusals::Called;
 use crate::relay::{RelayError, relay};
-use crate::upstream::{connect, resolve};
-use refused::Failure;
+use crate::tls::TlsStream;
+use crate::tunnel::Pool;
+use crate::upstream::{Leased, Upstreams};
+pub(crate) use dial::Reached;
+use refused::PEER_FAILED;
 
 /// Serves the app's connections to one service.
 #[derive(Debug)]
@@ -34,14 +33,19 @@ pub struct OutboundServer {
     pub(crate) plane: Arc<Plane>,
     index: usize,
     pub(crate) outbound: Outbound,
+    pub(crate) upstreams: Arc<Upstreams>,
     /// Where the outbound speaks HTTP.
     http: Option<HttpOutbound>,
+    /// Tunnels between two connections of the app.
+    pool: Pool,
 }
 
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
         let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
-        Self { plane, index, outbound, http }
+        let upstreams = plane.upstreams(Direction::Outbound, index, &outbound.to);
+        let pool = Pool::new(plane.config.tunnels);
+        Self { plane, index, outbound, upstreams, http, pool }
     }
 
     /// What the register knows of a connection before its peer is known.
@@ -49,9 +53,9 @@ impl OutboundServer {
         Facts {
             direction: Direction::Outbound,
             listener: self.index,
-            service: self.outbound.target.to_string(),
             peer: None,
             since: self.plane.clock.now(),
+            is_tunnel: false,
             calls: None,
         }
     }
@@ -68,7 +72,7 @@ impl Serve for OutboundServer {
 
     fn serve(
         self: Arc<Self>,
-        mut app: TcpStream,
+        app: TcpStream,
         from: SocketAddr,
         until: &Until,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -78,15 +82,12 @@ impl Serve for OutboundServer {
             self.http.is_none().then(|| Arc::new(self.plane.register.enter(self.facts(), &until.abort)));
         async move {
             match (&self.http, registration) {
-                (Some(http), _) => http.serve(&self, app, until).await,
+                // Boxed, so that a connection of `tcp` does not have its size.
+                (Some(http), _) => Box::pin(http.serve(&self, app, until)).await,
                 (None, Some(registration)) => {
                     let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
                     reset_on_close(&app);
-                    tokio::select! {
-                        biased;
-                        () = registration.cut.cancelled() => {}
-                        () = self.carry(&mut app, &registration) => {}
-                    }
+                    self.carry(app, &registration).await;
                 }
                 (None, None) => {}
             }
@@ -101,7 +102,16 @@ impl Serve for OutboundServer {
         self.http.is_some()
     }
 
+    fn look(&self) {
+        self.look_after_pool();
+    }
+
+    async fn tend(&self, over: CancellationToken) {
+        self.upstreams.tend(over).await;
+    }
+
     async fn end(&self) {
+        self.pool.retire(|_| false);
         if let Some(http) = &self.http {
             http.end().await;
         }
@@ -109,27 +119,27 @@ impl Serve for OutboundServer {
 }
 
 impl OutboundServer {
-    async fn carry(&self, app: &mut TcpStream, registration: &Arc<Registration>) {
-        // Boxed, so that the handshake's state is gone while bytes are relayed.
-        let (mut tls, address) = match Box::pin(self.dial(registration, &[])).await {
-            Ok(reached) => reached,
-            Err(refused) => {
-                for Refusal { reason, detail, .. } in &refused {
-                    registration.tell(|story| story.refused(reason, detail));
-                }
-                return self.tell_all(refused);
-            }
-        };
-        registration.tell(|story| story.address = Some(address.to_string()));
-        reset_on_close(tls.get_ref().0);
-        match relay(app, &mut tls, &registration.bytes).await {
+    /// Carries one connection of the app in plain mTLS.
+    async fn carry_direct(
+        &self,
+        mut app: TcpStream,
+        mut tls: TlsStream,
+        mut leased: Leased,
+        registration: &Arc<Registration>,
+    ) {
+        registration.tell(|story| story.address = Some(leased.address().to_string()));
+        reset_on_close(tls.tcp());
+        match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
-                close_cleanly(app);
-                close_cleanly(tls.get_ref().0);
+                close_cleanly(&app);
+                close_cleanly(tls.tcp());
             }
             // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
             Err(RelayError::Peer(error)) => {
-                if let Some(refusal) = self.last_word(&mut tls, error, address).await {
+                if let Some(refusal) = self.last_word(&mut tls, error, leased.address()).await {
+                    if refusal.reason == PEER_FAILED {
+                        leased.failed();
+                    }
                     registration.tell(|story| story.refused(refusal.reason, &refusal.detail));
                     self.plane.refusals.tell(refusal);
                 }
@@ -137,85 +147,37 @@ impl OutboundServer {
             Err(RelayError::App(_)) => {}
         }
     }
-
-    /// Reaches the service and demands its identity, address by address while nothing of the app's has been sent. Else
-    /// all that went wrong, at least one thing.
-    pub(crate) async fn dial(
-        &self,
-        registration: &Arc<Registration>,
-        alpn: &[&[u8]],
-    ) -> Result<(TlsStream<TcpStream>, SocketAddr), Vec<Refusal>> {
-        let ready = self.plane.valid_credentials();
-        let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
-        let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
-        let limits = &self.plane.config.limits;
-        let (mut unreachable, mut refused) = (Vec::new(), Vec::new());
-        for at in &self.outbound.to {
-            let addresses = match resolve(at, limits.connect_timeout).await {
-                Ok(addresses) => addresses,
-                Err(error) => {
-                    unreachable.push(error);
-                    continue;
-                }
-            };
-            for address in addresses {
-                match connect(address, limits).await {
-                    Ok(stream) => match self.handshake(stream, &credentials, registration, alpn).await {
-                        Ok(tls) => {
-                            self.tell_all(refused);
-                            return Ok((tls, address));
-                        }
-                        Err(failure) => refused.push(self.of_failure(failure, address).await),
-                    },
-                    Err(error) => unreachable.push(error),
-                }
-            }
-        }
-        refused.extend(self.of_unreachable(&unreachable));
-        Err(refused)
-    }
-
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        credentials: &Arc<Credentials>,
-        registration: &Arc<Registration>,
-        alpn: &[&[u8]],
-    ) -> Result<TlsStream<TcpStream>, Failure> {
-        let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
-        let door = Door { plane, target, registration: registration.clone() };
-        let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
-        let config = client_config(Some(&credentials.tls), judge.clone(), alpn).map_err(Failure::Config)?;
-        let limit = self.plane.config.limits.handshake_timeout;
-        let started = Instant::now();
-        let connecting = TlsConnector::from(config).connect(server_name(), stream).into_fallible();
-        match tokio::time::timeout(limit, connecting).await {
-            Ok(Ok(tls)) => {
-                self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
-                Ok(tls)
-            }
-            Ok(Err((error, stream))) => match judge.verdict().cloned() {
-                Some(verdict) => Err(Failure::Judged { verdict, stream }),
-                None => Err(Failure::Handshake(error)),
-            },
-            Err(_) => Err(Failure::TooLate(limit)),
-        }
-    }
 }
 
-/// Lets in exactly the service that was called.
-#[derive(Debug)]
-struct Door {
-    plane: Arc<Plane>,
-    target: Target,
-    registration: Arc<Registration>,
-}
+#[cfg(test)]
+mod tests {
+    use postern_proto::policy::Protocol;
 
-impl Admission for Door {
-    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
-        // First known to the register, then asked again whom the policy names now.
-        self.registration.identify(peer);
-        self.plane.still_believes(peer)?;
-        Exactly(self.plane.expected(&self.target)?).admit(peer)
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::{Config, HostPort, Target};
+
+    /// A connection that waits holds its task: what it needs only at its beginning and end must not be part of it.
+    #[tokio::test]
+    async fn the_task_of_a_connection_is_small() {
+        let text = "[identity]\nsvid_file = \"a\"\nkey_file = \"b\"\nbundle_file = \"c\"\n";
+        let config = Config::parse("sidecar.toml".as_ref(), text).unwrap();
+        let plane = Arc::new(Plane::new(config, Arc::new(SystemClock)));
+        let nobody = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let outbound = Outbound {
+            listen: ([127, 0, 0, 1], 0).into(),
+            target: Target::Service("payments".to_owned()),
+            to: vec![nobody],
+            protocol: Protocol::Tcp,
+            port: None,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let server = Arc::new(OutboundServer::new(plane, 0, outbound));
+        let from = listener.local_addr().unwrap();
+        let task = server.serve(stream, from, &Until::default());
+        assert!(size_of_val(&task) <= TASK_BYTES_MAX, "{}", size_of_val(&task));
     }
+
+    const TASK_BYTES_MAX: usize = 1_536;
 }

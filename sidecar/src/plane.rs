@@ -8,19 +8,24 @@ use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, REVOKED};
 use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::access_log::{AccessLog, Story};
 use crate::call_counts::{CallCounts, CallSeen};
 use crate::clock::Clock;
-use crate::config::{Config, Inbound, Target};
+use crate::config::{Config, HostPort, Inbound, MaxAge, Target};
 use crate::credentials::{CredentialStore, Credentials};
+use crate::descriptors;
 use crate::live::Register;
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
+use crate::share::Shares;
 use crate::subscription::SubscriptionStatus;
+use crate::upstream::lookup::NameServers;
+use crate::upstream::{UpstreamRegister, Upstreams};
 pub use watching::EXPIRY_LOOK_INTERVAL;
 
 /// So many things that cannot be enforced are told.
@@ -36,28 +41,55 @@ pub struct Plane {
     /// How the CA's stream stands.
     pub subscription: watch::Sender<SubscriptionStatus>,
     pub register: Arc<Register>,
+    /// Connections by peer, of each inbound.
+    pub(crate) shares: Vec<Arc<Shares>>,
     pub refusals: Refusals,
     pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
+    pub name_servers: NameServers,
+    pub upstreams: UpstreamRegister,
     pub clock: Arc<dyn Clock>,
 }
 
 impl Plane {
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
         let metrics = Arc::<Metrics>::default();
+        let register = Arc::new(Register::new(metrics.clone(), &config));
+        metrics.levels.configured(&config.limits);
+        let shares = config.inbounds.iter().map(|_| Arc::default()).collect();
         Self {
             config,
             credentials: Arc::default(),
             policy: Arc::default(),
             revoked: Arc::default(),
             subscription: watch::Sender::default(),
-            register: Arc::new(Register::new(metrics.clone())),
+            register,
+            shares,
             call_counts: CallCounts::default(),
             refusals: Refusals::new(metrics.clone(), clock.clone()),
             metrics,
             access_log: AccessLog::default(),
+            name_servers: NameServers::default(),
+            upstreams: UpstreamRegister::default(),
             clock,
+        }
+    }
+
+    /// The addresses behind the listener with this number, which `/status` shows from now on.
+    pub fn upstreams(&self, direction: Direction, listener: usize, to: &[HostPort]) -> Arc<Upstreams> {
+        let (limits, name_servers) = (self.config.limits, self.name_servers.clone());
+        let upstreams = Upstreams::new(to, direction, limits, name_servers, self.metrics.clone());
+        self.upstreams.enter(listener, &upstreams);
+        upstreams
+    }
+
+    /// Looks at the levels that nobody keeps count of.
+    pub fn measure(&self) {
+        let most_of_one_peer = self.shares.iter().map(|shares| shares.most()).max().unwrap_or(0);
+        match descriptors::in_use() {
+            Ok(open) => self.metrics.levels.measured(most_of_one_peer, open, descriptors::limit()),
+            Err(error) => tracing::debug!(%error, "cannot count file descriptors"),
         }
     }
 
@@ -97,6 +129,15 @@ impl Plane {
             return Err(Denial { code: "root_removed", detail });
         }
         Ok(())
+    }
+
+    /// How long a connection to `peer` that begins now may take requests.
+    pub fn good_until(&self, peer: &VerifiedSvid) -> OffsetDateTime {
+        let not_after = peer.not_after();
+        match self.config.limits.max_connection_age {
+            MaxAge::After(age) => not_after.min(self.clock.now() + age),
+            MaxAge::Off | MaxAge::Svid => not_after,
+        }
     }
 
     /// Whether the policy in force lets `peer` connect to an inbound of `own`.

@@ -1,29 +1,35 @@
-//! Copies bytes between the app's connection and a TLS connection, and carries an end as what it was.
+//! Copies bytes between the app's connection and the way to the peer, and carries an end as what it was.
 //!
 //! A clean end of one side (FIN, close_notify) is passed on as a clean end while the other direction goes on. Anything
 //! else, a reset or a TLS stream that is cut without close_notify, ends both at once and never as a clean end.
 //! Buffers exist only while bytes move: a read goes to a scratch buffer that all connections of a thread share, and
 //! only what the other side does not take at once is kept.
 
+mod carrier;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::live::Bytes;
+use crate::live::Traffic;
+use crate::tls::Backlog;
+pub use carrier::{Carrier, HEADROOM_BYTES, Over, Received};
 
-/// Read at a time; measured: from 8 KiB to 64 KiB saves a third of the CPU, beyond it nothing.
-const SCRATCH_BYTES: usize = 64 * 1024;
-/// Reads of one connection before another gets its turn.
+/// Read from the app at a time; measured: from 8 KiB to 64 KiB saves a third of the CPU, beyond it nothing.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Reads of one direction before another connection gets its turn.
 const READS_PER_TURN: usize = 16;
 
 thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+    /// What the app says, behind room for a header.
+    static FROM_APP: RefCell<Box<[u8]>> = RefCell::new(vec![0; HEADROOM_BYTES + CHUNK_BYTES].into());
+    static TO_APP: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Which side broke, and how.
@@ -32,85 +38,77 @@ pub enum RelayError {
     /// The own app's connection.
     #[error("the app's connection broke")]
     App(#[source] io::Error),
-    /// The peer's TLS connection.
+    /// The way to the peer.
     #[error("the peer's connection broke")]
     Peer(#[source] io::Error),
 }
 
 /// Copies in both directions until both have ended, or one side breaks.
-pub async fn relay<A, P>(app: &mut A, peer: &mut P, bytes: &Bytes) -> Result<(), RelayError>
+pub async fn relay<A, C>(app: &mut A, peer: &mut C, bytes: &Traffic) -> Result<(), RelayError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
-    P: AsyncRead + AsyncWrite + Unpin,
+    C: Carrier,
 {
-    let (mut outward, mut inward) = (Copy::default(), Copy::default());
-    poll_fn(|cx| {
-        let outward = outward.poll(cx, app, peer, &bytes.to_peer).map_err(|broken| match broken {
-            Broken::Reader(error) => RelayError::App(error),
-            Broken::Writer(error) => RelayError::Peer(error),
-        })?;
-        let inward = inward.poll(cx, peer, app, &bytes.to_app).map_err(|broken| match broken {
-            Broken::Reader(error) => RelayError::Peer(error),
-            Broken::Writer(error) => RelayError::App(error),
-        })?;
-        match (outward, inward) {
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
-            _ => Poll::Pending,
-        }
-    })
-    .await
+    let mut relay =
+        Relay { app, peer, bytes, kept: Backlog::default(), inward: State::Open, outward: State::Open };
+    poll_fn(|cx| relay.poll(cx)).await
 }
 
-enum Broken {
-    Reader(io::Error),
-    Writer(io::Error),
+struct Relay<'a, A, C> {
+    app: &'a mut A,
+    peer: &'a mut C,
+    bytes: &'a Traffic,
+    /// What the app has not taken yet.
+    kept: Backlog,
+    /// From the peer to the app.
+    inward: State,
+    /// From the app to the peer.
+    outward: State,
 }
 
-/// One direction.
-#[derive(Debug, Default)]
-struct Copy {
-    /// What the writer has not taken yet.
-    kept: Vec<u8>,
-    taken: usize,
-    state: State,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// How far one direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    #[default]
     Open,
     /// The reader has ended; the writer is being told.
     Ending,
     Ended,
 }
 
-impl Copy {
-    fn poll<R, W>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        count: &AtomicU64,
-    ) -> Poll<Result<(), Broken>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+impl<A: AsyncRead + AsyncWrite + Unpin, C: Carrier> Relay<'_, A, C> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        self.peer.attend(cx).map_err(RelayError::Peer)?;
+        let inward = self.poll_inward(cx)?;
+        let outward = self.poll_outward(cx)?;
+        match (inward, outward) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            (Poll::Ready(()), Poll::Pending) => {
+                self.peer.poll_broken(cx).map(|error| Err(RelayError::Peer(error)))
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         for _ in 0..READS_PER_TURN {
-            ready!(self.poll_kept(cx, writer))?;
-            match self.state {
+            let app = &mut *self.app;
+            let drained = self.kept.poll_drain(|rest| Pin::new(&mut *app).poll_write(cx, rest));
+            ready!(drained).map_err(RelayError::App)?;
+            match self.inward {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Ending => {
-                    ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Broken::Writer)?;
-                    self.state = State::Ended;
+                    ready!(Pin::new(&mut *self.app).poll_shutdown(cx)).map_err(RelayError::App)?;
+                    self.inward = State::Ended;
                 }
-                State::Open => match self.poll_read(cx, reader, writer) {
-                    Poll::Ready(result) => {
-                        count.fetch_add(result?, Ordering::Relaxed);
+                State::Open => match self.poll_receive(cx)? {
+                    Poll::Ready(Received::More) => {}
+                    Poll::Ready(Received::End) => {
+                        self.inward = State::Ending;
+                        self.bytes.half_closed.store(true, Ordering::Relaxed);
                     }
                     Poll::Pending => {
-                        // Nothing more to say: what the TLS layer still holds must leave now.
-                        ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Broken::Writer)?;
+                        // Nothing more to say: what lies between us and the app must leave now.
+                        ready!(Pin::new(&mut *self.app).poll_flush(cx)).map_err(RelayError::App)?;
                         return Poll::Pending;
                     }
                 },
@@ -120,48 +118,64 @@ impl Copy {
         Poll::Pending
     }
 
-    /// Writes what is kept; ready when nothing is.
-    fn poll_kept<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-    ) -> Poll<Result<(), Broken>> {
-        while let Some(rest) = self.kept.get(self.taken..).filter(|rest| !rest.is_empty()) {
-            let written = ready!(Pin::new(&mut *writer).poll_write(cx, rest)).map_err(Broken::Writer)?;
-            if written == 0 {
-                return Poll::Ready(Err(Broken::Writer(io::ErrorKind::WriteZero.into())));
+    /// Reads once and passes on what the app takes at once; the rest is kept.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, RelayError>> {
+        TO_APP.with_borrow_mut(|to_app| {
+            to_app.clear();
+            let received = ready!(self.peer.poll_receive(cx, to_app)).map_err(RelayError::Peer)?;
+            self.bytes.to_app.fetch_add(to_app.len() as u64, Ordering::Relaxed);
+            if to_app.is_empty() {
+                return Poll::Ready(Ok(received));
             }
-            self.taken += written;
-        }
-        (self.kept, self.taken) = (Vec::new(), 0);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads once and passes on what the writer takes at once; the rest is kept.
-    fn poll_read<R, W>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-    ) -> Poll<Result<u64, Broken>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer)).map_err(Broken::Reader)?;
-            let read = buffer.filled();
-            if read.is_empty() {
-                self.state = State::Ending;
-                return Poll::Ready(Ok(0));
-            }
-            let written = match Pin::new(&mut *writer).poll_write(cx, read) {
-                Poll::Ready(written) => written.map_err(Broken::Writer)?,
+            let written = match Pin::new(&mut *self.app).poll_write(cx, to_app) {
+                Poll::Ready(written) => written.map_err(RelayError::App)?,
                 Poll::Pending => 0,
             };
-            self.kept.extend_from_slice(read.get(written..).unwrap_or_default());
-            Poll::Ready(Ok(read.len() as u64))
+            if let Some(rest) = to_app.get(written..).filter(|rest| !rest.is_empty()) {
+                self.kept = Backlog::from(rest.to_vec());
+            }
+            Poll::Ready(Ok(received))
+        })
+    }
+
+    fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        for _ in 0..READS_PER_TURN {
+            match self.outward {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    ready!(self.peer.poll_finish(cx)).map_err(RelayError::Peer)?;
+                    self.outward = State::Ended;
+                }
+                State::Open => {
+                    let sent = self.poll_send(cx)?;
+                    if sent.is_pending() {
+                        // Nothing more to say: what has not left yet must leave now.
+                        ready!(self.peer.poll_flush(cx)).map_err(RelayError::Peer)?;
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once, when the way to the peer is free.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        ready!(self.peer.poll_ready(cx)).map_err(RelayError::Peer)?;
+        FROM_APP.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            buffer.set_filled(HEADROOM_BYTES);
+            ready!(Pin::new(&mut *self.app).poll_read(cx, &mut buffer)).map_err(RelayError::App)?;
+            let read = buffer.filled().len() - HEADROOM_BYTES;
+            if read == 0 {
+                self.outward = State::Ending;
+                self.bytes.half_closed.store(true, Ordering::Relaxed);
+                return Poll::Ready(Ok(()));
+            }
+            self.bytes.to_peer.fetch_add(read as u64, Ordering::Relaxed);
+            self.peer.send(cx, buffer.filled_mut()).map_err(RelayError::Peer)?;
+            Poll::Ready(Ok(()))
         })
     }
 }

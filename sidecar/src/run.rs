@@ -1,9 +1,9 @@
 //! The sidecar's whole life: admin, identity, policy, listeners; then its orderly end.
 
+mod listeners;
 mod signals;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -17,41 +17,47 @@ use crate::access_log::{AccessLog, AccessLogError};
 use crate::admin::{Admin, LogLinesDropped, Phase};
 use crate::clock::SystemClock;
 use crate::config::{AccessLogConfig, Config, IdentitySource};
+use crate::descriptors;
 use crate::identity::IdentityTask;
-use crate::inbound::InboundServer;
-use crate::listen::{self, Until};
-use crate::outbound::OutboundServer;
+use crate::listen::Until;
 use crate::plane::Plane;
 use crate::policy_file::PolicyFile;
 use crate::subscription::Subscription;
-use signals::Signals;
+use crate::takeover::{Takeover, TakeoverError};
+pub use listeners::ListenError;
+use listeners::{Listeners, open_admin};
+use signals::{Signals, Told};
 
 /// Why a sidecar cannot start.
 #[derive(Debug, Error)]
 pub enum RunError {
-    #[error("cannot listen on {address} ({what})")]
-    Listen {
-        what: String,
-        address: SocketAddr,
-        #[source]
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
 }
 
-/// What tells the parts when to end: first no new connections, then no connections, then nothing at all.
+/// What tells the parts when to begin and to end.
 #[derive(Debug, Default, Clone)]
 struct Ends {
+    /// This process may accept: no old one does so for it.
+    begun: CancellationToken,
+    /// A new process accepts.
+    taken_over: CancellationToken,
+    /// First no new connections, then no connections, then nothing at all.
     listeners: Until,
     over: CancellationToken,
 }
 
-/// Runs until a signal ends it.
-pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
-    let mut signals = Signals::new().map_err(RunError::Signals)?;
+/// Runs until a signal ends it, or a new process has taken its place.
+pub async fn run(mut config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
+    let mut takeover = Takeover::begin(config.restart.as_ref()).await?;
+    descriptors::prepare(&mut config);
+    let signals = Signals::new().map_err(RunError::Signals)?;
     let clock = Arc::new(SystemClock);
     let mut plane = Plane::new(config, clock.clone());
     if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
@@ -64,8 +70,11 @@ pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(
 
     let identity = IdentityTask::new(&plane.config.identity, plane.credentials.clone(), clock.clone());
     let admin = Admin { plane: plane.clone(), identity: identity.status(), phase: phases, log_lines_dropped };
-    let listener = open("admin", plane.config.admin)?;
-    background.spawn(admin.run(listener, ends.over.clone()));
+    let listener = open_admin(&mut takeover, plane.config.admin)?;
+    if !takeover.is_under_way() {
+        ends.begun.cancel();
+    }
+    background.spawn(administer(admin.clone(), listener, ends.clone()));
     background.spawn(identity.run(ends.over.clone()));
     let look_now = start_policy(&plane, &ends, &mut background, clock).await;
     if let Some(mut subscription) = Subscription::new(plane.clone()) {
@@ -74,18 +83,20 @@ pub async fn run(config: Config, log_lines_dropped: LogLinesDropped) -> Result<(
     }
     background.spawn(plane.clone().watch(ends.over.clone()));
 
-    let mut listeners = open_listeners(&plane, &ends)?;
-    phase.send_replace(Phase::Serving);
-    info!(admin = %plane.config.admin, inbounds = plane.config.inbounds.len(), outbounds = plane.config.outbounds.len(), "listening");
-
-    signals.end(&look_now, &plane.access_log).await;
-    phase.send_replace(Phase::Ending);
-    end(&plane, &ends, &mut signals, &mut listeners).await;
+    let mut told = signals.act_on(look_now, plane.clone());
+    let served = serve(&admin, &ends, takeover, &phase, &mut told).await;
     ends.over.cancel();
     report_all(&mut background).await;
     plane.access_log.flush();
-    info!("ended");
-    Ok(())
+    served.inspect(|()| info!("ended"))
+}
+
+/// The admin endpoint answers from the start; where an old process answers still, from when that one lets go.
+async fn administer(admin: Admin, listener: TcpListener, ends: Ends) {
+    let until = Until { stop: ends.taken_over, abort: ends.over };
+    if until.abort.run_until_cancelled(ends.begun.cancelled()).await.is_some() {
+        admin.run(listener, until).await;
+    }
 }
 
 /// Reads the policy once before anybody connects, and then watches it.
@@ -108,43 +119,46 @@ async fn start_policy(
     look_now
 }
 
-fn open(what: &str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    listen::open(address).map_err(|error| RunError::Listen { what: what.to_owned(), address, error })
+/// Opens the listeners, accepts until told to end or taken over, and ends them in order.
+async fn serve(
+    admin: &Admin,
+    ends: &Ends,
+    mut takeover: Takeover,
+    phase: &watch::Sender<Phase>,
+    told: &mut Told,
+) -> Result<(), RunError> {
+    let (plane, config) = (&admin.plane, &admin.plane.config);
+    let opened = Listeners::open(plane, &mut takeover)?;
+    tokio::select! {
+        ready = takeover.ready(admin) => ready?,
+        () = told.end() => return Ok(()),
+    }
+    ends.begun.cancel();
+    let mut listeners = opened.serve(plane, &ends.listeners);
+    phase.send_replace(Phase::Serving);
+    info!(admin = %config.admin, inbounds = config.inbounds.len(), outbounds = config.outbounds.len(), "listening");
+    if let Some(giver) = takeover.serving().await {
+        listeners.spawn(giver.run(ends.listeners.stop.clone(), ends.taken_over.clone()));
+    }
+    tokio::select! {
+        () = told.end() => {}
+        () = ends.taken_over.cancelled() => {}
+    }
+    phase.send_replace(Phase::Ending);
+    end(plane, ends, told, &mut listeners).await;
+    Ok(())
 }
 
-/// Opens all listeners, or none is served.
-fn open_listeners(plane: &Arc<Plane>, ends: &Ends) -> Result<JoinSet<()>, RunError> {
-    let config = &plane.config;
-    let inbounds: Result<Vec<_>, _> = config
-        .inbounds
-        .iter()
-        .map(|inbound| open(&format!("inbound {}", inbound.name), inbound.listen))
-        .collect();
-    let outbounds: Result<Vec<_>, _> = config
-        .outbounds
-        .iter()
-        .map(|outbound| open(&format!("outbound {}", outbound.target), outbound.listen))
-        .collect();
-    let (inbounds, outbounds) = (inbounds?, outbounds?);
-    let mut listeners = JoinSet::new();
-    for (index, (listener, inbound)) in inbounds.into_iter().zip(&config.inbounds).enumerate() {
-        let server = Arc::new(InboundServer::new(plane.clone(), index, inbound.clone()));
-        listeners.spawn(listen::run(listener, server, plane.clone(), ends.listeners.clone()));
-    }
-    for (index, (listener, outbound)) in outbounds.into_iter().zip(&config.outbounds).enumerate() {
-        let server = Arc::new(OutboundServer::new(plane.clone(), index, outbound.clone()));
-        listeners.spawn(listen::run(listener, server, plane.clone(), ends.listeners.clone()));
-    }
-    Ok(listeners)
-}
-
-/// Not ready, but serving; then no new connections; then, after the deadline or at a second signal, none at all.
-async fn end(plane: &Plane, ends: &Ends, signals: &mut Signals, listeners: &mut JoinSet<()>) {
+/// Not ready, but serving, unless a new process does; then no new connections; then, after the deadline or when told
+/// a second time, none at all.
+async fn end(plane: &Plane, ends: &Ends, told: &mut Told, listeners: &mut JoinSet<()>) {
     let shutdown = plane.config.shutdown;
     info!(drain_delay = ?shutdown.drain_delay, "not ready");
     let again = tokio::select! {
+        biased;
+        () = ends.taken_over.cancelled() => false,
+        () = told.end() => true,
         () = tokio::time::sleep(shutdown.drain_delay) => false,
-        () = signals.terminate() => true,
     };
     ends.listeners.stop.cancel();
     if !again {
@@ -153,7 +167,7 @@ async fn end(plane: &Plane, ends: &Ends, signals: &mut Signals, listeners: &mut 
         tokio::select! {
             () = report_all(listeners) => return,
             () = tokio::time::sleep(shutdown.drain_deadline) => {}
-            () = signals.terminate() => {}
+            () = told.end() => {}
         }
     }
     let (_, live) = plane.metrics.connections();

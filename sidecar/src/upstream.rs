@@ -1,29 +1,44 @@
-//! Reaching an address: names are resolved anew each time, and every wait has its limit.
+//! The addresses of one place, an app or a service elsewhere: found, chosen, tried and judged.
 
+pub mod attempt;
+pub mod choice;
+pub mod lookup;
+pub mod name;
+mod place;
+mod random;
+pub mod setup;
+mod shown;
+
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 use crate::config::{HostPort, Limits};
-use crate::ending::prepare;
-
-/// A name is taken to mean its first so many addresses.
-pub const ADDRESSES_MAX: usize = 16;
+use crate::holder::in_one_line;
+use crate::metrics::{Direction, Metrics};
+pub use attempt::{Attempt, Leased};
+use choice::{AddressId, Choice, Picked, Record};
+use lookup::NameServers;
+use name::{Answer, Standing};
+use place::Place;
+use random::Random;
+pub use shown::{ADDRESSES_SHOWN_MAX, UpstreamRegister};
 
 /// Why an address is not reached.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// The name has no address, or cannot be resolved.
-    #[error("{at} cannot be resolved")]
-    Resolve {
-        at: HostPort,
-        #[source]
-        error: io::Error,
-    },
+    /// The name leads nowhere, or nobody says where.
+    #[error("{at} cannot be resolved: {standing}")]
+    Resolve { at: HostPort, standing: Standing },
     /// Nobody answers there.
     #[error("{address} cannot be reached")]
     Connect {
@@ -33,41 +48,194 @@ pub enum ConnectError {
     },
 }
 
-/// The addresses of a name, at least one.
-pub async fn resolve(at: &HostPort, limit: Duration) -> Result<Vec<SocketAddr>, ConnectError> {
-    let failed = |error| ConnectError::Resolve { at: at.clone(), error };
-    let found = timeout(limit, tokio::net::lookup_host((at.host.as_str(), at.port)));
-    let found = found.await.unwrap_or_else(|_| Err(too_late(limit))).map_err(failed)?;
-    let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
-    match addresses.is_empty() {
-        true => Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))),
-        false => Ok(addresses),
+/// Why no address of a place was reached: all that went wrong.
+#[derive(Debug, Error)]
+pub struct Unreached {
+    pub errors: Vec<ConnectError>,
+    /// So many addresses more were not tried.
+    pub untried: usize,
+    /// Every address had failed again and again before.
+    pub all_were_ejected: bool,
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> = self.errors.iter().map(|error| in_one_line(error)).collect();
+        f.write_str(&all.join("; "))?;
+        if self.untried > 0 {
+            write!(f, "; {} more were not tried", self.untried)?;
+        }
+        if self.all_were_ejected {
+            f.write_str("; every address had failed again and again before")?;
+        }
+        Ok(())
     }
 }
 
-/// Connects to one address.
-pub async fn connect(address: SocketAddr, limits: &Limits) -> Result<TcpStream, ConnectError> {
-    let limit = limits.connect_timeout;
-    let connected =
-        timeout(limit, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(too_late(limit)));
-    connected
-        .and_then(|stream| prepare(&stream, limits.dead_after).map(|()| stream))
-        .map_err(|error| ConnectError::Connect { address, error })
+/// The addresses of one place.
+#[derive(Debug)]
+pub struct Upstreams {
+    direction: Direction,
+    limits: Limits,
+    name_servers: NameServers,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Tells those who wait for the first answer about a name.
+    changed: watch::Sender<()>,
 }
 
-/// Connects to the first address of a name that answers.
-pub async fn connect_any(at: &HostPort, limits: &Limits) -> Result<TcpStream, ConnectError> {
-    let mut last = None;
-    for address in resolve(at, limits.connect_timeout).await? {
-        match connect(address, limits).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+#[derive(Debug)]
+struct State {
+    places: Vec<Place>,
+    choice: Choice,
+    random: Random,
+}
+
+impl Upstreams {
+    pub fn new(
+        to: &[HostPort],
+        direction: Direction,
+        limits: Limits,
+        name_servers: NameServers,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let places = to.iter().map(Place::new).collect();
+        let mut state = State { places, choice: Choice::default(), random: Random::new() };
+        state.take_over_addresses();
+        let (state, changed) = (Mutex::new(state), watch::Sender::default());
+        Arc::new(Self { direction, limits, name_servers, metrics, state, changed })
+    }
+
+    /// Keeps what is known of the names fresh, so that no connection waits for it, until `over`.
+    pub async fn tend(&self, over: CancellationToken) {
+        let names: Vec<_> = self.state().places.iter().map(|place| place.name().map(str::to_owned)).collect();
+        let tending = names.into_iter().enumerate().filter_map(|(at, name)| Some(self.keep_fresh(at, name?)));
+        over.run_until_cancelled(join_all(tending)).await;
+    }
+
+    async fn keep_fresh(&self, at: usize, name: String) {
+        loop {
+            let looked_up = self.name_servers.look_up(&name).await;
+            let answer = looked_up.map_err(|error| in_one_line(&error));
+            tokio::time::sleep(self.learn(at, &name, answer)).await;
         }
     }
-    let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    Err(last.unwrap_or_else(|| ConnectError::Resolve { at: at.clone(), error: none() }))
+
+    /// Takes an answer about a name, and says for how long it is good.
+    fn learn(&self, at: usize, name: &str, answer: Result<Answer, String>) -> Duration {
+        let mut state = self.state();
+        let Some(known) = state.places.get_mut(at).and_then(Place::known_mut) else { return name::TTL_MAX };
+        let before = known.clone();
+        let good_for = match answer {
+            Ok(answer) => known.learn(answer),
+            Err(error) => known.miss(error),
+        };
+        let (standing, addresses) = (known.standing.clone(), known.addresses.len());
+        let is_other = known.addresses != before.addresses;
+        if is_other {
+            state.take_over_addresses();
+        }
+        drop(state);
+        self.changed.send_replace(());
+        self.metrics.looked_up(standing.as_str());
+        match &standing {
+            // Told once, not at each try.
+            _ if before.standing.as_str() == standing.as_str() && !is_other => {}
+            Standing::Answered if before.standing == Standing::Answered => {
+                debug!(name, addresses, "resolved to others");
+            }
+            Standing::Answered => info!(name, addresses, "resolved"),
+            standing => warn!(name, kept = addresses, reason = %standing, "cannot be resolved"),
+        }
+        good_for
+    }
+
+    /// A connection's way through the addresses.
+    pub fn attempt(self: &Arc<Self>) -> Attempt {
+        Attempt::new(self.clone())
+    }
+
+    /// Connects to an address that answers; to be connected is all that is hoped for.
+    pub async fn connect(self: &Arc<Self>) -> Result<(TcpStream, Leased), Unreached> {
+        let (mut attempt, mut errors) = (self.attempt(), Vec::new());
+        while let Some(mut leased) = attempt.next().await {
+            match leased.connect().await {
+                Ok(stream) => {
+                    leased.succeeded();
+                    return Ok((stream, leased));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(attempt.unreached(errors))
+    }
+
+    /// The next address, and whether there are names about which no answer has come yet.
+    fn pick(&self, tried: &[AddressId]) -> (Option<Picked>, bool) {
+        let mut state = self.state();
+        let random = state.random.next();
+        let picked = state.choice.pick(now(), random, tried);
+        (picked, state.places.iter().any(|place| place.standing() == &Standing::Asked))
+    }
+
+    fn succeeded(&self, id: AddressId) -> Record {
+        self.state().choice.succeeded(id)
+    }
+
+    fn failed(&self, picked: &Picked, before: Option<Record>) {
+        let mut state = self.state();
+        let random = state.random.next();
+        let ejected = state.choice.failed(picked.id, before, now(), random);
+        drop(state);
+        self.metrics.upstream_failed(self.direction);
+        if let Some(length) = ejected {
+            self.metrics.ejected(self.direction);
+            let (direction, address) = (self.direction.as_str(), picked.at);
+            warn!(direction, %address, ?length, "ejected: it failed again and again");
+        }
+    }
+
+    fn left(&self, id: AddressId) {
+        self.state().choice.left(id);
+    }
+
+    /// Over how many addresses new work is spread.
+    pub fn spread(&self) -> usize {
+        self.state().choice.spread(now())
+    }
+
+    fn all_ejected(&self) -> bool {
+        self.state().choice.all_ejected(now())
+    }
+
+    /// The names that lead nowhere, and how many addresses were not tried.
+    fn left_out(&self, tried: &[AddressId]) -> (Vec<ConnectError>, usize) {
+        let state = self.state();
+        let nowhere = state.places.iter().filter(|place| place.addresses().is_empty());
+        let unresolved = nowhere
+            .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() });
+        let addresses = state.choice.addresses();
+        (unresolved.collect(), addresses.iter().filter(|address| !tried.contains(&address.id())).count())
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn too_late(limit: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+impl State {
+    fn take_over_addresses(&mut self) {
+        let all = self.places.iter().flat_map(Place::socket_addresses);
+        self.choice.replace(&all.collect::<Vec<_>>());
+    }
+}
+
+/// The clock that back-off is measured with. It knows nothing of the time of day, and a clock that is set does not
+/// change what it says.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -1,113 +1,161 @@
-//! What a connection through a pair of sidecars costs, against the same through a pair of plain TCP relays.
+//! What a connection through a pair of sidecars costs, against pairs of other proxies: docs/BENCHMARKS.md.
 //!
-//! `cargo bench -p postern-integration --bench pair` runs interleaved rounds on the release build of the real
-//! programs and prints medians and spread as Markdown; `-- --json` prints JSON instead, `-- tcp` and `-- http` measure
-//! that half only. The HTTP half has a pair of Envoys beside it where there is one.
+//! `cargo bench -p postern-integration --bench pair` runs everything on the release build of the real programs, round by
+//! round, and prints tables; `-- --help` says how to choose.
 
+mod environment;
 mod envoy;
-mod http;
-mod measure;
-mod report;
+mod haproxy;
+mod identities;
+mod load;
+mod measures;
+mod nginx;
+mod peers;
+mod postern;
 mod roles;
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 
-use postern_integration::shop::POLICY;
-use postern_integration::{CaOptions, Mesh, SidecarSpec};
+use postern_integration::bench::options::{self, Asked, Options};
+use postern_integration::bench::report::{self, Measure, Report, Row};
+use tokio::runtime::Runtime;
 
-use measure::{Path, Row};
+use measures::MEASURES;
+use peers::{PEERS, Pair};
 
-const ROUNDS: usize = 5;
+/// Of the programs made with tokio, as the others have their own settings for it.
+const TOKIO_WORKERS: &str = "TOKIO_WORKER_THREADS";
 
 fn main() {
-    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench").peekable();
+    let mut args = std::env::args().skip(1).peekable();
     if args.next_if_eq("role").is_some() {
         return roles::run(args);
     }
-    let options: Vec<String> = args.collect();
-    let has = |option: &str| options.iter().any(|given| given == option);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut rows = Vec::new();
-    if !has("http") {
-        rows.extend(runtime.block_on(measure_tcp()));
+    match options::parse(args, PEERS, MEASURES) {
+        Ok(Asked::Help) => print!("{}", options::help(PEERS, MEASURES)),
+        Ok(Asked::Run(options)) => run(&options),
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(2);
+        }
     }
-    if !has("tcp") {
-        rows.extend(runtime.block_on(measure_http()));
-    }
-    if has("--json") { report::json(&rows) } else { report::markdown(&rows, ROUNDS) }
 }
 
-/// `orders` may look at charges.
-const HTTP_POLICY: &str = r#"trust_domain = "shop.example"
-[service.payments]
-ports = { api = "http" }
-[[service.payments.allow]]
-from = ["orders"]
-calls = ["POST /charge", "GET /charges/*"]
-[service.orders]
-"#;
-
-async fn measure_http() -> Vec<Row> {
-    let backend = roles::start_http_backend().await;
-    let inner = roles::start_relay(backend.address).await;
-    let outer = roles::start_relay(inner.address).await;
-
-    let mesh = Mesh::default();
-    let ca = mesh.ca(CaOptions::default()).await;
-    let policy = mesh.write("policy.toml", HTTP_POLICY);
-    let spec = |name| SidecarSpec::new(name).policy(&policy).http();
-    let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", backend.address));
-    let orders = mesh.sidecar(&ca, &spec("orders").outbound("payments", payments.inbounds[0]));
-    payments.ready().await;
-    orders.ready().await;
-    let envoys = envoy::Envoys::start(&mesh, &ca, backend.address).await;
-
-    let relay = Path { name: "plain relay pair", entry: outer.address, pids: vec![outer.pid(), inner.pid()] };
-    let pids = vec![orders.program.pid(), payments.program.pid()];
-    let pair = Path { name: "postern pair", entry: orders.outbounds[0], pids };
-    let envoys =
-        envoys.as_ref().map(|envoys| Path { name: "envoy pair", entry: envoys.entry, pids: envoys.pids() });
-    let paths: Vec<&Path> = [&pair, &relay].into_iter().chain(&envoys).collect();
-
-    let mut rows = Vec::new();
-    for (connections, count) in [(1, 5_000), (64, 64_000)] {
-        rows.extend(http::keep_alive(&paths, connections, count, ROUNDS).await);
+fn run(options: &Options) {
+    if std::env::var_os(TOKIO_WORKERS).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(std::env::args_os().skip(1)).env(TOKIO_WORKERS, roles::WORKERS.to_string());
+        panic!("cannot start again: {}", again.exec());
     }
-    rows.extend(http::new_connections(&paths, 32, 16_000, ROUNDS).await);
-    rows
+    let runtime = Runtime::new().unwrap();
+    let backend = runtime.block_on(roles::start_backend());
+    let mut bench = Bench { runtime, backend: backend.address, report: Report::default() };
+    bench.report.environment = environment::of_machine(options);
+    bench.run(options);
+    print!("{}", report::markdown(&bench.report));
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{:#}\n", report::json(&bench.report))).unwrap();
+    }
 }
 
-async fn measure_tcp() -> Vec<Row> {
-    let backend = roles::start_backend().await;
-    let inner = roles::start_relay(backend.address).await;
-    let outer = roles::start_relay(inner.address).await;
+#[derive(Debug)]
+struct Bench {
+    runtime: Runtime,
+    backend: SocketAddr,
+    report: Report,
+}
 
-    let mesh = Mesh::default();
-    let ca = mesh.ca(CaOptions::default()).await;
-    let policy = mesh.write("policy.toml", POLICY);
-    let payments =
-        mesh.sidecar(&ca, &SidecarSpec::new("payments").policy(&policy).inbound("api", backend.address));
-    let to: SocketAddr = payments.inbounds[0];
-    let orders = mesh.sidecar(&ca, &SidecarSpec::new("orders").policy(&policy).outbound("payments", to));
-    payments.ready().await;
-    orders.ready().await;
+impl Bench {
+    fn run(&mut self, options: &Options) {
+        let (alone, together): (Vec<_>, Vec<_>) =
+            options.measures.iter().copied().partition(|measure| measures::wants_fresh_pair(measure));
+        for measure in alone {
+            self.fresh(measure, options);
+        }
+        let mut pairs: Vec<(&'static str, Pair)> = Vec::new();
+        for peer in options.peers.iter().filter(|_| !together.is_empty()) {
+            pairs.extend(self.start(peer).map(|pair| (*peer, pair)));
+        }
+        for measure in together {
+            self.interleaved(measure, &pairs, options);
+        }
+    }
 
-    let relay = Path { name: "plain relay pair", entry: outer.address, pids: vec![outer.pid(), inner.pid()] };
-    let pids = vec![orders.program.pid(), payments.program.pid()];
-    let pair = Path { name: "postern pair", entry: orders.outbounds[0], pids };
+    /// A pair, or nothing and a line in the report.
+    fn start(&mut self, peer: &'static str) -> Option<Pair> {
+        let known = |name: &str| name == peer;
+        if self.report.missing.iter().any(|(name, _)| known(name)) {
+            return None;
+        }
+        match self.runtime.block_on(Pair::start(peer, self.backend)) {
+            Ok(pair) => {
+                if !self.report.environment.iter().any(|(name, _)| known(name)) {
+                    self.report.environment.push((peer, pair.version.clone()));
+                }
+                Some(pair)
+            }
+            Err(error) => {
+                eprintln!("{peer} is left out: {error:#}");
+                self.report.missing.push((peer, format!("{error:#}")));
+                None
+            }
+        }
+    }
 
-    let mut rows = vec![measure::handshakes(&payments, &ca, ROUNDS).await];
-    for path in [&pair, &relay] {
-        rows.push(measure::idle_memory(path));
+    /// Each round of each peer with a pair of its own, alone.
+    fn fresh(&mut self, name: &'static str, options: &Options) {
+        let peers = options.peers.iter().copied().filter(|peer| *peer != "direct");
+        let mut rows: Vec<Row> = peers.map(empty_row).collect();
+        for at in 0..options.rounds {
+            eprintln!("{name}, round {} of {}", at + 1, options.rounds);
+            for row in &mut rows {
+                if let Some(pair) = self.start(row.peer) {
+                    note(row, measures::round(name, &pair, options.duration));
+                }
+            }
+        }
+        self.add(name, rows);
     }
-    for (concurrency, count) in [(1, 2_000), (32, 8_000)] {
-        rows.extend(measure::connections(&[&pair, &relay], concurrency, count, ROUNDS).await);
+
+    /// Round by round all pairs, one after the other.
+    fn interleaved(&mut self, name: &'static str, pairs: &[(&'static str, Pair)], options: &Options) {
+        let can = |peer| peers::carries_bytes(peer) || !measures::is_of_bytes(name);
+        let pairs: Vec<_> = pairs.iter().filter(|(peer, _)| can(*peer)).collect();
+        let mut rows: Vec<Row> = pairs.iter().map(|(peer, _)| empty_row(peer)).collect();
+        for at in 0..options.rounds {
+            eprintln!("{name}, round {} of {}", at + 1, options.rounds);
+            let mut direct = Vec::new();
+            for ((peer, pair), row) in pairs.iter().zip(&mut rows) {
+                let mut round = measures::round(name, pair, options.duration);
+                match &mut round {
+                    Ok(round) if *peer == "direct" => direct.clone_from(round),
+                    Ok(round) => measures::add_to_direct(round, &direct),
+                    Err(_) => {}
+                }
+                note(row, round);
+            }
+        }
+        self.add(name, rows);
     }
-    for streams in [1, 8] {
-        rows.extend(measure::bulk(&[&pair, &relay], streams, ROUNDS).await);
+
+    fn add(&mut self, name: &'static str, mut rows: Vec<Row>) {
+        rows.retain(|row| !row.rounds.is_empty() || !row.failures.is_empty());
+        let what = MEASURES.iter().find(|(measure, _)| *measure == name).map_or("", |(_, what)| what);
+        self.report.measures.push(Measure { name, what, rows });
     }
-    for path in [&pair, &relay] {
-        rows.push(measure::connection_memory(path, 2_000).await);
+}
+
+fn empty_row(peer: &'static str) -> Row {
+    Row { peer, rounds: Vec::new(), failures: Vec::new() }
+}
+
+fn note(row: &mut Row, round: anyhow::Result<postern_integration::bench::figures::Round>) {
+    match round {
+        Ok(round) => row.rounds.push(round),
+        Err(error) => {
+            eprintln!("{}: {error:#}", row.peer);
+            row.failures.push(format!("{error:#}"));
+        }
     }
-    rows
 }

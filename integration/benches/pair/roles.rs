@@ -1,6 +1,7 @@
-//! The processes around the sidecars: a backend that echoes or swallows, and a plain relay.
+//! The processes around the proxies: a backend that answers or swallows, and a plain relay.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use postern_integration::Program;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -8,28 +9,23 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A first byte of this value asks the backend to swallow all that follows and to say at the end how much it was.
 pub(crate) const SINK: u8 = b'S';
-/// Of an answer over HTTP.
-pub(crate) const HTTP_BODY_BYTES: usize = 1024;
+/// Of an answer to a request without a body.
+pub(crate) const ANSWER_BYTES: usize = 1024;
+/// What the plain relay and the backend read at once.
 const BUFFER_BYTES: usize = 64 * 1024;
+const HEAD_BYTES_MAX: usize = 4096;
+/// Threads of a role.
+pub(crate) const WORKERS: usize = 2;
 
+/// A started role, and where it listens.
 #[derive(Debug)]
 pub(crate) struct Role {
     pub(crate) address: SocketAddr,
-    program: Program,
-}
-
-impl Role {
-    pub(crate) fn pid(&self) -> u32 {
-        self.program.pid()
-    }
+    pub(crate) program: Program,
 }
 
 pub(crate) async fn start_backend() -> Role {
     start(&["role", "backend"]).await
-}
-
-pub(crate) async fn start_http_backend() -> Role {
-    start(&["role", "http"]).await
 }
 
 pub(crate) async fn start_relay(to: SocketAddr) -> Role {
@@ -47,7 +43,8 @@ async fn start(args: &[&str]) -> Role {
 pub(crate) fn run(mut args: impl Iterator<Item = String>) {
     let role = args.next();
     let to = args.next().map(|address| address.parse::<SocketAddr>().unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().worker_threads(WORKERS).build().unwrap();
     runtime.block_on(async move {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("listening on {}", listener.local_addr().unwrap());
@@ -56,7 +53,6 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
             stream.set_nodelay(true).unwrap();
             match (role.as_deref(), to) {
                 (Some("relay"), Some(to)) => tokio::spawn(relay(stream, to)),
-                (Some("http"), _) => tokio::spawn(http_backend(stream)),
                 _ => tokio::spawn(backend(stream)),
             };
         }
@@ -71,37 +67,69 @@ async fn relay(mut near: TcpStream, to: SocketAddr) -> std::io::Result<()> {
 }
 
 async fn backend(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut read = stream.read(&mut buffer).await?;
-    if buffer.first() == Some(&SINK) {
-        let mut total = read as u64;
-        while read > 0 {
-            read = stream.read(&mut buffer).await?;
-            total += read as u64;
-        }
-        return stream.write_u64(total).await;
-    }
-    // An idle connection's backend holds no buffer either: the machine has other things to hold.
-    while read > 0 {
-        stream.write_all(&buffer[..read]).await?;
-        buffer.truncate(1024);
-        buffer.shrink_to_fit();
-        read = stream.read(&mut buffer).await?;
-    }
-    Ok(())
-}
-
-/// Answers each request without a body; a request never comes in more than one piece here.
-async fn http_backend(mut stream: TcpStream) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {HTTP_BODY_BYTES}\r\n\r\n");
-    let answer = [head.as_bytes(), &[b'a'; HTTP_BODY_BYTES]].concat();
-    let mut buffer = vec![0; BUFFER_BYTES];
+    // Small, for it is held by thousands of idle connections.
+    let (mut buffer, mut filled) = ([0; HEAD_BYTES_MAX], 0);
     loop {
-        let read = stream.read(&mut buffer).await?;
+        let read = stream.read(&mut buffer[filled..]).await?;
         if read == 0 {
             return Ok(());
         }
-        let requests = buffer[..read].windows(4).filter(|four| *four == b"\r\n\r\n").count();
-        stream.write_all(&answer.repeat(requests)).await?;
+        if filled == 0 && buffer[0] == SINK {
+            let total = read as u64 + swallow(&mut stream, u64::MAX).await?;
+            return stream.write_u64(total).await;
+        }
+        filled += read;
+        while let Some(end) = head_end(&buffer[..filled]) {
+            let body = content_length(&buffer[..end]);
+            let come = body.min((filled - end) as u64);
+            buffer.copy_within(end + come as usize..filled, 0);
+            filled -= end + come as usize;
+            swallow(&mut stream, body - come).await?;
+            answer(&mut stream, body).await?;
+        }
     }
+}
+
+/// Reads and forgets up to `bytes`, or until the end; says how many it was.
+async fn swallow(stream: &mut TcpStream, bytes: u64) -> std::io::Result<u64> {
+    let mut left = bytes;
+    if left > 0 {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let now = left.min(BUFFER_BYTES as u64) as usize;
+            let read = stream.read(&mut buffer[..now]).await?;
+            left -= read as u64;
+            if read == 0 || left == 0 {
+                break;
+            }
+        }
+    }
+    Ok(bytes - left)
+}
+
+/// As much as came, or 1 KiB where nothing came.
+async fn answer(stream: &mut TcpStream, body: u64) -> std::io::Result<()> {
+    static USUAL: LazyLock<Vec<u8>> = LazyLock::new(|| whole_answer(ANSWER_BYTES));
+    if body == 0 {
+        stream.write_all(&USUAL).await
+    } else {
+        stream.write_all(&whole_answer(body as usize)).await
+    }
+}
+
+fn whole_answer(body_bytes: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {body_bytes}\r\n\r\n");
+    [head.as_bytes(), &vec![b'a'; body_bytes]].concat()
+}
+
+pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// Zero where the head does not say.
+fn content_length(head: &[u8]) -> u64 {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    assert!(!head.contains("transfer-encoding"), "only lengths are understood here: {head}");
+    let value = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    value.map_or(0, |value| value.trim().parse().unwrap())
 }

@@ -11,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use super::pem::{PemError, certificates_from_pem};
+use super::verified_chains::VerifiedChains;
 use super::verify::Root;
 use super::{TrustDomain, VerifyError};
 
@@ -91,9 +92,14 @@ impl fmt::Debug for TrustBundle {
     }
 }
 
-/// Every bundle that one party trusts, by trust domain. Bundles are never merged.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TrustBundles(BTreeMap<TrustDomain, Arc<TrustBundle>>);
+/// Every bundle that one party trusts, by trust domain. Bundles are never merged. They never change, so what was
+/// verified under them can be remembered with them: other trust is another value, which remembers nothing yet.
+#[derive(Clone, Default)]
+pub struct TrustBundles {
+    domains: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    /// Clones share it: they trust the same.
+    chains: Arc<VerifiedChains>,
+}
 
 impl TrustBundles {
     /// Reads a PEM file of roots, whole or not at all. A root with a SPIFFE ID belongs to that ID's domain, any
@@ -120,18 +126,38 @@ impl TrustBundles {
 
     /// The roots of one trust domain.
     pub fn of(&self, trust_domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
-        self.0.get(trust_domain)
+        self.domains.get(trust_domain)
     }
 
     /// All bundles, ordered by trust domain.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
-        self.0.values()
+        self.domains.values()
+    }
+
+    pub(super) fn chains(&self) -> &Arc<VerifiedChains> {
+        &self.chains
+    }
+}
+
+/// The same bundles, whatever is remembered.
+impl PartialEq for TrustBundles {
+    fn eq(&self, other: &Self) -> bool {
+        self.domains == other.domains
+    }
+}
+
+impl Eq for TrustBundles {}
+
+impl fmt::Debug for TrustBundles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.domains.values()).finish()
     }
 }
 
 impl FromIterator<TrustBundle> for TrustBundles {
     fn from_iter<I: IntoIterator<Item = TrustBundle>>(bundles: I) -> Self {
-        Self(bundles.into_iter().map(|bundle| (bundle.trust_domain.clone(), Arc::new(bundle))).collect())
+        let of_domain = |bundle: TrustBundle| (bundle.trust_domain.clone(), Arc::new(bundle));
+        Self { domains: bundles.into_iter().map(of_domain).collect(), chains: Arc::default() }
     }
 }
 

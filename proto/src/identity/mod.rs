@@ -6,6 +6,7 @@ mod pem;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
+mod verified_chains;
 mod verify;
 
 pub use bundle::{
@@ -16,6 +17,7 @@ pub use pem::{PemError, certificates_from_pem};
 pub use spiffe_id::{SPIFFE_ID_BYTES_MAX, SpiffeId, SpiffeIdError};
 pub use svid::{PrivateKey, PrivateKeyError, Svid, SvidError};
 pub use trust_domain::{TRUST_DOMAIN_BYTES_MAX, TrustDomain, TrustDomainError};
+pub use verified_chains::{Judged, VERIFIED_CHAINS_MAX};
 pub use verify::{
     CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, Place, VerifiedSvid, VerifyError, claimed_id, verify,
 };

@@ -1,7 +1,11 @@
-//! Certificates byte by byte, so that a test can break any rule: a small DER writer and a signer.
+//! Certificates byte by byte, so that a test can break any rule: a small DER writer and a signer. In its parts: a CA,
+//! and handshakes in memory.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says no by a panic")]
+
+pub mod authority;
+pub mod handshake;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};

@@ -7,6 +7,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error, warn};
 
+use crate::listen::Until;
 use crate::pending::{Pending, Place};
 
 /// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
@@ -30,17 +32,19 @@ const HEADERS_MAX: usize = 64;
 /// After accept failed for want of descriptors or memory, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers until `cancel`; all connections have ended then.
-pub(super) async fn serve(listener: TcpListener, routes: Router, cancel: CancellationToken) {
-    let places = Arc::new(Pending::new(CONNECTIONS_MAX));
+/// Accepts until `until.stop`; what is open then gets its last answer, unless `until.abort` comes first. All
+/// connections have ended then.
+pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
+    let places = Arc::new(Pending::new(CONNECTIONS_MAX, Gauge::default()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            () = cancel.cancelled() => break,
+            () = until.abort.cancelled() => break,
+            () = until.stop.cancelled() => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(one(stream, places.enter(), routes.clone()));
+                    connections.spawn(one(stream, places.enter(), routes.clone(), until.stop.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the admin endpoint cannot accept");
@@ -49,12 +53,21 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, cancel: Cancell
             },
         }
     }
+    drop(listener);
+    let answered = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended)
+        }
+    };
+    until.abort.run_until_cancelled(answered).await;
     connections.shutdown().await;
 }
 
-async fn one(stream: TcpStream, place: Place, routes: Router) {
+async fn one(stream: TcpStream, place: Place, routes: Router, stop: CancellationToken) {
+    let greeted = CancellationToken::new();
     let asked = service_fn(|request| {
         place.greeted();
+        greeted.cancel();
         routes.clone().oneshot(request)
     });
     let connection = http1::Builder::new()
@@ -64,10 +77,16 @@ async fn one(stream: TcpStream, place: Place, routes: Router) {
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), asked);
     let mut connection = std::pin::pin!(connection);
+    // Of a connection that was accepted just before the end, a request is awaited; there is a limit to that already.
+    let stopped = async {
+        stop.cancelled().await;
+        greeted.cancelled().await;
+    };
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
         () = place.evicted.cancelled() => return,
-        () = tokio::time::sleep(CONNECTION_LIFE_MAX) => {
+        _life_over_or_stopped = timeout(CONNECTION_LIFE_MAX, stopped) => {
             connection.as_mut().graceful_shutdown();
             timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
         }

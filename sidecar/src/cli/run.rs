@@ -11,13 +11,14 @@ use crate::config::{Config, Log, LogFormat};
 use crate::holder::in_one_line;
 
 /// Log lines that wait for a reader; further ones are dropped and counted, so that a blocked pipe never stalls traffic.
-const LOG_LINES_WAITING_MAX: usize = 16_384;
+const LOG_LINES_WAITING_MAX: usize = 4 * 1024;
 
 /// Stand beside a service until told to end (SIGTERM or Ctrl-C).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-sidecar run --config sidecar.toml\n\n\
     SIGTERM: not ready, then no new connections, then, after the deadline, none at all; exit code 0.\n\
     A second SIGTERM cuts what is open at once. SIGHUP looks at the policy file now.\n\
+    With [restart] in the configuration, another process of the same takes over from one that runs, which then drains.\n\
     Exit code 1: it could not start. Exit code 2: the configuration is bad.")]
 pub(super) struct Args {
     /// The configuration file; sidecar.example.toml explains every key.

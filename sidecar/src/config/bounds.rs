@@ -17,8 +17,21 @@ pub const HANDSHAKES_PENDING_MAX: usize = 65_536;
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
 pub const CONNECTIONS_MAX: usize = 1_000_000;
 
+/// `[limits] connections_per_peer_max`: where it is not written, one identity may have this part of `connections_max`,
+/// so that what is left for all others is as much again.
+pub const CONNECTIONS_PER_PEER_PART: usize = 2;
+
 /// `[limits] handshake_timeout`.
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// `[limits] idle_timeout`: pools and sessions that are used once a day live on; a side that is dead is found by
+/// `dead_after` long before.
+pub const CONNECTION_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(25 * 60 * 60);
+/// `[limits] half_closed_timeout`.
+pub const HALF_CLOSED_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// Both and `[limits] max_connection_age` lie between these.
+pub const LASTING_MIN: Duration = Duration::from_secs(1);
+pub const LASTING_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// `[limits] connect_timeout`.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// `[limits] dead_after`, from [`DEAD_AFTER_MIN`] to [`IDLE_TIMEOUT_MAX`].
@@ -53,12 +66,31 @@ pub const STREAM_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
 /// Both idle times lie between [`TIMEOUT_MIN`] and this.
 pub const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// `[tunnels] idle_max`: idle tunnels of one outbound.
+pub const TUNNELS_IDLE_DEFAULT: usize = 256;
+pub const TUNNELS_IDLE_MAX: usize = 10_000;
+/// `[tunnels] idle_timeout`.
+pub const TUNNEL_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// `[tunnels] age_max`.
+pub const TUNNEL_AGE_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// `[tunnels] leases_max`: connections of the app that one tunnel carries, one after the other.
+pub const TUNNEL_LEASES_DEFAULT: usize = 1_000_000;
+pub const TUNNEL_LEASES_MAX: usize = 1_000_000_000;
+
 /// `[shutdown] drain_delay`.
 pub const DRAIN_DELAY_DEFAULT: Duration = Duration::from_secs(2);
 pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
 /// `[shutdown] drain_deadline`.
 pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// `[restart] socket`: what a socket's address holds (unix(7): 108 bytes, with its end), less what is appended while
+/// it is made.
+pub const RESTART_SOCKET_BYTES_MAX: usize = 108 - 1 - ".new".len();
+/// `[restart] ready_within`.
+pub const READY_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
+pub const READY_WITHIN_MIN: Duration = Duration::from_millis(100);
+pub const READY_WITHIN_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Inbounds and outbounds, each at most this many.
 pub const LISTENERS_MAX: usize = 256;

@@ -5,12 +5,11 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::problem::ConfigError;
-use super::raw::{Document, Raw, RawAccessLog, RawLimits, RawLog, RawShutdown};
+use super::raw::{Document, Raw, RawAccessLog, RawLog, RawShutdown};
 use super::rules::Rules;
 use super::{
-    ACCESS_LOG_LINES_WAITING_DEFAULT, ACCESS_LOG_LINES_WAITING_MAX, AccessLogConfig, AccessLogTarget,
-    CONNECTIONS_MAX, Config, DEAD_AFTER_MIN, DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, HANDSHAKES_PENDING_MAX,
-    IDLE_TIMEOUT_MAX, Limits, Log, LogFormat, Shutdown, TIMEOUT_MAX, TIMEOUT_MIN,
+    ACCESS_LOG_LINES_WAITING_DEFAULT, ACCESS_LOG_LINES_WAITING_MAX, AccessLogConfig, AccessLogTarget, Config,
+    DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, Log, LogFormat, Shutdown,
 };
 
 impl TryFrom<Document<'_>> for Config {
@@ -40,7 +39,9 @@ impl Rules<'_> {
         let policy_file = self.path("policy.file", raw.policy.file);
         let limits = self.limits(raw.limits);
         let http = self.http(raw.http);
+        let tunnels = self.tunnels(raw.tunnels);
         let shutdown = self.shutdown(raw.shutdown);
+        let restart = self.restart(raw.restart, identity.as_ref());
         let log = self.log(raw.log);
         let access_log = raw.access_log.and_then(|raw| self.access_log(raw));
         let (inbounds, outbounds, admin) = listeners?;
@@ -52,29 +53,12 @@ impl Rules<'_> {
             admin,
             limits,
             http,
+            tunnels,
             shutdown,
+            restart,
             log,
             access_log,
         })
-    }
-
-    fn limits(&mut self, raw: RawLimits) -> Limits {
-        let default = Limits::default();
-        let pending =
-            self.count("limits.handshakes_pending_max", raw.handshakes_pending_max, HANDSHAKES_PENDING_MAX);
-        let connections = self.count("limits.connections_max", raw.connections_max, CONNECTIONS_MAX);
-        let handshake =
-            self.duration("limits.handshake_timeout", raw.handshake_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
-        let connect = self.duration("limits.connect_timeout", raw.connect_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
-        let dead_after =
-            self.duration("limits.dead_after", raw.dead_after, DEAD_AFTER_MIN..=IDLE_TIMEOUT_MAX);
-        Limits {
-            handshakes_pending_max: pending.unwrap_or(default.handshakes_pending_max),
-            handshake_timeout: handshake.unwrap_or(default.handshake_timeout),
-            connect_timeout: connect.unwrap_or(default.connect_timeout),
-            connections_max: connections.unwrap_or(default.connections_max),
-            dead_after: dead_after.unwrap_or(default.dead_after),
-        }
     }
 
     fn shutdown(&mut self, raw: RawShutdown) -> Shutdown {

@@ -63,7 +63,12 @@ impl Rules<'_> {
         let target = self.target(section.clone(), raw.service, raw.id);
         let to = self.upstreams(&section, raw.to);
         let protocol = self.protocol(&section, "outbound.protocol", raw.protocol);
-        Some(Outbound { listen: listen?, target: target?, to: to?, protocol: protocol? })
+        let port = raw.port.map(|port| self.name("outbound.port", port));
+        let port = match port {
+            Some(None) => return None,
+            port => port.flatten(),
+        };
+        Some(Outbound { listen: listen?, target: target?, to: to?, protocol: protocol?, port })
     }
 
     fn target(&mut self, section: Range<usize>, service: Text, id: Text) -> Option<Target> {

@@ -42,7 +42,11 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) http: RawHttp,
     #[serde(default)]
+    pub(super) tunnels: RawTunnels,
+    #[serde(default)]
     pub(super) shutdown: RawShutdown,
+    #[serde(default)]
+    pub(super) restart: RawRestart,
     #[serde(default)]
     pub(super) log: RawLog,
     pub(super) access_log: Option<Spanned<RawAccessLog>>,
@@ -78,6 +82,7 @@ pub(super) struct RawOutbound {
     pub(super) id: Text,
     pub(super) to: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) protocol: Text,
+    pub(super) port: Text,
     #[serde(default)]
     pub(super) allow_non_loopback: bool,
 }
@@ -101,9 +106,13 @@ pub(super) struct RawAdmin {
 pub(super) struct RawLimits {
     pub(super) handshakes_pending_max: Count,
     pub(super) connections_max: Count,
+    pub(super) connections_per_peer_max: Count,
     pub(super) handshake_timeout: Text,
     pub(super) connect_timeout: Text,
     pub(super) dead_after: Text,
+    pub(super) idle_timeout: Text,
+    pub(super) half_closed_timeout: Text,
+    pub(super) max_connection_age: Text,
 }
 
 #[derive(Deserialize, Default)]
@@ -121,9 +130,25 @@ pub(super) struct RawHttp {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawTunnels {
+    pub(super) idle_max: Count,
+    pub(super) idle_timeout: Text,
+    pub(super) age_max: Text,
+    pub(super) leases_max: Count,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawShutdown {
     pub(super) drain_delay: Text,
     pub(super) drain_deadline: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRestart {
+    pub(super) socket: Text,
+    pub(super) ready_within: Text,
 }
 
 #[derive(Deserialize, Default)]

@@ -79,7 +79,11 @@ fn the_example_parses_and_its_values_are_the_defaults() {
     assert_eq!(config.admin, ADMIN_DEFAULT);
     assert_eq!(config.limits.handshakes_pending_max, limits.handshakes_pending_max);
     assert_eq!(config.limits.connections_max, limits.connections_max);
+    assert_eq!(config.limits.connections_per_peer_max, limits.connections_per_peer_max);
     assert_eq!(config.limits.handshake_timeout, limits.handshake_timeout);
+    assert_eq!(config.limits.idle_timeout, limits.idle_timeout);
+    assert_eq!(config.limits.half_closed_timeout, limits.half_closed_timeout);
+    assert_eq!(config.limits.max_connection_age, limits.max_connection_age);
     assert_eq!(config.limits.connect_timeout, limits.connect_timeout);
     assert_eq!(config.shutdown.drain_delay, shutdown.drain_delay);
     assert_eq!(config.shutdown.drain_deadline, shutdown.drain_deadline);
@@ -233,6 +237,13 @@ fn every_bound_is_kept() {
     assert_says(&limits("handshakes_pending_max = 0"), &["from 1 to 65536"]);
     assert_says(&limits("handshakes_pending_max = 65537"), &["from 1 to 65536"]);
     assert_says(&limits("connections_max = -1"), &["from 1 to 1000000"]);
+    assert_says(&limits("connections_per_peer_max = 0"), &["from 1 to 10000"]);
+    assert_says(&limits("connections_max = 5\nconnections_per_peer_max = 6"), &["from 1 to 5"]);
+    for key in ["idle_timeout", "half_closed_timeout", "max_connection_age"] {
+        assert_says(&limits(&format!("{key} = \"999ms\"")), &[key, "from 1s to 720h"]);
+        assert_says(&limits(&format!("{key} = \"721h\"")), &[key, "from 1s to 720h"]);
+    }
+    assert_says(&limits("max_connection_age = \"never\""), &["must be \"off\", \"svid\" or from 1s to 720h"]);
     assert_says(&limits("handshake_timeout = \"9ms\""), &["from 10ms to 5m"]);
     assert_says(&limits("connect_timeout = \"301s\""), &["from 10ms to 5m"]);
     let shutdown = |line: &str| refusal(&format!("{GOOD}[shutdown]\n{line}\n"));
@@ -273,4 +284,61 @@ fn an_absent_file_and_a_file_that_is_no_text_are_named() {
 fn control_characters_of_the_file_are_escaped_in_messages() {
     let message = with("name = \"api\"", "name = \"a\u{7f}b\"");
     assert!(!message.contains('\u{7f}'), "{message:?}");
+}
+
+#[test]
+fn one_identity_may_have_half_of_the_connections_where_nothing_else_is_written() {
+    for (all, one) in [(1, 1), (2, 1), (5, 3), (10_000, 5_000)] {
+        let config = parse(&format!("{GOOD}[limits]\nconnections_max = {all}\n")).unwrap();
+        assert_eq!(config.limits.connections_per_peer_max, one, "of {all}");
+    }
+}
+
+#[test]
+fn a_restart_socket_is_in_the_state_directory_or_in_one_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sidecar.toml");
+    const TOKEN: &str = "join_token_file = \"token\"";
+    let restart = |identity: &str, restart: &str| {
+        let text = GOOD.replacen(TOKEN, identity, 1);
+        Config::parse(&file, &format!("{text}[restart]\n{restart}\n")).map(|config| config.restart)
+    };
+    let there = restart(TOKEN, "socket = \"restart.sock\"\nready_within = \"5s\"").unwrap().unwrap();
+    assert_eq!(there.socket, dir.path().join("restart.sock"));
+    assert_eq!(there.ready_within, Duration::from_secs(5));
+    let kept = restart("state_dir = \"state\"", "socket = \"state/restart.sock\"").unwrap().unwrap();
+    assert_eq!(kept.ready_within, READY_WITHIN_DEFAULT);
+    assert_eq!(restart(TOKEN, "").unwrap(), None);
+
+    let refused = |identity: &str, text: &str| restart(identity, text).unwrap_err().to_string();
+    let line = GOOD.lines().count() + 2;
+    let missing = refused(TOKEN, "socket = \"state/restart.sock\"");
+    assert_says(
+        &missing,
+        &[&format!("sidecar.toml:{line}:"), "restart.socket", "\"state/restart.sock\"", "directory"],
+    );
+    let long = "x".repeat(RESTART_SOCKET_BYTES_MAX);
+    let message = refused(TOKEN, &format!("socket = \"{long}\""));
+    assert_says(&message, &[&format!("sidecar.toml:{line}:"), "restart.socket", "at most 103 bytes"]);
+    let fits = "x".repeat(RESTART_SOCKET_BYTES_MAX - dir.path().as_os_str().len() - 1);
+    assert!(restart(TOKEN, &format!("socket = \"{fits}\"")).is_ok());
+    assert_says(&refused(TOKEN, "socket = \"..\""), &["must name a file"]);
+    assert_says(
+        &refused(TOKEN, "socket = \"s\"\nready_within = \"0s\""),
+        &["restart.ready_within", "from 100ms to 10m"],
+    );
+}
+
+#[test]
+fn a_connection_may_get_as_old_as_it_is_written() {
+    for (text, age) in [
+        ("off", MaxAge::Off),
+        ("svid", MaxAge::Svid),
+        ("1s", MaxAge::After(Duration::from_secs(1))),
+        ("720h", MaxAge::After(LASTING_MAX)),
+    ] {
+        let config = parse(&format!("{GOOD}[limits]\nmax_connection_age = \"{text}\"\n")).unwrap();
+        assert_eq!(config.limits.max_connection_age, age);
+        assert_eq!(age.show(), text);
+    }
 }

@@ -20,15 +20,15 @@ use super::{
     APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES, BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES,
     FRAME_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
-use crate::config::{HostPort, Http, Limits};
+use crate::config::Http;
 use crate::holder::in_one_line;
-use crate::upstream::connect_any;
+use crate::upstream::Upstreams;
 
 /// One app.
 #[derive(Debug)]
 pub(super) struct App {
-    at: HostPort,
-    limits: Limits,
+    at: Arc<Upstreams>,
+    dead_after: Duration,
     http: Http,
     pool: Arc<Pool<(), Failure>>,
     connections: TaskTracker,
@@ -88,26 +88,26 @@ impl From<ExchangeError> for Failure {
 }
 
 impl App {
-    pub(super) fn new(at: HostPort, limits: Limits, http: Http) -> Self {
+    pub(super) fn new(at: Arc<Upstreams>, dead_after: Duration, http: Http) -> Self {
         let pool = Arc::new(Pool::new(http.idle_timeout));
         let (connections, over) = (TaskTracker::new(), CancellationToken::new());
-        Self { at, limits, http, pool, connections, over }
+        Self { at, dead_after, http, pool, connections, over }
     }
 
-    async fn single(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
+    async fn single(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
         let (sender, connection) = http1_builder(&self.http).handshake(stream).await?;
         self.drive(connection.with_upgrades());
-        Ok(Dialed::Single(sender, End::default()))
+        Ok(Dialed::Single(sender, end))
     }
 
-    async fn shared(&self, stream: TokioIo<Watched<TcpStream>>) -> hyper::Result<Dialed> {
-        let mut builder = http2_builder(&self.http, self.limits.dead_after);
+    async fn shared(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
+        let mut builder = http2_builder(&self.http, self.dead_after);
         builder
             .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
         let (sender, connection) = builder.handshake(stream).await?;
         self.drive(connection);
-        Ok(Dialed::Shared(sender, End::default()))
+        Ok(Dialed::Shared(sender, end))
     }
 
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
@@ -129,6 +129,10 @@ impl App {
 }
 
 impl Dial<Failure> for App {
+    fn spread(&self) -> usize {
+        self.at.spread()
+    }
+
     async fn dial(&self, kind: Kind) -> Result<Dialed, Failure> {
         let unreachable = |detail| Failure {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -136,13 +140,13 @@ impl Dial<Failure> for App {
             detail,
             explain: None,
         };
-        let connected = connect_any(&self.at, &self.limits).await;
-        let stream = connected.map_err(|error| unreachable(in_one_line(&error)))?;
-        let stream = TokioIo::new(Watched::new(stream));
+        let (stream, leased) = self.at.connect().await.map_err(|error| unreachable(error.to_string()))?;
+        let end = End { listing: leased.listing(), ..End::default() };
+        let stream = TokioIo::new(Watched::new(stream).lease(leased));
         let broken = |error: hyper::Error| unreachable(in_one_line(&error));
         match kind {
-            Kind::Shared => self.shared(stream).await.map_err(broken),
-            Kind::Single | Kind::Any => self.single(stream).await.map_err(broken),
+            Kind::Shared => self.shared(stream, end).await.map_err(broken),
+            Kind::Single | Kind::Any => self.single(stream, end).await.map_err(broken),
         }
     }
 }

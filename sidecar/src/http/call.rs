@@ -11,11 +11,11 @@ use futures_util::task::AtomicWaker;
 use http::Request;
 use slab::Slab;
 
-use super::share::Place;
 use crate::access_log::{Line, Story};
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
+use crate::share::Place;
 
 /// One request, as the policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,6 @@ use postern_proto::mtls::Denial;
 use postern_proto::policy::{Call, Decision};
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
@@ -26,7 +25,6 @@ use super::exchange::Prepared;
 use super::framing::Heads;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
-use super::share::{Share, Shares};
 use super::target::{Bad, Target};
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
@@ -38,6 +36,9 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
+use crate::share::{Share, Shares};
+use crate::tls::TlsStream;
+use crate::upstream::Upstreams;
 use refusing::Denied;
 
 /// One inbound that speaks HTTP.
@@ -50,20 +51,20 @@ pub struct HttpInbound {
 }
 
 impl HttpInbound {
-    pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>) -> Self {
-        let app = App::new(inbound.app.clone(), plane.config.limits, plane.config.http);
+    pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>, at: Arc<Upstreams>) -> Self {
+        let app = App::new(at, plane.config.limits.dead_after, plane.config.http);
         Self { plane, inbound, app, shares: Arc::default() }
     }
 
     /// Serves an admitted peer's connection to its end.
     pub async fn serve(
         self: Arc<Self>,
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream,
         registration: Arc<Registration>,
         calls: Arc<Calls>,
         until: Until,
     ) {
-        let (_, connection) = tls.get_ref();
+        let connection = tls.session();
         let speaks = if connection.alpn_protocol() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
         let leaf = connection.peer_certificates().and_then(|chain| chain.first());
         let hash = leaf.map(|leaf| hex(digest(&SHA256, leaf).as_ref())).unwrap_or_default();
@@ -81,12 +82,12 @@ impl HttpInbound {
         let heads = Arc::<Heads>::default();
         let session = Session {
             plane: self.plane.clone(),
-            vouched_until: Some(peer.not_after()),
+            vouched_until: Some(self.plane.good_until(&peer)),
             calls: calls.clone(),
             heads: heads.clone(),
             stop: until.stop.clone(),
         };
-        let stream = Watched::new(tls).count(registration.bytes.clone());
+        let stream = Watched::new(tls).count(registration.traffic.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
             share: self.shares.of(peer.id()),
@@ -193,7 +194,7 @@ impl Side for Client {
             upgrade::name_protocol(response.headers_mut(), protocol);
             self.heads.upgraded();
             let switching = Switching { app: to_app, peer, call: call.clone(), cut };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream>>());
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
     }

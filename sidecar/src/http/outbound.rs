@@ -1,13 +1,13 @@
 //! Requests of the own app: each passed to the called service, on a connection that is there already where possible.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +31,7 @@ use crate::metrics::Direction;
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::refusals::{Instance, Refusal};
+use crate::tls::TlsStream;
 
 /// One outbound that speaks HTTP.
 #[derive(Debug)]
@@ -46,8 +47,14 @@ impl HttpOutbound {
     /// Serves a connection of the app to its end.
     pub async fn serve(&self, server: &Arc<OutboundServer>, mut stream: TcpStream, until: Until) {
         let limits = server.plane.config.http;
-        let first = tokio::time::timeout(limits.idle_timeout, first_bytes(&mut stream));
-        let Some(Ok(Ok((first, speaks)))) = until.abort.run_until_cancelled(first).await else { return };
+        let first = tokio::select! {
+            biased;
+            first = first_bytes(&mut stream) => first,
+            () = until.abort.cancelled() => return,
+            () = tokio::time::sleep(limits.idle_timeout) => return,
+            () = at_the_end(&until, limits.header_timeout) => return,
+        };
+        let Ok((first, speaks)) = first else { return };
         if first.is_empty() {
             return;
         }
@@ -88,6 +95,12 @@ impl HttpOutbound {
     pub async fn end(&self) {
         self.peers.end().await;
     }
+}
+
+/// Who has said nothing yet when the listener stops is given this time.
+async fn at_the_end(until: &Until, time: Duration) {
+    until.stop.cancelled().await;
+    tokio::time::sleep(time).await;
 }
 
 /// One connection of the app.
@@ -156,7 +169,7 @@ impl Side for App {
             upgrade::name_protocol(response.headers_mut(), protocol);
             self.heads.upgraded();
             let switching = Switching { app: own, peer, call: call.clone(), cut: self.abort.clone() };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream<TcpStream>>>());
+            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream>>());
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
     }

@@ -18,7 +18,7 @@ use super::{ALPN, ALPN_H1, ALPN_H2};
 use crate::config::Http;
 use crate::holder::in_one_line;
 use crate::live::Registration;
-use crate::outbound::OutboundServer;
+use crate::outbound::{OutboundServer, Reached};
 use crate::refusals::Refusal;
 
 /// The peers behind one outbound.
@@ -96,15 +96,21 @@ impl Lend for ToPeerAlone<'_> {
 }
 
 impl Dial<Failure> for ToPeer<'_> {
+    fn spread(&self) -> usize {
+        self.server.upstreams.spread()
+    }
+
     async fn dial(&self, kind: Kind) -> Result<Dialed, Failure> {
         let server = self.server;
         let registration = Arc::new(server.plane.register.enter(server.facts(), &self.peers.over));
         let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
-        let (tls, address) = Box::pin(server.dial(&registration, alpn)).await?;
-        let shared = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-        let vouched_until = registration.verified().map(|peer| peer.not_after());
-        let end = End { address: Some(address), vouched_until, ..End::default() };
-        let stream = Watched::new(tls).count(registration.bytes.clone()).alert(end.alert.clone());
+        let (Reached { tls, .. }, leased) = Box::pin(server.dial(&registration, alpn)).await?;
+        let shared = tls.session().alpn_protocol() == Some(ALPN_H2);
+        let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
+        let (address, listing) = (Some(leased.address()), leased.listing());
+        let end = End { address, vouched_until, listing, ..End::default() };
+        let stream = Watched::new(tls);
+        let stream = stream.count(registration.traffic.clone()).alert(end.alert.clone()).lease(leased);
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
         let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));
         if shared {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 pub(super) use leased::{Dialed, End, Leased};
 use leased::{Home, Sender, Single};
-use state::{State, Turn};
+use state::{Bounds, State, Turn};
 
 /// Idle single connections kept at one place; the one used last is used next.
 pub(super) const SINGLES_MAX: usize = 1_024;
@@ -30,6 +30,9 @@ pub(super) struct Pool<E, F> {
 /// Makes connections to one place.
 pub(super) trait Dial<F>: Sync {
     fn dial(&self, kind: Kind) -> impl Future<Output = Result<Dialed, F>> + Send;
+
+    /// Over how many addresses its requests are spread.
+    fn spread(&self) -> usize;
 }
 
 /// Which kind of connection a request needs.
@@ -55,7 +58,8 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
         place: &impl Dial<F>,
     ) -> Result<Leased, F> {
         loop {
-            let turn = self.lock().turn(epoch, kind, now, self.idle_timeout);
+            let bounds = Bounds { idle_timeout: self.idle_timeout, spread: place.spread() };
+            let turn = self.lock().turn(epoch, kind, now, bounds);
             match turn {
                 Turn::Ready(sender) => return Ok(self.leased(epoch, sender)),
                 Turn::Alone => {
@@ -83,6 +87,11 @@ impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'sta
                             Ok(self.leased(epoch, Sender::single(sender, end)))
                         }
                         Err(failure) => {
+                            // Where another address was wanted, one that is reached will do.
+                            if let Some(sender) = state.share_of(epoch) {
+                                drop(state);
+                                return Ok(self.leased(epoch, sender));
+                            }
                             drop(state);
                             says.send_replace(Some(failure.clone()));
                             Err(failure)

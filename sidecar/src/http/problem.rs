@@ -11,38 +11,38 @@ use crate::refusals::Instance;
 
 /// A refusal or failure, as the caller is told of it.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// `urn:postern:` and a stable word (RFC 9457 §3.1.1).
     #[serde(rename = "type")]
-    pub(super) kind: String,
-    pub(super) title: &'static str,
+    pub(crate) kind: String,
+    pub(crate) title: &'static str,
     #[serde(serialize_with = "as_number")]
-    pub(super) status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Which part failed, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<String>,
+    pub(crate) detail: Option<String>,
     /// The number under which the log has the rest.
-    pub(super) instance: String,
+    pub(crate) instance: String,
     #[serde(flatten)]
-    pub(super) question: Option<Question>,
+    pub(crate) question: Option<Question>,
 }
 
 /// The question to which the policy said no.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Question {
+pub(crate) struct Question {
     /// The caller's SPIFFE ID.
-    pub(super) caller: Option<String>,
+    pub(crate) caller: Option<String>,
     /// The called service's SPIFFE ID.
-    pub(super) service: Option<String>,
+    pub(crate) service: Option<String>,
     /// The inbound's name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) port: Option<String>,
+    pub(crate) port: Option<String>,
     /// Method and path.
-    pub(super) call: Option<String>,
+    pub(crate) call: Option<String>,
     /// `sha256:…` of the policy that decided.
-    pub(super) policy: Option<String>,
+    pub(crate) policy: Option<String>,
     /// What to type to learn more.
-    pub(super) explain: Option<String>,
+    pub(crate) explain: Option<String>,
 }
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
@@ -50,7 +50,7 @@ fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, reason: &str, instance: Instance) -> Self {
+    pub(crate) fn new(status: StatusCode, reason: &str, instance: Instance) -> Self {
         let (kind, instance) = (format!("urn:postern:{reason}"), instance.to_string());
         Self { kind, title: title(status), status, detail: None, instance, question: None }
     }
@@ -69,8 +69,13 @@ impl Problem {
         response
     }
 
+    /// As JSON (RFC 9457 §3).
+    pub(crate) fn document(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     fn http(&self) -> Response<Answer> {
-        let body = serde_json::to_vec(self).unwrap_or_default();
+        let body = self.document();
         let length = HeaderValue::from(body.len());
         let mut response = Response::new(Answer::Own(Bytes::from(body)));
         *response.status_mut() = self.status;

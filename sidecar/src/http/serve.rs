@@ -13,6 +13,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -79,13 +80,17 @@ where
         + 'static,
     V::Future: Send + 'static,
 {
-    let (limits, stream) = (&session.plane.config.http, stream.reset_unless_ended());
+    let begun = CancellationToken::new();
+    let least = if speaks == Speaks::Http2 { PREFACE.len() } else { 1 };
+    let limits = &session.plane.config.http;
+    let stream = stream.reset_unless_ended().begins(begun.clone(), least);
     match speaks {
         Speaks::Http1 => {
             let stream = TokioIo::new(stream.heads(session.heads.clone()));
             let connection = http1_builder(limits).serve_connection(stream, service).with_upgrades();
             let stalled = |limit, now| session.heads.is_stalled(limit, now);
-            drive(connection, http1::UpgradeableConnection::graceful_shutdown, stalled, session).await;
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, stalled, &begun, session)
+                .await;
         }
         Speaks::Http2 => {
             let unfinished = Arc::<Unfinished>::default();
@@ -93,7 +98,7 @@ where
             let connection = http2_builder(limits, session.plane.config.limits.dead_after)
                 .serve_connection(TokioIo::new(stream), service);
             let stalled = |limit, now| unfinished.is_stalled(limit, now);
-            drive(connection, http2::Connection::graceful_shutdown, stalled, session).await;
+            drive(connection, http2::Connection::graceful_shutdown, stalled, &begun, session).await;
         }
     }
 }
@@ -132,6 +137,7 @@ async fn drive<C, E>(
     connection: C,
     finish: fn(Pin<&mut C>),
     stalled: impl Fn(Duration, Instant) -> bool,
+    begun: &CancellationToken,
     session: &Session,
 ) where
     C: Future<Output = Result<(), E>>,
@@ -143,16 +149,22 @@ async fn drive<C, E>(
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout) / 2;
     let mut look = tokio::time::interval(LOOK_INTERVAL.min(shortest.max(Duration::from_millis(1))));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // hyper would close one that has not begun, though its client, who was let in, is about to ask something.
+    let mut stopped = pin!(async {
+        stop.cancelled().await;
+        timeout(limits.header_timeout, begun.cancelled()).await
+    });
     let mut finishing = false;
     loop {
         tokio::select! {
+            biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%error, "a connection broke");
                 }
                 return;
             }
-            () = stop.cancelled(), if !finishing => {
+            _begun_or_late = stopped.as_mut(), if !finishing => {
                 finishing = true;
                 finish(connection.as_mut());
             }

@@ -13,8 +13,9 @@ use tracing::debug;
 use super::call::OpenCall;
 use super::watched::Watched;
 use crate::ending::close_cleanly;
-use crate::live::Bytes;
-use crate::relay::relay;
+use crate::live::Traffic;
+use crate::relay::{Over, relay};
+use crate::tls::TlsStream;
 
 /// Names the protocol to which a message switches.
 pub(super) fn name_protocol(headers: &mut HeaderMap, protocol: HeaderValue) {
@@ -38,15 +39,15 @@ impl Switching {
             Ok((app, peer)) => (A::of(app), P::of(peer)),
             Err(error) => return debug!(%error, "a connection did not switch"),
         };
-        let (Some(mut app), Some(mut peer)) = (app, peer) else {
+        let (Some(mut app), Some(peer)) = (app, peer) else {
             return debug!("a connection is of another kind");
         };
-        let bytes = Bytes::default();
+        let (bytes, mut peer) = (Traffic::default(), Over::new(peer));
         tokio::select! {
             relayed = relay(&mut app, &mut peer, &bytes) => match relayed {
                 Ok(()) => {
                     close_cleanly(app.tcp());
-                    close_cleanly(peer.tcp());
+                    close_cleanly(peer.stream().tcp());
                 }
                 Err(error) => debug!(%error, "a connection broke"),
             },
@@ -85,14 +86,8 @@ impl OverTcp for TcpStream {
     }
 }
 
-impl OverTcp for tokio_rustls::server::TlsStream<TcpStream> {
+impl OverTcp for TlsStream {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
-impl OverTcp for tokio_rustls::client::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+        self.tcp()
     }
 }

@@ -8,12 +8,14 @@ use std::task::{Context, Poll, ready};
 
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
 use super::framing::Heads;
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
-use crate::live::Bytes;
+use crate::live::Traffic;
+use crate::upstream::Leased;
 
 /// A connection and who wants to know of it.
 #[derive(Debug)]
@@ -24,15 +26,28 @@ pub(super) struct Watched<S> {
     heads: Option<Arc<Heads>>,
     frames: Option<Frames>,
     /// Of a peer's connection: what is read goes to the app.
-    bytes: Option<Arc<Bytes>>,
+    bytes: Option<Arc<Traffic>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
+    leased: Option<Leased>,
+    /// Told when so many bytes have been read.
+    begins: Option<(CancellationToken, usize)>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, first: Vec::new(), heads: None, frames: None, bytes: None, alert: None, resets: false }
+        Self {
+            stream,
+            first: Vec::new(),
+            heads: None,
+            frames: None,
+            bytes: None,
+            alert: None,
+            leased: None,
+            begins: None,
+            resets: false,
+        }
     }
 
     /// What is watched.
@@ -59,8 +74,20 @@ impl<S> Watched<S> {
     }
 
     /// Counts a peer's connection.
-    pub(super) fn count(mut self, bytes: Arc<Bytes>) -> Self {
+    pub(super) fn count(mut self, bytes: Arc<Traffic>) -> Self {
         self.bytes = Some(bytes);
+        self
+    }
+
+    /// Counts it at the address where it leads.
+    pub(super) fn lease(mut self, leased: Leased) -> Self {
+        self.leased = Some(leased);
+        self
+    }
+
+    /// Tells when its first `least` bytes have been read.
+    pub(super) fn begins(mut self, begun: CancellationToken, least: usize) -> Self {
+        self.begins = Some((begun, least));
         self
     }
 
@@ -101,6 +128,9 @@ impl<S: AsyncRead + Unpin> Watched<S> {
             && let Some(found) = alert_in(error)
         {
             alert.get_or_init(|| found);
+            if let (AlertDescription::InternalError, Some(leased)) = (found, &mut self.leased) {
+                leased.failed();
+            }
         }
         Poll::Ready(read)
     }
@@ -115,6 +145,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         ready!(self.poll_stream(cx, buffer))?;
         let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Some((begun, missing)) = &mut self.begins {
+            *missing = missing.saturating_sub(read.len());
+            if *missing == 0 {
+                begun.cancel();
+                self.begins = None;
+            }
+        }
         if let Some(heads) = &self.heads {
             heads.pass(read);
         }

@@ -1,10 +1,7 @@
 //! The first bytes of a connection: TLS, or what else.
 
-use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::StartHandshake;
 
 use super::refused::{Stage, Stopped};
 
@@ -18,18 +15,6 @@ const HTTP_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\
 
 /// A TLS record with the fatal alert `internal_error` (RFC 8446 §6): the peer shall know that it is not its fault.
 const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
-
-/// Waits for the whole ClientHello.
-pub(super) async fn client_hello(stream: TcpStream) -> Result<StartHandshake<TcpStream>, Stopped> {
-    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    match (&mut acceptor).await {
-        Ok(hello) => Ok(hello),
-        Err(error) => {
-            let stage = Stage::Handshake { error, verdict: None };
-            Err(Stopped { stage, stream: acceptor.take_io() })
-        }
-    }
-}
 
 /// Tells a TLS client that it cannot be served now, for want of an own identity.
 pub(super) async fn cannot_serve(mut stream: TcpStream) -> TcpStream {

@@ -14,7 +14,8 @@ use crate::holder::in_one_line;
 use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::refusals::{Called, Refusal, explain_command};
-use crate::upstream::ConnectError;
+use crate::tls::BrokenHandshake;
+use crate::upstream::Unreached;
 
 /// A connection that goes no further.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ pub(super) struct Stopped {
 impl Stopped {
     pub(super) fn at(stage: Stage) -> Self {
         Self { stage, stream: None }
+    }
+
+    pub(super) fn in_handshake(broken: BrokenHandshake, verdict: Option<Verdict>) -> Self {
+        let BrokenHandshake { error, tcp } = broken;
+        Self { stage: Stage::Handshake { error, verdict }, stream: Some(tcp) }
     }
 }
 
@@ -48,7 +54,7 @@ pub(super) enum Stage {
         limit: Duration,
     },
     Evicted,
-    AppUnreachable(ConnectError),
+    AppUnreachable(Unreached),
 }
 
 impl InboundServer {
@@ -104,7 +110,7 @@ fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Strin
             let detail = "too many handshakes under way: the oldest gave way to a new one";
             (address, "handshakes_pending", detail.to_owned())
         }
-        Stage::AppUnreachable(error) => (address, "app_unreachable", in_one_line(error)),
+        Stage::AppUnreachable(error) => (address, "app_unreachable", error.to_string()),
         Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address),
     })
 }

@@ -1,21 +1,30 @@
 //! Why a service was not reached, told to the calling side: who we are, whom we called, where, and why not.
 
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use postern_proto::mtls::Verdict;
+use postern_proto::mtls::{Denial, Verdict};
 use postern_proto::policy::{Policy, Port, may_connect};
 use rustls::{AlertDescription, Error as TlsError};
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
 
-use super::*;
+use super::OutboundServer;
+use crate::config::Target;
 use crate::ending::alert_in;
+use crate::ending::farewell;
 use crate::holder::in_one_line;
-use crate::refusals::explain_command;
-use crate::upstream::ConnectError;
+use crate::metrics::Direction;
+use crate::refusals::{Called, Refusal, explain_command};
+use crate::tls::TlsStream;
+use crate::upstream::{ConnectError, Unreached};
 
+/// The one refusal of a peer that says something about where it came from, not about who asked.
+pub(super) const PEER_FAILED: &str = "peer_failed";
 /// Of a broken connection so much is read in search of the peer's last word.
 const LAST_WORD_READS_MAX: usize = 64;
 const LAST_WORD_READ_BYTES: usize = 1024;
@@ -32,6 +41,8 @@ pub(super) enum Failure {
     /// The peer refuses us, or is no TLS server.
     Handshake(io::Error),
     TooLate(Duration),
+    /// Nobody answers.
+    Unreached(ConnectError),
 }
 
 impl OutboundServer {
@@ -42,6 +53,9 @@ impl OutboundServer {
     pub(super) async fn of_failure(&self, failure: Failure, address: SocketAddr) -> Refusal {
         match failure {
             Failure::Config(error) => self.refusal("tls_config", in_one_line(&error), Some(address), None),
+            Failure::Unreached(error) => {
+                self.refusal("unreachable", in_one_line(&error), Some(address), None)
+            }
             Failure::TooLate(limit) => {
                 let detail = format!("{address} did not finish the handshake within {limit:?}");
                 self.refusal("handshake_timeout", detail, Some(address), None)
@@ -66,15 +80,15 @@ impl OutboundServer {
     }
 
     /// The addresses where nobody answered, if there are any.
-    pub(super) fn of_unreachable(&self, errors: &[ConnectError]) -> Option<Refusal> {
-        let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
-        (!all.is_empty()).then(|| self.refusal("unreachable", all.join("; "), None, None))
+    pub(super) fn of_unreached(&self, unreached: &Unreached) -> Option<Refusal> {
+        let any = !unreached.errors.is_empty();
+        any.then(|| self.refusal("unreachable", unreached.to_string(), None, None))
     }
 
     /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
     pub(super) async fn last_word(
         &self,
-        tls: &mut TlsStream<TcpStream>,
+        tls: &mut TlsStream,
         error: io::Error,
         address: SocketAddr,
     ) -> Option<Refusal> {
@@ -87,15 +101,23 @@ impl OutboundServer {
 
     pub(crate) fn of_alert(&self, alert: AlertDescription, address: SocketAddr) -> Refusal {
         let (reason, meaning) = meaning_of(alert);
-        let mut detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
-        let mut explain = None;
-        if alert == AlertDescription::AccessDenied
-            && let Some((verdict, command)) = self.own_opinion()
-        {
-            if let Some(verdict) = verdict {
-                detail = format!("{detail}; {verdict}");
-            }
-            explain = Some(command);
+        let detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
+        match alert {
+            AlertDescription::AccessDenied => self.with_own_opinion(reason, detail, address),
+            _ => self.refusal(reason, detail, Some(address), None),
+        }
+    }
+
+    /// A refusal by the other side's policy, with what the policy here says. What to type is never the peer's word.
+    pub(super) fn with_own_opinion(
+        &self,
+        reason: &'static str,
+        mut detail: String,
+        address: SocketAddr,
+    ) -> Refusal {
+        let (verdict, explain) = self.own_opinion().unzip();
+        if let Some(verdict) = verdict.flatten() {
+            detail = format!("{detail}; {verdict}");
         }
         self.refusal(reason, detail, Some(address), explain)
     }
@@ -109,7 +131,10 @@ impl OutboundServer {
             policy.service_with(&expected).and_then(|service| service.ports()).into_iter().flatten();
         let first = ports.next().map(|(name, protocol)| Port { name, protocol });
         // Only where the service has one port is it sure which one was called.
-        let port = first.filter(|_| ports.next().is_none());
+        let port = match &self.outbound.port {
+            Some(name) => Some(Port { name, protocol: self.outbound.protocol }),
+            None => first.filter(|_| ports.next().is_none()),
+        };
         let asked = port.or(first).unwrap_or(Port { name: "any", protocol: self.outbound.protocol });
         let decision = may_connect(&policy, own, &expected, asked, self.plane.clock.now());
         let verdict = format!("by the policy here ({}): {}", policy.digest(), decision.reason());
@@ -180,14 +205,14 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
             ("certificate_refused", "it does not believe our certificate")
         }
         AlertDescription::InternalError => {
-            ("peer_failed", "it cannot serve anybody now: its own status says why")
+            (PEER_FAILED, "it cannot serve anybody now: its own status says why")
         }
         _ => ("peer_alert", "it broke off"),
     }
 }
 
 /// The alert among what has arrived already, if there is one.
-async fn last_word(tls: &mut TlsStream<TcpStream>) -> Option<AlertDescription> {
+async fn last_word(tls: &mut TlsStream) -> Option<AlertDescription> {
     let mut scratch = [0; LAST_WORD_READ_BYTES];
     poll_fn(|cx| {
         for _ in 0..LAST_WORD_READS_MAX {

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission as _, Denial, Exactly};
 use postern_proto::policy::Call;
 use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Plane, denied};
+use crate::credentials::holds_until;
 use crate::http::CallFacts;
-use crate::live::Facts;
+use crate::live::{Facts, LOOK_INTERVAL};
 use crate::metrics::Direction;
 
 /// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
@@ -19,7 +22,7 @@ pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Plane {
     /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
-    /// until `cancel`.
+    /// and ends those that have lasted too long, until `cancel`.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         let (mut policy, mut credentials) = (self.policy.changes(), self.credentials.changes());
         let mut revoked = self.revoked.changes();
@@ -30,7 +33,10 @@ impl Plane {
                 self.tell_unenforceable(&mut told);
                 let changed = tokio::select! {
                     changed = policy.changed() => changed,
-                    changed = credentials.changed() => changed,
+                    changed = credentials.changed() => {
+                        self.register.wake();
+                        changed
+                    }
                     changed = revoked.changed() => changed,
                     () = self.a_rule_ends_after(decided) => Ok(()),
                 };
@@ -41,7 +47,17 @@ impl Plane {
                 self.register.decide_again(|facts, call| self.still_allowed(facts, call));
             }
         };
-        cancel.run_until_cancelled(watch).await;
+        let both = async { tokio::join!(watch, self.end_outlived()) };
+        cancel.run_until_cancelled(both).await;
+    }
+
+    async fn end_outlived(&self) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.register.end_outlived(&self.config.limits, self.clock.now(), Instant::now());
+        }
     }
 
     /// Logs what cannot be enforced, once while it stays the same.
@@ -62,7 +78,13 @@ impl Plane {
             let now = self.clock.now();
             // After a step back of the clock, rules hold again that will end again.
             decided = decided.min(now);
-            let end = self.policy.current().and_then(|policy| policy.next_expiry(decided));
+            let rule = self.policy.current().and_then(|policy| policy.next_expiry(decided));
+            // A certificate holds through its last second (svid.md, Time).
+            let own = self.credentials.current().map(|own| own.svid.verified().not_after());
+            let proofs = own.into_iter().chain(self.register.next_proof_due(decided));
+            let proof =
+                proofs.map(|not_after| not_after + Duration::from_secs(1)).filter(|end| *end > decided);
+            let end = rule.into_iter().chain(proof).min();
             let left = match end {
                 None => EXPIRY_LOOK_INTERVAL,
                 Some(end) if end <= now => return,
@@ -72,9 +94,24 @@ impl Plane {
         }
     }
 
+    /// Whether both sides of a tunnel have proved a certificate that holds now.
+    fn still_proved(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        self.valid_credentials()?;
+        let not_after = peer.not_after();
+        if holds_until(not_after, self.clock.now()) {
+            return Ok(());
+        }
+        let detail =
+            format!("{} has proved no newer certificate than one that expired at {not_after}", peer.id());
+        Err(Denial { code: "peer_expired", detail })
+    }
+
     fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
         let Some(peer) = &facts.peer else { return Ok(()) };
         self.still_believes(peer)?;
+        if facts.is_tunnel {
+            self.still_proved(peer)?;
+        }
         match facts.direction {
             Direction::Inbound => {
                 let Some(inbound) = self.config.inbounds.get(facts.listener) else { return Ok(()) };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::StateError;
@@ -58,6 +59,7 @@ impl StateFile {
     /// Replaces it: written beside, flushed to the disk, and only then put in place of the older.
     pub(crate) fn replace(&self, bytes: &[u8]) -> Result<(), StateError> {
         self.prepare()?;
+        let dir = self.turn()?;
         let (file, new) = (self.path(), self.dir.join(format!("{}.new", self.name)));
         let failed = |doing| {
             let path = new.clone();
@@ -73,7 +75,7 @@ impl StateFile {
         opened.write_all(bytes).map_err(failed("write"))?;
         opened.sync_all().map_err(failed("flush"))?;
         fs::rename(&new, &file).map_err(failed("rename"))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("flush the directory of"))
+        dir.sync_all().map_err(failed("flush the directory of"))
     }
 
     /// Puts what is unusable out of the way, where an operator can look at it, and says where.
@@ -81,6 +83,20 @@ impl StateFile {
         let (path, aside) = (self.path(), self.dir.join(format!("{}.damaged", self.name)));
         fs::rename(&path, &aside).map_err(|cause| StateError::Io { doing: "set aside", path, cause })?;
         Ok(aside)
+    }
+
+    /// At a restart two processes of one workload overlap, and each writes beside the file under the same name.
+    fn turn(&self) -> Result<File, StateError> {
+        let dir = File::open(&self.dir).map_err(|cause| StateError::Io {
+            doing: "open",
+            path: self.dir.clone(),
+            cause,
+        })?;
+        if let Err(error) = dir.lock() {
+            // Some file systems lock no directories (NFS); what a collision leaves there is set aside at the start.
+            warn!(dir = %self.dir.display(), %error, "the state directory cannot be locked");
+        }
+        Ok(dir)
     }
 
     /// Makes the directory, or takes the access of others to it away; one that everybody shares is refused.
@@ -107,5 +123,28 @@ pub(crate) async fn off_thread<T: Send + 'static>(
         Ok(Ok(done)) => done,
         Ok(Err(panicked)) => Err(failed(io::Error::other(panicked))),
         Err(late) => Err(failed(io::Error::from(late))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_who_replace_it_at_once_never_leave_half_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = || StateFile::new(dir.path(), "state.json", 1024 * 1024);
+        let write = |byte: u8| {
+            let file = file();
+            move || (0..50).for_each(|_| file.replace(&[byte; 100_000]).unwrap())
+        };
+        std::thread::scope(|scope| {
+            let writers = [scope.spawn(write(b'a')), scope.spawn(write(b'b'))];
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                let Some(found) = file().read().unwrap() else { continue };
+                assert_eq!(found.len(), 100_000);
+                assert!(found.iter().all(|byte| *byte == found[0]));
+            }
+        });
     }
 }

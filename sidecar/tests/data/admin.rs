@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postern_sidecar::admin::{Admin, CONNECTIONS_MAX, LogLinesDropped, Phase};
 use postern_sidecar::holder::IdentityStatus;
-use postern_sidecar::listen;
+use postern_sidecar::listen::{self, Until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -38,7 +38,7 @@ impl Asked {
         let admin =
             Admin { plane: sidecar.plane.clone(), identity: status, phase: phases, log_lines_dropped };
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(admin.run(listener, cancel.clone()));
+        let task = tokio::spawn(admin.run(listener, Until { abort: cancel.clone(), ..Until::default() }));
         Self { at, sidecar, phase, _identity: identity, cancel, task }
     }
 

@@ -63,7 +63,14 @@ async fn a_withdrawn_permission_resets_its_connections_and_no_others() {
     echoed(&mut orders).await.unwrap();
     shop.payments.apply(NOBODY);
     expect_reset(&mut orders).await;
-    assert!(shop.payments.plane.metrics.text().unwrap().contains("postern_connections_cut_total 2"));
+    assert!(
+        shop.payments
+            .plane
+            .metrics
+            .text()
+            .unwrap()
+            .contains("postern_connections_cut_total{reason=\"denied\"} 2")
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ mod apps;
 #[path = "../identity/authority.rs"]
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
+#[path = "../identity/clock.rs"]
+mod clock;
+mod name_server;
 mod sidecar;
+mod stranger;
 
 mod access_log;
 mod admin;
@@ -20,5 +24,9 @@ mod carrying;
 mod deciding_again;
 mod ending;
 mod knocking;
+mod lasting;
+mod names;
 mod policy_file;
 mod refusing;
+mod sharing;
+mod upstreams;

@@ -11,12 +11,13 @@ use postern_sidecar::access_log::AccessLog;
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
     AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown,
-    Target, TellCallers,
+    Target, TellCallers, Tunnels,
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Until};
 use postern_sidecar::outbound::OutboundServer;
 use postern_sidecar::plane::Plane;
+use postern_sidecar::upstream::lookup::NameServers;
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -66,8 +67,11 @@ pub struct Spec {
     pub policy_file: Option<PathBuf>,
     pub clock: Arc<dyn Clock>,
     pub admin: SocketAddr,
+    /// Where the inbound listens.
+    pub listen: SocketAddr,
     app: Option<SocketAddr>,
-    to: Vec<SocketAddr>,
+    pub to: Vec<HostPort>,
+    pub name_servers: NameServers,
     target: Target,
 }
 
@@ -90,8 +94,10 @@ impl Spec {
             policy_file: None,
             clock: Arc::new(SystemClock),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             app: None,
             to: Vec::new(),
+            name_servers: NameServers::default(),
             target: Target::Service("payments".to_owned()),
         }
     }
@@ -104,7 +110,14 @@ impl Spec {
 
     /// With an outbound to these addresses of `payments`.
     pub fn to(mut self, to: &[SocketAddr]) -> Self {
-        self.to = to.to_vec();
+        self.to = to.iter().copied().map(host_port).collect();
+        self
+    }
+
+    /// With an outbound to where this name leads, by the word of these name servers.
+    pub fn calling(mut self, host: &str, port: u16, name_servers: NameServers) -> Self {
+        self.to = vec![HostPort { host: host.to_owned(), port }];
+        self.name_servers = name_servers;
         self
     }
 
@@ -118,18 +131,20 @@ impl Spec {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let inbound = self.app.map(|app| Inbound {
             name: "api".to_owned(),
-            listen: any,
+            listen: self.listen,
             app: host_port(app),
             protocol: self.protocol,
             tell_callers: self.tell_callers,
         });
-        let outbound = (!self.to.is_empty()).then(|| Outbound {
+        let outbound = (!self.to.is_empty()).then_some(Outbound {
+            port: None,
             listen: any,
             target: self.target,
-            to: self.to.into_iter().map(host_port).collect(),
+            to: self.to,
             protocol: self.protocol,
         });
         let config = Config {
+            tunnels: Tunnels::default(),
             identity: self.identity,
             inbounds: inbound.into_iter().collect(),
             outbounds: outbound.into_iter().collect(),
@@ -138,10 +153,12 @@ impl Spec {
             limits: self.limits,
             http: self.http,
             shutdown: Shutdown::default(),
+            restart: None,
             log: Log::default(),
             access_log: self.access_log,
         };
         let mut plane = Plane::new(config, self.clock);
+        plane.name_servers = self.name_servers;
         if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
             plane.access_log = AccessLog::open(to, *lines_waiting_max).unwrap();
         }

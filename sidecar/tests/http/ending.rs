@@ -1,9 +1,13 @@
 //! The end of a sidecar over HTTP: idle connections are closed, what is under way finishes, nothing new is taken.
 
+use std::time::Duration;
+
+use postern_sidecar::config::Http;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::apps::echoed;
+use crate::apps::{App, echoed};
 use crate::live::{Http2, Live, asked, switched};
+use crate::sidecar::eventually;
 
 #[tokio::test]
 async fn an_idle_keep_alive_is_closed_cleanly() {
@@ -12,6 +16,32 @@ async fn an_idle_keep_alive_is_closed_cleanly() {
     assert_eq!(asked(&mut idle, "POST /charge").await.unwrap(), 200);
     live.payments.stop.cancel();
     assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    live.payments.all_ended().await;
+}
+
+#[tokio::test]
+async fn who_was_let_in_just_before_the_end_is_answered_once() {
+    let live = Live::new().await;
+    let mut one = live.direct("orders", b"http/1.1").await;
+    let other = live.direct("orders", b"h2").await;
+    eventually("both are in", || (live.payments.live() == 2).then_some(())).await;
+    live.payments.stop.cancel();
+    assert_eq!(asked(&mut one, "POST /charge").await.unwrap(), 200);
+    assert_eq!(one.read(&mut [0; 1]).await.unwrap(), 0, "no second time");
+    let mut stream = Http2::over(other).await.open("/charge").await;
+    stream.echoed().await.unwrap();
+    stream.end().await;
+    live.payments.all_ended().await;
+}
+
+#[tokio::test]
+async fn who_was_let_in_and_says_nothing_holds_up_the_end_for_header_timeout_only() {
+    let limits = Http { header_timeout: Duration::from_millis(200), ..Http::default() };
+    let live = Live::with_limits(App::serve(async |_| Ok(())).await, limits).await;
+    let mut silent = live.direct("orders", b"http/1.1").await;
+    eventually("it is in", || (live.payments.live() == 1).then_some(())).await;
+    live.payments.stop.cancel();
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
     live.payments.all_ended().await;
 }
 

@@ -15,6 +15,9 @@ mod apps;
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
 mod live;
+#[path = "../data/name_server.rs"]
+#[expect(dead_code, reason = "the tests of plain connections use more of it")]
+mod name_server;
 mod shop;
 #[path = "../data/sidecar.rs"]
 #[expect(dead_code, reason = "the tests of plain connections use more of it")]
@@ -33,3 +36,4 @@ mod ending;
 mod hostile;
 mod http2_frames;
 mod observing;
+mod upstreams;

@@ -92,7 +92,12 @@ async fn a_caller_learns_the_identities_of_the_services_it_calls_and_no_rules_of
     assert_eq!(told["to"], "spiffe://shop.example/payments");
     let explain = "postern-ca policy explain --live --from spiffe://shop.example/reports --to payments";
     assert_eq!(told["explain"], explain);
-    assert!(!told["detail"].as_str().unwrap().contains("no rule"), "it cannot know: {told}");
+    let detail = told["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("refused us: ") && detail.contains("no rule matches"),
+        "the called side says it: {told}"
+    );
+    assert!(!detail.contains("by the policy here"), "which has no rules of others: {told}");
     reports.stop().await;
     payments.stop().await;
 }

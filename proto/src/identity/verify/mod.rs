@@ -7,6 +7,9 @@ mod facts;
 mod leaf;
 mod path;
 mod root;
+mod window;
+
+use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -15,6 +18,7 @@ pub use error::{Place, VerifyError};
 use facts::Facts;
 use root::Fingerprint;
 pub(super) use root::Root;
+pub(super) use window::Window;
 
 use super::{SpiffeId, TrustBundles};
 
@@ -23,9 +27,12 @@ pub const CHAIN_CERTIFICATES_MAX: usize = 16;
 /// A chain holds at most this many bytes of DER.
 pub const CHAIN_BYTES_MAX: usize = 64 * 1024;
 
-/// A leaf that [`verify`] accepted: nothing else makes one.
+/// A leaf that [`verify`] accepted: nothing else makes one. Clones share what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedSvid {
+pub struct VerifiedSvid(Arc<Found>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
     id: SpiffeId,
     serial: Vec<u8>,
     not_before: OffsetDateTime,
@@ -37,33 +44,34 @@ pub struct VerifiedSvid {
 impl VerifiedSvid {
     /// Whose identity it is.
     pub fn id(&self) -> &SpiffeId {
-        &self.id
+        &self.0.id
     }
 
     /// The leaf's serial number, big endian, as in its DER.
     pub fn serial(&self) -> &[u8] {
-        &self.serial
+        &self.0.serial
     }
 
     /// Valid from this second.
     pub fn not_before(&self) -> OffsetDateTime {
-        self.not_before
+        self.0.not_before
     }
 
     /// Valid through the whole of this second.
     pub fn not_after(&self) -> OffsetDateTime {
-        self.not_after
+        self.0.not_after
     }
 
     /// The subjects from the leaf's issuer up to the root. They are the peer's text: escape them.
     pub fn issuer_path(&self) -> &[String] {
-        &self.issuer_path
+        &self.0.issuer_path
     }
 
     /// Whether the root that vouched for it is still believed.
     pub fn is_still_vouched_for(&self, bundles: &TrustBundles) -> bool {
-        let bundle = bundles.of(self.id.trust_domain());
-        bundle.is_some_and(|bundle| bundle.parsed_roots().iter().any(|root| root.fingerprint() == self.root))
+        let bundle = bundles.of(self.0.id.trust_domain());
+        bundle
+            .is_some_and(|bundle| bundle.parsed_roots().iter().any(|root| root.fingerprint() == self.0.root))
     }
 }
 
@@ -84,14 +92,14 @@ pub fn verify(
     leaf::check_leaf(&leaf)?;
     leaf::check_time(&leaf, now)?;
     let vouched = path::check_path(chain, bundle, now)?;
-    Ok(VerifiedSvid {
+    Ok(VerifiedSvid(Arc::new(Found {
         id,
         serial: leaf.serial().to_vec(),
         not_before: leaf.not_before(),
         not_after: leaf.not_after(),
         issuer_path: vouched.subjects,
         root: vouched.root,
-    })
+    })))
 }
 
 /// The ID that a chain's leaf claims, believed by nobody yet.
@@ -102,7 +110,7 @@ pub fn claimed_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, VerifyError>
 }
 
 /// Before anything is parsed: webpki would spend most of a second on some hundreds of cross-signed certificates.
-fn check_bounds(chain: &[CertificateDer<'_>]) -> Result<(), VerifyError> {
+pub(in crate::identity) fn check_bounds(chain: &[CertificateDer<'_>]) -> Result<(), VerifyError> {
     if chain.len() > CHAIN_CERTIFICATES_MAX {
         return Err(VerifyError::TooManyCertificates { count: chain.len() });
     }

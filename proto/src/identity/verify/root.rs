@@ -54,6 +54,14 @@ impl Root {
         self.fingerprint
     }
 
+    pub(super) fn not_before(&self) -> OffsetDateTime {
+        self.not_before
+    }
+
+    pub(super) fn not_after(&self) -> OffsetDateTime {
+        self.not_after
+    }
+
     /// What it vouches with for `trust_domain` at `now`, if it does.
     pub(super) fn anchor_for(
         &self,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::{Request, Response};
@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::credentials::holds_until;
 use crate::http::body::RequestBody;
+use crate::upstream::choice::Listing;
 
 /// A connection for one request.
 pub(in crate::http) struct Leased {
@@ -41,9 +42,7 @@ impl Leased {
     pub(in crate::http) fn fresh(dialed: Dialed) -> Self {
         let sender = match dialed {
             Dialed::Single(sender, end) => Sender::single(sender, end),
-            Dialed::Shared(sender, end) => {
-                Sender::Shared(Arc::new(Shared { sender, open: AtomicUsize::new(1), end }))
-            }
+            Dialed::Shared(sender, end) => Sender::Shared(Arc::new(Shared::new(sender, end))),
         };
         Self { sender, home: None }
     }
@@ -116,7 +115,16 @@ pub(super) struct Shared {
     pub(super) sender: http2::SendRequest<RequestBody>,
     /// Requests on it now.
     pub(super) open: AtomicUsize,
+    /// Its last request's number among all: of equals, the one unused longest is next.
+    pub(super) last: AtomicU64,
     pub(super) end: End,
+}
+
+impl Shared {
+    /// A new one with its first request.
+    pub(super) fn new(sender: http2::SendRequest<RequestBody>, end: End) -> Self {
+        Self { sender, open: AtomicUsize::new(1), last: AtomicU64::new(0), end }
+    }
 }
 
 /// A connection that one request has at a time.
@@ -139,12 +147,15 @@ pub(in crate::http) struct End {
     pub(in crate::http) address: Option<SocketAddr>,
     /// Until then its certificate vouches for it.
     pub(in crate::http) vouched_until: Option<OffsetDateTime>,
+    /// Whether it is still an address of its place.
+    pub(in crate::http) listing: Listing,
     /// With which it broke off.
     pub(in crate::http) alert: Arc<OnceLock<AlertDescription>>,
 }
 
 impl End {
-    pub(super) fn is_vouched_for(&self, now: OffsetDateTime) -> bool {
-        self.vouched_until.is_none_or(|until| holds_until(until, now))
+    /// Whether another request may use it.
+    pub(super) fn is_good(&self, now: OffsetDateTime) -> bool {
+        !self.listing.is_over() && self.vouched_until.is_none_or(|until| holds_until(until, now))
     }
 }

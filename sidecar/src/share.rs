@@ -1,5 +1,4 @@
-//! How many requests one identity has under way at an inbound, over all its connections: what they make us hold does not
-//! depend on how few bytes asked for it.
+//! How much one identity holds of an inbound, connections or requests, so that it leaves room for others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,27 +6,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use postern_proto::identity::SpiffeId;
 
-/// What every identity that is connected has under way.
+/// What every identity that is connected holds.
 #[derive(Debug, Default)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     by_peer: Mutex<HashMap<SpiffeId, Weak<Share>>>,
 }
 
-/// What one identity has under way, known to each of its connections.
+/// What one identity holds, known to each of its connections.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     peer: SpiffeId,
     open: AtomicUsize,
     shares: Arc<Shares>,
 }
 
-/// Room for one request, free again when dropped.
+/// Room for one connection or request, free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Share>);
+pub(crate) struct Place(Arc<Share>);
 
 impl Shares {
     /// The share of this identity, which its other connections have already or will have.
-    pub(super) fn of(self: &Arc<Self>, peer: &SpiffeId) -> Arc<Share> {
+    pub(crate) fn of(self: &Arc<Self>, peer: &SpiffeId) -> Arc<Share> {
         let mut by_peer = self.lock();
         if let Some(share) = by_peer.get(peer).and_then(Weak::upgrade) {
             return share;
@@ -37,14 +36,21 @@ impl Shares {
         share
     }
 
+    /// How much the identity has that has most.
+    pub(crate) fn most(&self) -> usize {
+        // Whoever drops the last share takes the lock, so that none is dropped under it.
+        let shares: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        shares.iter().map(|share| share.open.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Weak<Share>>> {
         self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Share {
-    /// Room for one more request of at most so many.
-    pub(super) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
+    /// Room for one more of at most so many.
+    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
         let more = |open| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Place(self.clone()))

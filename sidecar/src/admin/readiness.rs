@@ -1,0 +1,79 @@
+//! What is missing until the sidecar can do its work, which is what `/ready` tells.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Json, Response};
+use serde_json::json;
+
+use super::{Admin, Phase};
+use crate::config::IdentitySource;
+use crate::policy_store::{PolicySource, PolicyStatus};
+
+pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let missing = admin.missing();
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
+}
+
+impl Admin {
+    /// What is missing until the sidecar can do its work.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<_> = self.identity_missing().into_iter().chain(self.policy_missing()).collect();
+        match *self.phase.borrow() {
+            Phase::Starting => missing.push("listeners: not open yet".to_owned()),
+            Phase::Ending => missing.push("ending: it has been told to stop".to_owned()),
+            Phase::Serving => {}
+        }
+        missing
+    }
+
+    /// What is missing apart from listeners, and may come.
+    pub fn awaited(&self) -> Vec<String> {
+        let config = &self.plane.config;
+        let has_policy = config.policy_file.is_some() || matches!(config.identity, IdentitySource::Ca { .. });
+        let policy = has_policy.then(|| self.policy_missing()).flatten();
+        self.identity_missing().into_iter().chain(policy).collect()
+    }
+
+    /// Waits until nothing is awaited.
+    pub async fn nothing_awaited(&self) {
+        let (mut credentials, mut policy) = (self.plane.credentials.changes(), self.plane.policy.changes());
+        let mut revoked = self.plane.revoked.changes();
+        while !self.awaited().is_empty() {
+            // Those who change them are kept by the plane.
+            let _changed = tokio::select! {
+                changed = credentials.changed() => changed,
+                changed = policy.changed() => changed,
+                changed = revoked.changed() => changed,
+            };
+        }
+    }
+
+    fn identity_missing(&self) -> Option<String> {
+        let denial = self.plane.valid_credentials().err()?;
+        let code = match denial.code {
+            "own_identity_expired" => "identity expired",
+            "own_identity_revoked" => "identity revoked",
+            _ => "identity",
+        };
+        Some(format!("{code}: {}", denial.detail))
+    }
+
+    fn policy_missing(&self) -> Option<String> {
+        let none = self.plane.policy.current().is_none();
+        none.then(|| format!("policy: {}", why_no_policy(&self.plane.policy.status())))
+    }
+}
+
+fn why_no_policy(status: &PolicyStatus) -> String {
+    let why = match (&status.last_error, status.source, status.version) {
+        (Some(error), ..) => error,
+        (None, PolicySource::Ca, Some(0)) => "the CA stores none",
+        (None, PolicySource::Ca, _) => "none has come from the CA yet",
+        (None, PolicySource::File, _) => "the file is not read yet",
+        (None, PolicySource::None, _) => "neither a file nor a CA is configured",
+    };
+    why.to_owned()
+}

@@ -1,0 +1,247 @@
+//! The called side of a tunnel: each lease decided, carried to the app and told by itself.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use postern_proto::identity::VerifiedSvid;
+use postern_proto::mtls::Denial;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Admitted, Decides, InboundServer, decide};
+use crate::config::TellCallers;
+use crate::connection_line::ConnectionLine;
+use crate::credentials::holds_until;
+use crate::ending::{close_cleanly, farewell, reset_on_close};
+use crate::holder::in_one_line;
+use crate::http::{Problem, Question};
+use crate::listen::Until;
+use crate::live::Registration;
+use crate::metrics::Direction;
+use crate::refusals::{Refusal, explain_command};
+use crate::relay::{RelayError, relay};
+pub(super) use crate::tunnel::ALPN;
+use crate::tunnel::{Open, Role, Vouching, Wire};
+
+/// After a lease has broken at one side, so long is waited until it has ended at the other, too.
+pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What becomes of a tunnel after a lease.
+enum Afterwards {
+    Next,
+    /// Who may not connect keeps no tunnel.
+    End,
+}
+
+impl InboundServer {
+    /// Serves one lease after the other until the tunnel ends.
+    pub(super) async fn serve_tunnel(
+        self: &Arc<Self>,
+        mut wire: Box<Wire>,
+        generation: u64,
+        (from, registration, until): (SocketAddr, &Arc<Registration>, &Until),
+    ) {
+        registration.rest();
+        loop {
+            match Box::pin(self.next_lease(&mut wire, generation, (until, &registration.cut))).await {
+                Ok(Some(open)) => {
+                    registration.lease();
+                    let told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
+                    let carried = self.lease(&mut wire, open, registration).await;
+                    drop(told_at_the_end);
+                    registration.rest();
+                    match carried {
+                        Ok(Afterwards::Next) => {}
+                        Ok(Afterwards::End) => break,
+                        Err(error) => return debug!(%error, "a tunnel broke"),
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return debug!(%error, "a tunnel broke"),
+            }
+        }
+        Box::pin(end(*wire)).await;
+    }
+
+    /// Makes a tunnel of an admitted connection.
+    pub(super) fn tunnel(&self, admitted: Admitted, registration: &Arc<Registration>) -> Option<Box<Wire>> {
+        let Admitted { tls, generation, exporter } = admitted;
+        let (peer, credentials) = (registration.verified()?, self.plane.credentials.current()?);
+        let plane = self.plane.clone();
+        let door = self.door(Decides::Again, credentials, registration.clone());
+        let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
+        let mut wire = Box::new(Wire::new(tls, Role::Called));
+        wire.vouch(Vouching::new(Role::Called, exporter?, plane, (peer.id().clone(), generation), to));
+        registration.is_tunnel();
+        Some(wire)
+    }
+
+    /// Waits for the next OPEN; nothing when the tunnel shall end: by the peer, by age, by a rotation here.
+    async fn next_lease(
+        &self,
+        wire: &mut Wire,
+        generation: u64,
+        (until, cut): (&Until, &CancellationToken),
+    ) -> io::Result<Option<Open>> {
+        let mut rotations = self.plane.credentials.changes();
+        tokio::select! {
+            biased;
+            () = cut.cancelled() => Ok(None),
+            opened = poll_fn(|cx| wire.poll_opened(cx)) => opened,
+            () = until.stop.cancelled() => Ok(None),
+            _ = rotations.wait_for(|newest| *newest != generation) => Ok(None),
+            // The calling side ends it first, unless it has gone.
+            () = tokio::time::sleep(self.plane.config.tunnels.idle_timeout * 2) => Ok(None),
+        }
+    }
+
+    /// One connection of the peer's app.
+    async fn lease(
+        &self,
+        wire: &mut Wire,
+        open: Open,
+        registration: &Arc<Registration>,
+    ) -> io::Result<Afterwards> {
+        let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if let Err(denial) = self.decide_lease(&peer, &open, registration) {
+            wire.refuse(self.refuse_lease(&peer, denial, registration));
+            Box::pin(settle(wire)).await?;
+            return Ok(Afterwards::End);
+        }
+        let connecting = Box::pin(self.app.connect());
+        let (mut app, _in_flight) = match registration.cut.run_until_cancelled(connecting).await {
+            Some(Ok(connected)) => connected,
+            None => return Ok(self.cut(wire, registration)),
+            Some(Err(error)) => {
+                let denial = Denial { code: "app_unreachable", detail: in_one_line(&error) };
+                wire.refuse(self.refuse_lease(&peer, denial, registration));
+                Box::pin(settle(wire)).await?;
+                return Ok(Afterwards::Next);
+            }
+        };
+        reset_on_close(&app);
+        wire.accept();
+        let relayed = tokio::select! {
+            biased;
+            () = registration.cut.cancelled() => return Ok(self.cut(wire, registration)),
+            relayed = relay(&mut app, wire, &registration.traffic) => relayed,
+        };
+        match relayed {
+            Ok(()) => {
+                close_cleanly(&app);
+                Ok(Afterwards::Next)
+            }
+            Err(RelayError::Peer(error)) if !wire.lease().is_reset_by_peer() => Err(error),
+            Err(error) => {
+                debug!(%error, "a connection broke");
+                drop(app);
+                wire.reset(Vec::new());
+                Box::pin(settle(wire)).await?;
+                Ok(Afterwards::Next)
+            }
+        }
+    }
+
+    /// The lease is no longer allowed: the caller is told why.
+    fn cut(&self, wire: &mut Wire, registration: &Registration) -> Afterwards {
+        let note = registration.cut_for().map(|Denial { code: reason, detail }| {
+            let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, self.plane.refusals.number());
+            problem.detail = (self.inbound.tell_callers == TellCallers::Everything).then(|| detail.clone());
+            problem.document()
+        });
+        wire.reset(note.unwrap_or_default());
+        Afterwards::End
+    }
+
+    /// The decision on one OPEN. The peer may have been believed long ago.
+    fn decide_lease(
+        &self,
+        peer: &VerifiedSvid,
+        open: &Open,
+        registration: &Registration,
+    ) -> Result<(), Denial> {
+        let plane = &self.plane;
+        plane.still_believes(peer)?;
+        let (not_after, now) = (peer.not_after(), plane.clock.now());
+        if !holds_until(not_after, now) {
+            let detail = format!("the certificate with which this tunnel began expired at {not_after}");
+            return Err(Denial { code: "peer_expired", detail });
+        }
+        let credentials = plane.valid_credentials()?;
+        if let Some(port) = open.port.as_ref().filter(|port| **port != self.inbound.name) {
+            let detail = format!("the port {port:?} was called, this is {:?}", self.inbound.name);
+            return Err(Denial { code: "wrong_port", detail });
+        }
+        decide(plane, &self.inbound, registration, peer.id(), credentials.svid.id())
+    }
+
+    /// Tells a refused lease: the log everything, the caller, in the document, as much as it may know.
+    fn refuse_lease(&self, peer: &VerifiedSvid, denial: Denial, registration: &Registration) -> Vec<u8> {
+        let Denial { code: reason, detail } = denial;
+        registration.tell(|story| story.refused(reason, &detail));
+        let (plane, called, from) = (&self.plane, self.called(), peer.id().to_string());
+        let policy = plane.policy.current();
+        let explain = called
+            .id
+            .as_ref()
+            .filter(|_| reason == "denied")
+            .map(|own| explain_command(policy.as_deref(), &from, own, Some(&self.inbound.name)));
+        let instance = plane.refusals.number();
+        let status = match reason {
+            "app_unreachable" => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::FORBIDDEN,
+        };
+        let mut problem = Problem::new(status, reason, instance);
+        if self.inbound.tell_callers == TellCallers::Everything {
+            problem.detail = Some(detail.clone());
+            problem.question = Some(Question {
+                caller: Some(from.clone()),
+                service: called.id.clone(),
+                port: Some(self.inbound.name.clone()),
+                call: None,
+                policy: policy.map(|policy| policy.digest().to_owned()),
+                explain: explain.clone(),
+            });
+        }
+        let instance = Some(instance.to_string());
+        plane.refusals.tell(Refusal {
+            direction: Direction::Inbound,
+            from,
+            called,
+            reason,
+            detail,
+            explain,
+            instance,
+        });
+        problem.document()
+    }
+}
+
+/// Ends a tunnel so that the other side gets the last word.
+pub(crate) async fn end(mut wire: Wire) {
+    let ended = async {
+        poll_fn(|cx| wire.poll_sent(cx)).await?;
+        let mut tls = wire.into_tls();
+        tls.end()?;
+        poll_fn(|cx| tls.poll_unsent(cx)).await?;
+        farewell(tls.into_tcp()).await;
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout(SETTLE_TIMEOUT, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a tunnel broke at its end"),
+        Err(_) => debug!("a tunnel's last word was not taken"),
+    }
+}
+
+/// Ends a lease that one side has broken off, so that the tunnel can carry the next.
+pub(crate) async fn settle(wire: &mut Wire) -> io::Result<()> {
+    match tokio::time::timeout(SETTLE_TIMEOUT, poll_fn(|cx| wire.poll_over(cx))).await {
+        Ok(over) => over,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,111 @@
+//! A connection's place in the register, held by the task that carries it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use postern_proto::mtls::Denial;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Live, Register, Traffic};
+use crate::access_log::Story;
+use crate::metrics::Direction;
+use crate::share::Place;
+
+/// A connection's place in the register; dropping it leaves the register.
+#[derive(Debug)]
+pub struct Registration {
+    number: u64,
+    direction: Direction,
+    register: Arc<Register>,
+    live: Arc<Live>,
+    /// Cancelled when the connection is no longer allowed, or everything ends.
+    pub cut: CancellationToken,
+    pub traffic: Arc<Traffic>,
+    /// What the access log will tell of it.
+    pub story: Mutex<Story>,
+    /// What it takes of its peer's share.
+    place: OnceLock<Place>,
+}
+
+impl Registration {
+    pub(super) fn new(number: u64, direction: Direction, register: Arc<Register>, live: Arc<Live>) -> Self {
+        let (cut, traffic) = (live.cut.clone(), live.traffic.clone());
+        let (story, place) = (Mutex::default(), OnceLock::new());
+        Self { number, direction, register, live, cut, traffic, story, place }
+    }
+
+    /// Under which `/connections` shows it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Adds to what the access log will tell.
+    pub fn tell(&self, add: impl FnOnce(&mut Story)) {
+        add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Who the peer is, once that is known.
+    pub fn peer(&self) -> Option<SpiffeId> {
+        self.live.lock().facts.peer.as_ref().map(|peer| peer.id().clone())
+    }
+
+    /// The peer's certificate as it was judged, once that is known.
+    pub fn verified(&self) -> Option<VerifiedSvid> {
+        self.live.lock().facts.peer.clone()
+    }
+
+    /// Says who the peer is. Whoever decides about it must read the policy after this.
+    pub fn identify(&self, peer: &VerifiedSvid) {
+        self.live.lock().facts.peer = Some(peer.clone());
+    }
+
+    /// The certificate that the peer was shown holds until then.
+    pub fn shown_until(&self, own_not_after: OffsetDateTime) {
+        self.live.lock().lasting.shown_until(own_not_after);
+    }
+
+    /// Keeps a place of the peer's share until the connection ends.
+    pub(crate) fn hold(&self, place: Place) {
+        let _the_first_is_kept = self.place.set(place);
+    }
+
+    /// Says that the connection is a tunnel.
+    pub fn is_tunnel(&self) {
+        self.live.lock().facts.is_tunnel = true;
+    }
+
+    /// Begins the next connection of the app on a connection that was there before.
+    pub fn lease(&self) {
+        self.live.lock().lasting.moved(Instant::now());
+        if self.live.resting.swap(false, Ordering::Relaxed) {
+            self.register.metrics.opened(self.direction);
+        }
+    }
+
+    /// The app's connection is over; what it was is told, and the next starts from nothing.
+    pub fn rest(&self) {
+        if !self.live.resting.swap(true, Ordering::Relaxed) {
+            let taken = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
+            let (to_peer, to_app) = (taken(&self.traffic.to_peer), taken(&self.traffic.to_app));
+            self.traffic.half_closed.store(false, Ordering::Relaxed);
+            self.register.metrics.carried(self.direction, to_peer, to_app);
+            self.register.metrics.closed(self.direction);
+            self.tell(|story| *story = Story::default());
+        }
+    }
+
+    /// Why it was cut, if it was no longer allowed or had outlived its bounds.
+    pub fn cut_for(&self) -> Option<&Denial> {
+        self.traffic.cut_for.get()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.register.lock().remove(&self.number);
+        self.rest();
+    }
+}

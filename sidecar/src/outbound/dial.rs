@@ -1,0 +1,163 @@
+//! Reaching the service: address by address, until one proves that it is who was called.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use postern_proto::identity::VerifiedSvid;
+use postern_proto::mtls::{
+    Admission, Denial, Exactly, ExporterSecret, HandshakeExporter, Judge, client_config_exporting,
+};
+use tokio::net::TcpStream;
+
+use super::OutboundServer;
+use super::refused::Failure;
+use crate::config::Target;
+use crate::credentials::Credentials;
+use crate::live::Registration;
+use crate::metrics::Direction;
+use crate::plane::Plane;
+use crate::refusals::Refusal;
+use crate::tls::{self, BrokenHandshake, TlsStream};
+use crate::upstream::Leased;
+
+/// A service that has answered and proved who it is.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) tls: TlsStream,
+    /// Of the own credentials shown.
+    pub(super) generation: u64,
+    pub(super) exporter: Option<ExporterSecret>,
+}
+
+/// What is found at an address.
+pub(super) enum Found<K> {
+    /// Something that was kept for it.
+    Kept(K),
+    New(Reached),
+}
+
+impl OutboundServer {
+    /// Reaches the service by a new connection.
+    pub(crate) async fn dial(
+        &self,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+    ) -> Result<(Reached, Leased), Vec<Refusal>> {
+        match self.find(registration, alpn, |_| None::<std::convert::Infallible>).await? {
+            (Found::New(reached), leased) => Ok((reached, leased)),
+            (Found::Kept(never), _) => match never {},
+        }
+    }
+
+    /// Reaches the service and demands its identity, address by address while nothing of the app's has been sent: by
+    /// what is kept for the address, else by a new connection. Else all that went wrong, at least one thing.
+    pub(super) async fn find<K>(
+        &self,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+        kept: impl Fn(SocketAddr) -> Option<K>,
+    ) -> Result<(Found<K>, Leased), Vec<Refusal>> {
+        let ready = self.plane.valid_credentials();
+        let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
+        let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
+        let (mut attempt, mut unreachable, mut refused) = (self.upstreams.attempt(), Vec::new(), Vec::new());
+        while let Some(mut leased) = attempt.next().await {
+            if let Some(kept) = kept(leased.address()) {
+                self.tell_all(refused);
+                return Ok((Found::Kept(kept), leased));
+            }
+            // Boxed, so that the handshake's state is gone while bytes are relayed.
+            match Box::pin(self.reach(&mut leased, &credentials, registration, alpn)).await {
+                Ok(reached) => {
+                    leased.succeeded();
+                    self.tell_all(refused);
+                    return Ok((Found::New(reached), leased));
+                }
+                Err(Failure::Unreached(error)) => unreachable.push(error),
+                Err(failure) => {
+                    if !matches!(failure, Failure::Config(_)) {
+                        leased.failed();
+                    }
+                    refused.push(self.of_failure(failure, leased.address()).await);
+                }
+            }
+        }
+        refused.extend(self.of_unreached(&attempt.unreached(unreachable)));
+        Err(refused)
+    }
+
+    /// Connects and shakes hands; with a server that insists on protocols of its own choice once more, without naming
+    /// ours.
+    async fn reach(
+        &self,
+        leased: &mut Leased,
+        credentials: &Arc<Credentials>,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+    ) -> Result<Reached, Failure> {
+        let tcp = leased.connect().await.map_err(Failure::Unreached)?;
+        match self.handshake(tcp, credentials, registration, alpn).await {
+            Err(failure) if self.http.is_none() && failure.is_about_alpn() => {
+                let tcp = leased.connect().await.map_err(Failure::Unreached)?;
+                self.handshake(tcp, credentials, registration, &[]).await
+            }
+            shaken => shaken,
+        }
+    }
+
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        credentials: &Arc<Credentials>,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+    ) -> Result<Reached, Failure> {
+        registration.shown_until(credentials.svid.verified().not_after());
+        let door = Arc::new(self.door(registration));
+        let judge = Arc::new(Judge::new(credentials.bundles.clone(), door));
+        let exporter = Arc::<HandshakeExporter>::default();
+        let config = client_config_exporting(Some(&credentials.tls), judge.clone(), alpn, exporter.clone());
+        let connecting = tls::connect(tcp, config.map_err(Failure::Config)?);
+        let limit = self.plane.config.limits.handshake_timeout;
+        let started = Instant::now();
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(Ok(tls)) => {
+                self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
+                let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
+                Ok(Reached { tls, generation: credentials.generation, exporter })
+            }
+            Ok(Err(BrokenHandshake { error, tcp })) => match judge.verdict().cloned() {
+                Some(verdict) => Err(Failure::Judged { verdict, stream: tcp }),
+                None => Err(Failure::Handshake(error)),
+            },
+            Err(_) => Err(Failure::TooLate(limit)),
+        }
+    }
+
+    pub(super) fn door(&self, registration: &Arc<Registration>) -> Door {
+        let (plane, target) = (self.plane.clone(), self.outbound.target.clone());
+        Door { plane, target, registration: Arc::downgrade(registration) }
+    }
+}
+
+/// Lets in exactly the service that was called.
+#[derive(Debug)]
+pub(super) struct Door {
+    plane: Arc<Plane>,
+    target: Target,
+    /// Weak: TLS holds on to its judge, and a tunnel outlives the app's connection for which it was made.
+    registration: Weak<Registration>,
+}
+
+impl Admission for Door {
+    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        let Some(registration) = self.registration.upgrade() else {
+            return Err(Denial { code: "cut", detail: "the app's connection is over".to_owned() });
+        };
+        // First known to the register, then asked again whom the policy names now.
+        registration.identify(peer);
+        self.plane.still_believes(peer)?;
+        Exactly(self.plane.expected(&self.target)?).admit(peer)
+    }
+}

@@ -1,0 +1,253 @@
+//! The calling side of a tunnel: taken from the pool or made, leased to one connection of the app, and kept.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+use postern_proto::mtls::{Admission as _, Denial};
+use tokio::net::TcpStream;
+
+use super::OutboundServer;
+use super::dial::{Found, Reached};
+use super::refused::Failure;
+use crate::credentials::holds_until;
+use crate::ending::close_cleanly;
+use crate::http::Problem;
+use crate::inbound::{end, settle};
+use crate::live::Registration;
+use crate::refusals::Refusal;
+use crate::relay::{RelayError, relay};
+use crate::tls::TlsStream;
+use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire};
+use crate::upstream::Leased;
+
+/// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
+const TRIES_MAX: usize = 4;
+
+/// How the peer is reached.
+pub(super) enum Way {
+    Tunnel(Box<Tunnel>),
+    /// The peer speaks no `postern/1`: the app's bytes go in plain mTLS.
+    Direct(Box<TlsStream>),
+}
+
+/// What is left to do when a lease has broken at the peer's side.
+enum Broken {
+    /// Nobody has acted on these first bytes of the app.
+    Again(Vec<u8>),
+    Refused(Refusal),
+    Over(io::Error),
+}
+
+impl OutboundServer {
+    /// Carries one connection of the app by a tunnel, or says that the peer takes none.
+    pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
+        let mut said = Vec::new();
+        for _ in 0..TRIES_MAX {
+            // What is over while bytes are relayed, or comes after it, is boxed: the task is as small as the relay.
+            let way = Box::pin(self.way(registration));
+            let (mut tunnel, _in_flight) = match registration.cut.run_until_cancelled(way).await {
+                None => return,
+                Some(Ok((Way::Tunnel(tunnel), leased))) => (tunnel, leased),
+                Some(Ok((Way::Direct(tls), leased))) => {
+                    let carried = Box::pin(self.carry_direct(app, *tls, leased, registration));
+                    let _cut_or_carried = registration.cut.run_until_cancelled(carried).await;
+                    return;
+                }
+                Some(Err(refused)) => return self.tell_refused(refused, registration),
+            };
+            registration.tell(|story| story.address = Some(tunnel.address.to_string()));
+            registration.is_tunnel();
+            let open = Open { port: self.outbound.port.clone(), trace: None };
+            tunnel.wire.open(open, std::mem::take(&mut said));
+            let relayed = tokio::select! {
+                biased;
+                () = registration.cut.cancelled() => {
+                    drop(app);
+                    return Box::pin(self.cut(tunnel, registration)).await;
+                }
+                relayed = relay(&mut app, &mut tunnel.wire, &registration.traffic) => relayed,
+            };
+            let error = match relayed {
+                Ok(()) => {
+                    close_cleanly(&app);
+                    return self.pool.put(tunnel);
+                }
+                Err(RelayError::App(_)) => {
+                    drop(app);
+                    tunnel.wire.reset(Vec::new());
+                    return Box::pin(self.keep(tunnel)).await;
+                }
+                Err(RelayError::Peer(error)) => error,
+            };
+            match self.broken(&mut tunnel, error) {
+                Broken::Again(bytes) => {
+                    said = bytes;
+                    // What is stale has company: others of that age would fail as well.
+                    self.pool.retire(|other| other.address != tunnel.address);
+                }
+                Broken::Refused(refusal) => {
+                    drop(app);
+                    // Another port or another app may still be reached by it; who may not connect keeps no tunnel.
+                    let keeps = refusal.reason == "app_unreachable";
+                    self.tell_refused(vec![refusal], registration);
+                    return match keeps {
+                        true => Box::pin(self.keep(tunnel)).await,
+                        false => Box::pin(self.give_up(tunnel)).await,
+                    };
+                }
+                Broken::Over(error) => return tracing::debug!(%error, "a tunnel broke"),
+            }
+        }
+        let detail = format!("{TRIES_MAX} tunnels in a row were ended before they answered");
+        let refusal = self.refusal("unreachable", detail, None, None);
+        self.tell_refused(vec![refusal], registration);
+    }
+
+    /// A tunnel of the pool, or a new connection, to one of the addresses.
+    async fn way(&self, registration: &Arc<Registration>) -> Result<(Way, Leased), Vec<Refusal>> {
+        let kept = |address| self.kept(address, registration);
+        let (found, leased) = self.find(registration, &[ALPN], kept).await?;
+        let reached = match found {
+            Found::Kept(tunnel) => return Ok((Way::Tunnel(tunnel), leased)),
+            Found::New(reached) => reached,
+        };
+        let address = leased.address();
+        if reached.tls.session().alpn_protocol() != Some(ALPN) {
+            return match &self.outbound.port {
+                None => Ok((Way::Direct(Box::new(reached.tls)), leased)),
+                Some(port) => Err(vec![self.of_no_port(port, address)]),
+            };
+        }
+        match self.tunnel(reached, address, registration) {
+            Some(tunnel) => Ok((Way::Tunnel(tunnel), leased)),
+            None => {
+                let detail = format!("the tunnel to {address} has no secret to export");
+                Err(vec![self.of_denial(Denial { code: "tls_config", detail })])
+            }
+        }
+    }
+
+    /// In plain mTLS nobody would make sure of the port.
+    fn of_no_port(&self, port: &str, address: SocketAddr) -> Refusal {
+        let detail =
+            format!("{address} speaks no postern/1, so nobody can tell whether it is the port {port:?}");
+        self.refusal("wrong_port", detail, Some(address), None)
+    }
+
+    /// A tunnel of the pool that was made as the newest own identity, to whom the policy still names.
+    fn kept(&self, address: SocketAddr, registration: &Arc<Registration>) -> Option<Box<Tunnel>> {
+        let generation = self.plane.credentials.current()?.generation;
+        let (now, door) = (self.plane.clock.now(), self.door(registration));
+        let fits = |tunnel: &Tunnel| {
+            tunnel.address == address
+                && tunnel.generation == generation
+                && holds_until(tunnel.peer.not_after(), now)
+        };
+        loop {
+            let mut tunnel = self.pool.take(fits)?;
+            // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
+            if door.admit(&tunnel.peer).is_ok() {
+                if let Some(vouching) = tunnel.wire.vouching() {
+                    vouching.lease(Arc::new(door), registration.traffic.clone());
+                }
+                return Some(tunnel);
+            }
+            tunnel.end();
+        }
+    }
+
+    fn tunnel(
+        &self,
+        reached: Reached,
+        address: SocketAddr,
+        registration: &Arc<Registration>,
+    ) -> Option<Box<Tunnel>> {
+        let Reached { tls, generation, exporter } = reached;
+        let peer = registration.verified()?;
+        let to = (Arc::new(self.door(registration)) as Arc<_>, registration.traffic.clone());
+        let who = (peer.id().clone(), generation);
+        let mut wire = Wire::new(tls, Role::Caller);
+        wire.vouch(Vouching::new(Role::Caller, exporter?, self.plane.clone(), who, to));
+        Some(Box::new(Tunnel::new(wire, peer, address, generation)))
+    }
+
+    fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
+        let (wire, address) = (&mut tunnel.wire, tunnel.address);
+        if let Some(said) = wire.not_acted_on() {
+            return Broken::Again(said);
+        }
+        if wire.lease().is_refused() {
+            return Broken::Refused(self.of_note(&Note::read(wire.note()), address));
+        }
+        match wire.lease().is_reset_by_peer() && !wire.note().is_empty() {
+            true => Broken::Refused(self.of_note(&Note::read(wire.note()), address)),
+            false => Broken::Over(error),
+        }
+    }
+
+    /// The connection is no longer allowed: the called side is told that this is no clean end.
+    async fn cut(&self, mut tunnel: Box<Tunnel>, registration: &Registration) {
+        let note = registration.cut_for().map(|Denial { code: reason, .. }| {
+            Problem::new(StatusCode::FORBIDDEN, reason, self.plane.refusals.number()).document()
+        });
+        tunnel.wire.reset(note.unwrap_or_default());
+        end(tunnel.wire).await;
+    }
+
+    /// Ends what is left of a lease, and keeps the tunnel if that goes well.
+    async fn keep(&self, mut tunnel: Box<Tunnel>) {
+        match settle(&mut tunnel.wire).await {
+            Ok(()) => self.pool.put(tunnel),
+            Err(error) => tracing::debug!(%error, "a tunnel broke"),
+        }
+    }
+
+    async fn give_up(&self, mut tunnel: Box<Tunnel>) {
+        let settled = settle(&mut tunnel.wire).await;
+        tracing::trace!(?settled, "a tunnel is given up");
+        tunnel.end();
+    }
+
+    fn tell_refused(&self, refused: Vec<Refusal>, registration: &Registration) {
+        for Refusal { reason, detail, .. } in &refused {
+            registration.tell(|story| story.refused(reason, detail));
+        }
+        self.tell_all(refused);
+    }
+
+    fn of_note(&self, note: &Note, address: SocketAddr) -> Refusal {
+        let (reason, detail) = (note.reason(), format!("{address} refused us: {}", note.detail()));
+        let mut refusal = match reason {
+            "access_denied" => self.with_own_opinion(reason, detail, address),
+            _ => self.refusal(reason, detail, Some(address), None),
+        };
+        refusal.instance = note.instance.clone();
+        refusal
+    }
+
+    /// Retires idle tunnels that would not be used any more.
+    pub(super) fn look_after_pool(&self) {
+        let (own, now) = (self.plane.valid_credentials().ok(), self.plane.clock.now());
+        let expected = self.plane.expected(&self.outbound.target).ok();
+        self.pool.retire(|tunnel| {
+            own.as_ref().is_some_and(|own| own.generation == tunnel.generation)
+                && expected.as_ref() == Some(tunnel.peer.id())
+                && holds_until(tunnel.peer.not_after(), now)
+                && self.plane.still_believes(&tunnel.peer).is_ok()
+        });
+    }
+}
+
+impl Failure {
+    /// Whether the server insists on a protocol of its own choice (RFC 7301 §3.2).
+    pub(super) fn is_about_alpn(&self) -> bool {
+        match self {
+            Self::Handshake(error) => {
+                crate::ending::alert_in(error) == Some(rustls::AlertDescription::NoApplicationProtocol)
+            }
+            _ => false,
+        }
+    }
+}

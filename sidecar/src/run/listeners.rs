@@ -1,0 +1,79 @@
+//! The listeners of one sidecar: opened all or none, then served.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::inbound::InboundServer;
+use crate::listen::{self, Until};
+use crate::outbound::OutboundServer;
+use crate::plane::Plane;
+use crate::takeover::{Key, Kind, Takeover};
+
+/// Why a listener is not there.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address} ({what})")]
+pub struct ListenError {
+    what: String,
+    address: SocketAddr,
+    #[source]
+    error: io::Error,
+}
+
+/// Opened, and not served yet.
+pub(super) struct Listeners {
+    inbounds: Vec<TcpListener>,
+    outbounds: Vec<TcpListener>,
+}
+
+pub(super) fn open_admin(takeover: &mut Takeover, address: SocketAddr) -> Result<TcpListener, ListenError> {
+    open(takeover, Kind::Admin, String::new(), address)
+}
+
+impl Listeners {
+    /// Opens all, or takes them over.
+    pub(super) fn open(plane: &Plane, takeover: &mut Takeover) -> Result<Self, ListenError> {
+        let config = &plane.config;
+        let inbounds = config
+            .inbounds
+            .iter()
+            .map(|inbound| open(takeover, Kind::Inbound, inbound.name.clone(), inbound.listen))
+            .collect::<Result<_, _>>()?;
+        let outbounds = config
+            .outbounds
+            .iter()
+            .map(|outbound| open(takeover, Kind::Outbound, outbound.target.to_string(), outbound.listen))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { inbounds, outbounds })
+    }
+
+    /// Accepts on all of them.
+    pub(super) fn serve(self, plane: &Arc<Plane>, until: &Until) -> JoinSet<()> {
+        let config = &plane.config;
+        let mut tasks = JoinSet::new();
+        for (index, (listener, inbound)) in self.inbounds.into_iter().zip(&config.inbounds).enumerate() {
+            let server = Arc::new(InboundServer::new(plane.clone(), index, inbound.clone()));
+            tasks.spawn(listen::run(listener, server, plane.clone(), until.clone()));
+        }
+        for (index, (listener, outbound)) in self.outbounds.into_iter().zip(&config.outbounds).enumerate() {
+            let server = Arc::new(OutboundServer::new(plane.clone(), index, outbound.clone()));
+            tasks.spawn(listen::run(listener, server, plane.clone(), until.clone()));
+        }
+        tasks
+    }
+}
+
+fn open(
+    takeover: &mut Takeover,
+    kind: Kind,
+    name: String,
+    address: SocketAddr,
+) -> Result<TcpListener, ListenError> {
+    let key = Key { kind, name, address };
+    let what = key.to_string();
+    takeover.listener(key).map_err(|error| ListenError { what, address, error })
+}

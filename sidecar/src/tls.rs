@@ -1,0 +1,263 @@
+//! A TLS connection that holds no buffer while nothing moves: rustls's unbuffered API over shared scratch.
+
+mod handshake;
+mod hello;
+mod machine;
+mod scratch;
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::{CommonState, Error as TlsError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+pub use handshake::{BrokenHandshake, connect};
+pub use hello::{Hello, client_hello};
+use machine::Machine;
+pub use scratch::Backlog;
+use scratch::{CIPHERTEXT, SEALED};
+
+/// At most so much is sealed at a time: some records of 16 KiB (RFC 8446 §5.1).
+pub const SEALED_AT_ONCE_BYTES: usize = 64 * 1024 + HEADROOM_BYTES;
+/// What a frame of the tunnel puts before its bytes.
+const HEADROOM_BYTES: usize = 16;
+
+/// A TLS connection over TCP, client or server, after its handshake.
+pub struct TlsStream {
+    tcp: TcpStream,
+    machine: Box<Machine>,
+    /// Ciphertext that is no whole record yet, or has not had its turn.
+    incoming: Vec<u8>,
+    /// There may be whole records in `incoming`.
+    unread: bool,
+    /// Decrypted, and still to be taken.
+    plain: Backlog,
+    /// Ciphertext that the socket has not taken.
+    unsent: Backlog,
+    /// The peer's close_notify has come.
+    ended: bool,
+}
+
+impl TlsStream {
+    fn new(tcp: TcpStream, machine: Machine, incoming: Vec<u8>) -> Self {
+        Self {
+            tcp,
+            machine: Box::new(machine),
+            unread: true,
+            incoming,
+            plain: Backlog::default(),
+            unsent: Backlog::default(),
+            ended: false,
+        }
+    }
+
+    /// The connection under it.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// What the handshake agreed on.
+    pub fn session(&self) -> &CommonState {
+        self.machine.session()
+    }
+
+    /// Reads until something is decrypted and hands it to `take`, until about `room` bytes are taken. Ready with
+    /// `false` once the peer has said close_notify. A connection that ends without it is broken (RFC 8446 §6.1).
+    pub fn poll_plain(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Poll<io::Result<bool>> {
+        if !self.plain.is_empty() {
+            take(self.plain.rest());
+            self.plain.clear();
+            return Poll::Ready(Ok(true));
+        }
+        while !self.ended {
+            if ready!(self.poll_records(cx, room, take))? {
+                return Poll::Ready(Ok(true));
+            }
+        }
+        Poll::Ready(Ok(false))
+    }
+
+    /// One turn: what has come is decrypted. Ready with whether something was taken.
+    fn poll_records(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Poll<io::Result<bool>> {
+        let fed = CIPHERTEXT.with_borrow_mut(|scratch| {
+            let filled = ready!(self.poll_fill(cx, scratch))?;
+            let bytes = scratch.get_mut(..filled).unwrap_or_default();
+            let fed = self.machine.feed(bytes, room, self.unsent.pending(), take);
+            self.incoming = bytes.get(fed.used..).unwrap_or_default().to_vec();
+            Poll::Ready(Ok::<_, io::Error>(fed))
+        });
+        let fed = ready!(fed)?;
+        self.unread = fed.taken >= room && !self.incoming.is_empty();
+        self.ended |= fed.ended;
+        if let Err(error) = fed.result {
+            return self.break_off(cx, error);
+        }
+        // Answers to key updates are no hurry: what cannot leave now leaves with the next write.
+        let _later = self.poll_unsent(cx)?;
+        Poll::Ready(Ok(fed.taken > 0))
+    }
+
+    /// Puts what is kept of the ciphertext and what the socket has into the scratch; says how much that is.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
+        let kept = self.incoming.len();
+        let Some((before, after)) = scratch.split_at_mut_checked(kept).filter(|(_, after)| !after.is_empty())
+        else {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message is too long")));
+        };
+        let read = if self.unread {
+            0
+        } else {
+            let mut buffer = ReadBuf::new(after);
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            buffer.filled().len()
+        };
+        before.copy_from_slice(&self.incoming);
+        Poll::Ready(Ok(kept + read))
+    }
+
+    /// What the peer sent is no TLS that holds: it is told by the alert that waits to be sent, as far as that goes.
+    fn break_off<T>(&mut self, cx: &mut Context<'_>, error: TlsError) -> Poll<io::Result<T>> {
+        let told = self.poll_unsent(cx);
+        tracing::debug!(%error, ?told, "a TLS connection broke");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)))
+    }
+
+    /// Seals at most [`SEALED_AT_ONCE_BYTES`] and sends them as far as the socket takes them. Pending, with nothing
+    /// taken, while an earlier write has not left. Ready with how many of `bytes` were taken.
+    pub fn poll_seal(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_unsent(cx))?;
+        let bytes = bytes.get(..SEALED_AT_ONCE_BYTES).unwrap_or(bytes);
+        self.seal_now(cx, bytes)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Seals all of it and sends what the socket takes at once.
+    pub fn seal_now(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        SEALED.with_borrow_mut(|sealed| {
+            sealed.clear();
+            self.seal(Some(bytes), sealed)?;
+            self.send(cx, sealed)
+        })
+    }
+
+    /// Sends what the socket takes at once; the rest waits.
+    fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
+        let sent = match Pin::new(&mut self.tcp).poll_write(cx, sealed) {
+            Poll::Ready(sent) => sent?,
+            Poll::Pending => 0,
+        };
+        self.unsent.pending().extend_from_slice(sealed.get(sent..).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Sends what waits.
+    pub fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let tcp = &mut self.tcp;
+        self.unsent.poll_drain(|rest| Pin::new(&mut *tcp).poll_write(cx, rest))
+    }
+
+    /// Says close_notify; [`Self::poll_unsent`] sends it.
+    pub fn end(&mut self) -> io::Result<()> {
+        let mut said = Vec::new();
+        self.seal(None, &mut said)?;
+        self.unsent.pending().extend_from_slice(&said);
+        Ok(())
+    }
+
+    fn seal(&mut self, bytes: Option<&[u8]>, sealed: &mut Vec<u8>) -> io::Result<()> {
+        let plain = self.plain.pending();
+        let take = &mut |came: &[u8]| plain.extend_from_slice(came);
+        let fed = self.machine.seal(&mut self.incoming, bytes, sealed, take);
+        if fed.used > 0 {
+            self.incoming = self.incoming.split_off(fed.used);
+        }
+        self.ended |= fed.ended;
+        Ok(fed.result?)
+    }
+
+    /// Whether nothing has come that was not taken, as far as is known without waiting: so it is between two leases.
+    pub fn is_quiet(&self) -> bool {
+        let mut look = [0];
+        self.plain.is_empty()
+            && self.unsent.is_empty()
+            && self.incoming.is_empty()
+            && !self.ended
+            && self.tcp.try_read(&mut look).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the peer has said close_notify.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Gives back the connection, to be ended otherwise.
+    pub fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.plain.is_empty() {
+            let mut rest = Vec::new();
+            let some = ready!(this.poll_plain(cx, buffer.remaining(), &mut |plain| {
+                let (now, later) = plain.split_at(plain.len().min(buffer.remaining()));
+                buffer.put_slice(now);
+                rest.extend_from_slice(later);
+            }));
+            this.plain = Backlog::from(rest);
+            return Poll::Ready(some.map(|_| ()));
+        }
+        let taken = this.plain.rest().len().min(buffer.remaining());
+        buffer.put_slice(this.plain.rest().get(..taken).unwrap_or_default());
+        this.plain.take(taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_seal(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_unsent(cx)
+    }
+
+    /// Ends the own direction: close_notify, then FIN.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.end()?;
+        ready!(self.poll_unsent(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("tcp", &self.tcp)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

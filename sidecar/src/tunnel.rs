@@ -1,0 +1,20 @@
+//! The leased tunnel `postern/1` (docs/WIRE.md): one TLS connection carries app connections one after the other.
+
+mod frame;
+mod lease;
+mod note;
+mod open;
+mod pool;
+mod vouching;
+mod wire;
+
+pub use frame::{Decoder, Event, Frame, FrameError, header};
+pub use lease::{Lease, Role, Violation};
+pub use note::Note;
+pub use open::{Open, OpenError};
+pub use pool::{Pool, Tunnel};
+pub use vouching::{AUTH_FRAMES_MAX, Vouching, VouchingError};
+pub use wire::Wire;
+
+/// What both sides must name in ALPN (RFC 7301) to speak this instead of the app's plain bytes.
+pub const ALPN: &[u8] = b"postern/1";

@@ -1,0 +1,114 @@
+//! Tunnels of one outbound between two leases: bounded in number, idle time, age and uses, and each for one way only.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use postern_proto::identity::VerifiedSvid;
+
+use super::wire::Wire;
+use crate::config::Tunnels;
+
+/// A tunnel of the calling side.
+#[derive(Debug)]
+pub struct Tunnel {
+    pub wire: Wire,
+    /// Who answered.
+    pub peer: VerifiedSvid,
+    pub address: SocketAddr,
+    /// Of the own credentials in its handshake.
+    pub generation: u64,
+    born: Instant,
+    leases: u64,
+}
+
+impl Tunnel {
+    pub fn new(wire: Wire, peer: VerifiedSvid, address: SocketAddr, generation: u64) -> Self {
+        Self { wire, peer, address, generation, born: Instant::now(), leases: 0 }
+    }
+
+    /// Whether it has carried a lease before this one.
+    pub fn is_used(&self) -> bool {
+        self.leases > 0
+    }
+
+    /// Says close_notify, so that the called side knows that this is no break.
+    pub fn end(self) {
+        let mut tls = self.wire.into_tls();
+        let mut cx = Context::from_waker(Waker::noop());
+        let ended = tls.end().map(|()| tls.poll_unsent(&mut cx));
+        tracing::trace!(?ended, "a tunnel is retired");
+    }
+}
+
+/// Idle tunnels; the one used last is used next.
+#[derive(Debug)]
+pub struct Pool {
+    idle: Mutex<Vec<(Box<Tunnel>, Instant)>>,
+    limits: Tunnels,
+}
+
+impl Pool {
+    pub fn new(limits: Tunnels) -> Self {
+        Self { idle: Mutex::default(), limits }
+    }
+
+    /// A tunnel for the next lease, of those that are fit for it; those that are broken are thrown away.
+    pub fn take(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<Box<Tunnel>> {
+        let now = Instant::now();
+        loop {
+            let (mut tunnel, since) = {
+                let mut idle = self.lock();
+                let at = idle.iter().rposition(|(tunnel, _)| fits(tunnel))?;
+                idle.remove(at)
+            };
+            if self.may_stay(&tunnel, since, now) && tunnel.wire.is_quiet() {
+                tunnel.leases += 1;
+                return Some(tunnel);
+            }
+            tunnel.end();
+        }
+    }
+
+    /// Keeps a tunnel after its lease, if it is good for another.
+    pub fn put(&self, tunnel: Box<Tunnel>) {
+        let now = Instant::now();
+        if !tunnel.wire.is_quiet() || !self.may_stay(&tunnel, now, now) {
+            return tunnel.end();
+        }
+        let oldest = {
+            let mut idle = self.lock();
+            idle.push((tunnel, now));
+            (idle.len() > self.limits.idle_max).then(|| idle.remove(0))
+        };
+        if let Some((oldest, _)) = oldest {
+            oldest.end();
+        }
+    }
+
+    /// Retires those that are not wanted any more, have waited too long, or were ended by the other side.
+    pub fn retire(&self, wanted: impl Fn(&Tunnel) -> bool) {
+        let now = Instant::now();
+        let stays = |(tunnel, since): &mut (Box<Tunnel>, Instant)| {
+            wanted(tunnel) && self.may_stay(tunnel, *since, now) && tunnel.wire.is_quiet()
+        };
+        let retired: Vec<_> = self.lock().extract_if(.., |idle| !stays(idle)).collect();
+        retired.into_iter().for_each(|(tunnel, _)| tunnel.end());
+    }
+
+    /// How many there are.
+    pub fn idle(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn may_stay(&self, tunnel: &Tunnel, since: Instant, now: Instant) -> bool {
+        now.duration_since(since) <= self.limits.idle_timeout
+            && now.duration_since(tunnel.born) <= self.limits.age_max
+            && tunnel.leases < self.limits.leases_max
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Box<Tunnel>, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

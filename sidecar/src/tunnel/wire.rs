@@ -1,0 +1,358 @@
+//! A tunnel at one side: TLS, frames, and the lease that they belong to.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use thiserror::Error;
+
+use super::frame::{DATA_BYTES_MAX, Decoder, Event, Frame, FrameError, HEADER_BYTES, NOTE_BYTES_MAX, header};
+use super::lease::{Lease, Role, Violation};
+use super::open::Open;
+use super::vouching::{Vouching, VouchingError};
+use crate::relay::{Carrier, HEADROOM_BYTES, Received};
+use crate::tls::{Backlog, TlsStream};
+
+/// Decrypted in one turn of the relay, about.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// A tunnel, between leases or in one.
+#[derive(Debug)]
+pub struct Wire {
+    tls: TlsStream,
+    reader: Reader,
+    /// Frames that go before all else.
+    control: Vec<u8>,
+    /// What the app has said before the other side answered, so that another tunnel can be tried.
+    said: Vec<u8>,
+    vouching: Option<Box<Vouching>>,
+}
+
+/// How a tunnel breaks by what the peer sends.
+#[derive(Debug, Error)]
+pub enum WireError {
+    #[error("no frame of postern/1")]
+    Frame(#[from] FrameError),
+    #[error("the rules of postern/1 are broken")]
+    Violation(#[from] Violation),
+    #[error("re-authentication failed")]
+    Vouching(#[from] VouchingError),
+    #[error("a tunnel without exporter cannot be re-authenticated")]
+    NoVouching,
+}
+
+impl From<WireError> for io::Error {
+    fn from(error: WireError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// Reads frames and keeps what is not for now.
+#[derive(Debug)]
+struct Reader {
+    decoder: Decoder,
+    lease: Lease,
+    /// Decrypted, and not for the lease that was.
+    later: Backlog,
+    opened: Option<Open>,
+    /// AUTH frames, to be answered.
+    auths: Vec<Vec<u8>>,
+    /// The last REFUSE's or RESET's document.
+    note: Vec<u8>,
+    broken: Option<Box<WireError>>,
+}
+
+impl Wire {
+    pub fn new(tls: TlsStream, role: Role) -> Self {
+        let reader = Reader {
+            decoder: Decoder::default(),
+            lease: Lease::new(role),
+            later: Backlog::default(),
+            opened: None,
+            auths: Vec::new(),
+            note: Vec::new(),
+            broken: None,
+        };
+        Self { tls, reader, control: Vec::new(), said: Vec::new(), vouching: None }
+    }
+
+    /// From now on both sides prove their newer certificates.
+    pub fn vouch(&mut self, vouching: Vouching) {
+        self.vouching = Some(Box::new(vouching));
+    }
+
+    pub fn vouching(&mut self) -> Option<&mut Vouching> {
+        self.vouching.as_deref_mut()
+    }
+
+    pub fn tls(&self) -> &TlsStream {
+        &self.tls
+    }
+
+    pub fn into_tls(self) -> TlsStream {
+        self.tls
+    }
+
+    pub fn lease(&self) -> &Lease {
+        &self.reader.lease
+    }
+
+    /// The document of the REFUSE or RESET that ended the lease.
+    pub fn note(&self) -> &[u8] {
+        &self.reader.note
+    }
+
+    /// Whether it can carry another lease, as far as is known without asking.
+    pub fn is_quiet(&self) -> bool {
+        let Reader { decoder, lease, later, broken, .. } = &self.reader;
+        lease.is_over()
+            && decoder.is_between()
+            && later.is_empty()
+            && broken.is_none()
+            && self.control.is_empty()
+            && self.tls.is_quiet()
+    }
+
+    /// Begins a lease with what the app has said already. It leaves with the first poll.
+    pub fn open(&mut self, open: Open, said: Vec<u8>) {
+        self.reader.lease.open();
+        self.reader.note.clear();
+        Frame::Open(open).encode(&mut self.control);
+        if !said.is_empty() {
+            self.control.extend_from_slice(&header(said.len()));
+            self.control.extend_from_slice(&said);
+        }
+        self.said = said;
+    }
+
+    /// What the app has said, if surely nobody has acted on it: the peer said close_notify instead of an answer, or
+    /// nothing of the app's was sent.
+    pub fn not_acted_on(&mut self) -> Option<Vec<u8>> {
+        let unanswered = !self.reader.lease.is_answered() && self.reader.broken.is_none();
+        let surely = self.said.is_empty() || self.tls.is_ended();
+        (unanswered && surely).then(|| std::mem::take(&mut self.said))
+    }
+
+    /// Waits for OPEN; nothing when the peer has ended the tunnel.
+    pub fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Open>>> {
+        ready!(self.poll_sent(cx))?;
+        loop {
+            if let Some(open) = self.reader.opened.take() {
+                return Poll::Ready(Ok(Some(open)));
+            }
+            if !ready!(self.poll_frames(cx, &mut Vec::new()))? {
+                return Poll::Ready(Ok(None));
+            }
+        }
+    }
+
+    pub fn accept(&mut self) {
+        self.reader.lease.accept();
+        Frame::Accept.encode(&mut self.control);
+    }
+
+    /// Refuses the lease, with a problem document.
+    pub fn refuse(&mut self, mut note: Vec<u8>) {
+        if note.len() > NOTE_BYTES_MAX {
+            note.clear();
+        }
+        self.reader.lease.refuse();
+        Frame::Refuse(note).encode(&mut self.control);
+    }
+
+    /// Breaks the lease off, if it is not over.
+    pub fn reset(&mut self, note: Vec<u8>) {
+        if self.reader.lease.reset() {
+            Frame::Reset { lease: self.reader.lease.number(), note }.encode(&mut self.control);
+        }
+    }
+
+    /// Waits until nothing of the lease is left in either direction; what still comes is thrown away.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.said = Vec::new();
+        let mut nobodys = Vec::new();
+        loop {
+            if self.reader.lease.is_refused() || self.reader.lease.is_reset_by_peer() {
+                self.end_own();
+            }
+            ready!(self.poll_sent(cx))?;
+            if self.reader.lease.is_over() {
+                return Poll::Ready(Ok(()));
+            }
+            nobodys.clear();
+            if !ready!(self.poll_frames(cx, &mut nobodys))? {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// The peer's side is over, and so is ours.
+    fn end_own(&mut self) {
+        if self.reader.lease.is_reset_by_peer() {
+            self.reset(Vec::new());
+        } else if self.reader.lease.is_open() {
+            self.reader.lease.finish();
+            Frame::Fin.encode(&mut self.control);
+        }
+    }
+
+    /// Sends what waits.
+    pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.control.is_empty() {
+            let sealed = ready!(self.tls.poll_seal(cx, &self.control))?;
+            self.control.drain(..sealed);
+        }
+        self.control = Vec::new();
+        self.tls.poll_unsent(cx)
+    }
+
+    /// Reads once; the app's bytes are appended. Ready with `false` once the peer has ended the tunnel.
+    fn poll_frames(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<bool>> {
+        let Self { tls, reader, .. } = self;
+        if reader.later.is_empty() {
+            let more = ready!(tls.poll_plain(cx, TURN_BYTES, &mut |plain| reader.read(plain, to_app)))?;
+            if !more {
+                return Poll::Ready(Ok(false));
+            }
+        } else {
+            let later = std::mem::take(&mut reader.later);
+            reader.read(later.rest(), to_app);
+        }
+        if let Some(error) = reader.broken.take() {
+            return Poll::Ready(Err((*error).into()));
+        }
+        self.answer_auths(cx)?;
+        Poll::Ready(Ok(true))
+    }
+
+    fn answer_auths(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.reader.auths.is_empty() {
+            return Ok(());
+        }
+        for body in std::mem::take(&mut self.reader.auths) {
+            let vouching = self.vouching.as_mut().ok_or(WireError::NoVouching)?;
+            vouching.receive(&body, &mut self.control).map_err(WireError::from)?;
+        }
+        self.try_send(cx)
+    }
+
+    /// Sends what the socket takes now.
+    fn try_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.poll_sent(cx) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl Reader {
+    fn read(&mut self, bytes: &[u8], to_app: &mut Vec<u8>) {
+        if self.broken.is_none()
+            && let Err(error) = self.try_read(bytes, to_app)
+        {
+            self.broken = Some(Box::new(error));
+        }
+    }
+
+    /// Reads up to where something else begins: a lease, or what comes after one.
+    fn try_read(&mut self, mut bytes: &[u8], to_app: &mut Vec<u8>) -> Result<(), WireError> {
+        while self.opened.is_none() && self.later.is_empty() {
+            let Some(event) = self.decoder.next(&mut bytes)? else { return Ok(()) };
+            match event {
+                Event::Data(data) => {
+                    self.lease.data()?;
+                    if !self.lease.discards() {
+                        to_app.extend_from_slice(data);
+                    }
+                }
+                Event::Frame(frame) => {
+                    self.lease.receive(&frame)?;
+                    match frame {
+                        Frame::Open(open) => self.opened = Some(open),
+                        Frame::Refuse(note) | Frame::Reset { note, .. } => self.note = note,
+                        Frame::Auth(body) => self.auths.push(body),
+                        Frame::Accept | Frame::Fin => {}
+                    }
+                }
+            }
+        }
+        self.later.pending().extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Carrier for Wire {
+    fn attend(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(vouching) = &mut self.vouching else { return Ok(()) };
+        vouching.tell(cx, &mut self.control);
+        if self.control.is_empty() || !self.reader.lease.is_answered() {
+            return Ok(());
+        }
+        self.try_send(cx)
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>> {
+        let lease = &self.reader.lease;
+        if lease.is_reset_by_peer() || lease.is_refused() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if lease.is_finished_by_peer() {
+            return Poll::Ready(Ok(Received::End));
+        }
+        if !ready!(self.poll_frames(cx, to_app))? {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if self.reader.lease.is_answered() {
+            self.said = Vec::new();
+        }
+        Poll::Ready(Ok(Received::More))
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.tls.poll_unsent(cx))?;
+        // Until the answer comes no more is said than can be said again.
+        if self.said.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> io::Result<()> {
+        let data_bytes = chunk.len() - HEADROOM_BYTES;
+        debug_assert!(data_bytes <= DATA_BYTES_MAX);
+        let begin = HEADROOM_BYTES - HEADER_BYTES;
+        if let Some(place) = chunk.get_mut(begin..HEADROOM_BYTES) {
+            place.copy_from_slice(&header(data_bytes));
+        }
+        if self.reader.lease.is_answered() && self.control.is_empty() {
+            return self.tls.seal_now(cx, chunk.get(begin..).unwrap_or_default());
+        }
+        if !self.reader.lease.is_answered() {
+            self.said = chunk.get(HEADROOM_BYTES..).unwrap_or_default().to_vec();
+        }
+        self.control.extend_from_slice(chunk.get(begin..).unwrap_or_default());
+        self.try_send(cx)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.reader.lease.is_open() {
+            self.reader.lease.finish();
+            Frame::Fin.encode(&mut self.control);
+        }
+        self.poll_sent(cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_sent(cx)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut nobodys = Vec::new();
+        loop {
+            if self.reader.lease.is_reset_by_peer() {
+                return Poll::Ready(io::ErrorKind::ConnectionReset.into());
+            }
+            match ready!(self.poll_frames(cx, &mut nobodys)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+    }
+}
