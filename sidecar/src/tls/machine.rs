@@ -168,8 +168,9 @@ impl Turn<'_> {
                 Ok(false) if self.taken >= room => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    // rustls has the alert ready that names the error, in one message; it is not asked for more.
-                    let _alert = self.step(connection, records);
+                    // rustls has the alert ready that names the error, behind what it had to say before, as a
+                    // ServerHello; it is not asked for more.
+                    while connection.wants_write() && matches!(self.step(connection, records), Ok(None)) {}
                     return Err(error);
                 }
             }
