@@ -10,11 +10,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::roles::{ANSWER_BYTES, SINK, head_end};
+use crate::roles::{ANSWER_BYTES, BLOCK_BYTES, LAST, MORE, head_end};
 
 /// One is a bottleneck where nothing is between client and backend; more only take turns on two cores.
 const THREADS: usize = 2;
-const BLOCK_BYTES: usize = 256 * 1024;
 pub(crate) const REQUEST: &[u8] =
     b"GET /charges/7 HTTP/1.1\r\nhost: payments\r\nuser-agent: bench\r\naccept: */*\r\n\r\n";
 
@@ -123,12 +122,14 @@ pub(crate) async fn keep_connecting(entry: SocketAddr, until: Instant) -> anyhow
 
 /// Bytes over one connection, all of which must arrive; how many that were.
 pub(crate) async fn keep_sending(mut stream: TcpStream, until: Instant) -> anyhow::Result<u64> {
-    let (block, mut sent) = (vec![SINK; BLOCK_BYTES], 0);
-    while Instant::now() < until {
+    let (mut block, mut sent) = (vec![MORE; BLOCK_BYTES], 0);
+    while block[0] != LAST {
+        if Instant::now() >= until {
+            block[0] = LAST;
+        }
         stream.write_all(&block).await.context("send")?;
         sent += block.len() as u64;
     }
-    stream.shutdown().await?;
     let arrived = stream.read_u64().await.context("the backend's count")?;
     anyhow::ensure!(arrived == sent, "{sent} bytes sent, {arrived} arrived");
     Ok(sent)

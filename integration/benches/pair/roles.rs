@@ -7,8 +7,11 @@ use postern_integration::Program;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A first byte of this value asks the backend to swallow all that follows and to say at the end how much it was.
-pub(crate) const SINK: u8 = b'S';
+/// Bulk comes in blocks of [`BLOCK_BYTES`], of which the first byte says whether another follows. The backend swallows
+/// them and then says how many bytes came: no proxy has to carry half an end for that.
+pub(crate) const MORE: u8 = b'S';
+pub(crate) const LAST: u8 = b'L';
+pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 /// Of an answer to a request without a body.
 pub(crate) const ANSWER_BYTES: usize = 1024;
 /// What the plain relay and the backend read at once.
@@ -74,9 +77,8 @@ async fn backend(mut stream: TcpStream) -> std::io::Result<()> {
         if read == 0 {
             return Ok(());
         }
-        if filled == 0 && buffer[0] == SINK {
-            let total = read as u64 + swallow(&mut stream, u64::MAX).await?;
-            return stream.write_u64(total).await;
+        if filled == 0 && [MORE, LAST].contains(&buffer[0]) {
+            return count_blocks(stream, buffer[0], read).await;
         }
         filled += read;
         while let Some(end) = head_end(&buffer[..filled]) {
@@ -90,21 +92,32 @@ async fn backend(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Reads and forgets up to `bytes`, or until the end; says how many it was.
-async fn swallow(stream: &mut TcpStream, bytes: u64) -> std::io::Result<u64> {
-    let mut left = bytes;
-    if left > 0 {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            let now = left.min(BUFFER_BYTES as u64) as usize;
+/// Swallows blocks of which `come` bytes came already, and answers with the count of bytes.
+async fn count_blocks(mut stream: TcpStream, mut kind: u8, mut come: usize) -> std::io::Result<()> {
+    let (mut buffer, mut total) = (vec![0; BUFFER_BYTES], 0);
+    loop {
+        while come < BLOCK_BYTES {
+            let now = BUFFER_BYTES.min(BLOCK_BYTES - come);
             let read = stream.read(&mut buffer[..now]).await?;
-            left -= read as u64;
-            if read == 0 || left == 0 {
-                break;
+            if read == 0 {
+                return Ok(());
             }
+            (kind, come) = (if come == 0 { buffer[0] } else { kind }, come + read);
         }
+        total += come as u64;
+        if kind == LAST {
+            return stream.write_u64(total).await;
+        }
+        come = 0;
     }
-    Ok(bytes - left)
+}
+
+/// Reads and forgets the rest of a body.
+async fn swallow(stream: &mut TcpStream, bytes: u64) -> std::io::Result<()> {
+    let mut rest = stream.take(bytes);
+    let mut buffer = vec![0; if bytes > 0 { BUFFER_BYTES } else { 0 }];
+    while rest.limit() > 0 && rest.read(&mut buffer).await? > 0 {}
+    Ok(())
 }
 
 /// As much as came, or 1 KiB where nothing came.
