@@ -69,6 +69,8 @@ struct Reader {
     /// Decrypted, and not for the lease that was.
     later: Backlog,
     opened: Option<Open>,
+    /// What comes in this turn is for later; it comes in one piece or, record by record, in several.
+    stopped: bool,
     /// AUTH frames, to be answered.
     auths: Vec<Vec<u8>>,
     /// The last REFUSE's or RESET's document.
@@ -83,6 +85,7 @@ impl Wire {
             lease: Lease::new(role),
             later: Backlog::default(),
             opened: None,
+            stopped: false,
             auths: Vec::new(),
             note: Vec::new(),
             broken: None,
@@ -223,6 +226,7 @@ impl Wire {
     /// Reads once; the app's bytes are appended. Ready with `false` once the peer has ended the tunnel.
     fn poll_frames(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<bool>> {
         let Self { tls, reader, .. } = self;
+        reader.stopped = false;
         if reader.later.is_empty() {
             let more = ready!(tls.poll_plain(cx, TURN_BYTES, &mut |plain| reader.read(plain, to_app)))?;
             if !more {
@@ -270,13 +274,11 @@ impl Reader {
 
     /// Reads up to where a lease begins or is over: what comes after that has its time later.
     fn try_read(&mut self, mut bytes: &[u8], to_app: &mut Vec<u8>) -> Result<(), WireError> {
-        if self.later.is_empty() {
-            while let Some(event) = self.decoder.next(&mut bytes)? {
-                self.take(event, to_app)?;
-                if self.opened.is_some() || self.lease.is_over() {
-                    break;
-                }
-            }
+        while !self.stopped
+            && let Some(event) = self.decoder.next(&mut bytes)?
+        {
+            self.take(event, to_app)?;
+            self.stopped = self.opened.is_some() || self.lease.is_over();
         }
         self.later.pending().extend_from_slice(bytes);
         Ok(())
@@ -391,39 +393,72 @@ mod tests {
             lease: Lease::new(Role::Called),
             later: Backlog::default(),
             opened: None,
+            stopped: false,
             auths: Vec::new(),
             note: Vec::new(),
             broken: None,
         }
     }
 
+    /// One turn of a tunnel: what has come, record by record, and then each time what was left for later.
+    fn turn(reader: &mut Reader, records: &[Vec<u8>], to_app: &mut Vec<u8>) {
+        reader.stopped = false;
+        for record in records {
+            reader.try_read(record, to_app).unwrap();
+        }
+    }
+
+    fn later(reader: &mut Reader, to_app: &mut Vec<u8>) {
+        let later = std::mem::take(&mut reader.later);
+        turn(reader, &[later.rest().to_vec()], to_app);
+    }
+
+    fn frames(frames: &[Frame], data: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frames.iter().for_each(|frame| frame.encode(&mut bytes));
+        bytes.extend_from_slice(&header(data.len()));
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    #[test]
+    fn the_first_bytes_wait_until_the_app_is_reached_in_one_record_or_in_several() {
+        for cut in 0..=15 {
+            let (mut reader, mut to_app) = (reader(), Vec::new());
+            let mut first = frames(&[Frame::Open(Open::default())], b"first words");
+            let second = first.split_off(cut.min(first.len()));
+            turn(&mut reader, &[first, second], &mut to_app);
+            assert!(reader.opened.take().is_some() && to_app.is_empty(), "cut at {cut}");
+            reader.lease.accept();
+            later(&mut reader, &mut to_app);
+            assert_eq!(to_app, b"first words", "cut at {cut}");
+        }
+    }
+
     /// The caller may open the next lease in the same breath as it ends the last one.
     #[test]
     fn what_belongs_to_the_next_lease_waits_until_this_one_is_served() {
-        let (mut reader, mut bytes, mut to_app) = (reader(), Vec::new(), Vec::new());
-        Frame::Open(Open::default()).encode(&mut bytes);
-        reader.try_read(&bytes, &mut to_app).unwrap();
-        assert!(reader.opened.take().is_some());
-        reader.lease.accept();
-        reader.lease.finish();
+        for records in [1, 2] {
+            let (mut reader, mut to_app) = (reader(), Vec::new());
+            let open = Frame::Open(Open::default());
+            turn(&mut reader, &[frames(std::slice::from_ref(&open), b"one")], &mut to_app);
+            assert!(reader.opened.take().is_some());
+            reader.lease.accept();
+            reader.lease.finish();
+            later(&mut reader, &mut to_app);
 
-        bytes.clear();
-        bytes.extend_from_slice(&header(3));
-        bytes.extend_from_slice(b"one");
-        Frame::Fin.encode(&mut bytes);
-        Frame::Open(Open::default()).encode(&mut bytes);
-        bytes.extend_from_slice(&header(3));
-        bytes.extend_from_slice(b"two");
-        reader.try_read(&bytes, &mut to_app).unwrap();
-        assert_eq!(to_app, b"one");
-        assert!(reader.lease.is_over() && reader.opened.is_none() && reader.lease.number() == 1);
+            let mut end = Vec::new();
+            Frame::Fin.encode(&mut end);
+            let next = frames(std::slice::from_ref(&open), b"two");
+            let came = if records == 1 { vec![[end, next].concat()] } else { vec![end, next] };
+            turn(&mut reader, &came, &mut to_app);
+            assert_eq!(to_app, b"one");
+            assert!(reader.lease.is_over() && reader.opened.is_none() && reader.lease.number() == 1);
 
-        let later = std::mem::take(&mut reader.later);
-        reader.try_read(later.rest(), &mut to_app).unwrap();
-        assert!(reader.opened.is_some() && reader.lease.number() == 2);
-        let later = std::mem::take(&mut reader.later);
-        reader.opened = None;
-        reader.try_read(later.rest(), &mut to_app).unwrap();
-        assert_eq!(to_app, b"onetwo");
+            later(&mut reader, &mut to_app);
+            assert!(reader.opened.take().is_some() && reader.lease.number() == 2);
+            later(&mut reader, &mut to_app);
+            assert_eq!(to_app, b"onetwo");
+        }
     }
 }
