@@ -68,6 +68,8 @@ struct Reader {
     lease: Lease,
     /// Decrypted, and not for the lease that was.
     later: Backlog,
+    /// A lease has begun or is over: what else comes in this turn, in whatever records, is kept for later.
+    stopped: bool,
     opened: Option<Open>,
     /// AUTH frames, to be answered.
     auths: Vec<Vec<u8>>,
@@ -82,6 +84,7 @@ impl Wire {
             decoder: Decoder::default(),
             lease: Lease::new(role),
             later: Backlog::default(),
+            stopped: false,
             opened: None,
             auths: Vec::new(),
             note: Vec::new(),
@@ -223,14 +226,14 @@ impl Wire {
     /// Reads once; the app's bytes are appended. Ready with `false` once the peer has ended the tunnel.
     fn poll_frames(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<bool>> {
         let Self { tls, reader, .. } = self;
+        reader.stopped = false;
         if reader.later.is_empty() {
             let more = ready!(tls.poll_plain(cx, TURN_BYTES, &mut |plain| reader.read(plain, to_app)))?;
             if !more {
                 return Poll::Ready(Ok(false));
             }
         } else {
-            let later = std::mem::take(&mut reader.later);
-            reader.read(later.rest(), to_app);
+            reader.read_later(to_app);
         }
         if let Some(error) = reader.broken.take() {
             return Poll::Ready(Err((*error).into()));
@@ -260,7 +263,23 @@ impl Wire {
 }
 
 impl Reader {
-    fn read(&mut self, bytes: &[u8], to_app: &mut Vec<u8>) {
+    /// Reads what has come, and keeps what has its time later.
+    fn read(&mut self, mut bytes: &[u8], to_app: &mut Vec<u8>) {
+        self.read_some(&mut bytes, to_app);
+        self.later.pending().extend_from_slice(bytes);
+    }
+
+    /// Reads what was kept. It is not copied again: a peer could make that as dear as it likes.
+    fn read_later(&mut self, to_app: &mut Vec<u8>) {
+        let mut later = std::mem::take(&mut self.later);
+        let mut bytes = later.rest();
+        self.read_some(&mut bytes, to_app);
+        let used = later.rest().len() - bytes.len();
+        later.take(used);
+        self.later = later;
+    }
+
+    fn read_some(&mut self, bytes: &mut &[u8], to_app: &mut Vec<u8>) {
         if self.broken.is_none()
             && let Err(error) = self.try_read(bytes, to_app)
         {
@@ -268,17 +287,13 @@ impl Reader {
         }
     }
 
-    /// Reads up to where a lease begins or is over: what comes after that has its time later.
-    fn try_read(&mut self, mut bytes: &[u8], to_app: &mut Vec<u8>) -> Result<(), WireError> {
-        if self.later.is_empty() {
-            while let Some(event) = self.decoder.next(&mut bytes)? {
-                self.take(event, to_app)?;
-                if self.opened.is_some() || self.lease.is_over() {
-                    break;
-                }
-            }
+    /// Reads up to where a lease begins or is over.
+    fn try_read(&mut self, bytes: &mut &[u8], to_app: &mut Vec<u8>) -> Result<(), WireError> {
+        while !self.stopped {
+            let Some(event) = self.decoder.next(bytes)? else { return Ok(()) };
+            self.take(event, to_app)?;
+            self.stopped = self.opened.is_some() || self.lease.is_over();
         }
-        self.later.pending().extend_from_slice(bytes);
         Ok(())
     }
 
@@ -372,6 +387,10 @@ impl Carrier for Wire {
             if self.reader.lease.is_reset_by_peer() {
                 return Poll::Ready(io::ErrorKind::ConnectionReset.into());
             }
+            if self.reader.lease.is_over() {
+                // Only the last write has not left yet. What comes now is of the next lease.
+                return Poll::Pending;
+            }
             match ready!(self.poll_frames(cx, &mut nobodys)) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
@@ -390,6 +409,7 @@ mod tests {
             decoder: Decoder::default(),
             lease: Lease::new(Role::Called),
             later: Backlog::default(),
+            stopped: false,
             opened: None,
             auths: Vec::new(),
             note: Vec::new(),
@@ -397,33 +417,40 @@ mod tests {
         }
     }
 
-    /// The caller may open the next lease in the same breath as it ends the last one.
+    /// The caller may open the next lease in the same breath as it ends the last one, in one record or in several.
     #[test]
     fn what_belongs_to_the_next_lease_waits_until_this_one_is_served() {
+        let (mut first, mut next) = (Vec::new(), Vec::new());
+        first.extend_from_slice(&header(3));
+        first.extend_from_slice(b"one");
+        Frame::Fin.encode(&mut first);
+        Frame::Open(Open::default()).encode(&mut next);
+        next.extend_from_slice(&header(3));
+        next.extend_from_slice(b"two");
+        next_lease_waits(&[&first, &next]);
+        next_lease_waits(&[&[first, next].concat()]);
+    }
+
+    fn next_lease_waits(records: &[&[u8]]) {
         let (mut reader, mut bytes, mut to_app) = (reader(), Vec::new(), Vec::new());
         Frame::Open(Open::default()).encode(&mut bytes);
-        reader.try_read(&bytes, &mut to_app).unwrap();
+        reader.read(&bytes, &mut to_app);
         assert!(reader.opened.take().is_some());
         reader.lease.accept();
         reader.lease.finish();
 
-        bytes.clear();
-        bytes.extend_from_slice(&header(3));
-        bytes.extend_from_slice(b"one");
-        Frame::Fin.encode(&mut bytes);
-        Frame::Open(Open::default()).encode(&mut bytes);
-        bytes.extend_from_slice(&header(3));
-        bytes.extend_from_slice(b"two");
-        reader.try_read(&bytes, &mut to_app).unwrap();
+        reader.stopped = false;
+        records.iter().for_each(|record| reader.read(record, &mut to_app));
         assert_eq!(to_app, b"one");
         assert!(reader.lease.is_over() && reader.opened.is_none() && reader.lease.number() == 1);
 
-        let later = std::mem::take(&mut reader.later);
-        reader.try_read(later.rest(), &mut to_app).unwrap();
-        assert!(reader.opened.is_some() && reader.lease.number() == 2);
-        let later = std::mem::take(&mut reader.later);
-        reader.opened = None;
-        reader.try_read(later.rest(), &mut to_app).unwrap();
+        reader.stopped = false;
+        reader.read_later(&mut to_app);
+        assert!(reader.opened.take().is_some() && reader.lease.number() == 2);
+        assert_eq!(to_app, b"one");
+        reader.stopped = false;
+        reader.read_later(&mut to_app);
         assert_eq!(to_app, b"onetwo");
+        assert!(reader.later.is_empty() && reader.broken.is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! The app's end of a connection, as a thing that does what it is told and checks each byte that it gets.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,12 +19,13 @@ pub struct Source {
 impl Source {
     pub fn byte(self, at: usize) -> u8 {
         let seed = u64::from(self.connection) << 40 ^ u64::from(self.attempt) << 32 ^ at as u64;
-        (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 37) as u8
+        let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()[1]
     }
 }
 
 /// What an app has done and seen.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Told {
     /// So many bytes it has said; the relay has read so many of them.
     pub said: usize,
@@ -40,6 +42,14 @@ pub struct Told {
     /// Its connection was closed by the sidecar.
     pub closed: bool,
     wakers: Vec<Waker>,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { said, read, finished, broken, got, got_end, closed, .. } = self;
+        write!(f, "said {said}, of which {read} were read, finished {finished}, broken {broken}; ")?;
+        write!(f, "got {}, its end {got_end}, closed {closed}", got.len())
+    }
 }
 
 /// The test's hand on an app.
@@ -75,9 +85,10 @@ impl App {
 
     /// Whether these are the first bytes that `other` has said.
     pub fn heard(&self, other: &App) -> bool {
-        let got = &self.told().got;
-        got.iter().enumerate().all(|(at, byte)| *byte == other.source.byte(at))
-            && got.len() <= other.told().said
+        let said = other.told().said;
+        let told = self.told();
+        told.got.len() <= said
+            && (told.got.iter().enumerate()).all(|(at, byte)| *byte == other.source.byte(at))
     }
 
     /// Whether everything that `other` said came, and its end.
@@ -86,7 +97,11 @@ impl App {
             let told = other.told();
             (told.finished, told.said)
         };
-        self.heard(other) && finished && self.told().got_end && self.told().got.len() == said
+        if !self.heard(other) {
+            return false;
+        }
+        let told = self.told();
+        finished && told.got_end && told.got.len() == said
     }
 }
 

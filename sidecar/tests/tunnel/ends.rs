@@ -26,9 +26,19 @@ pub struct World {
     pub net: Net,
     pub gates: [Arc<Gate>; 2],
     pub seen: Mutex<Seen>,
+    pub handles: Mutex<Handles>,
     /// The called side ends its tunnels between leases.
     pub retired: watch::Sender<u64>,
     pool: Mutex<Vec<Wire>>,
+}
+
+/// What reaches into tunnels that others carry.
+#[derive(Debug, Default)]
+pub struct Handles {
+    /// To be woken after a rotation.
+    pub traffics: Vec<Arc<Traffic>>,
+    /// To be cut.
+    pub sockets: Vec<socket2::Socket>,
 }
 
 /// What has happened.
@@ -40,9 +50,6 @@ pub struct Seen {
     pub refusing: usize,
     /// Connections that were refused.
     pub refused: Vec<u32>,
-    pub traffics: Vec<Arc<Traffic>>,
-    /// Sockets of the tunnels, to be cut.
-    pub sockets: Vec<socket2::Socket>,
     pub leases: usize,
     pub tunnels: usize,
     pub again: usize,
@@ -53,8 +60,9 @@ pub struct Seen {
 impl World {
     pub async fn new() -> Arc<Self> {
         let (retired, _) = watch::channel(0);
-        let (gates, seen, pool) = (Default::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { net: Net::new().await, gates, seen, retired, pool })
+        let (gates, seen) = (Default::default(), Mutex::default());
+        let (handles, pool) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { net: Net::new().await, gates, seen, handles, retired, pool })
     }
 
     pub fn gate(&self, role: Role) -> &Arc<Gate> {
@@ -68,7 +76,7 @@ impl World {
 
     pub fn rotate(&self, role: Role) {
         self.net.rotate(role);
-        let traffics = self.seen.lock().unwrap().traffics.clone();
+        let traffics = self.handles.lock().unwrap().traffics.clone();
         traffics.iter().for_each(|traffic| traffic.waker.wake());
     }
 
@@ -222,13 +230,13 @@ impl World {
 
     fn traffic(&self) -> Arc<Traffic> {
         let traffic = Arc::<Traffic>::default();
-        self.seen.lock().unwrap().traffics.push(traffic.clone());
+        self.handles.lock().unwrap().traffics.push(traffic.clone());
         traffic
     }
 
     fn socket(&self, wire: &Wire) {
         let socket = socket2::SockRef::from(wire.tls().tcp()).try_clone().unwrap();
-        self.seen.lock().unwrap().sockets.push(socket);
+        self.handles.lock().unwrap().sockets.push(socket);
     }
 }
 

@@ -16,7 +16,11 @@ use crate::ends::World;
 /// How many cases are run, where nobody says more.
 const CASES: u32 = 60;
 /// A case that lasts longer hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// A failed case is made smaller for so long.
+const SHRINK_MS_MAX: u32 = 60_000;
+/// Takes all there is.
+const WIDE: usize = 1 << 40;
 /// Rotations of a side in one case: more would be a flood (docs/WIRE.md, Re-authentication).
 const ROTATIONS_MAX: usize = 4;
 
@@ -88,11 +92,15 @@ struct Sum {
 #[test]
 fn whatever_happens_in_whatever_order_each_app_gets_its_own_bytes_and_its_own_end() {
     let cases = std::env::var("POSTERN_MODEL_CASES").map_or(CASES, |cases| cases.parse().unwrap());
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_time: SHRINK_MS_MAX, ..Config::default() };
     let (sum, mut runner) = (Sum::default(), TestRunner::new(config));
     let run = runner.run(&steps(), |steps| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(case(&steps, &sum)).map_err(TestCaseError::fail)
+        runtime.block_on(case(&steps, &sum)).map_err(|wrong| {
+            println!("model: {} cases held, then {wrong}", sum.cases.load(Ordering::Relaxed));
+            TestCaseError::fail(wrong)
+        })
     });
     println!("model: {sum:?}");
     run.unwrap();
@@ -117,7 +125,7 @@ async fn case(steps: &[Step], sum: &Sum) -> Result<(), String> {
     }
     let ended = tokio::time::timeout(PATIENCE, case.end()).await;
     listening.abort();
-    ended.map_err(|_| format!("it hangs: {:?}", case.world.seen.lock().unwrap()))?;
+    ended.map_err(|_| format!("it hangs: {:?} {:?}", case.callers, case.world.seen.lock().unwrap()))?;
     case.judge()?;
     case.count(sum);
     Ok(())
@@ -150,8 +158,8 @@ impl Case {
             Step::Rotate(_) => {}
             Step::Cut(which) => {
                 self.is_cut = true;
-                let seen = self.world.seen.lock().unwrap();
-                if let Some(socket) = seen.sockets.get(which % seen.sockets.len().max(1)) {
+                let sockets = &self.world.handles.lock().unwrap().sockets;
+                if let Some(socket) = sockets.get(which % sockets.len().max(1)) {
                     // It may be gone already.
                     let _cut = socket.shutdown(std::net::Shutdown::Both);
                 }
@@ -177,9 +185,12 @@ impl Case {
     async fn end(&mut self) {
         self.world.gates.iter().for_each(|gate| gate.open());
         let release = |app: &App| {
-            let (window, finished) = (app.told().window, app.told().finished);
-            if window < usize::MAX / 2 || !finished {
-                app.act(|told| (told.window, told.finished) = (usize::MAX / 2, true));
+            let is_released = {
+                let told = app.told();
+                told.window > WIDE / 2 && told.finished
+            };
+            if !is_released {
+                app.act(|told| (told.window, told.finished) = (WIDE, true));
             }
         };
         self.callers.iter().for_each(release);
@@ -261,6 +272,6 @@ impl Case {
 }
 
 fn vouched(metrics: &str) -> usize {
-    let line = metrics.lines().find(|line| line.contains("vouched") || line.contains("reauthentic"));
+    let line = metrics.lines().find(|line| line.starts_with("postern_tunnel_reauthentications_total "));
     line.and_then(|line| line.rsplit(' ').next()).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
