@@ -65,7 +65,7 @@ impl Admin {
             .route("/status", get(async |State(admin): State<Arc<Self>>| Json(admin.status())))
             .route(
                 "/connections",
-                get(async |State(admin): State<Arc<Self>>| Json(admin.plane.register.shown())),
+                get(async |State(admin): State<Arc<Self>>| Json(admin.plane.connections())),
             )
             .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
             .layer(from_fn_with_state(admin.clone(), local_only))
@@ -108,6 +108,7 @@ impl Admin {
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
         let metrics = &self.plane.metrics;
+        metrics.tunnels_idle(self.plane.pools.idle());
         metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)(), &self.plane.access_log);
         metrics.text()
     }

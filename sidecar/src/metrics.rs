@@ -68,6 +68,11 @@ struct ByReason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTunnel {
+    tunnel: &'static str,
+}
+
 /// Who was refused, by whom and why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
@@ -101,6 +106,8 @@ pub struct Metrics {
     svid_not_after: Gauge,
     svid_rotations: Counter,
     vouched_again: Counter,
+    tunnels_idle: Gauge,
+    tunnel_leases: Family<ByTunnel, Counter>,
     log_lines_dropped: Counter,
     access_log_lines_dropped: Counter,
     access_log_lines_failed: Counter,
@@ -127,6 +134,8 @@ impl Default for Metrics {
             svid_not_after: Gauge::default(),
             svid_rotations: Counter::default(),
             vouched_again: Counter::default(),
+            tunnels_idle: Gauge::default(),
+            tunnel_leases: Family::default(),
             log_lines_dropped: Counter::default(),
             access_log_lines_dropped: Counter::default(),
             access_log_lines_failed: Counter::default(),
@@ -171,6 +180,9 @@ impl Metrics {
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
         registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
+        registry.register("tunnels_idle", "Tunnels that wait for the next lease", self.tunnels_idle.clone());
+        let leases = self.tunnel_leases.clone();
+        registry.register("tunnel_leases", "App connections begun on tunnels of outbounds", leases);
         let again = self.vouched_again.clone();
         registry.register("tunnel_reauthentications", "Newer certificates proved in place by peers", again);
         registry.register(
@@ -195,6 +207,15 @@ impl Metrics {
 
     pub fn was_cut(&self, reason: &'static str) {
         self.cut.get_or_create(&ByReason { reason }).inc();
+    }
+
+    pub fn tunnels_idle(&self, count: usize) {
+        self.tunnels_idle.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a lease on a tunnel that is `new`, or was `kept`.
+    pub fn leased(&self, tunnel: &'static str) {
+        self.tunnel_leases.get_or_create(&ByTunnel { tunnel }).inc();
     }
 
     pub fn vouched_again(&self) {

@@ -37,14 +37,14 @@ pub struct OutboundServer {
     /// Where the outbound speaks HTTP.
     http: Option<HttpOutbound>,
     /// Tunnels between two connections of the app.
-    pool: Pool,
+    pool: Arc<Pool>,
 }
 
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
         let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
         let upstreams = plane.upstreams(Direction::Outbound, index, &outbound.to);
-        let pool = Pool::new(plane.config.tunnels);
+        let pool = plane.pool(outbound.target.to_string());
         Self { plane, index, outbound, upstreams, http, pool }
     }
 

@@ -8,6 +8,7 @@ use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, REVOKED};
 use postern_proto::policy::{Call, Decision, Policy, Port, Protocol, decide, may_connect};
 use postern_proto::wire::v1::call_report::Outcome;
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -24,6 +25,7 @@ use crate::refusals::Refusals;
 use crate::revoked::Revoked;
 use crate::share::Shares;
 use crate::subscription::SubscriptionStatus;
+use crate::tunnel::{Pool, PoolRegister};
 use crate::upstream::lookup::NameServers;
 use crate::upstream::{UpstreamRegister, Upstreams};
 pub use watching::EXPIRY_LOOK_INTERVAL;
@@ -49,6 +51,7 @@ pub struct Plane {
     pub access_log: AccessLog,
     pub name_servers: NameServers,
     pub upstreams: UpstreamRegister,
+    pub pools: PoolRegister,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -72,6 +75,7 @@ impl Plane {
             access_log: AccessLog::default(),
             name_servers: NameServers::default(),
             upstreams: UpstreamRegister::default(),
+            pools: PoolRegister::default(),
             clock,
         }
     }
@@ -91,6 +95,22 @@ impl Plane {
             Ok(open) => self.metrics.levels.measured(most_of_one_peer, open, descriptors::limit()),
             Err(error) => tracing::debug!(%error, "cannot count file descriptors"),
         }
+    }
+
+    /// A pool of tunnels to `service`, which `/connections` shows.
+    pub fn pool(&self, service: String) -> Arc<Pool> {
+        let pool = Arc::new(Pool::new(self.config.tunnels));
+        self.pools.enter(service, &pool);
+        pool
+    }
+
+    /// What `/connections` shows: those that are live, and the tunnels that wait for the next.
+    pub fn connections(&self) -> Value {
+        let mut shown = self.register.shown();
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert("pools".to_owned(), self.pools.shown().into());
+        }
+        shown
     }
 
     /// The own credentials, if there are any and they have not expired.

@@ -12,7 +12,7 @@ pub use frame::{Decoder, Event, Frame, FrameError, header};
 pub use lease::{Lease, Role, Violation};
 pub use note::Note;
 pub use open::{Open, OpenError};
-pub use pool::{Pool, Tunnel};
+pub use pool::{Pool, PoolRegister, TUNNELS_SHOWN_MAX, Tunnel};
 pub use vouching::{AUTH_FRAMES_MAX, Vouching, VouchingError};
 pub use wire::{Wire, WireError};
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use postern_integration::Program;
-use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Bulk comes in blocks of [`BLOCK_BYTES`], of which the first byte says whether another follows. The backend swallows
@@ -114,7 +114,7 @@ async fn count_blocks(mut stream: TcpStream, mut kind: u8, mut come: usize) -> s
 
 /// Reads and forgets the rest of a body.
 async fn swallow(stream: &mut TcpStream, bytes: u64) -> std::io::Result<()> {
-    let mut rest = AsyncReadExt::take(stream, bytes);
+    let mut rest = stream.take(bytes);
     let mut buffer = vec![0; if bytes > 0 { BUFFER_BYTES } else { 0 }];
     while rest.limit() > 0 && rest.read(&mut buffer).await? > 0 {}
     Ok(())

@@ -111,7 +111,10 @@ impl OutboundServer {
         let kept = |address| self.kept(address, registration);
         let (found, leased) = self.find(registration, &[ALPN], kept).await?;
         let reached = match found {
-            Found::Kept(tunnel) => return Ok((Way::Tunnel(tunnel), leased)),
+            Found::Kept(tunnel) => {
+                self.plane.metrics.leased("kept");
+                return Ok((Way::Tunnel(tunnel), leased));
+            }
             Found::New(reached) => reached,
         };
         let address = leased.address();
@@ -122,7 +125,10 @@ impl OutboundServer {
             };
         }
         match self.tunnel(reached, address, registration) {
-            Some(tunnel) => Ok((Way::Tunnel(tunnel), leased)),
+            Some(tunnel) => {
+                self.plane.metrics.leased("new");
+                Ok((Way::Tunnel(tunnel), leased))
+            }
             None => {
                 let detail = format!("the tunnel to {address} has no secret to export");
                 Err(vec![self.of_denial(Denial { code: "tls_config", detail })])

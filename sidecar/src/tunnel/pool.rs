@@ -1,14 +1,18 @@
 //! Tunnels of one outbound between two leases: bounded in number, idle time, age and uses, and each for one way only.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
+use serde_json::{Value, json};
 
 use super::wire::Wire;
 use crate::config::Tunnels;
+
+/// Of one pool `/connections` shows at most so many tunnels.
+pub const TUNNELS_SHOWN_MAX: usize = 100;
 
 /// A tunnel of the calling side.
 #[derive(Debug)]
@@ -28,17 +32,43 @@ impl Tunnel {
         Self { wire, peer, address, generation, born: Instant::now(), leases: 0 }
     }
 
-    /// Whether it has carried a lease before this one.
-    pub fn is_used(&self) -> bool {
-        self.leases > 0
-    }
-
     /// Says close_notify, so that the called side knows that this is no break.
     pub fn end(self) {
         let mut tls = self.wire.into_tls();
         let mut cx = Context::from_waker(Waker::noop());
         let ended = tls.end().map(|()| tls.poll_unsent(&mut cx));
         tracing::trace!(?ended, "a tunnel is retired");
+    }
+}
+
+/// The pools of all outbounds, for people to see.
+#[derive(Debug, Default)]
+pub struct PoolRegister(Mutex<Vec<(String, Weak<Pool>)>>);
+
+impl PoolRegister {
+    /// Shows the pool of the outbound to `service` as long as it lives.
+    pub fn enter(&self, service: String, pool: &Arc<Pool>) {
+        self.lock().push((service, Arc::downgrade(pool)));
+    }
+
+    /// Idle tunnels of all outbounds.
+    pub fn idle(&self) -> usize {
+        self.lock().iter().filter_map(|(_, pool)| pool.upgrade()).map(|pool| pool.idle()).sum()
+    }
+
+    /// Each pool as `/connections` shows it.
+    pub fn shown(&self) -> Vec<Value> {
+        let pools = self.lock();
+        let shown = pools.iter().filter_map(|(service, pool)| {
+            let mut shown = pool.upgrade()?.shown();
+            shown.as_object_mut()?.insert("service".to_owned(), service.as_str().into());
+            Some(shown)
+        });
+        shown.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(String, Weak<Pool>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,6 +130,22 @@ impl Pool {
     /// How many there are.
     pub fn idle(&self) -> usize {
         self.lock().len()
+    }
+
+    /// As `/connections` shows them, up to [`TUNNELS_SHOWN_MAX`].
+    fn shown(&self) -> Value {
+        let (now, idle) = (Instant::now(), self.lock());
+        let shown = idle.iter().rev().take(TUNNELS_SHOWN_MAX).map(|(tunnel, since)| {
+            json!({
+                "peer": tunnel.peer.id().as_str(),
+                "address": tunnel.address,
+                "generation": tunnel.generation,
+                "leases": tunnel.leases + 1,
+                "age_seconds": now.duration_since(tunnel.born).as_secs(),
+                "idle_seconds": now.duration_since(*since).as_secs(),
+            })
+        });
+        json!({ "idle": idle.len(), "tunnels": shown.collect::<Vec<_>>() })
     }
 
     fn may_stay(&self, tunnel: &Tunnel, since: Instant, now: Instant) -> bool {

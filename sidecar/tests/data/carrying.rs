@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use crate::apps::{App, echoed, expect_reset, reset};
 use crate::authority::Authority;
-use crate::sidecar::{Sidecar, Spec};
+use crate::sidecar::{Sidecar, Spec, eventually};
 
 /// `orders` and `payments` with a sidecar each, and an app behind `payments`.
 struct Pair {
@@ -33,6 +33,29 @@ async fn a_word_goes_there_and_back() {
     let mut stream = pair.connect().await;
     echoed(&mut stream).await.unwrap();
     assert_eq!((pair.orders.live(), pair.payments.live()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_next_connection_rides_the_tunnel_of_the_last_and_people_can_see_it() {
+    let pair = Pair::new(App::echo().await);
+    let plane = &pair.orders.plane;
+    let pool = || plane.connections()["pools"][0].clone();
+    for round in 1..=3_u64 {
+        let mut stream = pair.connect().await;
+        echoed(&mut stream).await.unwrap();
+        assert_eq!(pool()["idle"], 0, "it is in use");
+        stream.shutdown().await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+        eventually("the tunnel waits", || (pool()["tunnels"][0]["leases"] == round).then_some(())).await;
+        assert_eq!(pair.orders.live(), 0, "an idle tunnel is no connection");
+    }
+    let shown = pool();
+    assert_eq!((&shown["service"], &shown["idle"]), (&"payments".into(), &1.into()));
+    assert_eq!(shown["tunnels"][0]["peer"], "spiffe://shop.example/payments");
+    let metrics = plane.metrics.text().unwrap();
+    for sample in ["tunnel_leases_total{tunnel=\"new\"} 1", "tunnel_leases_total{tunnel=\"kept\"} 2"] {
+        assert!(metrics.contains(sample), "{sample} in {metrics}");
+    }
 }
 
 #[tokio::test]
