@@ -102,7 +102,9 @@ impl World {
                 Err(RelayError::Peer(error)) => error,
             };
             self.suspect(&error);
+            let is_answered = wire.lease().is_answered();
             match wire.not_acted_on() {
+                Some(_) if is_answered => return self.wrong("tried again after an answer"),
                 Some(bytes) => {
                     said = bytes;
                     self.seen.lock().unwrap().again += 1;

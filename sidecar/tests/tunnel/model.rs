@@ -14,7 +14,7 @@ use crate::app::{App, Source};
 use crate::ends::World;
 
 /// How many cases are run, where nobody says more.
-const CASES: u32 = 60;
+const CASES: u32 = 150;
 /// A case that lasts longer hangs.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A failed case is made smaller for so long.
@@ -30,6 +30,8 @@ enum Step {
     Connect,
     Say(Role, usize, usize),
     Finish(Role, usize),
+    /// Both ends of a connection have nothing more to say and take everything.
+    End(usize),
     Break(Role, usize),
     Take(Role, usize, usize),
     Pause(Role),
@@ -58,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Connect),
         8 => (role(), any::<usize>(), bytes()).prop_map(|(role, which, count)| Step::Say(role, which, count)),
         6 => (role(), any::<usize>()).prop_map(|(role, which)| Step::Finish(role, which)),
+        8 => any::<usize>().prop_map(Step::End),
         1 => (role(), any::<usize>()).prop_map(|(role, which)| Step::Break(role, which)),
         6 => (role(), any::<usize>(), bytes()).prop_map(|(role, which, count)| Step::Take(role, which, count)),
         2 => role().prop_map(Step::Pause),
@@ -144,6 +147,7 @@ impl Case {
                 told.said += if told.finished { 0 } else { count };
             }),
             Step::Finish(role, which) => self.with(role, which, |told| told.finished = true),
+            Step::End(which) => self.release(which),
             Step::Break(role, which) => self.with(role, which, |told| told.broken = true),
             Step::Take(role, which, count) => self.with(role, which, |told| told.window += count),
             Step::Pause(role) => self.world.gate(role).close(),
@@ -172,6 +176,16 @@ impl Case {
         }
     }
 
+    fn release(&self, which: usize) {
+        let Some(caller) = self.callers.iter().rev().nth(which % self.callers.len().clamp(1, 4)) else {
+            return;
+        };
+        release(caller);
+        let seen = self.world.seen.lock().unwrap();
+        let is_its = |called: &&App| called.source.connection == caller.source.connection;
+        seen.called.iter().filter(is_its).for_each(release);
+    }
+
     /// One of the last apps of that side, so that something happens to those that live.
     fn with(&self, role: Role, which: usize, act: impl FnOnce(&mut crate::app::Told)) {
         let seen = self.world.seen.lock().unwrap();
@@ -184,15 +198,6 @@ impl Case {
     /// Everybody is polled, takes everything and has said everything, until all is over.
     async fn end(&mut self) {
         self.world.gates.iter().for_each(|gate| gate.open());
-        let release = |app: &App| {
-            let is_released = {
-                let told = app.told();
-                told.window > WIDE / 2 && told.finished
-            };
-            if !is_released {
-                app.act(|told| (told.window, told.finished) = (WIDE, true));
-            }
-        };
         self.callers.iter().for_each(release);
         while !self.carrying.is_empty() {
             self.world.seen.lock().unwrap().called.iter().for_each(release);
@@ -249,7 +254,8 @@ impl Case {
         if !disturbed && !attempts.iter().any(|called| called.told().got_end) {
             return Err("the called app was reset for nothing".to_owned());
         }
-        if is_refused && caller.told().got_end {
+        // A refusal that was cut off on its way is no answer.
+        if is_refused && !self.is_cut && caller.told().got_end {
             return Err("a refusal looks like a clean end".to_owned());
         }
         Ok(())
@@ -268,6 +274,16 @@ impl Case {
             let text = side.plane.metrics.text().unwrap();
             sum.vouched.fetch_add(vouched(&text), Ordering::Relaxed);
         }
+    }
+}
+
+fn release(app: &App) {
+    let is_released = {
+        let told = app.told();
+        told.window > WIDE / 2 && told.finished
+    };
+    if !is_released {
+        app.act(|told| (told.window, told.finished) = (WIDE, true));
     }
 }
 
