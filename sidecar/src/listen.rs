@@ -46,7 +46,7 @@ pub trait Serve: Send + Sync + 'static {
     /// Whether its requests are told one by one.
     fn speaks_http(&self) -> bool;
 
-    /// Looks after what is kept beyond single connections, every [`LOOK_INTERVAL`].
+    /// Looks after what is kept beyond single connections, each second.
     fn look(&self) {}
     /// Keeps fresh what all its connections need, until `over`.
     fn tend(&self, over: CancellationToken) -> impl Future<Output = ()> + Send {

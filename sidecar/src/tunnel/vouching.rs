@@ -28,7 +28,7 @@ const REQUEST: u8 = 1;
 /// "Here": an authenticator of RFC 9261 §5.
 const PROOF: u8 = 2;
 
-/// A peer sends at most so many AUTH frames within [`WINDOW`]; each may cost us a signature or a chain to judge.
+/// A peer sends at most so many AUTH frames within ten seconds; each may cost us a signature or a chain to judge.
 pub const AUTH_FRAMES_MAX: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(10);
 
