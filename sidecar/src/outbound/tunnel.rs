@@ -182,6 +182,9 @@ impl OutboundServer {
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
         let (wire, address) = (&mut tunnel.wire, tunnel.address);
+        if WireError::of(&error).is_some() {
+            return Broken::Over(error);
+        }
         if let Some(said) = wire.not_acted_on() {
             return Broken::Again(said);
         }

@@ -13,8 +13,19 @@
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
 
+#[path = "../data/apps.rs"]
+#[expect(dead_code, reason = "the data plane's tests use more of it")]
+mod apps;
+#[path = "../data/sidecar.rs"]
+#[expect(dead_code, reason = "the data plane's tests use more of it")]
+mod sidecar;
+
 mod app;
 mod ends;
-mod model;
 mod net;
 mod pausing;
+mod stranger;
+
+mod model;
+mod proofs;
+mod rules;
