@@ -14,7 +14,6 @@
 mod authority;
 
 #[path = "../data/apps.rs"]
-#[expect(dead_code, reason = "the data plane's tests use more of it")]
 mod apps;
 #[path = "../data/sidecar.rs"]
 #[expect(dead_code, reason = "the data plane's tests use more of it")]
@@ -22,10 +21,12 @@ mod sidecar;
 
 mod app;
 mod ends;
+mod mutation;
 mod net;
 mod pausing;
 mod stranger;
 
+mod fuzzing;
 mod model;
 mod proofs;
 mod rules;
