@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use postern_proto::mtls::{Admission as _, Denial};
@@ -62,6 +63,7 @@ impl OutboundServer {
             registration.is_tunnel();
             let open = Open { port: self.outbound.port.clone(), trace: None };
             tunnel.wire.open(open, std::mem::take(&mut said));
+            registration.traffic.unanswered.store(true, Ordering::Relaxed);
             let relayed = tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {

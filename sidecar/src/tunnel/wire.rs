@@ -348,11 +348,15 @@ impl Carrier for Wire {
         if lease.is_finished_by_peer() {
             return Poll::Ready(Ok(Received::End));
         }
+        let waited = !lease.is_answered();
         if !ready!(self.poll_frames(cx, to_app))? {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        if self.reader.lease.is_answered() {
+        if waited && self.reader.lease.is_answered() {
             self.said = Vec::new();
+            if let Some(vouching) = &self.vouching {
+                vouching.answered();
+            }
         }
         Poll::Ready(Ok(Received::More))
     }
