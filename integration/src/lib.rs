@@ -10,6 +10,7 @@ mod mesh;
 mod ports;
 mod program;
 pub mod shop;
+pub mod soak;
 pub mod tls;
 pub mod tools;
 pub mod web;

@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::credentials::holds_until;
 use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
-pub use lasting::LOOK_INTERVAL;
 use lasting::Lasting;
+pub use lasting::{ANSWER_TIMEOUT, LOOK_INTERVAL};
 pub use registration::Registration;
 
 /// `/connections` shows at most this many.
@@ -72,6 +72,8 @@ pub struct Traffic {
     pub to_app: AtomicU64,
     /// One direction has ended, the other has not.
     pub half_closed: AtomicBool,
+    /// The called side has been asked for a lease, and has not answered.
+    pub unanswered: AtomicBool,
     /// Wakes the task of a tunnel when its own side has something to prove.
     pub waker: AtomicWaker,
     /// Why it was cut.

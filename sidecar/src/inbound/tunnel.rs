@@ -135,7 +135,11 @@ impl InboundServer {
                 close_cleanly(&app);
                 Ok(Afterwards::Next)
             }
-            Err(RelayError::Peer(error)) if !wire.lease().is_reset_by_peer() => Err(error),
+            Err(RelayError::Peer(error))
+                if !wire.lease().is_reset_by_peer() || WireError::of(&error).is_some() =>
+            {
+                Err(error)
+            }
             Err(error) => {
                 debug!(%error, "a connection broke");
                 drop(app);

@@ -15,6 +15,9 @@ use crate::credentials::holds_until;
 /// How often every connection is looked at: so much later than its bound it is cut at most, an idle one twice as much.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A called side answers OPEN within this time, which is enough to connect to its app at several addresses.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What is remembered of a connection to know when it has lasted long enough.
 #[derive(Debug)]
 pub(super) struct Lasting {
@@ -86,6 +89,10 @@ impl Live {
 }
 
 fn still_moves(live: &Live, quiet: Duration, limits: &Limits) -> Result<(), Denial> {
+    if live.traffic.unanswered.load(Ordering::Relaxed) && quiet >= ANSWER_TIMEOUT {
+        let detail = format!("the called side has not answered for {ANSWER_TIMEOUT:?}");
+        return Err(Denial { code: "unanswered", detail });
+    }
     let half_closed = live.traffic.half_closed.load(Ordering::Relaxed);
     if half_closed && quiet >= limits.half_closed_timeout {
         let detail = format!(

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use postern_proto::mtls::{Admission as _, Denial};
@@ -62,6 +63,7 @@ impl OutboundServer {
             registration.is_tunnel();
             let open = Open { port: self.outbound.port.clone(), trace: None };
             tunnel.wire.open(open, std::mem::take(&mut said));
+            registration.traffic.unanswered.store(true, Ordering::Relaxed);
             let relayed = tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {
@@ -182,6 +184,9 @@ impl OutboundServer {
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
         let (wire, address) = (&mut tunnel.wire, tunnel.address);
+        if WireError::of(&error).is_some() {
+            return Broken::Over(error);
+        }
         if let Some(said) = wire.not_acted_on() {
             return Broken::Again(said);
         }

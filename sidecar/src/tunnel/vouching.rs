@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,11 @@ impl Vouching {
     /// The tunnel carries another connection of the app from now on.
     pub fn lease(&mut self, door: Arc<dyn Admission>, traffic: Arc<Traffic>) {
         (self.door, self.traffic) = (door, traffic);
+    }
+
+    /// The called side has answered: whoever looks for those that wait too long need not look here.
+    pub fn answered(&self) {
+        self.traffic.unanswered.store(false, Ordering::Relaxed);
     }
 
     /// After a rotation here, appends the news of it. The task wakes with the next one.

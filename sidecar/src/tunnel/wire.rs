@@ -76,6 +76,8 @@ struct Reader {
     /// The last REFUSE's or RESET's document.
     note: Vec<u8>,
     broken: Option<Box<WireError>>,
+    /// The peer has broken the rules, and that was told: this tunnel carries nothing more.
+    is_broken: bool,
 }
 
 impl Wire {
@@ -89,6 +91,7 @@ impl Wire {
             auths: Vec::new(),
             note: Vec::new(),
             broken: None,
+            is_broken: false,
         };
         Self { tls, reader, control: Vec::new(), said: Vec::new(), vouching: None }
     }
@@ -121,11 +124,12 @@ impl Wire {
 
     /// Whether it can carry another lease, as far as is known without asking.
     pub fn is_quiet(&self) -> bool {
-        let Reader { decoder, lease, later, broken, .. } = &self.reader;
+        let Reader { decoder, lease, later, broken, is_broken, .. } = &self.reader;
         lease.is_over()
             && decoder.is_between()
             && later.is_empty()
             && broken.is_none()
+            && !is_broken
             && self.control.is_empty()
             && self.tls.is_quiet()
     }
@@ -145,7 +149,7 @@ impl Wire {
     /// What the app has said, if surely nobody has acted on it: the peer said close_notify instead of an answer, or
     /// nothing of the app's was sent.
     pub fn not_acted_on(&mut self) -> Option<Vec<u8>> {
-        let unanswered = !self.reader.lease.is_answered() && self.reader.broken.is_none();
+        let unanswered = !self.reader.lease.is_answered() && !self.reader.is_broken;
         let surely = self.said.is_empty() || self.tls.is_ended();
         (unanswered && surely).then(|| std::mem::take(&mut self.said))
     }
@@ -193,7 +197,7 @@ impl Wire {
                 self.end_own();
             }
             ready!(self.poll_sent(cx))?;
-            if self.reader.lease.is_over() {
+            if self.reader.lease.is_over() && !self.reader.is_broken {
                 return Poll::Ready(Ok(()));
             }
             nobodys.clear();
@@ -226,6 +230,9 @@ impl Wire {
     /// Reads once; the app's bytes are appended. Ready with `false` once the peer has ended the tunnel.
     fn poll_frames(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<bool>> {
         let Self { tls, reader, .. } = self;
+        if reader.is_broken {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         reader.stopped = false;
         if reader.later.is_empty() {
             let more = ready!(tls.poll_plain(cx, TURN_BYTES, &mut |plain| reader.read(plain, to_app)))?;
@@ -236,6 +243,7 @@ impl Wire {
             reader.read_later(to_app);
         }
         if let Some(error) = reader.broken.take() {
+            reader.is_broken = true;
             return Poll::Ready(Err((*error).into()));
         }
         self.answer_auths(cx)?;
@@ -248,7 +256,10 @@ impl Wire {
         }
         for body in std::mem::take(&mut self.reader.auths) {
             let vouching = self.vouching.as_mut().ok_or(WireError::NoVouching)?;
-            vouching.receive(&body, &mut self.control).map_err(WireError::from)?;
+            if let Err(error) = vouching.receive(&body, &mut self.control) {
+                self.reader.is_broken = true;
+                return Err(WireError::from(error).into());
+            }
         }
         self.try_send(cx)
     }
@@ -337,11 +348,15 @@ impl Carrier for Wire {
         if lease.is_finished_by_peer() {
             return Poll::Ready(Ok(Received::End));
         }
+        let waited = !lease.is_answered();
         if !ready!(self.poll_frames(cx, to_app))? {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        if self.reader.lease.is_answered() {
+        if waited && self.reader.lease.is_answered() {
             self.said = Vec::new();
+            if let Some(vouching) = &self.vouching {
+                vouching.answered();
+            }
         }
         Poll::Ready(Ok(Received::More))
     }
@@ -414,6 +429,7 @@ mod tests {
             auths: Vec::new(),
             note: Vec::new(),
             broken: None,
+            is_broken: false,
         }
     }
 

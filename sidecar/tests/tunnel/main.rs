@@ -13,8 +13,21 @@
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
 
+#[path = "../data/apps.rs"]
+mod apps;
+#[path = "../data/sidecar.rs"]
+#[expect(dead_code, reason = "the data plane's tests use more of it")]
+mod sidecar;
+
 mod app;
 mod ends;
-mod model;
+mod mutation;
 mod net;
 mod pausing;
+mod stranger;
+
+mod floods;
+mod fuzzing;
+mod model;
+mod proofs;
+mod rules;

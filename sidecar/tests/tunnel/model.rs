@@ -19,6 +19,9 @@ const CASES: u32 = 150;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A failed case is made smaller for so long.
 const SHRINK_MS_MAX: u32 = 60_000;
+/// Turns of the runtime; who waits for more waits for as much as handshakes need.
+const FEW_TURNS: u8 = 160;
+const LONGER: Duration = Duration::from_millis(3);
 /// Takes all there is.
 const WIDE: usize = 1 << 40;
 /// Rotations of a side in one case: more would be a flood (docs/WIRE.md, Re-authentication).
@@ -168,6 +171,7 @@ impl Case {
                     let _cut = socket.shutdown(std::net::Shutdown::Both);
                 }
             }
+            Step::Wait(turns) if turns > FEW_TURNS => tokio::time::sleep(LONGER).await,
             Step::Wait(turns) => {
                 for _ in 0..turns {
                     yield_now().await;
