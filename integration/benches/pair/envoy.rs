@@ -77,7 +77,7 @@ fn start(backend: SocketAddr, carries: Carries) -> anyhow::Result<Pair> {
     let inner = start_one(&mesh, &program, "inner", &config(carries, (middle, &server), (backend, "")));
     let outer = start_one(&mesh, &program, "outer", &config(carries, (entry, ""), (middle, &upstream)));
     let demands = Some((middle, identities.bundles.clone()));
-    Ok(Pair { entry, demands, version, programs: vec![outer, inner], _kept: Box::new(mesh) })
+    Ok(Pair { entries: vec![entry], demands, version, programs: vec![outer, inner], _kept: Box::new(mesh) })
 }
 
 fn start_one(mesh: &Mesh, program: &str, name: &str, config: &str) -> Program {

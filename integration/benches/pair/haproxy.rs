@@ -47,7 +47,7 @@ fn start(
     let inner = start_one(&mesh, "inner", &config((middle, server), (backend, "")));
     let outer = start_one(&mesh, "outer", &config((entry, ""), (middle, client)));
     let demands = identities.map(|identities| (middle, identities.bundles.clone()));
-    Ok(Pair { entry, demands, version, programs: vec![outer, inner], _kept: Box::new(mesh) })
+    Ok(Pair { entries: vec![entry], demands, version, programs: vec![outer, inner], _kept: Box::new(mesh) })
 }
 
 fn start_one(mesh: &Mesh, name: &str, config: &str) -> Program {

@@ -28,7 +28,7 @@ pub(crate) struct Outcome<T> {
 pub(crate) fn run<C, T, Opening, Working>(
     clients: usize,
     duration: Duration,
-    open: impl Fn() -> Opening + Send + Copy + 'static,
+    open: impl Fn() -> Opening + Send + Clone + 'static,
     work: impl Fn(C, Instant) -> Working + Send + Copy + 'static,
     begin: impl FnOnce() -> std::io::Result<()>,
 ) -> anyhow::Result<Outcome<T>>
@@ -41,7 +41,7 @@ where
     let threads = clients.min(THREADS);
     let (open_all, started) = (Arc::new(Barrier::new(threads + 1)), Arc::new(Barrier::new(threads + 1)));
     let client = |share: usize| {
-        let (open_all, started) = (open_all.clone(), started.clone());
+        let (open, open_all, started) = (open.clone(), open_all.clone(), started.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let opened = runtime.block_on(together((0..share).map(|_| open()), PATIENCE));
@@ -108,14 +108,19 @@ pub(crate) async fn keep_asking(mut stream: TcpStream, until: Instant) -> anyhow
 }
 
 /// A new connection for each request; the time of each from connect to answer.
-pub(crate) async fn keep_connecting(entry: SocketAddr, until: Instant) -> anyhow::Result<Vec<Duration>> {
+pub(crate) async fn keep_connecting(
+    entries: Vec<SocketAddr>,
+    until: Instant,
+) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::new();
-    let mut now = Instant::now();
-    while now < until {
-        let stream = connect_and_ask(entry).await?;
-        times.push(now.elapsed());
+    for entry in entries.iter().cycle() {
+        let started = Instant::now();
+        if started >= until {
+            break;
+        }
+        let stream = connect_and_ask(*entry).await?;
+        times.push(started.elapsed());
         drop(stream);
-        now = Instant::now();
     }
     Ok(times)
 }

@@ -14,7 +14,7 @@ mod peers;
 mod postern;
 mod roles;
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::os::unix::process::CommandExt as _;
 
 use postern_integration::bench::options::{self, Asked, Options};
@@ -23,6 +23,7 @@ use tokio::runtime::Runtime;
 
 use measures::MEASURES;
 use peers::{PEERS, Pair};
+use roles::Role;
 
 /// Of the programs made with tokio, as the others have their own settings for it.
 const TOKIO_WORKERS: &str = "TOKIO_WORKER_THREADS";
@@ -49,8 +50,9 @@ fn run(options: &Options) {
         panic!("cannot start again: {}", again.exec());
     }
     let runtime = Runtime::new().unwrap();
-    let backend = runtime.block_on(roles::start_backend());
-    let mut bench = Bench { runtime, backend: backend.address, report: Report::default() };
+    let backends =
+        options.peers.iter().map(|peer| (*peer, runtime.block_on(roles::start_backend()))).collect();
+    let mut bench = Bench { runtime, backends, report: Report::default() };
     bench.report.environment = environment::of_machine(options);
     bench.run(options);
     print!("{}", report::markdown(&bench.report));
@@ -62,7 +64,8 @@ fn run(options: &Options) {
 #[derive(Debug)]
 struct Bench {
     runtime: Runtime,
-    backend: SocketAddr,
+    /// One for each peer: its closed connections shall not take another's ports.
+    backends: HashMap<&'static str, Role>,
     report: Report,
 }
 
@@ -88,7 +91,7 @@ impl Bench {
         if self.report.missing.iter().any(|(name, _)| known(name)) {
             return None;
         }
-        match self.runtime.block_on(Pair::start(peer, self.backend)) {
+        match self.runtime.block_on(Pair::start(peer, &self.backends[peer].addresses)) {
             Ok(pair) => {
                 if !self.report.environment.iter().any(|(name, _)| known(name)) {
                     self.report.environment.push((peer, pair.version.clone()));

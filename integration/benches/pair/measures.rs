@@ -54,14 +54,13 @@ pub(crate) fn round(measure: &str, pair: &Pair, duration: Duration) -> anyhow::R
 }
 
 fn connects(pair: &Pair, clients: usize, duration: Duration) -> anyhow::Result<Round> {
-    let entry = pair.entry;
-    timed(pair, |begin| {
-        load::run(clients, duration, move || async move { Ok(entry) }, load::keep_connecting, begin)
-    })
+    let entries = pair.entries.clone();
+    let open = move || std::future::ready(Ok(entries.clone()));
+    timed(pair, |begin| load::run(clients, duration, open, load::keep_connecting, begin))
 }
 
 fn requests(pair: &Pair, connections: usize, duration: Duration) -> anyhow::Result<Round> {
-    let entry = pair.entry;
+    let entry = pair.entry();
     timed(pair, |begin| {
         load::run(connections, duration, move || load::connect_and_ask(entry), load::keep_asking, begin)
     })
@@ -99,7 +98,7 @@ pub(crate) fn add_to_direct(round: &mut Round, direct: &Round) {
 }
 
 fn bulk(pair: &Pair, streams: usize, duration: Duration) -> anyhow::Result<Round> {
-    let (entry, mut cpu) = (pair.entry, Cpu::of(pair));
+    let (entry, mut cpu) = (pair.entry(), Cpu::of(pair));
     let open = move || load::connect(entry);
     let outcome = load::run(streams, duration, open, load::keep_sending, || cpu.begin())?;
     let cpu = cpu.used()?;
@@ -150,7 +149,7 @@ fn idle(pair: &Pair) -> anyhow::Result<Round> {
 /// The memory that connections add, after one small request each, and after much traffic each.
 fn memory(pair: &Pair, connections: usize) -> anyhow::Result<Round> {
     static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
-    let entry = pair.entry;
+    let entry = pair.entry();
     let open = move || async move {
         let _turn = TURNS.acquire().await?;
         load::connect_and_ask(entry).await

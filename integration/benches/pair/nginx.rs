@@ -36,7 +36,7 @@ pub(crate) fn start(backend: SocketAddr) -> anyhow::Result<Pair> {
         start_one(&mesh, "inner", &module, &format!("listen {middle} ssl; proxy_pass {backend}; {server}"));
     let outer = start_one(&mesh, "outer", &module, &format!("listen {entry}; proxy_pass {middle}; {client}"));
     Ok(Pair {
-        entry,
+        entries: vec![entry],
         demands: Some((middle, identities.bundles)),
         version,
         programs: vec![outer, inner],

@@ -40,7 +40,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// A way from client to backend, running. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    pub(crate) entry: SocketAddr,
+    /// Where the client connects, in turn; one of every proxy.
+    pub(crate) entries: Vec<SocketAddr>,
     /// Where the second proxy listens, which must demand a certificate that these vouch for.
     pub(crate) demands: Option<(SocketAddr, Arc<TrustBundles>)>,
     pub(crate) version: String,
@@ -52,9 +53,10 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Starts the pair and sees that it works and that it is as safe as it says; the error says why it is not here.
-    pub(crate) async fn start(peer: &str, backend: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn start(peer: &str, backends: &[SocketAddr]) -> anyhow::Result<Self> {
+        let backend = backends[0];
         let pair = match peer {
-            "direct" => direct(backend),
+            "direct" => direct(backends),
             "relay" => relay(backend).await,
             "haproxy-tcp" => haproxy::plain(backend)?,
             "haproxy" => haproxy::mtls(backend)?,
@@ -70,13 +72,17 @@ impl Pair {
         Ok(pair)
     }
 
+    pub(crate) fn entry(&self) -> SocketAddr {
+        self.entries[0]
+    }
+
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.programs.iter().map(Program::pid).collect()
     }
 
     async fn ready(&self) -> anyhow::Result<()> {
         let started = Instant::now();
-        while let Err(error) = asked(self.entry).await {
+        while let Err(error) = asked(self.entry()).await {
             if started.elapsed() > READY_WITHIN {
                 let output: Vec<_> = self.programs.iter().map(Program::output).collect();
                 return Err(error.context(format!("it carries nothing; it printed: {}", output.join(" / "))));
@@ -115,17 +121,17 @@ async fn answered(middle: SocketAddr, identity: Option<&Svid>, bundles: &Arc<Tru
     matches!(tokio::time::timeout(READY_WITHIN, stream.read(&mut byte)).await, Ok(Ok(1)))
 }
 
-fn direct(backend: SocketAddr) -> Pair {
+fn direct(backends: &[SocketAddr]) -> Pair {
     let version = "no proxy".to_owned();
-    Pair { entry: backend, demands: None, version, programs: vec![], _kept: Box::new(()) }
+    Pair { entries: backends.to_vec(), demands: None, version, programs: vec![], _kept: Box::new(()) }
 }
 
 async fn relay(backend: SocketAddr) -> Pair {
     let inner = roles::start_relay(backend).await;
-    let outer = roles::start_relay(inner.address).await;
+    let outer = roles::start_relay(inner.addresses[0]).await;
     let programs = vec![outer.program, inner.program];
     let version = "this benchmark's own".to_owned();
-    Pair { entry: outer.address, demands: None, version, programs, _kept: Box::new(()) }
+    Pair { entries: outer.addresses, demands: None, version, programs, _kept: Box::new(()) }
 }
 
 /// A free address for a program that cannot say where it listens.

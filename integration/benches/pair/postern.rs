@@ -44,7 +44,7 @@ async fn start(backend: SocketAddr, policy: &str, protocol: impl Fn(SidecarSpec)
     orders.ready().await;
     let version = version(&sidecar_binary().to_string_lossy(), "--version").unwrap();
     Pair {
-        entry: orders.outbounds[0],
+        entries: orders.outbounds,
         demands: Some((payments.inbounds[0], ca.bundles())),
         version,
         programs: vec![orders.program, payments.program],
