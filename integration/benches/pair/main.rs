@@ -110,8 +110,9 @@ impl Bench {
     fn fresh(&mut self, name: &'static str, options: &Options) {
         let peers = options.peers.iter().copied().filter(|peer| *peer != "direct");
         let mut rows: Vec<Row> = peers.map(empty_row).collect();
-        for at in 0..options.rounds {
-            eprintln!("{name}, round {} of {}", at + 1, options.rounds);
+        let count = measures::rounds(name, options.rounds);
+        for at in 1..=count {
+            eprintln!("{name}, round {at} of {count}");
             for row in &mut rows {
                 if let Some(pair) = self.start(row.peer) {
                     note(row, measures::round(name, &pair, options.duration));
@@ -126,8 +127,8 @@ impl Bench {
         let can = |peer| peers::carries_bytes(peer) || !measures::is_of_bytes(name);
         let pairs: Vec<_> = pairs.iter().filter(|(peer, _)| can(*peer)).collect();
         let mut rows: Vec<Row> = pairs.iter().map(|(peer, _)| empty_row(peer)).collect();
-        for at in 0..options.rounds {
-            eprintln!("{name}, round {} of {}", at + 1, options.rounds);
+        for at in 1..=options.rounds {
+            eprintln!("{name}, round {at} of {}", options.rounds);
             let mut direct = Vec::new();
             for ((peer, pair), row) in pairs.iter().zip(&mut rows) {
                 let mut round = measures::round(name, pair, options.duration);

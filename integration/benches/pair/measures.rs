@@ -27,6 +27,7 @@ pub(crate) const MEASURES: &[Choice] = &[
 const TRAFFIC_BYTES: usize = 1 << 20;
 /// Connections that are opened, or carry that, at once; more would measure accept queues.
 const AT_ONCE: usize = 32;
+const MEMORY_ROUNDS_MAX: usize = 2;
 const TRAFFIC_WITHIN: Duration = Duration::from_secs(300);
 /// What a pair is given to put its memory in order; there is no event to wait for.
 const SETTLING: Duration = Duration::from_millis(500);
@@ -40,6 +41,11 @@ pub(crate) fn wants_fresh_pair(measure: &str) -> bool {
 /// Whether it is of bytes, not of requests.
 pub(crate) fn is_of_bytes(measure: &str) -> bool {
     measure.starts_with("bulk-")
+}
+
+/// How many of the rounds asked for are enough: memory hardly varies, and thousands of handshakes take their time.
+pub(crate) fn rounds(measure: &str, asked: usize) -> usize {
+    if measure.starts_with("memory-") { asked.min(MEMORY_ROUNDS_MAX) } else { asked }
 }
 
 /// One round.

@@ -32,9 +32,18 @@ pub(crate) fn start(backend: SocketAddr) -> anyhow::Result<Pair> {
         pair_of_files("proxy_ssl", orders),
         payments.dns_name
     );
-    let inner =
-        start_one(&mesh, "inner", &module, &format!("listen {middle} ssl; proxy_pass {backend}; {server}"));
-    let outer = start_one(&mesh, "outer", &module, &format!("listen {entry}; proxy_pass {middle}; {client}"));
+    let inner = start_one(
+        &mesh,
+        "inner",
+        &module,
+        &format!("listen {middle} ssl reuseport; proxy_pass {backend}; {server}"),
+    );
+    let outer = start_one(
+        &mesh,
+        "outer",
+        &module,
+        &format!("listen {entry} reuseport; proxy_pass {middle}; {client}"),
+    );
     Ok(Pair {
         entries: vec![entry],
         demands: Some((middle, identities.bundles)),
