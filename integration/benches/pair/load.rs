@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use postern_integration::PATIENCE;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::peers::Middle;
 use crate::roles::{ANSWER_BYTES, BLOCK_BYTES, LAST, MORE, head_end};
 
 /// One is a bottleneck where nothing is between client and backend; more only take turns on two cores.
 const THREADS: usize = 2;
-pub(crate) const REQUEST: &[u8] =
+const REQUEST: &[u8] =
     b"GET /charges/7 HTTP/1.1\r\nhost: payments\r\nuser-agent: bench\r\naccept: */*\r\n\r\n";
 
 /// What all clients of a round came to.
@@ -125,6 +126,18 @@ pub(crate) async fn keep_connecting(
     Ok(times)
 }
 
+/// TLS handshakes with the second proxy, one request in each; the time of each.
+pub(crate) async fn keep_shaking_hands(middle: Middle, until: Instant) -> anyhow::Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    let mut now = Instant::now();
+    while now < until {
+        middle.ask(Some(&middle.caller)).await?;
+        let then = std::mem::replace(&mut now, Instant::now());
+        times.push(now - then);
+    }
+    Ok(times)
+}
+
 /// Bytes over one connection, all of which must arrive; how many that were.
 pub(crate) async fn keep_sending(mut stream: TcpStream, until: Instant) -> anyhow::Result<u64> {
     let (mut block, mut sent) = (vec![MORE; BLOCK_BYTES], 0);
@@ -148,13 +161,14 @@ pub(crate) async fn exchange(mut stream: TcpStream, body_bytes: usize) -> anyhow
     Ok(stream)
 }
 
-async fn ask(stream: &mut TcpStream) -> anyhow::Result<()> {
+/// One request and its answer.
+pub(crate) async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> anyhow::Result<()> {
     stream.write_all(REQUEST).await.context("send")?;
     answer(stream, ANSWER_BYTES).await
 }
 
 /// Reads one whole answer, which must be a 200 with a body of `body_bytes`.
-async fn answer(stream: &mut TcpStream, body_bytes: usize) -> anyhow::Result<()> {
+async fn answer(stream: &mut (impl AsyncRead + Unpin), body_bytes: usize) -> anyhow::Result<()> {
     let (mut buffer, mut filled, mut left) = ([0; 4096], 0, None);
     while left != Some(0) {
         let read = stream.read(&mut buffer[filled..]).await.context("receive")?;

@@ -124,8 +124,7 @@ impl Bench {
 
     /// Round by round all pairs, one after the other.
     fn interleaved(&mut self, name: &'static str, pairs: &[(&'static str, Pair)], options: &Options) {
-        let can = |peer| peers::carries_bytes(peer) || !measures::is_of_bytes(name);
-        let pairs: Vec<_> = pairs.iter().filter(|(peer, _)| can(*peer)).collect();
+        let pairs: Vec<_> = pairs.iter().filter(|(_, pair)| measures::applies(name, pair)).collect();
         let mut rows: Vec<Row> = pairs.iter().map(|(peer, _)| empty_row(peer)).collect();
         for at in 1..=options.rounds {
             eprintln!("{name}, round {at} of {}", options.rounds);

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use postern_integration::bench::figures::{Round, percentile};
 use postern_integration::bench::options::Choice;
 use postern_integration::bench::processes::{self, Memory};
 use tokio::sync::Semaphore;
 
 use crate::load::{self, Outcome};
-use crate::peers::Pair;
+use crate::peers::{Carries, Pair};
 
 /// In the order of the tables. Those of memory come first, as each of their rounds has a fresh pair, alone.
 pub(crate) const MEASURES: &[Choice] = &[
     ("idle", "resident memory of one idle sidecar, MiB"),
     ("memory-1000", "memory of one of 1,000 idle connections in one sidecar, KiB of PSS"),
     ("memory-5000", "memory of one of 5,000 idle connections in one sidecar, KiB of PSS"),
+    (
+        "handshake",
+        "full mTLS handshakes with the second proxy and one request in each, one at a time; its CPU only",
+    ),
     ("connect-1", "a new connection with one request, one at a time"),
     ("connect-32", "a new connection with one request, 32 at a time"),
     ("bulk-1", "bytes from client to backend, 1 stream"),
@@ -38,9 +43,12 @@ pub(crate) fn wants_fresh_pair(measure: &str) -> bool {
     measure == "idle" || measure.starts_with("memory-")
 }
 
-/// Whether it is of bytes, not of requests.
-pub(crate) fn is_of_bytes(measure: &str) -> bool {
-    measure.starts_with("bulk-")
+/// Whether it says anything of this pair.
+pub(crate) fn applies(measure: &str, pair: &Pair) -> bool {
+    match measure {
+        "handshake" => pair.middle.is_some(),
+        _ => pair.carries == Carries::Bytes || !measure.starts_with("bulk-"),
+    }
 }
 
 /// How many of the rounds asked for are enough: memory hardly varies, and thousands of handshakes take their time.
@@ -55,6 +63,7 @@ pub(crate) fn round(measure: &str, pair: &Pair, duration: Duration) -> anyhow::R
         Some(("bulk", streams)) => bulk(pair, streams.parse()?, duration),
         Some(("http", connections)) => requests(pair, connections.parse()?, duration),
         Some(("memory", connections)) => memory(pair, connections.parse()?),
+        _ if measure == "handshake" => handshakes(pair, duration),
         _ => idle(pair),
     }
 }
@@ -62,22 +71,28 @@ pub(crate) fn round(measure: &str, pair: &Pair, duration: Duration) -> anyhow::R
 fn connects(pair: &Pair, clients: usize, duration: Duration) -> anyhow::Result<Round> {
     let entries = pair.entries.clone();
     let open = move || std::future::ready(Ok(entries.clone()));
-    timed(pair, |begin| load::run(clients, duration, open, load::keep_connecting, begin))
+    timed(&mut Cpu::of(pair), |begin| load::run(clients, duration, open, load::keep_connecting, begin))
+}
+
+fn handshakes(pair: &Pair, duration: Duration) -> anyhow::Result<Round> {
+    let middle = pair.middle.clone().context("no mTLS here")?;
+    let mut cpu = Cpu { pids: vec![pair.pids()[1]], begun: 0.0 };
+    let open = move || std::future::ready(Ok(middle.clone()));
+    timed(&mut cpu, |begin| load::run(1, duration, open, load::keep_shaking_hands, begin))
 }
 
 fn requests(pair: &Pair, connections: usize, duration: Duration) -> anyhow::Result<Round> {
     let entry = pair.entry();
-    timed(pair, |begin| {
+    timed(&mut Cpu::of(pair), |begin| {
         load::run(connections, duration, move || load::connect_and_ask(entry), load::keep_asking, begin)
     })
 }
 
 /// Rate, times and cost of many requests.
 fn timed(
-    pair: &Pair,
+    cpu: &mut Cpu,
     run: impl FnOnce(&mut dyn FnMut() -> std::io::Result<()>) -> anyhow::Result<Outcome<Vec<Duration>>>,
 ) -> anyhow::Result<Round> {
-    let mut cpu = Cpu::of(pair);
     let outcome = run(&mut || cpu.begin())?;
     let cpu = cpu.used()?;
     let mut times = outcome.each.concat();

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use postern_integration::{Mesh, Program};
 
 use crate::identities::{Files, Identities};
-use crate::peers::{Pair, here, output, version};
+use crate::peers::{Carries, Pair, here, output, version};
 use crate::roles::WORKERS;
 
 const PROGRAM: &str = "nginx";
@@ -46,7 +46,8 @@ pub(crate) fn start(backend: SocketAddr) -> anyhow::Result<Pair> {
     );
     Ok(Pair {
         entries: vec![entry],
-        demands: Some((middle, identities.bundles)),
+        carries: Carries::Bytes,
+        middle: Some(identities.middle(middle)),
         version,
         programs: vec![outer, inner],
         _kept: Box::new(mesh),

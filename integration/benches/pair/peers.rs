@@ -10,7 +10,6 @@ use postern_integration::bench::options::Choice;
 use postern_integration::certs::TestCa;
 use postern_integration::{Program, TRUST_DOMAIN, free_port, tls};
 use postern_proto::identity::{Svid, TrustBundles};
-use tokio::io::AsyncReadExt as _;
 
 use crate::load;
 use crate::{envoy, haproxy, nginx, postern, roles};
@@ -28,9 +27,11 @@ pub(crate) const PEERS: &[Choice] = &[
     ("envoy-h2", "HTTP by Envoy, over pooled HTTP/2 in mTLS"),
 ];
 
-/// Whether a peer carries any bytes, or only HTTP.
-pub(crate) fn carries_bytes(peer: &str) -> bool {
-    !matches!(peer, "postern-http" | "envoy-h2")
+/// What a pair can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carries {
+    Bytes,
+    Http,
 }
 
 /// How long a pair may take until it carries its first request.
@@ -42,13 +43,32 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub(crate) struct Pair {
     /// Where the client connects, in turn; one of every proxy.
     pub(crate) entries: Vec<SocketAddr>,
-    /// Where the second proxy listens, which must demand a certificate that these vouch for.
-    pub(crate) demands: Option<(SocketAddr, Arc<TrustBundles>)>,
+    /// Where the second proxy demands a certificate.
+    pub(crate) middle: Option<Middle>,
+    pub(crate) carries: Carries,
     pub(crate) version: String,
     /// The client's side, then the backend's; none of `direct`.
     pub(crate) programs: Vec<Program>,
     /// What they need to live: files, a CA.
     pub(crate) _kept: Box<dyn Any + Send>,
+}
+
+/// The mTLS between the two proxies.
+#[derive(Debug, Clone)]
+pub(crate) struct Middle {
+    pub(crate) address: SocketAddr,
+    pub(crate) bundles: Arc<TrustBundles>,
+    /// Of `orders`, who may connect.
+    pub(crate) caller: Arc<Svid>,
+}
+
+impl Middle {
+    /// A handshake and one request, as `caller` or as whoever else.
+    pub(crate) async fn ask(&self, identity: Option<&Svid>) -> anyhow::Result<()> {
+        let mut stream = tls::connect(self.address, identity, self.bundles.clone()).await?;
+        // In TLS 1.3 a refusal shows only when the client reads.
+        load::ask(&mut stream).await
+    }
 }
 
 impl Pair {
@@ -94,12 +114,13 @@ impl Pair {
 
     /// Nobody without a certificate, or with one of another CA for the same names, gets a byte through.
     async fn refuses_strangers(&self) -> anyhow::Result<()> {
-        let Some((middle, bundles)) = &self.demands else { return Ok(()) };
-        let forged = TestCa::new(TRUST_DOMAIN).svid(&format!("spiffe://{TRUST_DOMAIN}/orders"));
+        let Some(middle) = &self.middle else { return Ok(()) };
+        let forged = TestCa::new(TRUST_DOMAIN).svid(middle.caller.id().as_str());
         for (who, identity) in [("nobody", None), ("a forger", Some(&forged))] {
-            anyhow::ensure!(!answered(*middle, identity, bundles).await, "it lets in {who}");
+            let asked = tokio::time::timeout(READY_WITHIN, middle.ask(identity));
+            anyhow::ensure!(!matches!(asked.await, Ok(Ok(()))), "it lets in {who}");
         }
-        anyhow::ensure!(asked(*middle).await.is_err(), "it lets in plain TCP");
+        anyhow::ensure!(asked(middle.address).await.is_err(), "it lets in plain TCP");
         Ok(())
     }
 }
@@ -111,19 +132,16 @@ async fn asked(entry: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a TLS client gets anything; in TLS 1.3 a refusal shows only when it reads.
-async fn answered(middle: SocketAddr, identity: Option<&Svid>, bundles: &Arc<TrustBundles>) -> bool {
-    let Ok(mut stream) = tls::connect(middle, identity, bundles.clone()).await else { return false };
-    let (mut byte, request) = ([0; 1], load::REQUEST);
-    if tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.is_err() {
-        return false;
-    }
-    matches!(tokio::time::timeout(READY_WITHIN, stream.read(&mut byte)).await, Ok(Ok(1)))
-}
-
 fn direct(backends: &[SocketAddr]) -> Pair {
     let version = "no proxy".to_owned();
-    Pair { entries: backends.to_vec(), demands: None, version, programs: vec![], _kept: Box::new(()) }
+    Pair {
+        entries: backends.to_vec(),
+        middle: None,
+        carries: Carries::Bytes,
+        version,
+        programs: vec![],
+        _kept: Box::new(()),
+    }
 }
 
 async fn relay(backend: SocketAddr) -> Pair {
@@ -131,7 +149,14 @@ async fn relay(backend: SocketAddr) -> Pair {
     let outer = roles::start_relay(inner.addresses[0]).await;
     let programs = vec![outer.program, inner.program];
     let version = "this benchmark's own".to_owned();
-    Pair { entries: outer.addresses, demands: None, version, programs, _kept: Box::new(()) }
+    Pair {
+        entries: outer.addresses,
+        middle: None,
+        carries: Carries::Bytes,
+        version,
+        programs,
+        _kept: Box::new(()),
+    }
 }
 
 /// A free address for a program that cannot say where it listens.
