@@ -112,10 +112,11 @@ impl Pair {
         Ok(())
     }
 
-    /// Nobody without a certificate, or with one of another CA for the same names, gets a byte through.
+    /// Who may connect can; nobody without a certificate, or with one of another CA for the same name, gets a byte.
     async fn refuses_strangers(&self) -> anyhow::Result<()> {
         let Some(middle) = &self.middle else { return Ok(()) };
         let forged = TestCa::new(TRUST_DOMAIN).svid(middle.caller.id().as_str());
+        middle.ask(Some(&middle.caller)).await.context("it refuses who may connect")?;
         for (who, identity) in [("nobody", None), ("a forger", Some(&forged))] {
             let asked = tokio::time::timeout(READY_WITHIN, middle.ask(identity));
             anyhow::ensure!(!matches!(asked.await, Ok(Ok(()))), "it lets in {who}");
