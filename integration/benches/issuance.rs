@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use postern_integration::bench::figures::Spread;
+use postern_integration::bench::processes;
 use postern_integration::{Ca, CaOptions, Mesh, tls};
 use postern_proto::wire::v1::issue_request::Attestation;
 use postern_proto::wire::v1::{IssueRequest, RenewRequest};
@@ -16,8 +18,6 @@ const ISSUANCES: usize = 8_000;
 const CONNECTIONS: usize = 4;
 /// Requests at a time, all connections together.
 const CONCURRENCY: usize = 64;
-/// Kernel clock ticks a second in `/proc/PID/stat`.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 const LIMITS: &str = "[limits]\nidentity_per_second = 1000000\nidentity_burst = 1000000\n\
     address_per_second = 1000000\naddress_burst = 1000000\n";
@@ -77,13 +77,11 @@ async fn round(ca: &Ca, by: By) -> (f64, f64) {
 }
 
 fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let ticks = stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2);
-    ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS_PER_SECOND
+    processes::cpu_seconds(pid).unwrap()
 }
 
 /// Median (least – most).
-fn spread(mut values: Vec<f64>) -> String {
-    values.sort_by(f64::total_cmp);
-    format!("{:.0} ({:.0} – {:.0})", values[values.len() / 2], values[0], values[values.len() - 1])
+fn spread(values: Vec<f64>) -> String {
+    let Spread { median, least, most } = Spread::of(values).unwrap();
+    format!("{median:.0} ({least:.0} – {most:.0})")
 }

@@ -5,18 +5,12 @@ use std::net::SocketAddr;
 use postern_integration::{Mesh, Program};
 
 use crate::identities::{Files, Identities};
-use crate::peers::{Pair, here, output, version};
+use crate::peers::{Carries, Pair, here, output, version};
 use crate::roles::WORKERS;
 
 /// Names the program where it is not on the PATH.
 const PROGRAM: &str = "POSTERN_BENCH_ENVOY";
 const TYPE: &str = "type.googleapis.com/envoy.extensions";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Carries {
-    Bytes,
-    Http,
-}
 
 pub(crate) fn tcp(backend: SocketAddr) -> anyhow::Result<Pair> {
     start(backend, Carries::Bytes)
@@ -55,7 +49,7 @@ fn start(backend: SocketAddr, carries: Carries) -> anyhow::Result<Pair> {
   tls_certificates: [{{ certificate_chain: {{ filename: {:?} }}, private_key: {{ filename: {:?} }} }}],
   validation_context: {{ trusted_ca: {{ filename: {:?} }},
     match_typed_subject_alt_names: [{{ san_type: URI, matcher: {{ exact: {:?} }} }}] }} }}",
-            own.chain, own.key, identities.root, peer.id
+            own.chain, own.key, identities.root, peer.id()
         )
     };
     let server = format!(
@@ -76,8 +70,14 @@ fn start(backend: SocketAddr, carries: Carries) -> anyhow::Result<Pair> {
     let upstream = if carries == Carries::Http { client + &http2 } else { client };
     let inner = start_one(&mesh, &program, "inner", &config(carries, (middle, &server), (backend, "")));
     let outer = start_one(&mesh, &program, "outer", &config(carries, (entry, ""), (middle, &upstream)));
-    let demands = Some((middle, identities.bundles.clone()));
-    Ok(Pair { entry, demands, version, programs: vec![outer, inner], _kept: Box::new(mesh) })
+    Ok(Pair {
+        entries: vec![entry],
+        carries,
+        middle: Some(identities.middle(middle)),
+        version,
+        programs: vec![outer, inner],
+        _kept: Box::new(mesh),
+    })
 }
 
 fn start_one(mesh: &Mesh, program: &str, name: &str, config: &str) -> Program {

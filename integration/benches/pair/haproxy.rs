@@ -6,7 +6,7 @@ use std::path::Path;
 use postern_integration::{Mesh, Program};
 
 use crate::identities::Identities;
-use crate::peers::{Pair, here, version};
+use crate::peers::{Carries, Pair, here, version};
 use crate::roles::WORKERS;
 
 const PROGRAM: &str = "haproxy";
@@ -46,8 +46,15 @@ fn start(
     let (entry, middle) = (here(), here());
     let inner = start_one(&mesh, "inner", &config((middle, server), (backend, "")));
     let outer = start_one(&mesh, "outer", &config((entry, ""), (middle, client)));
-    let demands = identities.map(|identities| (middle, identities.bundles.clone()));
-    Ok(Pair { entry, demands, version, programs: vec![outer, inner], _kept: Box::new(mesh) })
+    let middle = identities.map(|identities| identities.middle(middle));
+    Ok(Pair {
+        entries: vec![entry],
+        carries: Carries::Bytes,
+        middle,
+        version,
+        programs: vec![outer, inner],
+        _kept: Box::new(mesh),
+    })
 }
 
 fn start_one(mesh: &Mesh, name: &str, config: &str) -> Program {

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use postern_integration::PATIENCE;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::peers::Middle;
 use crate::roles::{ANSWER_BYTES, BLOCK_BYTES, LAST, MORE, head_end};
 
 /// One is a bottleneck where nothing is between client and backend; more only take turns on two cores.
 const THREADS: usize = 2;
-pub(crate) const REQUEST: &[u8] =
+const REQUEST: &[u8] =
     b"GET /charges/7 HTTP/1.1\r\nhost: payments\r\nuser-agent: bench\r\naccept: */*\r\n\r\n";
 
 /// What all clients of a round came to.
@@ -28,7 +29,7 @@ pub(crate) struct Outcome<T> {
 pub(crate) fn run<C, T, Opening, Working>(
     clients: usize,
     duration: Duration,
-    open: impl Fn() -> Opening + Send + Copy + 'static,
+    open: impl Fn() -> Opening + Send + Clone + 'static,
     work: impl Fn(C, Instant) -> Working + Send + Copy + 'static,
     begin: impl FnOnce() -> std::io::Result<()>,
 ) -> anyhow::Result<Outcome<T>>
@@ -41,7 +42,7 @@ where
     let threads = clients.min(THREADS);
     let (open_all, started) = (Arc::new(Barrier::new(threads + 1)), Arc::new(Barrier::new(threads + 1)));
     let client = |share: usize| {
-        let (open_all, started) = (open_all.clone(), started.clone());
+        let (open, open_all, started) = (open.clone(), open_all.clone(), started.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let opened = runtime.block_on(together((0..share).map(|_| open()), PATIENCE));
@@ -108,14 +109,31 @@ pub(crate) async fn keep_asking(mut stream: TcpStream, until: Instant) -> anyhow
 }
 
 /// A new connection for each request; the time of each from connect to answer.
-pub(crate) async fn keep_connecting(entry: SocketAddr, until: Instant) -> anyhow::Result<Vec<Duration>> {
+pub(crate) async fn keep_connecting(
+    entries: Vec<SocketAddr>,
+    until: Instant,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    for entry in entries.iter().cycle() {
+        let started = Instant::now();
+        if started >= until {
+            break;
+        }
+        let stream = connect_and_ask(*entry).await?;
+        times.push(started.elapsed());
+        drop(stream);
+    }
+    Ok(times)
+}
+
+/// TLS handshakes with the second proxy, one request in each; the time of each.
+pub(crate) async fn keep_shaking_hands(middle: Middle, until: Instant) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::new();
     let mut now = Instant::now();
     while now < until {
-        let stream = connect_and_ask(entry).await?;
-        times.push(now.elapsed());
-        drop(stream);
-        now = Instant::now();
+        middle.ask(Some(&middle.caller)).await?;
+        let then = std::mem::replace(&mut now, Instant::now());
+        times.push(now - then);
     }
     Ok(times)
 }
@@ -143,13 +161,14 @@ pub(crate) async fn exchange(mut stream: TcpStream, body_bytes: usize) -> anyhow
     Ok(stream)
 }
 
-async fn ask(stream: &mut TcpStream) -> anyhow::Result<()> {
+/// One request and its answer.
+pub(crate) async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> anyhow::Result<()> {
     stream.write_all(REQUEST).await.context("send")?;
     answer(stream, ANSWER_BYTES).await
 }
 
 /// Reads one whole answer, which must be a 200 with a body of `body_bytes`.
-async fn answer(stream: &mut TcpStream, body_bytes: usize) -> anyhow::Result<()> {
+async fn answer(stream: &mut (impl AsyncRead + Unpin), body_bytes: usize) -> anyhow::Result<()> {
     let (mut buffer, mut filled, mut left) = ([0; 4096], 0, None);
     while left != Some(0) {
         let read = stream.read(&mut buffer[filled..]).await.context("receive")?;

@@ -14,7 +14,7 @@ mod peers;
 mod postern;
 mod roles;
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::os::unix::process::CommandExt as _;
 
 use postern_integration::bench::options::{self, Asked, Options};
@@ -23,6 +23,7 @@ use tokio::runtime::Runtime;
 
 use measures::MEASURES;
 use peers::{PEERS, Pair};
+use roles::Role;
 
 /// Of the programs made with tokio, as the others have their own settings for it.
 const TOKIO_WORKERS: &str = "TOKIO_WORKER_THREADS";
@@ -49,8 +50,9 @@ fn run(options: &Options) {
         panic!("cannot start again: {}", again.exec());
     }
     let runtime = Runtime::new().unwrap();
-    let backend = runtime.block_on(roles::start_backend());
-    let mut bench = Bench { runtime, backend: backend.address, report: Report::default() };
+    let backends =
+        options.peers.iter().map(|peer| (*peer, runtime.block_on(roles::start_backend()))).collect();
+    let mut bench = Bench { runtime, backends, report: Report::default() };
     bench.report.environment = environment::of_machine(options);
     bench.run(options);
     print!("{}", report::markdown(&bench.report));
@@ -62,7 +64,8 @@ fn run(options: &Options) {
 #[derive(Debug)]
 struct Bench {
     runtime: Runtime,
-    backend: SocketAddr,
+    /// One for each peer: its closed connections shall not take another's ports.
+    backends: HashMap<&'static str, Role>,
     report: Report,
 }
 
@@ -88,7 +91,7 @@ impl Bench {
         if self.report.missing.iter().any(|(name, _)| known(name)) {
             return None;
         }
-        match self.runtime.block_on(Pair::start(peer, self.backend)) {
+        match self.runtime.block_on(Pair::start(peer, &self.backends[peer].addresses)) {
             Ok(pair) => {
                 if !self.report.environment.iter().any(|(name, _)| known(name)) {
                     self.report.environment.push((peer, pair.version.clone()));
@@ -107,8 +110,9 @@ impl Bench {
     fn fresh(&mut self, name: &'static str, options: &Options) {
         let peers = options.peers.iter().copied().filter(|peer| *peer != "direct");
         let mut rows: Vec<Row> = peers.map(empty_row).collect();
-        for at in 0..options.rounds {
-            eprintln!("{name}, round {} of {}", at + 1, options.rounds);
+        let count = measures::rounds(name, options.rounds);
+        for at in 1..=count {
+            eprintln!("{name}, round {at} of {count}");
             for row in &mut rows {
                 if let Some(pair) = self.start(row.peer) {
                     note(row, measures::round(name, &pair, options.duration));
@@ -120,11 +124,10 @@ impl Bench {
 
     /// Round by round all pairs, one after the other.
     fn interleaved(&mut self, name: &'static str, pairs: &[(&'static str, Pair)], options: &Options) {
-        let can = |peer| peers::carries_bytes(peer) || !measures::is_of_bytes(name);
-        let pairs: Vec<_> = pairs.iter().filter(|(peer, _)| can(*peer)).collect();
+        let pairs: Vec<_> = pairs.iter().filter(|(_, pair)| measures::applies(name, pair)).collect();
         let mut rows: Vec<Row> = pairs.iter().map(|(peer, _)| empty_row(peer)).collect();
-        for at in 0..options.rounds {
-            eprintln!("{name}, round {} of {}", at + 1, options.rounds);
+        for at in 1..=options.rounds {
+            eprintln!("{name}, round {at} of {}", options.rounds);
             let mut direct = Vec::new();
             for ((peer, pair), row) in pairs.iter().zip(&mut rows) {
                 let mut round = measures::round(name, pair, options.duration);

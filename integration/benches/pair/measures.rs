@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use postern_integration::bench::figures::{Round, percentile};
 use postern_integration::bench::options::Choice;
 use postern_integration::bench::processes::{self, Memory};
 use tokio::sync::Semaphore;
 
 use crate::load::{self, Outcome};
-use crate::peers::Pair;
+use crate::peers::{Carries, Pair};
 
 /// In the order of the tables. Those of memory come first, as each of their rounds has a fresh pair, alone.
 pub(crate) const MEASURES: &[Choice] = &[
     ("idle", "resident memory of one idle sidecar, MiB"),
     ("memory-1000", "memory of one of 1,000 idle connections in one sidecar, KiB of PSS"),
     ("memory-5000", "memory of one of 5,000 idle connections in one sidecar, KiB of PSS"),
+    (
+        "handshake",
+        "full mTLS handshakes with the second proxy and one request in each, one at a time; its CPU only",
+    ),
     ("connect-1", "a new connection with one request, one at a time"),
     ("connect-32", "a new connection with one request, 32 at a time"),
     ("bulk-1", "bytes from client to backend, 1 stream"),
@@ -27,6 +32,7 @@ pub(crate) const MEASURES: &[Choice] = &[
 const TRAFFIC_BYTES: usize = 1 << 20;
 /// Connections that are opened, or carry that, at once; more would measure accept queues.
 const AT_ONCE: usize = 32;
+const MEMORY_ROUNDS_MAX: usize = 2;
 const TRAFFIC_WITHIN: Duration = Duration::from_secs(300);
 /// What a pair is given to put its memory in order; there is no event to wait for.
 const SETTLING: Duration = Duration::from_millis(500);
@@ -37,9 +43,17 @@ pub(crate) fn wants_fresh_pair(measure: &str) -> bool {
     measure == "idle" || measure.starts_with("memory-")
 }
 
-/// Whether it is of bytes, not of requests.
-pub(crate) fn is_of_bytes(measure: &str) -> bool {
-    measure.starts_with("bulk-")
+/// Whether it says anything of this pair.
+pub(crate) fn applies(measure: &str, pair: &Pair) -> bool {
+    match measure {
+        "handshake" => pair.middle.is_some(),
+        _ => pair.carries == Carries::Bytes || !measure.starts_with("bulk-"),
+    }
+}
+
+/// How many of the rounds asked for are enough: memory hardly varies, and thousands of handshakes take their time.
+pub(crate) fn rounds(measure: &str, asked: usize) -> usize {
+    if measure.starts_with("memory-") { asked.min(MEMORY_ROUNDS_MAX) } else { asked }
 }
 
 /// One round.
@@ -49,30 +63,36 @@ pub(crate) fn round(measure: &str, pair: &Pair, duration: Duration) -> anyhow::R
         Some(("bulk", streams)) => bulk(pair, streams.parse()?, duration),
         Some(("http", connections)) => requests(pair, connections.parse()?, duration),
         Some(("memory", connections)) => memory(pair, connections.parse()?),
+        _ if measure == "handshake" => handshakes(pair, duration),
         _ => idle(pair),
     }
 }
 
 fn connects(pair: &Pair, clients: usize, duration: Duration) -> anyhow::Result<Round> {
-    let entry = pair.entry;
-    timed(pair, |begin| {
-        load::run(clients, duration, move || async move { Ok(entry) }, load::keep_connecting, begin)
-    })
+    let entries = pair.entries.clone();
+    let open = move || std::future::ready(Ok(entries.clone()));
+    timed(&mut Cpu::of(pair), |begin| load::run(clients, duration, open, load::keep_connecting, begin))
+}
+
+fn handshakes(pair: &Pair, duration: Duration) -> anyhow::Result<Round> {
+    let middle = pair.middle.clone().context("no mTLS here")?;
+    let mut cpu = Cpu { pids: vec![pair.pids()[1]], begun: 0.0 };
+    let open = move || std::future::ready(Ok(middle.clone()));
+    timed(&mut cpu, |begin| load::run(1, duration, open, load::keep_shaking_hands, begin))
 }
 
 fn requests(pair: &Pair, connections: usize, duration: Duration) -> anyhow::Result<Round> {
-    let entry = pair.entry;
-    timed(pair, |begin| {
+    let entry = pair.entry();
+    timed(&mut Cpu::of(pair), |begin| {
         load::run(connections, duration, move || load::connect_and_ask(entry), load::keep_asking, begin)
     })
 }
 
 /// Rate, times and cost of many requests.
 fn timed(
-    pair: &Pair,
+    cpu: &mut Cpu,
     run: impl FnOnce(&mut dyn FnMut() -> std::io::Result<()>) -> anyhow::Result<Outcome<Vec<Duration>>>,
 ) -> anyhow::Result<Round> {
-    let mut cpu = Cpu::of(pair);
     let outcome = run(&mut || cpu.begin())?;
     let cpu = cpu.used()?;
     let mut times = outcome.each.concat();
@@ -99,7 +119,7 @@ pub(crate) fn add_to_direct(round: &mut Round, direct: &Round) {
 }
 
 fn bulk(pair: &Pair, streams: usize, duration: Duration) -> anyhow::Result<Round> {
-    let (entry, mut cpu) = (pair.entry, Cpu::of(pair));
+    let (entry, mut cpu) = (pair.entry(), Cpu::of(pair));
     let open = move || load::connect(entry);
     let outcome = load::run(streams, duration, open, load::keep_sending, || cpu.begin())?;
     let cpu = cpu.used()?;
@@ -150,7 +170,7 @@ fn idle(pair: &Pair) -> anyhow::Result<Round> {
 /// The memory that connections add, after one small request each, and after much traffic each.
 fn memory(pair: &Pair, connections: usize) -> anyhow::Result<Round> {
     static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
-    let entry = pair.entry;
+    let entry = pair.entry();
     let open = move || async move {
         let _turn = TURNS.acquire().await?;
         load::connect_and_ask(entry).await

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use postern_integration::{Mesh, Program};
 
 use crate::identities::{Files, Identities};
-use crate::peers::{Pair, here, output, version};
+use crate::peers::{Carries, Pair, here, output, version};
 use crate::roles::WORKERS;
 
 const PROGRAM: &str = "nginx";
@@ -32,12 +32,22 @@ pub(crate) fn start(backend: SocketAddr) -> anyhow::Result<Pair> {
         pair_of_files("proxy_ssl", orders),
         payments.dns_name
     );
-    let inner =
-        start_one(&mesh, "inner", &module, &format!("listen {middle} ssl; proxy_pass {backend}; {server}"));
-    let outer = start_one(&mesh, "outer", &module, &format!("listen {entry}; proxy_pass {middle}; {client}"));
+    let inner = start_one(
+        &mesh,
+        "inner",
+        &module,
+        &format!("listen {middle} ssl reuseport; proxy_pass {backend}; {server}"),
+    );
+    let outer = start_one(
+        &mesh,
+        "outer",
+        &module,
+        &format!("listen {entry} reuseport; proxy_pass {middle}; {client}"),
+    );
     Ok(Pair {
-        entry,
-        demands: Some((middle, identities.bundles)),
+        entries: vec![entry],
+        carries: Carries::Bytes,
+        middle: Some(identities.middle(middle)),
         version,
         programs: vec![outer, inner],
         _kept: Box::new(mesh),

@@ -10,7 +10,6 @@ use postern_integration::bench::options::Choice;
 use postern_integration::certs::TestCa;
 use postern_integration::{Program, TRUST_DOMAIN, free_port, tls};
 use postern_proto::identity::{Svid, TrustBundles};
-use tokio::io::AsyncReadExt as _;
 
 use crate::load;
 use crate::{envoy, haproxy, nginx, postern, roles};
@@ -28,9 +27,11 @@ pub(crate) const PEERS: &[Choice] = &[
     ("envoy-h2", "HTTP by Envoy, over pooled HTTP/2 in mTLS"),
 ];
 
-/// Whether a peer carries any bytes, or only HTTP.
-pub(crate) fn carries_bytes(peer: &str) -> bool {
-    !matches!(peer, "postern-http" | "envoy-h2")
+/// What a pair can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carries {
+    Bytes,
+    Http,
 }
 
 /// How long a pair may take until it carries its first request.
@@ -40,9 +41,11 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// A way from client to backend, running. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    pub(crate) entry: SocketAddr,
-    /// Where the second proxy listens, which must demand a certificate that these vouch for.
-    pub(crate) demands: Option<(SocketAddr, Arc<TrustBundles>)>,
+    /// Where the client connects, in turn; one of every proxy.
+    pub(crate) entries: Vec<SocketAddr>,
+    /// Where the second proxy demands a certificate.
+    pub(crate) middle: Option<Middle>,
+    pub(crate) carries: Carries,
     pub(crate) version: String,
     /// The client's side, then the backend's; none of `direct`.
     pub(crate) programs: Vec<Program>,
@@ -50,11 +53,30 @@ pub(crate) struct Pair {
     pub(crate) _kept: Box<dyn Any + Send>,
 }
 
+/// The mTLS between the two proxies.
+#[derive(Debug, Clone)]
+pub(crate) struct Middle {
+    pub(crate) address: SocketAddr,
+    pub(crate) bundles: Arc<TrustBundles>,
+    /// Of `orders`, who may connect.
+    pub(crate) caller: Arc<Svid>,
+}
+
+impl Middle {
+    /// A handshake and one request, as `caller` or as whoever else.
+    pub(crate) async fn ask(&self, identity: Option<&Svid>) -> anyhow::Result<()> {
+        let mut stream = tls::connect(self.address, identity, self.bundles.clone()).await?;
+        // In TLS 1.3 a refusal shows only when the client reads.
+        load::ask(&mut stream).await
+    }
+}
+
 impl Pair {
     /// Starts the pair and sees that it works and that it is as safe as it says; the error says why it is not here.
-    pub(crate) async fn start(peer: &str, backend: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn start(peer: &str, backends: &[SocketAddr]) -> anyhow::Result<Self> {
+        let backend = backends[0];
         let pair = match peer {
-            "direct" => direct(backend),
+            "direct" => direct(backends),
             "relay" => relay(backend).await,
             "haproxy-tcp" => haproxy::plain(backend)?,
             "haproxy" => haproxy::mtls(backend)?,
@@ -70,13 +92,17 @@ impl Pair {
         Ok(pair)
     }
 
+    pub(crate) fn entry(&self) -> SocketAddr {
+        self.entries[0]
+    }
+
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.programs.iter().map(Program::pid).collect()
     }
 
     async fn ready(&self) -> anyhow::Result<()> {
         let started = Instant::now();
-        while let Err(error) = asked(self.entry).await {
+        while let Err(error) = asked(self.entry()).await {
             if started.elapsed() > READY_WITHIN {
                 let output: Vec<_> = self.programs.iter().map(Program::output).collect();
                 return Err(error.context(format!("it carries nothing; it printed: {}", output.join(" / "))));
@@ -86,14 +112,16 @@ impl Pair {
         Ok(())
     }
 
-    /// Nobody without a certificate, or with one of another CA for the same names, gets a byte through.
+    /// Who may connect can; nobody without a certificate, or with one of another CA for the same name, gets a byte.
     async fn refuses_strangers(&self) -> anyhow::Result<()> {
-        let Some((middle, bundles)) = &self.demands else { return Ok(()) };
-        let forged = TestCa::new(TRUST_DOMAIN).svid(&format!("spiffe://{TRUST_DOMAIN}/orders"));
+        let Some(middle) = &self.middle else { return Ok(()) };
+        let forged = TestCa::new(TRUST_DOMAIN).svid(middle.caller.id().as_str());
+        middle.ask(Some(&middle.caller)).await.context("it refuses who may connect")?;
         for (who, identity) in [("nobody", None), ("a forger", Some(&forged))] {
-            anyhow::ensure!(!answered(*middle, identity, bundles).await, "it lets in {who}");
+            let asked = tokio::time::timeout(READY_WITHIN, middle.ask(identity));
+            anyhow::ensure!(!matches!(asked.await, Ok(Ok(()))), "it lets in {who}");
         }
-        anyhow::ensure!(asked(*middle).await.is_err(), "it lets in plain TCP");
+        anyhow::ensure!(asked(middle.address).await.is_err(), "it lets in plain TCP");
         Ok(())
     }
 }
@@ -105,27 +133,31 @@ async fn asked(entry: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a TLS client gets anything; in TLS 1.3 a refusal shows only when it reads.
-async fn answered(middle: SocketAddr, identity: Option<&Svid>, bundles: &Arc<TrustBundles>) -> bool {
-    let Ok(mut stream) = tls::connect(middle, identity, bundles.clone()).await else { return false };
-    let (mut byte, request) = ([0; 1], load::REQUEST);
-    if tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.is_err() {
-        return false;
-    }
-    matches!(tokio::time::timeout(READY_WITHIN, stream.read(&mut byte)).await, Ok(Ok(1)))
-}
-
-fn direct(backend: SocketAddr) -> Pair {
+fn direct(backends: &[SocketAddr]) -> Pair {
     let version = "no proxy".to_owned();
-    Pair { entry: backend, demands: None, version, programs: vec![], _kept: Box::new(()) }
+    Pair {
+        entries: backends.to_vec(),
+        middle: None,
+        carries: Carries::Bytes,
+        version,
+        programs: vec![],
+        _kept: Box::new(()),
+    }
 }
 
 async fn relay(backend: SocketAddr) -> Pair {
     let inner = roles::start_relay(backend).await;
-    let outer = roles::start_relay(inner.address).await;
+    let outer = roles::start_relay(inner.addresses[0]).await;
     let programs = vec![outer.program, inner.program];
     let version = "this benchmark's own".to_owned();
-    Pair { entry: outer.address, demands: None, version, programs, _kept: Box::new(()) }
+    Pair {
+        entries: outer.addresses,
+        middle: None,
+        carries: Carries::Bytes,
+        version,
+        programs,
+        _kept: Box::new(()),
+    }
 }
 
 /// A free address for a program that cannot say where it listens.

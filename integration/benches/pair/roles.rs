@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use postern_integration::Program;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// Bulk comes in blocks of [`BLOCK_BYTES`], of which the first byte says whether another follows. The backend swallows
 /// them and then says how many bytes came: no proxy has to carry half an end for that.
@@ -20,10 +21,13 @@ const HEAD_BYTES_MAX: usize = 4096;
 /// Threads of a role.
 pub(crate) const WORKERS: usize = 2;
 
+/// Addresses of a backend: a client that connects to them in turn has their number times as many ports.
+pub(crate) const BACKEND_ADDRESSES: usize = 8;
+
 /// A started role, and where it listens.
 #[derive(Debug)]
 pub(crate) struct Role {
-    pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) program: Program,
 }
 
@@ -38,28 +42,36 @@ pub(crate) async fn start_relay(to: SocketAddr) -> Role {
 async fn start(args: &[&str]) -> Role {
     let program = Program::start(&args.join(" "), &std::env::current_exe().unwrap(), args);
     let line = program.line_with(&["listening on "]).await;
-    let address = line.trim_start_matches("listening on ").parse().unwrap();
-    Role { address, program }
+    let addresses = line.trim_start_matches("listening on ").split(' ');
+    Role { addresses: addresses.map(|address| address.parse().unwrap()).collect(), program }
 }
 
 /// Runs as one of the roles until killed.
 pub(crate) fn run(mut args: impl Iterator<Item = String>) {
-    let role = args.next();
-    let to = args.next().map(|address| address.parse::<SocketAddr>().unwrap());
+    let to = args.nth(1).map(|address| address.parse::<SocketAddr>().unwrap());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().worker_threads(WORKERS).build().unwrap();
     runtime.block_on(async move {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        println!("listening on {}", listener.local_addr().unwrap());
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            match (role.as_deref(), to) {
-                (Some("relay"), Some(to)) => tokio::spawn(relay(stream, to)),
-                _ => tokio::spawn(backend(stream)),
-            };
+        let (mut addresses, mut accepting) = (Vec::new(), JoinSet::new());
+        for _ in 0..to.map_or(BACKEND_ADDRESSES, |_| 1) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap().to_string());
+            accepting.spawn(accept(listener, to));
         }
+        println!("listening on {}", addresses.join(" "));
+        accepting.join_all().await;
     });
+}
+
+async fn accept(listener: TcpListener, relay_to: Option<SocketAddr>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        match relay_to {
+            Some(to) => tokio::spawn(relay(stream, to)),
+            None => tokio::spawn(backend(stream)),
+        };
+    }
 }
 
 async fn relay(mut near: TcpStream, to: SocketAddr) -> std::io::Result<()> {
