@@ -77,7 +77,6 @@ func judge(state tls.ConnectionState, roots *x509.CertPool, peer string) error {
 	leaf := state.PeerCertificates[0]
 	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
 	options := x509.VerifyOptions{Roots: roots, Intermediates: intermediates, KeyUsages: usages}
-	// Go knows no critical subject alternative name that has only a URI in it and no host name, but reads it.
 	if _, err := leaf.Verify(options); err != nil {
 		return err
 	}

@@ -1,5 +1,6 @@
 //! Programs of the machine that some tests need.
 
+use std::path::Path;
 use std::process::Command;
 
 /// Whether a tool is here. Without it a test has nothing to say on a developer's machine; in CI that is a failure.
@@ -8,9 +9,18 @@ pub fn has(tool: &str) -> bool {
         .args(["-c", &format!("command -v {tool}")])
         .output()
         .is_ok_and(|output| output.status.success());
-    assert!(found || std::env::var_os("CI").is_none(), "{tool} is missing, and in CI nothing is skipped");
+    told(tool, found)
+}
+
+/// The same for a file that a tool needs.
+pub fn has_file(file: &Path) -> bool {
+    told(&file.display().to_string(), file.exists())
+}
+
+fn told(what: &str, found: bool) -> bool {
+    assert!(found || std::env::var_os("CI").is_none(), "{what} is missing, and in CI nothing is skipped");
     if !found {
-        eprintln!("not tested: {tool} is not on this machine");
+        eprintln!("not tested: {what} is not on this machine");
     }
     found
 }

@@ -53,13 +53,12 @@ impl Kind {
     }
 
     fn is_here(self) -> bool {
-        tools::has(match self {
-            // A developer's may lack the module; then nginx says so itself.
-            Self::Nginx => "nginx",
-            Self::Haproxy => "haproxy",
-            Self::Envoy => "envoy",
-            Self::Go => "go",
-        })
+        match self {
+            Self::Nginx => tools::has("nginx") && tools::has_file(&stream_module()),
+            Self::Haproxy => tools::has("haproxy"),
+            Self::Envoy => tools::has("envoy"),
+            Self::Go => tools::has("go"),
+        }
     }
 
     /// Whether one direction may end while it carries the other.
@@ -181,17 +180,24 @@ fn start(kind: Kind, dir: &Path, text: &str) -> Program {
 
 /// One process that stays in the foreground, and writes only below `dir`.
 fn nginx_whole(dir: &Path, text: &str) -> String {
-    let told = std::process::Command::new("nginx").arg("-V").output().unwrap();
-    let told = String::from_utf8(told.stderr).unwrap();
-    let modules = told.split_whitespace().find_map(|word| word.strip_prefix("--modules-path=")).unwrap();
+    let module = stream_module();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("{what}_temp_path {}/{what};\n", dir.display()))
         .concat();
     let text = text.replace("http {\n", &format!("http {{\naccess_log off;\n{temporary}"));
     format!(
-        "load_module {modules}/ngx_stream_module.so;\ndaemon off;\nmaster_process off;\npid nginx.pid;\n\
-         error_log stderr info;\nevents {{}}\n{text}"
+        "load_module {};\ndaemon off;\nmaster_process off;\npid nginx.pid;\n\
+         error_log stderr info;\nevents {{}}\n{text}",
+        module.display()
     )
+}
+
+/// Where nginx looks for its module for streams.
+fn stream_module() -> PathBuf {
+    let told = std::process::Command::new("nginx").arg("-V").output().unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    let modules = told.split_whitespace().find_map(|word| word.strip_prefix("--modules-path="));
+    Path::new(modules.unwrap()).join("ngx_stream_module.so")
 }
 
 fn go_arguments(role: Role, dir: &Path, at: SocketAddr, to: SocketAddr) -> String {
@@ -212,7 +218,7 @@ fn go_peer() -> &'static Path {
     BINARY.get_or_init(|| {
         let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreign-go");
         let mut build = std::process::Command::new("go");
-        build.args(["build", "-o"]).arg(&binary).arg(".");
+        build.args(["build", "-buildvcs=false", "-o"]).arg(&binary).arg(".");
         let built = build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/foreign")).status();
         assert!(built.unwrap().success(), "the Go peer does not build");
         binary
