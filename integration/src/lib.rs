@@ -9,6 +9,7 @@ pub mod load;
 mod mesh;
 mod ports;
 mod program;
+pub mod refused;
 pub mod shop;
 pub mod soak;
 pub mod tls;

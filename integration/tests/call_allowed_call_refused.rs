@@ -1,7 +1,7 @@
 //! A call the policy allows goes through; one it does not is refused, and both sides say who, to whom and why.
 
 use postern_integration::shop::Shop;
-use postern_integration::{CaOptions, Sidecar, eventually};
+use postern_integration::{CaOptions, Sidecar, eventually, refused};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,11 +20,7 @@ async fn orders_reaches_payments() {
 #[tokio::test]
 async fn reports_is_refused_and_both_sides_explain() {
     let shop = Shop::start(CaOptions::default()).await;
-    let mut stream = TcpStream::connect(shop.reports_to_payments()).await.unwrap();
-    stream.write_all(b"charge 12").await.unwrap();
-    let mut answer = [0; 16];
-    let got = stream.read(&mut answer).await;
-    assert!(got.is_err(), "a refusal is a reset, never data or a clean end: {got:?}");
+    refused::is_reset(shop.reports_to_payments(), b"charge 12").await;
 
     for sidecar in [&shop.payments, &shop.reports] {
         let refusal = refusal_of(sidecar).await;

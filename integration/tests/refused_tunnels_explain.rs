@@ -2,17 +2,10 @@
 //! has it; and a call to the wrong port is refused as that.
 
 use postern_integration::shop::Shop;
-use postern_integration::{CaOptions, Sidecar, SidecarSpec, eventually, free_port, tls};
+use postern_integration::{CaOptions, Sidecar, SidecarSpec, eventually, free_port, refused, tls};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-async fn refused(address: std::net::SocketAddr) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"charge 12").await.unwrap();
-    let got = stream.read(&mut [0; 16]).await;
-    assert!(got.is_err(), "a refusal is a reset, never data or a clean end: {got:?}");
-}
 
 async fn refusal_of(sidecar: &Sidecar, reason: &str) -> Value {
     eventually(&format!("{reason} in /status of {}", sidecar.name), async || {
@@ -24,7 +17,7 @@ async fn refusal_of(sidecar: &Sidecar, reason: &str) -> Value {
 
 /// Calls at `caller`, and compares what both sides tell of it.
 async fn explained(shop: &Shop, caller: &Sidecar, (theirs, ours): (&str, &str)) {
-    refused(caller.outbounds[0]).await;
+    refused::is_reset(caller.outbounds[0], b"charge 12").await;
     let called = refusal_of(&shop.payments, theirs).await;
     let told = refusal_of(caller, ours).await;
     let instance = called["instance"].as_str().unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use postern_integration::apps::App;
 use postern_integration::shop::Shop;
-use postern_integration::{CaOptions, eventually, free_port};
+use postern_integration::{CaOptions, eventually, free_port, refused};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -65,14 +65,9 @@ async fn before(app: SocketAddr, extra: &str) -> Shop {
     shop
 }
 
-/// Sends a word and reads all that comes, until it ends or breaks.
-async fn call(shop: &Shop) -> (Vec<u8>, std::io::Result<()>) {
-    let mut stream = TcpStream::connect(shop.orders_to_payments()).await.unwrap();
-    // Whoever is refused at once need not be told more than this.
-    let _refused = stream.write_all(b"word").await;
-    let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    (answer, read.expect("an end").map(|_| ()))
+/// Sends a word, and is reset.
+async fn is_reset(shop: &Shop) {
+    refused::is_reset(shop.orders_to_payments(), b"word").await;
 }
 
 async fn served(shop: &Shop) -> Option<()> {
@@ -85,9 +80,7 @@ async fn served(shop: &Shop) -> Option<()> {
 async fn an_app_that_refuses_is_a_reset_that_is_told_and_once_it_is_there_it_is_served() {
     let mut app = Flapping::new();
     let shop = before(app.address, "").await;
-    let (answer, end) = call(&shop).await;
-    assert_eq!(answer, b"");
-    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    is_reset(&shop).await;
     shop.payments.program.line_with(&["refused", "app_unreachable", &app.address.to_string()]).await;
     app.up();
     served(&shop).await.unwrap();
@@ -105,8 +98,7 @@ async fn an_app_that_flaps_is_served_whenever_it_is_there_and_never_ends_cleanly
         app.down().await;
         let end = tokio::time::timeout(PATIENCE, open.read(&mut [0; 1])).await.unwrap();
         assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "whom it served");
-        let (_, end) = call(&shop).await;
-        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "whom it did not");
+        is_reset(&shop).await;
     }
     for sidecar in [&shop.orders, &shop.payments] {
         eventually("nothing is left", async || {
@@ -126,8 +118,7 @@ async fn an_app_that_accepts_nobody_is_given_up_after_the_limit() {
     let queue = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
     let shop = before(address, "[limits]\nconnect_timeout = \"500ms\"\n").await;
     let started = Instant::now();
-    let (_, end) = call(&shop).await;
-    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    is_reset(&shop).await;
     assert!(started.elapsed() >= Duration::from_millis(500), "as long as it was promised");
     shop.payments.program.line_with(&["refused", "app_unreachable"]).await;
     drop(queue);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use postern_integration::apps::App;
 use postern_integration::certs::{TestCa, chain_pem, key_pem, pem};
 use postern_integration::load::{Load, Style};
-use postern_integration::{Mesh, Sidecar, SidecarSpec, eventually};
+use postern_integration::{Mesh, Sidecar, SidecarSpec, eventually, refused};
 use serde_json::Value;
 
 const POLICY: &str = r#"trust_domain = "shop.example"
@@ -209,9 +209,7 @@ async fn who_comes_with_the_old_root_after_its_end_is_refused_by_name_and_cut() 
     open.read_exact(&mut [0; 1]).await.unwrap();
     taken(sidecar, || files.trust(&[&new])).await;
     open.read(&mut [0; 1]).await.expect_err("cut, and never cleanly");
-    let mut refused = tokio::net::TcpStream::connect(orders.outbounds[0]).await.unwrap();
-    refused.write_all(b"x").await.unwrap();
-    refused.read(&mut [0; 1]).await.expect_err("refused");
+    refused::is_reset(orders.outbounds[0], b"x").await;
     sidecar.program.line_with(&["refused", "bad_signature"]).await;
     // With a new one of its own, everything goes on.
     taken(orders, || orders_files.certify(&new)).await;

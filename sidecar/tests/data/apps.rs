@@ -64,6 +64,17 @@ pub async fn echoed(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a word, and expects that the connection is reset, which may come before it is known to have begun.
+pub async fn expect_refused(at: SocketAddr) {
+    let called = async {
+        let mut stream = TcpStream::connect(at).await?;
+        stream.write_all(b"word").await?;
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    let error = called.await.expect_err("a reset, never a clean end");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
 /// Expects that the connection is reset, after whatever bytes.
 pub async fn expect_reset(stream: &mut TcpStream) {
     let mut rest = Vec::new();

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apps::{App, echoed, expect_reset};
+use crate::apps::{App, echoed, expect_refused};
 use crate::authority::Authority;
 use crate::name_server::{NameServer, Says};
 use crate::sidecar::{PATIENCE, Spec, eventually};
@@ -227,7 +227,7 @@ async fn an_outbound_reaches_its_service_by_name_and_says_which_name_leads_nowhe
     let is_absent =
         || orders.plane.upstreams.shown(Direction::Outbound, 0).to_string().contains("no such name");
     eventually("absent", || is_absent().then_some(())).await;
-    expect_reset(&mut TcpStream::connect(orders.outbound.unwrap()).await.unwrap()).await;
+    expect_refused(orders.outbound.unwrap()).await;
     let told = orders.refusal("unreachable").await;
     assert!(told["detail"].as_str().unwrap().contains("payments.example"), "{told}");
 

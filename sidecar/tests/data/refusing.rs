@@ -1,18 +1,14 @@
 //! A refusal is a reset for the app, and both sides can say who was refused, by whom and why.
 
 use postern_sidecar::metrics::Direction;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::apps::{App, expect_reset};
+use crate::apps::{App, echoed, expect_refused};
 use crate::authority::{Authority, id};
 use crate::sidecar::{Sidecar, Spec};
 
-async fn call(sidecar: &Sidecar) -> TcpStream {
-    let mut stream = TcpStream::connect(sidecar.outbound.unwrap()).await.unwrap();
-    // The refusal may be faster than this.
-    let _may_be_reset = stream.write_all(b"charge 12").await;
-    stream
+async fn served(sidecar: &Sidecar) {
+    echoed(&mut TcpStream::connect(sidecar.outbound.unwrap()).await.unwrap()).await.unwrap();
 }
 
 #[tokio::test]
@@ -21,7 +17,7 @@ async fn a_caller_that_no_rule_names_is_told_who_it_called_why_not_and_what_to_t
     let payments = Spec::new(&authority, "payments").app(app.address).start(&authority);
     let address = payments.inbound.unwrap();
     let reports = Spec::new(&authority, "reports").to(&[address]).start(&authority);
-    expect_reset(&mut call(&reports).await).await;
+    expect_refused(reports.outbound.unwrap()).await;
 
     let told = payments.refusal("denied").await;
     assert_eq!(told["direction"], "inbound");
@@ -56,7 +52,7 @@ async fn a_hundred_refused_callers_all_learn_that_it_was_the_policy() {
     let payments = Spec::new(&authority, "payments").app(app.address).start(&authority);
     let reports = Spec::new(&authority, "reports").to(&[payments.inbound.unwrap()]).start(&authority);
     for _ in 0..100 {
-        expect_reset(&mut call(&reports).await).await;
+        expect_refused(reports.outbound.unwrap()).await;
     }
     assert_eq!(payments.refusal("denied").await["count"], 100);
     assert_eq!(reports.refusal("access_denied").await["count"], 100);
@@ -69,7 +65,7 @@ async fn without_a_policy_everybody_is_refused() {
     spec.policy = None;
     let payments = spec.start(&authority);
     let orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).start(&authority);
-    expect_reset(&mut call(&orders).await).await;
+    expect_refused(orders.outbound.unwrap()).await;
     payments.refusal("no_policy").await;
     orders.refusal("access_denied").await;
 }
@@ -79,7 +75,7 @@ async fn a_valid_certificate_of_another_service_is_not_the_service_that_was_call
     let (authority, app) = (Authority::new(), App::echo().await);
     let reports = Spec::new(&authority, "reports").app(app.address).start(&authority);
     let orders = Spec::new(&authority, "orders").to(&[reports.inbound.unwrap()]).start(&authority);
-    expect_reset(&mut call(&orders).await).await;
+    expect_refused(orders.outbound.unwrap()).await;
     let told = orders.refusal("wrong_identity").await;
     let detail = told["detail"].as_str().unwrap();
     assert!(detail.contains("spiffe://shop.example/reports"), "{detail}");
@@ -98,7 +94,7 @@ async fn the_next_address_is_tried_when_the_first_is_dead_or_is_someone_else() {
     let orders = Spec::new(&authority, "orders").to(&to).start(&authority);
     let is_told = || orders.plane.refusals.newest().to_string().contains("wrong_identity");
     while !is_told() {
-        call(&orders).await.read_exact(&mut [0; 9]).await.unwrap();
+        served(&orders).await;
     }
 }
 
@@ -109,7 +105,7 @@ async fn an_exact_id_is_demanded_without_the_policy() {
     let mut spec = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).expecting(id("payments"));
     spec.policy = None;
     let orders = spec.start(&authority);
-    call(&orders).await.read_exact(&mut [0; 9]).await.unwrap();
+    served(&orders).await;
 }
 
 #[tokio::test]
@@ -119,13 +115,13 @@ async fn without_an_identity_nobody_is_served_or_called_and_both_sides_say_so() 
     let identity = spec.svid.take();
     let payments = spec.start(&authority);
     let orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).start(&authority);
-    expect_reset(&mut call(&orders).await).await;
+    expect_refused(orders.outbound.unwrap()).await;
     payments.refusal("no_identity").await;
     let told = orders.refusal("peer_failed").await;
     assert!(told["detail"].as_str().unwrap().contains("InternalError"), "{told}");
 
     payments.plane.credentials.replace(identity.unwrap(), authority.bundles().into()).unwrap();
-    call(&orders).await.read_exact(&mut [0; 9]).await.unwrap();
+    served(&orders).await;
 }
 
 #[tokio::test]
@@ -134,7 +130,7 @@ async fn an_app_that_is_down_is_a_reset_for_the_caller_and_told_where_it_is_down
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let payments = Spec::new(&authority, "payments").app(dead).start(&authority);
     let orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).start(&authority);
-    expect_reset(&mut call(&orders).await).await;
+    expect_refused(orders.outbound.unwrap()).await;
     let told = payments.refusal("app_unreachable").await;
     assert_eq!(told["from"], "spiffe://shop.example/orders");
 }
@@ -144,7 +140,7 @@ async fn a_service_that_cannot_be_reached_is_named_with_its_address() {
     let authority = Authority::new();
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let orders = Spec::new(&authority, "orders").to(&[dead]).start(&authority);
-    expect_reset(&mut call(&orders).await).await;
+    expect_refused(orders.outbound.unwrap()).await;
     let told = orders.refusal("unreachable").await;
     assert!(told["detail"].as_str().unwrap().contains(&dead.to_string()), "{told}");
     assert_eq!(told["direction"], serde_json::to_value(Direction::Outbound).unwrap());

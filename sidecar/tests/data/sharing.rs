@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::apps::{App, echoed, expect_reset};
+use crate::apps::{App, echoed, expect_refused};
 use crate::authority::Authority;
 use crate::sidecar::{Sidecar, Spec, eventually};
 use crate::stranger;
@@ -96,8 +96,7 @@ async fn tunnels_of_one_sidecar_are_bounded_and_its_app_learns_it_by_a_reset() {
         echoed(&mut stream).await.unwrap();
         open.push(stream);
     }
-    let mut one_more = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
-    expect_reset(&mut one_more).await;
+    expect_refused(orders.outbound.unwrap()).await;
     shop.payments.refusal("connections_per_peer_max").await;
     for stream in &mut open {
         echoed(stream).await.unwrap();

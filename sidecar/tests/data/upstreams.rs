@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::apps::{App, echoed, expect_reset};
+use crate::apps::{App, echoed, expect_refused};
 use crate::authority::Authority;
 use crate::sidecar::{Sidecar, Spec, eventually, host_port};
 
@@ -108,7 +108,7 @@ async fn when_all_addresses_are_dead_the_refusal_names_each_and_that_they_were_d
     let to = [dead(), dead(), dead()];
     let orders = Spec::new(&authority, "orders").to(&to).start(&authority);
     for _ in 0..EJECT_AFTER {
-        expect_reset(&mut call(&orders).await).await;
+        expect_refused(orders.outbound.unwrap()).await;
     }
     let told = orders.refusal("unreachable").await;
     let detail = told["detail"].as_str().unwrap();
@@ -116,7 +116,7 @@ async fn when_all_addresses_are_dead_the_refusal_names_each_and_that_they_were_d
     let ejected =
         async || eventually("ejected", || to.iter().all(|&at| is_ejected(&orders, at)).then_some(())).await;
     ejected().await;
-    expect_reset(&mut call(&orders).await).await;
+    expect_refused(orders.outbound.unwrap()).await;
     let says_so = || {
         let newest = orders.plane.refusals.newest()[0]["detail"].as_str().unwrap().to_owned();
         newest.contains("every address had failed again and again before").then_some(())
@@ -152,7 +152,7 @@ async fn an_app_that_flaps_is_served_whenever_it_is_there_and_told_whenever_it_i
     let orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).start(&authority);
     for round in 1..=5_u64 {
         for _ in 0..EJECT_AFTER + 1 {
-            expect_reset(&mut call(&orders).await).await;
+            expect_refused(orders.outbound.unwrap()).await;
         }
         let is_told = || (payments.plane.refusals.newest()[0]["count"] == round * 4).then_some(());
         eventually("it is told", is_told).await;

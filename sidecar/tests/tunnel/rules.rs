@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::apps::{App, echoed, expect_reset};
+use crate::apps::{App, echoed, expect_refused};
 use crate::authority::Authority;
 use crate::sidecar::Spec;
 use crate::stranger::{self, Caller, auth, data, encoded, open, reset};
@@ -146,9 +146,7 @@ async fn whatever_a_called_side_must_not_say_is_a_reset_for_the_calling_app() {
         println!("{name}");
         let called = called(authority.clone(), bytes).await;
         let orders = Spec::new(&authority, "orders").to(&[called.address]).start(&authority);
-        let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
-        stream.write_all(b"word").await.unwrap();
-        expect_reset(&mut stream).await;
+        expect_refused(orders.outbound.unwrap()).await;
         orders.refusal(reason(name)).await;
     }
 }
