@@ -80,7 +80,7 @@ struct Impostor {
 }
 
 /// Sends the secret, and must not have it back.
-async fn refused(orders: &Sidecar) {
+async fn is_refused(orders: &Sidecar) {
     refused::is_reset(orders.outbounds[0], SECRET).await;
 }
 
@@ -92,7 +92,7 @@ async fn a_valid_certificate_of_another_service_is_refused_wherever_a_name_leads
     // By its address, and by a name that leads there.
     for host in ["127.0.0.1", "localhost"] {
         let orders = called.orders(&[&format!("{host}:{}", impostor.app.address.port())]).await;
-        refused(&orders).await;
+        is_refused(&orders).await;
         let line = orders.program.line_with(&["refused", "wrong_identity"]).await;
         assert!(line.contains("spiffe://shop.example/reports"), "{line}");
     }
@@ -109,7 +109,7 @@ async fn the_right_name_of_another_root_or_trust_domain_is_refused() {
     {
         let impostor = called.server(&svid, clients.clone()).await;
         let orders = called.orders(&[&impostor.app.address.to_string()]).await;
-        refused(&orders).await;
+        is_refused(&orders).await;
         orders.program.line_with(&["refused", reason]).await;
         assert!(impostor.heard.lock().unwrap().is_empty());
     }
@@ -119,7 +119,7 @@ async fn the_right_name_of_another_root_or_trust_domain_is_refused() {
 async fn the_ca_itself_is_not_the_service_nor_is_a_server_without_tls_or_without_a_word() {
     let called = Called::new().await;
     let orders = called.orders(&[&called.ca.address.to_string()]).await;
-    refused(&orders).await;
+    is_refused(&orders).await;
     let line = orders.program.line_with(&["refused", "wrong_identity"]).await;
     assert!(line.contains("spiffe://shop.example/postern/ca"), "{line}");
 
@@ -129,14 +129,14 @@ async fn the_ca_itself_is_not_the_service_nor_is_a_server_without_tls_or_without
     })
     .await;
     let orders = called.orders(&[&plain.address.to_string()]).await;
-    refused(&orders).await;
+    is_refused(&orders).await;
     orders.program.line_with(&["refused", "handshake_failed"]).await;
 
     let silent =
         App::serve(async |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).await.map(|_| ()));
     let silent = silent.await;
     let orders = called.orders(&[&silent.address.to_string()]).await;
-    refused(&orders).await;
+    is_refused(&orders).await;
     orders.program.line_with(&["refused", "handshake_timeout"]).await;
 }
 
@@ -178,7 +178,7 @@ async fn a_server_that_leaves_in_the_middle_of_the_handshake_is_told_and_the_nex
     for answered in [None, Some(0), Some(50), Some(200), Some(1_400)] {
         let leaving = App::serve(move |stream| leave(stream, right, answered)).await;
         let orders = called.orders(&[&leaving.address.to_string()]).await;
-        refused(&orders).await;
+        is_refused(&orders).await;
         // Whether its address counts as out of reach or its handshake as broken.
         orders.program.line_with(&["refused", "outbound", &leaving.address.to_string()]).await;
         drop(orders);

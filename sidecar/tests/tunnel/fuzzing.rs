@@ -201,7 +201,7 @@ async fn called_server(authority: Arc<Authority>, next: Arc<AtomicUsize>) -> App
 /// Says a word or nothing, and waits for the end, which may come before that.
 async fn calling_app(seed: u64, to: SocketAddr) -> io::Result<usize> {
     let mut app = TcpStream::connect(to).await?;
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         app.write_all(b"word").await?;
     }
     app.read_to_end(&mut Vec::new()).await
