@@ -66,7 +66,7 @@ async fn a_port_that_is_not_the_one_called_is_refused_whoever_answers() {
     caller.outbounds = [mine, plain].map(|port| ([127, 0, 0, 1], port).into()).to_vec();
     caller.ready().await;
     explained(&shop, &caller, ("wrong_port", "wrong_port")).await;
-    refused(caller.outbounds[1]).await;
+    refused::is_reset(caller.outbounds[1], b"charge 12").await;
     let direct = direct.address.to_string();
     caller.program.line_with(&["refused", "wrong_port", &direct, "no postern/1"]).await;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use postern_integration::apps::App;
 use postern_integration::certs::TestCa;
-use postern_integration::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, eventually, tls};
+use postern_integration::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, eventually, refused, tls};
 use postern_proto::identity::{Svid, TrustBundles};
 use postern_proto::mtls::{Anyone, Judge, TlsIdentity, server_config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -212,7 +212,7 @@ async fn an_app_that_breaks_off_in_the_middle_is_a_reset_however_much_it_had_sai
         })
         .await;
         let shop = before(app.address, "").await;
-        let (answer, end) = call(&shop).await;
+        let (answer, end) = refused::call(shop.orders_to_payments(), b"word").await;
         assert!(answer.len() <= said && answer.iter().all(|byte| *byte == b'b'));
         assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "after {said} bytes");
     }
