@@ -2,6 +2,7 @@
 //! so whatever else ends it, an error, a cut, a panic, is never taken for a clean end at the other side.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustls::{AlertDescription, Error as TlsError};
@@ -14,16 +15,22 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// And so many bytes of what it still sends are thrown away.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 
-/// Prepares a new connection: small writes leave at once, and an other side that has gone without a word, as when a
-/// machine loses its power, is noticed after `dead_after`, whether something is under way to it or not.
-pub fn prepare(stream: &TcpStream, dead_after: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+/// Prepares a connection, or those that a listener will accept (Linux copies what a listening socket is set to): small
+/// writes leave at once, and an other side that has gone without a word, as when a machine loses its power, is noticed
+/// after `dead_after`, whether something is under way to it or not.
+pub fn prepare(socket: &impl AsFd, dead_after: Duration) -> io::Result<()> {
+    prepare_local(socket, dead_after)?;
     let probe = TcpKeepalive::new()
         .with_time(dead_after / 2)
         .with_interval((dead_after / 2 / KEEP_ALIVE_PROBES).max(Duration::from_secs(1)))
         .with_retries(KEEP_ALIVE_PROBES);
-    socket.set_tcp_keepalive(&probe)?;
+    SockRef::from(socket).set_tcp_keepalive(&probe)
+}
+
+/// The same for a connection over loopback. There the kernel speaks for a side that died, and need not be asked.
+pub fn prepare_local(socket: &impl AsFd, dead_after: Duration) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(dead_after))
 }
 
@@ -72,12 +79,21 @@ mod tests {
     #[tokio::test]
     async fn a_side_that_has_gone_without_a_word_is_looked_for() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        prepare(&listener, Duration::from_secs(30)).unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         prepare(&stream, Duration::from_secs(30)).unwrap();
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
-        let (first, then) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
-        assert_eq!(first + then * KEEP_ALIVE_PROBES, Duration::from_secs(30), "as long as it was promised");
+        let (accepted, _) = listener.accept().await.unwrap();
+        for stream in [stream, accepted] {
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+            let first = socket.tcp_keepalive_time().unwrap();
+            let then = socket.tcp_keepalive_interval().unwrap();
+            assert_eq!(
+                first + then * KEEP_ALIVE_PROBES,
+                Duration::from_secs(30),
+                "as long as it was promised"
+            );
+        }
     }
 }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::descriptors::is_reserved;
 use crate::ending::{prepare, reset_on_close};
@@ -95,6 +95,9 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
     let (mut in_a_row, mut starved) = (0, false);
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     let open = level(&**service, plane);
+    if let Err(error) = prepare(&listener, plane.config.limits.dead_after) {
+        error!(%error, direction = service.direction().as_str(), "peers that are gone will not be noticed");
+    }
     loop {
         open.set(connections.len().try_into().unwrap_or(i64::MAX));
         tokio::select! {
@@ -104,10 +107,6 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
             accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
                 Ok((stream, from)) if is_reserved(&stream) => refuse(&**service, plane, &stream, from, Full::Descriptors),
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
-                    if let Err(error) = prepare(&stream, plane.config.limits.dead_after) {
-                        debug!(%error, "the connection broke at once");
-                        continue;
-                    }
                     connections.spawn(service.clone().serve(stream, from, &until));
                     in_a_row += 1;
                     if in_a_row == ACCEPTS_IN_A_ROW_MAX {

@@ -1,6 +1,7 @@
 //! A tunnel at one side: TLS, frames, and the lease that they belong to.
 
 use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use thiserror::Error;
@@ -25,6 +26,16 @@ pub struct Wire {
     /// What the app has said before the other side answered, so that another tunnel can be tried.
     said: Vec<u8>,
     vouching: Option<Box<Vouching>>,
+    accepted: Accepted,
+}
+
+/// Whether ACCEPT has left. The app often answers soon: then both go in one write, and wake the other side once. So
+/// ACCEPT waits until the other tasks of this thread have had a turn, and no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    ToBeHeld,
+    Held,
+    MayLeave,
 }
 
 /// How a tunnel breaks by what the peer sends.
@@ -93,7 +104,14 @@ impl Wire {
             broken: None,
             is_broken: false,
         };
-        Self { tls, reader, control: Vec::new(), said: Vec::new(), vouching: None }
+        Self {
+            tls,
+            reader,
+            control: Vec::new(),
+            said: Vec::new(),
+            vouching: None,
+            accepted: Accepted::MayLeave,
+        }
     }
 
     /// From now on both sides prove their newer certificates.
@@ -170,6 +188,7 @@ impl Wire {
     pub fn accept(&mut self) {
         self.reader.lease.accept();
         Frame::Accept.encode(&mut self.control);
+        self.accepted = Accepted::ToBeHeld;
     }
 
     /// Refuses the lease, with a problem document.
@@ -334,10 +353,20 @@ impl Carrier for Wire {
     fn attend(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(vouching) = &mut self.vouching else { return Ok(()) };
         vouching.tell(cx, &mut self.control);
-        if self.control.is_empty() || !self.reader.lease.is_answered() {
-            return Ok(());
+        match self.accepted {
+            Accepted::ToBeHeld => {
+                self.accepted = Accepted::Held;
+                after_others(cx);
+                Ok(())
+            }
+            // It leaves with what the app has said since, or by the flush if there is nothing.
+            Accepted::Held => {
+                self.accepted = Accepted::MayLeave;
+                Ok(())
+            }
+            Accepted::MayLeave if self.control.is_empty() || !self.reader.lease.is_answered() => Ok(()),
+            Accepted::MayLeave => self.try_send(cx),
         }
-        self.try_send(cx)
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>> {
@@ -393,7 +422,7 @@ impl Carrier for Wire {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_sent(cx)
+        if self.accepted == Accepted::Held { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -413,6 +442,12 @@ impl Carrier for Wire {
             }
         }
     }
+}
+
+/// Wakes the task when the others that are ready have had their turn and what has come since was looked for.
+fn after_others(cx: &mut Context<'_>) {
+    let yields = pin!(tokio::task::yield_now());
+    let _waits = yields.poll(cx);
 }
 
 #[cfg(test)]

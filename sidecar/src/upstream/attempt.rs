@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
 use crate::descriptors::is_reserved;
-use crate::ending::prepare;
+use crate::ending::{prepare, prepare_local};
 
 /// A connection tries so many addresses at most,
 pub const ATTEMPTS_MAX: usize = 32;
@@ -94,7 +94,13 @@ impl Leased {
         let limit = limits.connect_timeout;
         let connected = timeout(limit, open(address)).await;
         let connected = connected.unwrap_or_else(|_| Err(too_late(limit)));
-        let prepared = connected.and_then(|stream| prepare(&stream, limits.dead_after).map(|()| stream));
+        let prepared = connected.and_then(|stream| {
+            match address.ip().is_loopback() {
+                true => prepare_local(&stream, limits.dead_after)?,
+                false => prepare(&stream, limits.dead_after)?,
+            }
+            Ok(stream)
+        });
         prepared.map_err(|error| {
             if !is_own_fault(&error) {
                 self.failed();
