@@ -8,7 +8,7 @@ mod pool;
 mod vouching;
 mod wire;
 
-pub use frame::{Decoder, Event, Frame, FrameError, header};
+pub use frame::{Decoder, Event, Frame, FrameError, HEADER_BYTES, header};
 pub use lease::{Lease, Role, Violation};
 pub use note::Note;
 pub use open::{Open, OpenError};

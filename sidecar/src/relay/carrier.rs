@@ -6,12 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::CHUNK_BYTES;
 use crate::tls::{Backlog, TlsStream};
 
 /// In front of each chunk there is so much room for a header.
 pub const HEADROOM_BYTES: usize = 16;
-/// Read in one turn, about.
-const TURN_BYTES: usize = 64 * 1024;
 
 /// What a turn of reading brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +50,7 @@ pub trait Carrier {
 
 impl Carrier for TlsStream {
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>> {
-        let more = ready!(self.poll_plain(cx, TURN_BYTES, &mut |plain| to_app.extend_from_slice(plain)))?;
+        let more = ready!(self.poll_plain(cx, CHUNK_BYTES, &mut |plain| to_app.extend_from_slice(plain)))?;
         Poll::Ready(Ok(if more { Received::More } else { Received::End }))
     }
 
@@ -93,7 +92,7 @@ impl<S> Over<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier for Over<S> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>> {
-        to_app.resize(TURN_BYTES, 0);
+        to_app.resize(CHUNK_BYTES, 0);
         let mut buffer = ReadBuf::new(to_app);
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len());
         to_app.truncate(match &read {

@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::open::{OPEN_BYTES_MAX, Open, OpenError};
 
 /// Kind, and the length of what follows.
-pub(super) const HEADER_BYTES: usize = 4;
+pub const HEADER_BYTES: usize = 4;
 /// A DATA frame carries at most this many bytes.
 pub(super) const DATA_BYTES_MAX: usize = 64 * 1024;
 /// REFUSE and RESET carry a problem document of at most this many bytes.

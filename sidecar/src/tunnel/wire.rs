@@ -10,11 +10,8 @@ use super::frame::{DATA_BYTES_MAX, Decoder, Event, Frame, FrameError, HEADER_BYT
 use super::lease::{Lease, Role, Violation};
 use super::open::Open;
 use super::vouching::{Vouching, VouchingError};
-use crate::relay::{Carrier, HEADROOM_BYTES, Received};
+use crate::relay::{CHUNK_BYTES, Carrier, HEADROOM_BYTES, Received};
 use crate::tls::{Backlog, TlsStream};
-
-/// Decrypted in one turn of the relay, about.
-const TURN_BYTES: usize = 64 * 1024;
 
 /// A tunnel, between leases or in one.
 #[derive(Debug)]
@@ -254,7 +251,7 @@ impl Wire {
         }
         reader.stopped = false;
         if reader.later.is_empty() {
-            let more = ready!(tls.poll_plain(cx, TURN_BYTES, &mut |plain| reader.read(plain, to_app)))?;
+            let more = ready!(tls.poll_plain(cx, CHUNK_BYTES, &mut |plain| reader.read(plain, to_app)))?;
             if !more {
                 return Poll::Ready(Ok(false));
             }
