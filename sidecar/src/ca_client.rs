@@ -61,7 +61,7 @@ pub struct CaClient {
 }
 
 /// An answer that was doubted and found good.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Issued {
     pub svid: Svid,
     pub bundles: Arc<TrustBundles>,

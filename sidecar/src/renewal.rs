@@ -12,7 +12,7 @@ use crate::holder::Holder;
 use crate::join_token::Fingerprint;
 use crate::schedule::{Lifetime, Pause, Plan};
 use crate::state_dir::StateDir;
-use attempt::AttemptError;
+use attempt::{AttemptError, Success};
 
 /// Owns the identity of a workload that has a CA.
 #[derive(Debug)]
@@ -47,13 +47,13 @@ impl Renewal {
         cancel.run_until_cancelled(self.restore()).await;
         while let Some(attempt) = cancel.run_until_cancelled(self.next()).await {
             match attempt {
-                Ok(issued) => self.succeeded(issued).await,
+                Ok(success) => self.succeeded(success).await,
                 Err(error) => self.failed(&error),
             }
         }
     }
 
-    async fn next(&mut self) -> Result<Issued, AttemptError> {
+    async fn next(&mut self) -> Result<Success, AttemptError> {
         self.wait().await;
         self.attempt().await
     }
@@ -72,21 +72,38 @@ impl Renewal {
         }
     }
 
-    async fn succeeded(&mut self, issued: Issued) {
-        let Issued { svid, bundles } = issued;
+    /// A join token is good once, so what it bought is kept before anybody builds on it. A renewal can be had again,
+    /// and no disk that hangs holds it up.
+    async fn succeeded(&mut self, success: Success) {
+        match success {
+            Success::Enrolled(issued) => {
+                self.keep(issued.clone()).await;
+                self.adopt(issued);
+            }
+            Success::Renewed(issued) => {
+                if self.adopt(issued.clone()) {
+                    self.keep(issued).await;
+                }
+            }
+        }
+    }
+
+    /// Whether it could be put in place.
+    fn adopt(&mut self, Issued { svid, bundles }: Issued) -> bool {
         let now = self.holder.now();
         let life = Lifetime {
             not_before: svid.verified().not_before(),
             not_after: svid.verified().not_after(),
             obtained: now,
         };
-        if let Err(error) = self.holder.adopt(svid.clone(), bundles.clone()) {
-            return self.failed(&AttemptError::Unusable(error));
+        if let Err(error) = self.holder.adopt(svid, bundles) {
+            self.failed(&AttemptError::Unusable(error));
+            return false;
         }
         self.failures = 0;
         self.life = Some(life);
         self.plan = Plan::to_renew(life, jitter(&self.random));
-        self.keep(svid, bundles).await;
+        true
     }
 
     fn failed(&mut self, error: &AttemptError) {

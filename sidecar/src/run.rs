@@ -134,6 +134,10 @@ async fn serve(
         () = told.end() => return Ok(()),
     }
     ends.begun.cancel();
+    tokio::select! {
+        () = takeover.ripe(admin) => {}
+        () = told.end() => return Ok(()),
+    }
     let mut listeners = opened.serve(plane, &ends.listeners);
     phase.send_replace(Phase::Serving);
     info!(admin = %config.admin, inbounds = config.inbounds.len(), outbounds = config.outbounds.len(), "listening");

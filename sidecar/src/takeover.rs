@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
@@ -75,6 +76,8 @@ pub struct Takeover {
     restart: Option<Restart>,
     /// As long as it has the say.
     old: Option<Channel>,
+    /// The old process has ended before this one was ready.
+    is_orphan: bool,
     offered: Offered,
     mine: Vec<(Key, OwnedFd)>,
     door: Option<Door>,
@@ -110,8 +113,8 @@ impl Takeover {
         Ok(listener)
     }
 
-    /// Waits until this process may accept: at once, or when it is ready and the old one knows. An old one that dies
-    /// meanwhile leaves its sockets here, and need not be waited for.
+    /// Waits until this process may accept: at once, or when it is ready and the old one knows. An old one that ends
+    /// meanwhile leaves its sockets here, and need not be told.
     pub async fn ready(&mut self, admin: &Admin) -> Result<(), TakeoverError> {
         let Some(restart) = &self.restart else { return Ok(()) };
         self.door = Some(Door::open(&restart.socket)?);
@@ -130,8 +133,17 @@ impl Takeover {
             return Err(TakeoverError::GoesOn { path: path.clone() });
         }
         warn!("the old process is gone; its listeners go on here");
-        self.old = None;
+        (self.old, self.is_orphan) = (None, true);
         Ok(())
+    }
+
+    /// After an old process that has ended too early: who connects meanwhile waits until this one is ready, which is
+    /// better than to be refused for want of what is about to come, but not for ever.
+    pub async fn ripe(&self, admin: &Admin) {
+        let Some(restart) = self.restart.as_ref().filter(|_| self.is_orphan) else { return };
+        if timeout(restart.ready_within, admin.nothing_awaited()).await.is_err() {
+            warn!(missing = admin.awaited().join("; "), "not ready, but nobody else is left to serve");
+        }
     }
 
     /// Tells the old process that this one accepts, so that it ends, and is there for the next one.

@@ -1,8 +1,10 @@
 //! The old process ends while a new one is about to take over: its sockets live on there.
 
-use postern_integration::eventually;
+use postern_integration::{eventually, refused};
 
-use crate::fixture::{give_policy, goes_on, load, none_failed, shop, start_without_policy};
+use crate::fixture::{
+    give_policy, goes_on, load, none_failed, other_config, shop, start, start_without_policy,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_told_to_end_may_still_be_succeeded() {
@@ -27,14 +29,11 @@ async fn one_that_drains_before_the_new_one_is_ready_leaves_it_the_listeners() {
     shop.payments.program.signal("TERM");
     new.line_with(&["the old process is gone"]).await;
     assert_eq!(shop.payments.program.exit().await.code(), Some(0));
-    // Without a policy it accepts and refuses, as after any start.
-    let outcome = load.stop().await;
-    let refused = |failure: &String| failure.to_lowercase().contains("refused");
-    assert!(!outcome.failures.iter().any(refused), "no connection is refused: {:?}", outcome.failures);
+    // Who connects waits until there is a policy.
     give_policy(&shop);
     shop.payments.program = new;
-    shop.payments.ready().await;
-    none_failed(crate::fixture::load(&shop).await).await;
+    goes_on(&load).await;
+    none_failed(load).await;
     let mut old = shop.payments.succeed().await;
     assert_eq!(old.exit().await.code(), Some(0), "and it can be succeeded");
 }
@@ -45,7 +44,24 @@ async fn one_that_is_killed_leaves_the_new_one_the_listeners() {
     let new = start_without_policy(&shop.payments).await;
     shop.payments.program.kill().await;
     new.line_with(&["the old process is gone"]).await;
+    give_policy(&shop);
     new.line_with(&["listening"]).await;
+    shop.payments.program = new;
+    none_failed(load(&shop).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_killed_is_followed_by_one_that_refuses_when_it_gets_no_policy_in_time() {
+    let mut shop = shop().await;
+    let late =
+        std::fs::read_to_string(other_config(&shop.payments, "/policy.toml\"", "/late.toml\"")).unwrap();
+    let config = shop.payments.config.with_extension("hasty.toml");
+    std::fs::write(&config, late.replacen("[restart]\n", "[restart]\nready_within = \"2s\"\n", 1)).unwrap();
+    let new = start(&config);
+    new.line_with(&["waiting until ready"]).await;
+    shop.payments.program.kill().await;
+    new.line_with(&["not ready, but nobody else is left", "policy"]).await;
+    refused::is_reset(shop.orders_to_payments(), b"word").await;
     give_policy(&shop);
     shop.payments.program = new;
     shop.payments.ready().await;

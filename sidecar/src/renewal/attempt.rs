@@ -12,15 +12,22 @@ use crate::credentials::Credentials;
 use crate::holder::in_one_line;
 use crate::join_token::{self, ReadToken, ReadTokenError};
 
+/// What an attempt brought, by what it cost.
+pub(super) enum Success {
+    /// A join token, which is used up.
+    Enrolled(Issued),
+    Renewed(Issued),
+}
+
 impl Renewal {
-    pub(super) async fn attempt(&mut self) -> Result<Issued, AttemptError> {
+    pub(super) async fn attempt(&mut self) -> Result<Success, AttemptError> {
         let Some(credentials) = self.holder.credentials() else {
             let read = self.fresh_token().await?;
             return self.enrol(read).await.map_err(AttemptError::Enrol);
         };
         let now = self.holder.now();
         let refusal = match self.client.renew(&credentials, now).await {
-            Ok(issued) => return Ok(issued),
+            Ok(issued) => return Ok(Success::Renewed(issued)),
             Err(refusal) => refusal,
         };
         if !lost_for_renewal(&credentials, &refusal, now) {
@@ -35,10 +42,10 @@ impl Renewal {
         }
     }
 
-    async fn enrol(&mut self, read: ReadToken) -> Result<Issued, CaError> {
+    async fn enrol(&mut self, read: ReadToken) -> Result<Success, CaError> {
         let issued = self.client.enrol(&read.token, self.holder.now()).await?;
         self.used = Some(read.fingerprint);
-        Ok(issued)
+        Ok(Success::Enrolled(issued))
     }
 
     async fn fresh_token(&self) -> Result<ReadToken, TokenError> {

@@ -1,20 +1,20 @@
-//! What a restart leaves: the state directory written after each success and read at the start.
+//! What a restart leaves: the state directory, written at each success and read at the start.
 
 use std::sync::Arc;
 
-use postern_proto::identity::{Svid, TrustBundles};
 use time::OffsetDateTime;
 use tracing::warn;
 
 use super::Renewal;
 use super::attempt::TokenError;
+use crate::ca_client::Issued;
 use crate::holder::in_one_line;
 use crate::schedule::{Lifetime, Plan};
 use crate::state_dir::{Kept, StateDir, off_thread};
 
 impl Renewal {
     /// An identity that cannot be kept is used all the same; only a restart then needs the CA.
-    pub(super) async fn keep(&self, svid: Svid, bundles: Arc<TrustBundles>) {
+    pub(super) async fn keep(&self, Issued { svid, bundles }: Issued) {
         let Some(state) = self.state.clone() else { return };
         if let Err(error) = off_thread(move || state.save(&svid, &bundles)).await {
             warn!(reason = in_one_line(&error), "identity not kept for a restart");

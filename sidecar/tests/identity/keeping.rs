@@ -39,6 +39,16 @@ async fn key_chain_and_bundles_survive_a_restart_while_the_ca_is_away() {
 }
 
 #[tokio::test]
+async fn what_a_join_token_bought_is_kept_before_anybody_builds_on_it() {
+    let home = Home::new();
+    let authority = Arc::new(Authority::new());
+    let ca = FakeCa::start_with(authority.clone(), issue(&authority, Duration::hours(1), home.clock())).await;
+    home.put_token(&ca.token(&id("orders"), 1));
+    home.start(&ca).until_enrolled().await;
+    assert!(home.state_file().exists(), "killed at this moment, it could not enrol again");
+}
+
+#[tokio::test]
 async fn an_expired_one_is_kept_for_renewing() {
     let (home, ca) = kept(Duration::SECOND).await;
     home.clock.set_wrong_by(Duration::seconds(60));

@@ -13,7 +13,7 @@ use crate::sidecar::Sidecar;
 
 /// Who may call whom: the file that the sidecars get.
 pub(crate) const POLICY: &str = include_str!("../../../quickstart/policy.toml");
-/// From start to an identity, a policy and open listeners.
+/// From start to an identity, a policy and open listeners, or to a listening app.
 const READY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// An app and its sidecar.
@@ -25,6 +25,14 @@ pub(crate) struct Service {
     /// Where peers reach its sidecar.
     pub(crate) inbound: SocketAddr,
     app_process: Process,
+}
+
+impl Service {
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        self.sidecar.ready(READY_PATIENCE).await?;
+        let listens = async |app: &Process| (app.count_printed("listens on") > 0).then_some(());
+        self.app_process.until("listening", READY_PATIENCE, listens).await
+    }
 }
 
 /// Everything that runs.
@@ -47,7 +55,7 @@ struct Outbound {
 }
 
 impl Mesh {
-    /// Starts everything, and waits until all sidecars are ready.
+    /// Starts everything, and waits until all of it is ready.
     pub(crate) async fn start(programs: &Programs, dir: &Path) -> anyhow::Result<Self> {
         let policy = dir.join("policy.toml");
         std::fs::write(&policy, POLICY)?;
@@ -69,7 +77,7 @@ impl Mesh {
             ca,
         };
         for service in [&mut mesh.orders, &mut mesh.payments, &mut mesh.reports] {
-            service.sidecar.ready(READY_PATIENCE).await?;
+            service.ready().await?;
         }
         Ok(mesh)
     }
