@@ -20,13 +20,15 @@ use crate::identity::{BundlePin, PrivateKey, SpiffeId, Svid, TrustBundle, TrustB
 use crate::identity::{Judged, Place, VerifiedSvid, VerifyError};
 
 mod exporter;
-mod handshake_exporter;
+mod handshake_secrets;
 mod signature;
+mod traffic;
 
 pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
-pub use handshake_exporter::HandshakeExporter;
+pub use handshake_secrets::{ConnectionSecrets, HandshakeSecrets};
 pub use signature::HANDSHAKE_SCHEMES;
 pub(crate) use signature::verify_handshake_signature;
+pub use traffic::{RECORD_HEADER_BYTES, RECORD_TAG_BYTES, RecordKey, RecordKeyError, TrafficSecret};
 
 /// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -108,15 +110,15 @@ pub fn server_config(
     server(identity, judge, alpn).map(Arc::new)
 }
 
-/// [`server_config`], of a handshake that leaves its exporter secret in `exporter`.
-pub fn server_config_exporting(
+/// [`server_config`], of a handshake that leaves its secrets in `secrets`.
+pub fn server_config_yielding(
     identity: &TlsIdentity,
     judge: Arc<Judge>,
     alpn: &[&[u8]],
-    exporter: Arc<HandshakeExporter>,
+    secrets: Arc<HandshakeSecrets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = server(identity, judge, alpn)?;
-    config.key_log = exporter;
+    config.key_log = secrets;
     Ok(Arc::new(config))
 }
 
@@ -142,15 +144,15 @@ pub fn client_config(
     client(identity, judge, alpn).map(Arc::new)
 }
 
-/// [`client_config`], of a handshake that leaves its exporter secret in `exporter`.
-pub fn client_config_exporting(
+/// [`client_config`], of a handshake that leaves its secrets in `secrets`.
+pub fn client_config_yielding(
     identity: Option<&TlsIdentity>,
     judge: Arc<Judge>,
     alpn: &[&[u8]],
-    exporter: Arc<HandshakeExporter>,
+    secrets: Arc<HandshakeSecrets>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut config = client(identity, judge, alpn)?;
-    config.key_log = exporter;
+    config.key_log = secrets;
     Ok(Arc::new(config))
 }
 

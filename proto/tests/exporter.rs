@@ -7,8 +7,8 @@ mod support;
 use std::sync::Arc;
 
 use postern_proto::mtls::{
-    ExporterSecret, HandshakeExporter, SuiteHash, client_config, client_config_exporting, provider,
-    server_config_exporting, server_name,
+    ExporterSecret, HandshakeSecrets, SuiteHash, client_config, client_config_yielding, provider,
+    server_config_yielding, server_name,
 };
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -30,7 +30,7 @@ const CASES: [(&str, &[u8], usize); 6] = [
 fn client_of(
     authority: &Authority,
     suite: CipherSuite,
-    exporter: Arc<HandshakeExporter>,
+    exporter: Arc<HandshakeSecrets>,
 ) -> Arc<ClientConfig> {
     let all = provider();
     let cipher_suites = all.cipher_suites.iter().copied().filter(|known| known.suite() == suite).collect();
@@ -51,9 +51,9 @@ fn client_of(
     Arc::new(config)
 }
 
-fn server_of(authority: &Authority, exporter: Arc<HandshakeExporter>) -> Arc<ServerConfig> {
+fn server_of(authority: &Authority, exporter: Arc<HandshakeSecrets>) -> Arc<ServerConfig> {
     let judge = Arc::new(authority.judge());
-    server_config_exporting(&authority.identity("/payments"), judge, &[], exporter).unwrap()
+    server_config_yielding(&authority.identity("/payments"), judge, &[], exporter).unwrap()
 }
 
 fn same(near: &ExporterSecret, far: &ExporterSecret) {
@@ -71,13 +71,13 @@ fn what_is_exported_equals_what_rustls_exports_at_both_ends_of_each_suite() {
         (CipherSuite::TLS13_CHACHA20_POLY1305_SHA256, SuiteHash::Sha256),
         (CipherSuite::TLS13_AES_256_GCM_SHA384, SuiteHash::Sha384),
     ] {
-        let (near, far) = (Arc::new(HandshakeExporter::default()), Arc::new(HandshakeExporter::default()));
+        let (near, far) = (Arc::new(HandshakeSecrets::default()), Arc::new(HandshakeSecrets::default()));
         let client = client_of(&authority, suite, near.clone());
         let mut client = ClientConnection::new(client, server_name()).unwrap();
         let mut server = ServerConnection::new(server_of(&authority, far.clone())).unwrap();
         shake_hands(&mut client, &mut server).unwrap();
-        let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap();
-        let far = far.take(server.negotiated_cipher_suite().unwrap()).unwrap();
+        let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap().exporter;
+        let far = far.take(server.negotiated_cipher_suite().unwrap()).unwrap().exporter;
         assert_eq!((near.hash(), far.hash()), (hash, hash), "{suite:?}");
         same(&near, &far);
         for (label, context, length) in CASES {
@@ -100,12 +100,12 @@ fn an_unbuffered_handshake_exports_the_same_at_both_ends_and_another_something_e
     let authority = Authority::default();
     let mut before: Option<ExporterSecret> = None;
     for _ in 0..2 {
-        let (near, far) = (Arc::new(HandshakeExporter::default()), Arc::new(HandshakeExporter::default()));
+        let (near, far) = (Arc::new(HandshakeSecrets::default()), Arc::new(HandshakeSecrets::default()));
         let (identity, judge) = (authority.identity("/orders"), Arc::new(authority.judge()));
-        let client = client_config_exporting(Some(&identity), judge, &[], near.clone()).unwrap();
+        let client = client_config_yielding(Some(&identity), judge, &[], near.clone()).unwrap();
         let (client, server) = shake_hands_unbuffered(client, server_of(&authority, far.clone()));
-        let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap();
-        let far = far.take(server.negotiated_cipher_suite().unwrap()).unwrap();
+        let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap().exporter;
+        let far = far.take(server.negotiated_cipher_suite().unwrap()).unwrap().exporter;
         same(&near, &far);
         let value = |of: &ExporterSecret| of.export("label", b"", 32).unwrap();
         assert!(
@@ -119,7 +119,7 @@ fn an_unbuffered_handshake_exports_the_same_at_both_ends_and_another_something_e
 #[test]
 fn a_handshakes_secret_is_there_when_it_is_done_and_is_taken_once() {
     let authority = Authority::default();
-    let exporter = Arc::new(HandshakeExporter::default());
+    let exporter = Arc::new(HandshakeSecrets::default());
     let client = client_of(&authority, CipherSuite::TLS13_AES_128_GCM_SHA256, exporter.clone());
     let suite = provider().cipher_suites[0];
     let mut client = ClientConnection::new(client, server_name()).unwrap();

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{
-    Admission, Denial, ExporterSecret, HandshakeExporter, Judge, server_config_exporting,
-};
+use postern_proto::mtls::{Admission, Denial, HandshakeSecrets, Judge, server_config_yielding};
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +29,7 @@ use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
 use crate::share::Shares;
-use crate::tls::{TlsStream, client_hello};
+use crate::tls::{Secured, TlsStream, client_hello};
 use crate::upstream::Upstreams;
 use refused::{Stage, Stopped};
 
@@ -106,9 +104,9 @@ impl Serve for InboundServer {
                     match self.http.clone().zip(calls) {
                         Some((http, calls)) => {
                             // Boxed, so that a connection of `tcp` does not have its size.
-                            Box::pin(http.serve(admitted.tls, registration.clone(), calls, until)).await;
+                            Box::pin(http.serve(admitted.secured, registration.clone(), calls, until)).await;
                         }
-                        None => Box::pin(self.carry(admitted.tls, from, &registration)).await,
+                        None => Box::pin(self.carry(admitted.secured.stream, from, &registration)).await,
                     }
                 } => {}
             }
@@ -138,10 +136,10 @@ impl InboundServer {
     /// An admitted connection; a refused one is told, and its peer bidden farewell.
     async fn told(
         self: &Arc<Self>,
-        admitted: Result<Admitted, Stopped>,
+        admitted: Result<Box<Admitted>, Stopped>,
         from: SocketAddr,
         registration: &Arc<Registration>,
-    ) -> Option<Admitted> {
+    ) -> Option<Box<Admitted>> {
         let stopped = match admitted {
             Ok(admitted) => return Some(admitted),
             Err(stopped) => stopped,
@@ -178,7 +176,7 @@ impl InboundServer {
         stream: TcpStream,
         place: Place,
         registration: &Arc<Registration>,
-    ) -> Result<Admitted, Stopped> {
+    ) -> Result<Box<Admitted>, Stopped> {
         let started = Instant::now();
         let limit = self.plane.config.limits.handshake_timeout;
         let admitted = tokio::select! {
@@ -196,7 +194,7 @@ impl InboundServer {
         stream: TcpStream,
         place: &Place,
         registration: &Arc<Registration>,
-    ) -> Result<Admitted, Stopped> {
+    ) -> Result<Box<Admitted>, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
         let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
         place.greeted();
@@ -216,15 +214,14 @@ impl InboundServer {
             None if leases => &[tunnel::ALPN],
             None => &[],
         };
-        let exporter = Arc::<HandshakeExporter>::default();
-        let config = match server_config_exporting(&credentials.tls, judge.clone(), alpn, exporter.clone()) {
+        let secrets = Arc::<HandshakeSecrets>::default();
+        let config = match server_config_yielding(&credentials.tls, judge.clone(), alpn, secrets.clone()) {
             Ok(config) => config,
             Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
         };
-        let accepted = hello.accept(config).await;
-        let tls = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
-        let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
-        Ok(Admitted { tls, generation: credentials.generation, exporter })
+        let accepted = hello.accept(config, &secrets).await;
+        let secured = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
+        Ok(Box::new(Admitted { secured, generation: credentials.generation }))
     }
 
     fn door(&self, decides: Decides, credentials: Arc<Credentials>, registration: Arc<Registration>) -> Door {
@@ -236,15 +233,14 @@ impl InboundServer {
 /// A connection whose handshake is done.
 #[derive(Debug)]
 struct Admitted {
-    tls: TlsStream,
+    secured: Secured,
     /// Of the credentials shown in it.
     generation: u64,
-    exporter: Option<ExporterSecret>,
 }
 
 impl Admitted {
     fn is_tunnel(&self) -> bool {
-        self.tls.session().alpn_protocol() == Some(tunnel::ALPN)
+        self.secured.alpn.as_deref() == Some(tunnel::ALPN)
     }
 }
 

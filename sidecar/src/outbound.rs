@@ -24,7 +24,6 @@ use crate::relay::{RelayError, relay};
 use crate::tls::TlsStream;
 use crate::tunnel::Pool;
 use crate::upstream::{Leased, Upstreams};
-pub(crate) use dial::Reached;
 use refused::PEER_FAILED;
 
 /// Serves the app's connections to one service.

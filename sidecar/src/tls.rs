@@ -1,8 +1,10 @@
-//! A TLS connection that holds no buffer while nothing moves: rustls's unbuffered API over shared scratch.
+//! A TLS connection that holds no buffer while nothing moves: rustls shakes hands, and what comes behind is sealed and
+//! opened in scratch that all connections of a thread share.
 
 mod handshake;
 mod hello;
 mod machine;
+mod records;
 mod scratch;
 
 use std::fmt;
@@ -10,15 +12,15 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::{CommonState, Error as TlsError};
+use rustls::Error as TlsError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-pub use handshake::{BrokenHandshake, connect};
+pub use handshake::{BrokenHandshake, Secured, connect};
 pub use hello::{Hello, client_hello};
-use machine::Machine;
+use records::Records;
 pub use scratch::Backlog;
-use scratch::{CIPHERTEXT, Outgoing, SEALED};
+use scratch::{CIPHERTEXT, Outgoing, SEALED, fill};
 
 /// What one TCP segment carries over loopback: its MTU without IPv6, TCP and timestamps.
 const SEGMENT_BYTES: usize = 65_536 - 40 - 20 - 12;
@@ -31,7 +33,7 @@ pub const SEALED_AT_ONCE_BYTES: usize = SEGMENT_BYTES - SEALING_BYTES;
 /// A TLS connection over TCP, client or server, after its handshake.
 pub struct TlsStream {
     tcp: TcpStream,
-    machine: Box<Machine>,
+    records: Box<Records>,
     /// Ciphertext that is no whole record yet, or has not had its turn.
     incoming: Vec<u8>,
     /// There may be whole records in `incoming`.
@@ -45,11 +47,12 @@ pub struct TlsStream {
 }
 
 impl TlsStream {
-    fn new(tcp: TcpStream, machine: Machine, incoming: Vec<u8>) -> Self {
+    /// `incoming` has come behind the handshake already.
+    fn new(tcp: TcpStream, records: Records, incoming: Vec<u8>) -> Self {
         Self {
             tcp,
-            machine: Box::new(machine),
-            unread: true,
+            records: Box::new(records),
+            unread: !incoming.is_empty(),
             incoming,
             plain: Backlog::default(),
             unsent: Backlog::default(),
@@ -60,11 +63,6 @@ impl TlsStream {
     /// The connection under it.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
-    }
-
-    /// What the handshake agreed on.
-    pub fn session(&self) -> &CommonState {
-        self.machine.session()
     }
 
     /// Reads until something is decrypted and hands it to `take`, until about `room` bytes are taken. Ready with
@@ -95,45 +93,23 @@ impl TlsStream {
         room: usize,
         take: &mut dyn FnMut(&[u8]),
     ) -> Poll<io::Result<bool>> {
-        let fed = CIPHERTEXT.with_borrow_mut(|scratch| {
-            let filled = ready!(self.poll_fill(cx, scratch))?;
+        let opened = CIPHERTEXT.with_borrow_mut(|scratch| {
+            let from = (!self.unread).then_some(&mut self.tcp);
+            let filled = ready!(fill(cx, scratch, &self.incoming, from))?;
             let bytes = scratch.get_mut(..filled).unwrap_or_default();
             let mut answers = Outgoing::default();
-            let fed = self.machine.feed(bytes, room, &mut answers, take);
+            let opened = self.records.open(bytes, room, &mut answers, take);
             self.unsent.pending().extend_from_slice(answers.filled());
-            self.incoming = bytes.get(fed.used..).unwrap_or_default().to_vec();
-            Poll::Ready(Ok::<_, io::Error>(fed))
+            self.incoming = bytes.get(opened.used..).unwrap_or_default().to_vec();
+            Poll::Ready(Ok::<_, io::Error>(opened))
         });
-        let fed = ready!(fed)?;
-        self.unread = fed.taken >= room && !self.incoming.is_empty();
-        self.ended |= fed.ended;
-        if let Err(error) = fed.result {
-            return self.break_off(cx, error);
+        let opened = ready!(opened)?;
+        self.unread = opened.taken >= room && !self.incoming.is_empty();
+        self.ended |= opened.ended;
+        match opened.result {
+            Ok(()) => Poll::Ready(Ok(opened.taken > 0)),
+            Err(error) => self.break_off(cx, error),
         }
-        // Answers to key updates are no hurry: what cannot leave now leaves with the next write.
-        let _later = self.poll_unsent(cx)?;
-        Poll::Ready(Ok(fed.taken > 0))
-    }
-
-    /// Puts what is kept of the ciphertext and what the socket has into the scratch; says how much that is.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
-        let kept = self.incoming.len();
-        let Some((before, after)) = scratch.split_at_mut_checked(kept).filter(|(_, after)| !after.is_empty())
-        else {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message is too long")));
-        };
-        let read = if self.unread {
-            0
-        } else {
-            let mut buffer = ReadBuf::new(after);
-            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            buffer.filled().len()
-        };
-        before.copy_from_slice(&self.incoming);
-        Poll::Ready(Ok(kept + read))
     }
 
     /// What the peer sent is no TLS that holds: it is told by the alert that waits to be sent, as far as that goes.
@@ -156,7 +132,7 @@ impl TlsStream {
     pub fn seal_now(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         SEALED.with_borrow_mut(|sealed| {
             sealed.clear();
-            self.seal(Some(bytes), sealed)?;
+            self.records.seal(bytes, sealed)?;
             self.send(cx, sealed.filled())
         })
     }
@@ -180,20 +156,9 @@ impl TlsStream {
     /// Says close_notify; [`Self::poll_unsent`] sends it.
     pub fn end(&mut self) -> io::Result<()> {
         let mut said = Outgoing::default();
-        self.seal(None, &mut said)?;
+        self.records.close(&mut said)?;
         self.unsent.pending().extend_from_slice(said.filled());
         Ok(())
-    }
-
-    fn seal(&mut self, bytes: Option<&[u8]>, sealed: &mut Outgoing) -> io::Result<()> {
-        let plain = self.plain.pending();
-        let take = &mut |came: &[u8]| plain.extend_from_slice(came);
-        let fed = self.machine.seal(&mut self.incoming, bytes, sealed, take);
-        if fed.used > 0 {
-            self.incoming = self.incoming.split_off(fed.used);
-        }
-        self.ended |= fed.ended;
-        Ok(fed.result?)
     }
 
     /// Whether nothing has come that was not taken, as far as is known without waiting: so it is between two leases.

@@ -15,7 +15,7 @@ use crate::peers::{Carries, Pair};
 pub(crate) const MEASURES: &[Choice] = &[
     ("idle", "resident memory of one idle sidecar, MiB"),
     ("memory-1000", "memory of one of 1,000 idle connections in one sidecar, KiB of PSS"),
-    ("memory-5000", "memory of one of 5,000 idle connections in one sidecar, KiB of PSS"),
+    ("memory-4500", "memory of one of 4,500 idle connections in one sidecar, KiB of PSS"),
     (
         "handshake",
         "full mTLS handshakes with the second proxy and one request in each, one at a time; its CPU only",

@@ -1,7 +1,9 @@
 //! An nginx pair: its stream module, TCP in mTLS.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Command, ExitStatus};
 
 use anyhow::Context as _;
 use postern_integration::{Mesh, Program};
@@ -44,14 +46,30 @@ pub(crate) fn start(backend: SocketAddr) -> anyhow::Result<Pair> {
         &module,
         &format!("listen {entry} reuseport; proxy_pass {middle}; {client}"),
     );
+    let workers = Workers { groups: [outer.pid(), inner.pid()] };
     Ok(Pair {
         entries: vec![entry],
         carries: Carries::Bytes,
         middle: Some(identities.middle(middle)),
         version,
         programs: vec![outer, inner],
-        _kept: Box::new(mesh),
+        _kept: Box::new((mesh, workers)),
     })
+}
+
+/// The workers of masters that lead a process group each; they would outlive a master that is killed.
+struct Workers {
+    groups: [u32; 2],
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let groups = self.groups.map(|group| format!("-{group}"));
+        let ended = Command::new("kill").args(["-KILL", "--"]).args(groups).status();
+        if !ended.as_ref().is_ok_and(ExitStatus::success) {
+            eprintln!("nginx's workers may live on: {ended:?}");
+        }
+    }
 }
 
 fn pair_of_files(prefix: &str, files: &Files) -> String {
@@ -87,9 +105,7 @@ stream {{ access_log off; proxy_timeout 1h; proxy_connect_timeout 5s; server {{ 
 "
     );
     let file = mesh.write(&format!("nginx-{name}.conf"), &config);
-    Program::start(
-        name,
-        Path::new(PROGRAM),
-        ["-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), file.as_os_str()],
-    )
+    let mut command = Command::new(PROGRAM);
+    command.args(["-e", "stderr", "-c"]).arg(file).process_group(0);
+    Program::start_command(name, command.into())
 }

@@ -100,7 +100,7 @@ impl fmt::Debug for ExporterSecret {
 }
 
 /// `HKDF-Expand-Label` (RFC 8446 §7.1).
-fn expand_label(
+pub(super) fn expand_label(
     hash: SuiteHash,
     secret: &[u8],
     label: &[u8],

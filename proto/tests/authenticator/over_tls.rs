@@ -5,7 +5,7 @@ use std::sync::Arc;
 use postern_proto::authenticator::{AuthenticatorError, Expected, Request, authenticate, judge};
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{
-    ExporterSecret, HandshakeExporter, TlsIdentity, client_config_exporting, server_config_exporting,
+    ExporterSecret, HandshakeSecrets, TlsIdentity, client_config_yielding, server_config_yielding,
 };
 use rustls::Side;
 use time::{Duration, OffsetDateTime};
@@ -16,14 +16,14 @@ use crate::support::handshake::shake_hands_unbuffered;
 
 /// The exporters of both ends of a new connection: the client's, the server's.
 fn connect(authority: &Authority) -> (ExporterSecret, ExporterSecret) {
-    let (near, far) = (Arc::new(HandshakeExporter::default()), Arc::new(HandshakeExporter::default()));
+    let (near, far) = (Arc::new(HandshakeSecrets::default()), Arc::new(HandshakeSecrets::default()));
     let (orders, payments) = (authority.identity("/orders"), authority.identity("/payments"));
     let judge = || Arc::new(authority.judge());
-    let client = client_config_exporting(Some(&orders), judge(), &[], near.clone()).unwrap();
-    let server = server_config_exporting(&payments, judge(), &[], far.clone()).unwrap();
+    let client = client_config_yielding(Some(&orders), judge(), &[], near.clone()).unwrap();
+    let server = server_config_yielding(&payments, judge(), &[], far.clone()).unwrap();
     let (client, server) = shake_hands_unbuffered(client, server);
-    let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap();
-    (near, far.take(server.negotiated_cipher_suite().unwrap()).unwrap())
+    let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap().exporter;
+    (near, far.take(server.negotiated_cipher_suite().unwrap()).unwrap().exporter)
 }
 
 /// `asker` asks over its exporter, the workload `path` answers over its own with a new certificate.

@@ -37,7 +37,7 @@ use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::share::{Share, Shares};
-use crate::tls::TlsStream;
+use crate::tls::{Secured, TlsStream};
 use crate::upstream::Upstreams;
 use refusing::Denied;
 
@@ -59,15 +59,14 @@ impl HttpInbound {
     /// Serves an admitted peer's connection to its end.
     pub async fn serve(
         self: Arc<Self>,
-        tls: TlsStream,
+        secured: Secured,
         registration: Arc<Registration>,
         calls: Arc<Calls>,
         until: Until,
     ) {
-        let connection = tls.session();
-        let speaks = if connection.alpn_protocol() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
-        let leaf = connection.peer_certificates().and_then(|chain| chain.first());
-        let hash = leaf.map(|leaf| hex(digest(&SHA256, leaf).as_ref())).unwrap_or_default();
+        let Secured { stream, alpn, leaf, .. } = secured;
+        let speaks = if alpn.as_deref() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
+        let hash = leaf.map(|leaf| hex(digest(&SHA256, &leaf).as_ref())).unwrap_or_default();
         let Some((peer, own)) = registration.verified().zip(self.plane.credentials.current()) else { return };
         let own = own.svid.id().clone();
         // Both are SPIFFE IDs: there is nothing in them that a header may not have.
@@ -87,7 +86,7 @@ impl HttpInbound {
             heads: heads.clone(),
             stop: until.stop.clone(),
         };
-        let stream = Watched::new(tls).count(registration.traffic.clone());
+        let stream = Watched::new(stream).count(registration.traffic.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
             share: self.shares.of(peer.id()),

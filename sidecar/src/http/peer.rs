@@ -18,7 +18,7 @@ use super::{ALPN, ALPN_H1, ALPN_H2};
 use crate::config::Http;
 use crate::holder::in_one_line;
 use crate::live::Registration;
-use crate::outbound::{OutboundServer, Reached};
+use crate::outbound::OutboundServer;
 use crate::refusals::Refusal;
 
 /// The peers behind one outbound.
@@ -104,12 +104,12 @@ impl Dial<Failure> for ToPeer<'_> {
         let server = self.server;
         let registration = Arc::new(server.plane.register.enter(server.facts(), &self.peers.over));
         let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
-        let (Reached { tls, .. }, leased) = Box::pin(server.dial(&registration, alpn)).await?;
-        let shared = tls.session().alpn_protocol() == Some(ALPN_H2);
+        let (reached, leased) = Box::pin(server.dial(&registration, alpn)).await?;
+        let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
         let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
         let (address, listing) = (Some(leased.address()), leased.listing());
         let end = End { address, vouched_until, listing, ..End::default() };
-        let stream = Watched::new(tls);
+        let stream = Watched::new(reached.secured.stream);
         let stream = stream.count(registration.traffic.clone()).alert(end.alert.clone()).lease(leased);
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
         let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));

@@ -24,6 +24,7 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
+use crate::tls::Secured;
 pub(super) use crate::tunnel::ALPN;
 use crate::tunnel::{Open, Role, Vouching, Wire, WireError};
 
@@ -68,14 +69,18 @@ impl InboundServer {
     }
 
     /// Makes a tunnel of an admitted connection.
-    pub(super) fn tunnel(&self, admitted: Admitted, registration: &Arc<Registration>) -> Option<Box<Wire>> {
-        let Admitted { tls, generation, exporter } = admitted;
+    pub(super) fn tunnel(
+        &self,
+        admitted: Box<Admitted>,
+        registration: &Arc<Registration>,
+    ) -> Option<Box<Wire>> {
+        let Admitted { secured: Secured { stream, exporter, .. }, generation } = *admitted;
         let (peer, credentials) = (registration.verified()?, self.plane.credentials.current()?);
         let plane = self.plane.clone();
         let door = self.door(Decides::Again, credentials, registration.clone());
         let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
-        let mut wire = Box::new(Wire::new(tls, Role::Called));
-        wire.vouch(Vouching::new(Role::Called, exporter?, plane, (peer.id().clone(), generation), to));
+        let mut wire = Box::new(Wire::new(stream, Role::Called));
+        wire.vouch(Vouching::new(Role::Called, exporter, plane, (peer.id().clone(), generation), to));
         registration.is_tunnel();
         Some(wire)
     }

@@ -5,9 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{
-    Admission, Denial, Exactly, ExporterSecret, HandshakeExporter, Judge, client_config_exporting,
-};
+use postern_proto::mtls::{Admission, Denial, Exactly, HandshakeSecrets, Judge, client_config_yielding};
 use tokio::net::TcpStream;
 
 use super::OutboundServer;
@@ -18,23 +16,22 @@ use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Refusal;
-use crate::tls::{self, BrokenHandshake, TlsStream};
+use crate::tls::{self, BrokenHandshake, Secured};
 use crate::upstream::Leased;
 
 /// A service that has answered and proved who it is.
 #[derive(Debug)]
 pub(crate) struct Reached {
-    pub(crate) tls: TlsStream,
+    pub(crate) secured: Secured,
     /// Of the own credentials shown.
     pub(super) generation: u64,
-    pub(super) exporter: Option<ExporterSecret>,
 }
 
 /// What is found at an address.
 pub(super) enum Found<K> {
     /// Something that was kept for it.
     Kept(K),
-    New(Reached),
+    New(Box<Reached>),
 }
 
 impl OutboundServer {
@@ -43,7 +40,7 @@ impl OutboundServer {
         &self,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<(Reached, Leased), Vec<Refusal>> {
+    ) -> Result<(Box<Reached>, Leased), Vec<Refusal>> {
         match self.find(registration, alpn, |_| None::<std::convert::Infallible>).await? {
             (Found::New(reached), leased) => Ok((reached, leased)),
             (Found::Kept(never), _) => match never {},
@@ -95,7 +92,7 @@ impl OutboundServer {
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<Reached, Failure> {
+    ) -> Result<Box<Reached>, Failure> {
         let tcp = leased.connect().await.map_err(Failure::Unreached)?;
         match self.handshake(tcp, credentials, registration, alpn).await {
             Err(failure) if self.http.is_none() && failure.is_about_alpn() => {
@@ -112,20 +109,19 @@ impl OutboundServer {
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<Reached, Failure> {
+    ) -> Result<Box<Reached>, Failure> {
         registration.shown_until(credentials.svid.verified().not_after());
         let door = Arc::new(self.door(registration));
         let judge = Arc::new(Judge::new(credentials.bundles.clone(), door));
-        let exporter = Arc::<HandshakeExporter>::default();
-        let config = client_config_exporting(Some(&credentials.tls), judge.clone(), alpn, exporter.clone());
-        let connecting = tls::connect(tcp, config.map_err(Failure::Config)?);
+        let secrets = Arc::<HandshakeSecrets>::default();
+        let config = client_config_yielding(Some(&credentials.tls), judge.clone(), alpn, secrets.clone());
+        let connecting = tls::connect(tcp, config.map_err(Failure::Config)?, &secrets);
         let limit = self.plane.config.limits.handshake_timeout;
         let started = Instant::now();
         match tokio::time::timeout(limit, connecting).await {
-            Ok(Ok(tls)) => {
+            Ok(Ok(secured)) => {
                 self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
-                let exporter = tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
-                Ok(Reached { tls, generation: credentials.generation, exporter })
+                Ok(Box::new(Reached { secured, generation: credentials.generation }))
             }
             Ok(Err(BrokenHandshake { error, tcp })) => match judge.verdict().cloned() {
                 Some(verdict) => Err(Failure::Judged { verdict, stream: tcp }),
@@ -146,7 +142,7 @@ impl OutboundServer {
 pub(super) struct Door {
     plane: Arc<Plane>,
     target: Target,
-    /// Weak: TLS holds on to its judge, and a tunnel outlives the app's connection for which it was made.
+    /// Weak: a tunnel outlives the app's connection for which it was made.
     registration: Weak<Registration>,
 }
 

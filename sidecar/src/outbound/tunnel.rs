@@ -20,7 +20,7 @@ use crate::inbound::{end, settle};
 use crate::live::Registration;
 use crate::refusals::Refusal;
 use crate::relay::{RelayError, relay};
-use crate::tls::TlsStream;
+use crate::tls::{Secured, TlsStream};
 use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire, WireError};
 use crate::upstream::Leased;
 
@@ -84,24 +84,27 @@ impl OutboundServer {
                 }
                 Err(RelayError::Peer(error)) => error,
             };
-            match self.broken(&mut tunnel, error) {
+            let keeps = match self.broken(&mut tunnel, error) {
                 Broken::Again(bytes) => {
                     said = bytes;
                     // What is stale has company: others of that age would fail as well.
                     self.pool.retire(|other| other.address != tunnel.address);
+                    continue;
                 }
                 Broken::Refused(refusal) => {
-                    drop(app);
                     // Another port or another app may still be reached by it; who may not connect keeps no tunnel.
                     let keeps = refusal.reason == "app_unreachable";
                     self.tell_refused(vec![refusal], registration);
-                    return match keeps {
-                        true => Box::pin(self.keep(tunnel)).await,
-                        false => Box::pin(self.give_up(tunnel)).await,
-                    };
+                    keeps
                 }
                 Broken::Over(error) => return self.tell_broken(&error, tunnel.address, registration),
-            }
+            };
+            drop(app);
+            // Awaited here: what the arms above hold would else make the task half as large again.
+            return match keeps {
+                true => Box::pin(self.keep(tunnel)).await,
+                false => Box::pin(self.give_up(tunnel)).await,
+            };
         }
         let detail = format!("{TRIES_MAX} tunnels in a row were ended before they answered");
         let refusal = self.refusal("unreachable", detail, None, None);
@@ -120,9 +123,9 @@ impl OutboundServer {
             Found::New(reached) => reached,
         };
         let address = leased.address();
-        if reached.tls.session().alpn_protocol() != Some(ALPN) {
+        if reached.secured.alpn.as_deref() != Some(ALPN) {
             return match &self.outbound.port {
-                None => Ok((Way::Direct(Box::new(reached.tls)), leased)),
+                None => Ok((Way::Direct(Box::new(reached.secured.stream)), leased)),
                 Some(port) => Err(vec![self.of_no_port(port, address)]),
             };
         }
@@ -132,7 +135,7 @@ impl OutboundServer {
                 Ok((Way::Tunnel(tunnel), leased))
             }
             None => {
-                let detail = format!("the tunnel to {address} has no secret to export");
+                let detail = format!("nobody was verified at {address}");
                 Err(vec![self.of_denial(Denial { code: "tls_config", detail })])
             }
         }
@@ -169,16 +172,16 @@ impl OutboundServer {
 
     fn tunnel(
         &self,
-        reached: Reached,
+        reached: Box<Reached>,
         address: SocketAddr,
         registration: &Arc<Registration>,
     ) -> Option<Box<Tunnel>> {
-        let Reached { tls, generation, exporter } = reached;
+        let Reached { secured: Secured { stream, exporter, .. }, generation } = *reached;
         let peer = registration.verified()?;
         let to = (Arc::new(self.door(registration)) as Arc<_>, registration.traffic.clone());
         let who = (peer.id().clone(), generation);
-        let mut wire = Wire::new(tls, Role::Caller);
-        wire.vouch(Vouching::new(Role::Caller, exporter?, self.plane.clone(), who, to));
+        let mut wire = Wire::new(stream, Role::Caller);
+        wire.vouch(Vouching::new(Role::Caller, exporter, self.plane.clone(), who, to));
         Some(Box::new(Tunnel::new(wire, peer, address, generation)))
     }
 

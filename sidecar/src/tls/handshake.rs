@@ -1,19 +1,34 @@
-//! The handshake: to its end, or to the alert that says why not.
+//! The handshake: to its end, or to the alert that says why not. rustls and its configuration are gone when it is done.
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use postern_proto::mtls::server_name;
+use postern_proto::mtls::{ConnectionSecrets, ExporterSecret, HandshakeSecrets, server_name};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, Error as TlsError, ServerConfig};
+use rustls_pki_types::CertificateDer;
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::TlsStream;
 use super::machine::Machine;
-use super::scratch::{Backlog, Outgoing};
+use super::records::Records;
+use super::scratch::{Backlog, CIPHERTEXT, Outgoing, fill};
+
+/// A connection whose handshake is done, and what it agreed on.
+#[derive(Debug)]
+pub struct Secured {
+    pub stream: TlsStream,
+    /// The protocol negotiated (RFC 7301).
+    pub alpn: Option<Vec<u8>>,
+    /// The peer's own certificate, which its judge has believed.
+    pub leaf: Option<CertificateDer<'static>>,
+    pub exporter: ExporterSecret,
+}
 
 /// A handshake that did not hold; the other side has been told why, as far as it listens.
 #[derive(Debug)]
@@ -22,47 +37,83 @@ pub struct BrokenHandshake {
     pub tcp: TcpStream,
 }
 
-/// Connects as a client.
-pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>) -> Result<TlsStream, BrokenHandshake> {
+/// Connects as a client. `secrets` are those that `config` yields.
+pub async fn connect(
+    tcp: TcpStream,
+    config: Arc<ClientConfig>,
+    secrets: &HandshakeSecrets,
+) -> Result<Secured, BrokenHandshake> {
     match UnbufferedClientConnection::new(config, server_name()) {
-        Ok(client) => shake(TlsStream::new(tcp, Machine::client(client), Vec::new())).await,
+        Ok(client) => Shaking::new(tcp, Machine::client(client), Vec::new()).run(secrets).await,
         Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp }),
     }
 }
 
-/// Answers a client, of which `hello` is what it has sent so far.
+/// Answers a client, of which `hello` is what it has sent so far. `secrets` are those that `config` yields.
 pub(super) async fn accept(
     tcp: TcpStream,
     hello: Vec<u8>,
     config: Arc<ServerConfig>,
-) -> Result<TlsStream, BrokenHandshake> {
+    secrets: &HandshakeSecrets,
+) -> Result<Secured, BrokenHandshake> {
     match UnbufferedServerConnection::new(config) {
-        Ok(server) => shake(TlsStream::new(tcp, Machine::server(server), hello)).await,
+        Ok(server) => Shaking::new(tcp, Machine::server(server), hello).run(secrets).await,
         Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp }),
     }
 }
 
-async fn shake(mut tls: TlsStream) -> Result<TlsStream, BrokenHandshake> {
-    let mut failed = None;
-    match poll_fn(|cx| tls.poll_handshake(cx, &mut failed)).await {
-        Ok(()) => Ok(tls),
-        Err(error) => Err(BrokenHandshake { error, tcp: tls.tcp }),
-    }
+/// A handshake under way.
+struct Shaking {
+    tcp: TcpStream,
+    machine: Machine,
+    /// What came and is not used up.
+    incoming: Vec<u8>,
+    /// There may be whole records in `incoming`.
+    unread: bool,
+    /// What the socket has not taken.
+    unsent: Backlog,
 }
 
-impl TlsStream {
-    fn poll_handshake(
-        &mut self,
-        cx: &mut Context<'_>,
-        failed: &mut Option<TlsError>,
-    ) -> Poll<io::Result<()>> {
+impl Shaking {
+    fn new(tcp: TcpStream, machine: Machine, incoming: Vec<u8>) -> Self {
+        Self { tcp, machine, incoming, unread: true, unsent: Backlog::default() }
+    }
+
+    async fn run(mut self, secrets: &HandshakeSecrets) -> Result<Secured, BrokenHandshake> {
+        let mut failed = None;
+        match poll_fn(|cx| self.poll(cx, &mut failed)).await {
+            Ok(()) => self.done(secrets),
+            Err(error) => Err(BrokenHandshake { error, tcp: self.tcp }),
+        }
+    }
+
+    fn done(self, secrets: &HandshakeSecrets) -> Result<Secured, BrokenHandshake> {
+        let session = self.machine.session();
+        let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
+        let leaf = session.peer_certificates().and_then(<[_]>::first).cloned();
+        let taken = session.negotiated_cipher_suite().and_then(|suite| secrets.take(suite));
+        let Some(ConnectionSecrets { exporter, client, server }) = taken else {
+            let error = io::Error::other("the handshake has yielded no secrets");
+            return Err(BrokenHandshake { error, tcp: self.tcp });
+        };
+        match Records::new(self.machine.side(), client, server) {
+            Ok(records) => {
+                let stream = TlsStream::new(self.tcp, records, self.incoming);
+                Ok(Secured { stream, alpn, leaf, exporter })
+            }
+            Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp: self.tcp }),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, failed: &mut Option<TlsError>) -> Poll<io::Result<()>> {
         loop {
             // The peer's alert says more than the write that failed because of it.
-            let sent = ready!(self.poll_unsent(cx));
+            let tcp = &mut self.tcp;
+            let sent = ready!(self.unsent.poll_drain(|rest| Pin::new(&mut *tcp).poll_write(cx, rest)));
             if let Some(error) = failed.take() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
-            let done = !self.unread && !self.session().is_handshaking();
+            let done = !self.unread && !self.machine.session().is_handshaking();
             if done {
                 return Poll::Ready(sent);
             }
@@ -74,26 +125,21 @@ impl TlsStream {
         }
     }
 
-    /// One turn of the handshake. What comes behind its end already is kept.
+    /// One turn of the handshake.
     fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), TlsError>>> {
-        let mut early = Vec::new();
-        let fed = super::CIPHERTEXT.with_borrow_mut(|scratch| {
-            let filled = ready!(self.poll_fill(cx, scratch))?;
+        let fed = CIPHERTEXT.with_borrow_mut(|scratch| {
+            let from = (!self.unread).then_some(&mut self.tcp);
+            let filled = ready!(fill(cx, scratch, &self.incoming, from))?;
             let bytes = scratch.get_mut(..filled).unwrap_or_default();
-            let take = &mut |plain: &[u8]| early.extend_from_slice(plain);
             let mut answers = Outgoing::default();
-            let fed = self.machine.feed(bytes, usize::MAX, &mut answers, take);
+            let fed = self.machine.feed(bytes, &mut answers);
             self.unsent.pending().extend_from_slice(answers.filled());
             self.incoming = bytes.get(fed.used..).unwrap_or_default().to_vec();
             Poll::Ready(Ok::<_, io::Error>(fed))
         });
         let fed = ready!(fed)?;
         self.unread = false;
-        if !early.is_empty() {
-            self.plain = Backlog::from(early);
-        }
-        self.ended = fed.ended;
-        if self.ended && self.session().is_handshaking() {
+        if fed.ended {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         Poll::Ready(Ok(fed.result))

@@ -1,13 +1,15 @@
 //! A client's first message, looked at before anything is prepared for it.
 
 use std::io;
+use std::sync::Arc;
 
+use postern_proto::mtls::HandshakeSecrets;
+use rustls::ServerConfig;
 use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::TlsStream;
-use super::handshake::{BrokenHandshake, accept};
+use super::handshake::{BrokenHandshake, Secured, accept};
 
 /// Read at a time.
 const READ_BYTES: usize = 4 * 1024;
@@ -30,12 +32,13 @@ impl Hello {
         self.alpn.iter().any(|offered| offered == protocol)
     }
 
-    /// Goes on with the handshake.
+    /// Goes on with the handshake. `secrets` are those that `config` yields.
     pub async fn accept(
         self,
-        config: std::sync::Arc<rustls::ServerConfig>,
-    ) -> Result<TlsStream, BrokenHandshake> {
-        accept(self.tcp, self.bytes, config).await
+        config: Arc<ServerConfig>,
+        secrets: &HandshakeSecrets,
+    ) -> Result<Secured, BrokenHandshake> {
+        accept(self.tcp, self.bytes, config, secrets).await
     }
 }
 

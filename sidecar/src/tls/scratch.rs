@@ -2,7 +2,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::task::{Poll, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Read at a time; measured: from 8 KiB to 64 KiB saves a third of the CPU, beyond it nothing.
 const READ_BYTES: usize = 64 * 1024;
@@ -15,6 +19,32 @@ thread_local! {
     pub(super) static CIPHERTEXT: RefCell<Box<[u8]>> = RefCell::new(vec![0; KEPT_BYTES + READ_BYTES].into());
     /// What is sealed for peers.
     pub(super) static SEALED: RefCell<Outgoing> = RefCell::default();
+}
+
+/// Puts what is kept of the ciphertext and what the socket has, if it is to be read, into the scratch; says how much that
+/// is. A connection that ends here has not said so (RFC 8446 §6.1).
+pub(super) fn fill(
+    cx: &mut Context<'_>,
+    scratch: &mut [u8],
+    kept: &[u8],
+    from: Option<&mut TcpStream>,
+) -> Poll<io::Result<usize>> {
+    let Some((before, after)) =
+        scratch.split_at_mut_checked(kept.len()).filter(|(_, after)| !after.is_empty())
+    else {
+        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message is too long")));
+    };
+    let mut read = 0;
+    if let Some(tcp) = from {
+        let mut buffer = ReadBuf::new(after);
+        ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
+        read = buffer.filled().len();
+        if read == 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    before.copy_from_slice(kept);
+    Poll::Ready(Ok(kept.len() + read))
 }
 
 /// Ciphertext on its way out, in memory that is used again and not wiped for each use.
@@ -43,6 +73,27 @@ impl Outgoing {
 
     pub(super) fn advance(&mut self, count: usize) {
         self.filled += count;
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.room(bytes.len()).get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.advance(bytes.len());
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// What was put there since it had this length.
+    pub(super) fn since(&mut self, length: usize) -> &mut [u8] {
+        self.bytes.get_mut(length..self.filled).unwrap_or_default()
+    }
+
+    /// Takes back what was put there since it had this length.
+    pub(super) fn back_to(&mut self, length: usize) {
+        self.filled = length;
     }
 }
 

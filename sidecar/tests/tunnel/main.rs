@@ -29,5 +29,6 @@ mod stranger;
 mod floods;
 mod fuzzing;
 mod model;
+mod over_rustls;
 mod proofs;
 mod rules;

@@ -6,14 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use postern_proto::identity::SpiffeId;
-use postern_proto::mtls::{
-    Anyone, ExporterSecret, HandshakeExporter, Judge, client_config_exporting, server_config_exporting,
-};
+use postern_proto::mtls::{Anyone, HandshakeSecrets, Judge, client_config_yielding, server_config_yielding};
 use postern_sidecar::clock::SystemClock;
 use postern_sidecar::config::Config;
 use postern_sidecar::live::Traffic;
 use postern_sidecar::plane::Plane;
-use postern_sidecar::tls::{TlsStream, client_hello, connect};
+use postern_sidecar::tls::{Secured, client_hello, connect};
 use postern_sidecar::tunnel::{ALPN, Role, Vouching, Wire};
 use time::{Duration, OffsetDateTime};
 use tokio::net::{TcpListener, TcpStream};
@@ -74,10 +72,10 @@ impl Net {
         tcp.set_nodelay(true)?;
         let own = self.caller.plane.credentials.current().unwrap();
         let judge = Arc::new(Judge::new(own.bundles.clone(), Arc::new(Anyone)));
-        let exporter = Arc::<HandshakeExporter>::default();
-        let config = client_config_exporting(Some(&own.tls), judge, &[ALPN], exporter.clone()).unwrap();
-        let tls = connect(tcp, config).await.map_err(|broken| broken.error)?;
-        Ok(wire(&self.caller, tls, &exporter, own.generation, traffic))
+        let secrets = Arc::<HandshakeSecrets>::default();
+        let config = client_config_yielding(Some(&own.tls), judge, &[ALPN], secrets.clone()).unwrap();
+        let secured = connect(tcp, config, &secrets).await.map_err(|broken| broken.error)?;
+        Ok(wire(&self.caller, secured, own.generation, traffic))
     }
 
     /// And at the called side.
@@ -86,24 +84,16 @@ impl Net {
         let hello = client_hello(tcp).await.map_err(|broken| broken.error)?;
         let own = self.called.plane.credentials.current().unwrap();
         let judge = Arc::new(Judge::new(own.bundles.clone(), Arc::new(Anyone)));
-        let exporter = Arc::<HandshakeExporter>::default();
-        let config = server_config_exporting(&own.tls, judge, &[ALPN], exporter.clone()).unwrap();
-        let tls = hello.accept(config).await.map_err(|broken| broken.error)?;
-        Ok(wire(&self.called, tls, &exporter, own.generation, traffic))
+        let secrets = Arc::<HandshakeSecrets>::default();
+        let config = server_config_yielding(&own.tls, judge, &[ALPN], secrets.clone()).unwrap();
+        let secured = hello.accept(config, &secrets).await.map_err(|broken| broken.error)?;
+        Ok(wire(&self.called, secured, own.generation, traffic))
     }
 }
 
-fn wire(
-    side: &Side,
-    tls: TlsStream,
-    exporter: &HandshakeExporter,
-    generation: u64,
-    traffic: Arc<Traffic>,
-) -> Wire {
-    let secret: Option<ExporterSecret> =
-        tls.session().negotiated_cipher_suite().and_then(|suite| exporter.take(suite));
+fn wire(side: &Side, secured: Secured, generation: u64, traffic: Arc<Traffic>) -> Wire {
     let (who, to) = ((side.peer.clone(), generation), (Arc::new(Anyone) as Arc<_>, traffic));
-    let mut wire = Wire::new(tls, side.role);
-    wire.vouch(Vouching::new(side.role, secret.unwrap(), side.plane.clone(), who, to));
+    let mut wire = Wire::new(secured.stream, side.role);
+    wire.vouch(Vouching::new(side.role, secured.exporter, side.plane.clone(), who, to));
     wire
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use postern_proto::authenticator::{Request, authenticate};
 use postern_proto::identity::Svid;
 use postern_proto::mtls::{
-    Anyone, ExporterSecret, HandshakeExporter, Judge, TlsIdentity, client_config_exporting, server_config,
+    Anyone, ExporterSecret, HandshakeSecrets, Judge, TlsIdentity, client_config_yielding, server_config,
     server_name,
 };
 use postern_sidecar::tunnel::{ALPN, Decoder, Event, Frame, Open, header};
@@ -39,12 +39,12 @@ impl Caller {
     pub async fn connect(authority: &Authority, name: &str, to: SocketAddr) -> Self {
         let identity = TlsIdentity::new(&svid(authority, name)).unwrap();
         let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
-        let exporter = Arc::<HandshakeExporter>::default();
-        let config = client_config_exporting(Some(&identity), judge, &[ALPN], exporter.clone()).unwrap();
+        let exporter = Arc::<HandshakeSecrets>::default();
+        let config = client_config_yielding(Some(&identity), judge, &[ALPN], exporter.clone()).unwrap();
         let tcp = TcpStream::connect(to).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let tls = TlsConnector::from(config).connect(server_name(), tcp).await.unwrap();
-        let exporter = exporter.take(tls.get_ref().1.negotiated_cipher_suite().unwrap()).unwrap();
+        let exporter = exporter.take(tls.get_ref().1.negotiated_cipher_suite().unwrap()).unwrap().exporter;
         Self { tls, exporter, decoder: Decoder::default() }
     }
 

@@ -1,0 +1,377 @@
+//! TLS 1.3 behind its handshake (RFC 8446 §4.6, §5 and §6), as bytes in, bytes out. It holds two keys and little else,
+//! where rustls would keep the whole of the handshake's state: a third of what an idle connection takes.
+
+use std::io;
+
+use postern_proto::mtls::{RECORD_HEADER_BYTES, RECORD_TAG_BYTES, RecordKey, RecordKeyError, TrafficSecret};
+use rustls::{
+    AlertDescription, ContentType, Error as TlsError, HandshakeType, InvalidMessage, PeerMisbehaved, Side,
+};
+use thiserror::Error;
+
+use super::scratch::Outgoing;
+
+/// RFC 8446 §5.1: a record's plaintext.
+const PLAIN_BYTES_MAX: usize = 1 << 14;
+/// RFC 8446 §5.2: a record's ciphertext.
+const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
+/// A handshake message behind the handshake: a ticket, which is not used, at most.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// KeyUpdates in a row without data between them: each costs two derivations.
+const UPDATES_MAX: u8 = 32;
+/// Alerts that say nothing (RFC 8446 §6.1, `user_canceled`), in a row.
+const WARNINGS_MAX: u8 = 4;
+
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+const HEARTBEAT: u8 = 24;
+/// RFC 8446 §5.1: `legacy_record_version`.
+const VERSION: [u8; 2] = [3, 3];
+
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+/// RFC 8446 §4.6.3: a whole KeyUpdate that asks for none in return.
+const UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
+
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+
+/// The length of the first record, if it is whole. What is no record at all counts as a whole: it is to be refused.
+pub(super) fn next_record(bytes: &[u8]) -> Option<usize> {
+    let [kind, _, _, high, low] = *bytes.first_chunk::<RECORD_HEADER_BYTES>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if !matches!(kind, CHANGE_CIPHER_SPEC..=HEARTBEAT) || length > SEALED_BYTES_MAX {
+        return Some(bytes.len());
+    }
+    let record = RECORD_HEADER_BYTES + length;
+    (bytes.len() >= record).then_some(record)
+}
+
+/// Both directions of a connection whose handshake is done.
+#[derive(Debug)]
+pub(super) struct Records {
+    reads: RecordKey,
+    writes: RecordKey,
+    side: Side,
+    /// A handshake message that is not whole yet.
+    begun: Vec<u8>,
+    /// The peer has asked for our next key, which is due before the next data.
+    owes_update: bool,
+    patience: Patience,
+    has_said_close: bool,
+    /// Why nothing can be read or written any more.
+    broken: Option<Box<TlsError>>,
+}
+
+/// How much more comes that costs but brings nothing, before the peer is cut.
+#[derive(Debug)]
+struct Patience {
+    updates: u8,
+    warnings: u8,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { updates: UPDATES_MAX, warnings: WARNINGS_MAX }
+    }
+}
+
+/// What became of bytes that came.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// So many were used up.
+    pub(super) used: usize,
+    /// So many were decrypted.
+    pub(super) taken: usize,
+    /// The peer has said close_notify.
+    pub(super) ended: bool,
+    pub(super) result: Result<(), TlsError>,
+}
+
+/// Why nothing can be sealed.
+#[derive(Debug, Error)]
+pub(super) enum SealError {
+    #[error("the TLS connection does not take data now")]
+    NotOpen,
+    #[error(transparent)]
+    Broken(#[from] TlsError),
+    #[error(transparent)]
+    Key(#[from] RecordKeyError),
+}
+
+impl From<SealError> for io::Error {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Broken(error) => Self::new(io::ErrorKind::InvalidData, error),
+            other => Self::other(other),
+        }
+    }
+}
+
+/// What a record was.
+enum Came {
+    Data(usize),
+    CloseNotify,
+    Other,
+}
+
+/// What the peer did wrong, and what it is told.
+struct Fault {
+    error: TlsError,
+    alert: Option<AlertDescription>,
+}
+
+impl Fault {
+    fn new(error: impl Into<TlsError>, alert: AlertDescription) -> Self {
+        Self { error: error.into(), alert: Some(alert) }
+    }
+
+    fn unexpected(error: impl Into<TlsError>) -> Self {
+        Self::new(error, AlertDescription::UnexpectedMessage)
+    }
+
+    fn invalid(error: InvalidMessage) -> Self {
+        Self::new(error, AlertDescription::DecodeError)
+    }
+
+    fn inappropriate(kind: u8) -> Self {
+        let expect_types = vec![ContentType::ApplicationData, ContentType::Handshake, ContentType::Alert];
+        Self::unexpected(TlsError::InappropriateMessage { expect_types, got_type: ContentType::from(kind) })
+    }
+}
+
+impl Records {
+    /// Of a connection whose handshake is just done: neither direction has had a record since.
+    pub(super) fn new(
+        side: Side,
+        client: TrafficSecret,
+        server: TrafficSecret,
+    ) -> Result<Self, RecordKeyError> {
+        Ok(Self::with_keys(side, RecordKey::new(client, 0)?, RecordKey::new(server, 0)?))
+    }
+
+    fn with_keys(side: Side, client: RecordKey, server: RecordKey) -> Self {
+        let (reads, writes) = match side {
+            Side::Client => (server, client),
+            Side::Server => (client, server),
+        };
+        Self {
+            reads,
+            writes,
+            side,
+            begun: Vec::new(),
+            owes_update: false,
+            patience: Patience::default(),
+            has_said_close: false,
+            broken: None,
+        }
+    }
+
+    /// Takes the whole records that came: hands what is decrypted to `take` until about `room` bytes are taken. What
+    /// breaks the connection is answered by an alert, in `answers`.
+    pub(super) fn open(
+        &mut self,
+        incoming: &mut [u8],
+        room: usize,
+        answers: &mut Outgoing,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Opened {
+        let mut opened = Opened { used: 0, taken: 0, ended: false, result: Ok(()) };
+        if let Some(error) = &self.broken {
+            opened.result = Err((**error).clone());
+            return opened;
+        }
+        while opened.taken < room && !opened.ended {
+            let rest = incoming.get_mut(opened.used..).unwrap_or_default();
+            let Some(record) = next_record(rest).and_then(|bytes| rest.get_mut(..bytes)) else { break };
+            opened.used += record.len();
+            match self.record(record, take) {
+                Ok(Came::Data(bytes)) => opened.taken += bytes,
+                Ok(Came::CloseNotify) => opened.ended = true,
+                Ok(Came::Other) => {}
+                Err(fault) => {
+                    opened.result = Err(self.fail(fault, answers));
+                    break;
+                }
+            }
+        }
+        opened
+    }
+
+    /// Appends bytes, sealed.
+    pub(super) fn seal(&mut self, bytes: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
+        if let Some(error) = &self.broken {
+            return Err(SealError::Broken((**error).clone()));
+        }
+        if self.has_said_close {
+            return Err(SealError::NotOpen);
+        }
+        for plain in bytes.chunks(PLAIN_BYTES_MAX) {
+            self.send(APPLICATION_DATA, plain, sealed)?;
+        }
+        Ok(())
+    }
+
+    /// Appends close_notify, once.
+    pub(super) fn close(&mut self, sealed: &mut Outgoing) -> Result<(), SealError> {
+        if self.broken.is_some() || std::mem::replace(&mut self.has_said_close, true) {
+            return Ok(());
+        }
+        self.send(ALERT, &[WARNING, AlertDescription::CloseNotify.into()], sealed)
+    }
+
+    /// One record, with the next key before it if that is due.
+    fn send(&mut self, kind: u8, plain: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
+        if self.owes_update || self.writes.is_worn_out_next() {
+            self.push(HANDSHAKE, &UPDATE_NOT_REQUESTED, sealed)?;
+            self.writes.update()?;
+            self.owes_update = false;
+        }
+        self.push(kind, plain, sealed)
+    }
+
+    fn push(&mut self, kind: u8, plain: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
+        let before = sealed.len();
+        let [.., high, low] = (plain.len() + 1 + RECORD_TAG_BYTES).to_be_bytes();
+        let header = [APPLICATION_DATA, VERSION[0], VERSION[1], high, low];
+        sealed.push(&header);
+        let text = sealed.len();
+        sealed.push(plain);
+        sealed.push(&[kind]);
+        match self.writes.seal(&header, sealed.since(text)) {
+            Ok(tag) => sealed.push(&tag),
+            Err(error) => {
+                // What is not sealed is not sent.
+                sealed.back_to(before);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The end, of which the peer is told.
+    fn fail(&mut self, fault: Fault, answers: &mut Outgoing) -> TlsError {
+        let told = fault.alert.map(|alert| self.send(ALERT, &[FATAL, alert.into()], answers));
+        if let Some(Err(error)) = told {
+            tracing::debug!(%error, "an alert could not be sealed");
+        }
+        self.broken = Some(Box::new(fault.error.clone()));
+        fault.error
+    }
+
+    /// One record that came, header and all, decrypted in place.
+    fn record(&mut self, record: &mut [u8], take: &mut dyn FnMut(&[u8])) -> Result<Came, Fault> {
+        let Some((header, sealed)) = record.split_first_chunk_mut::<RECORD_HEADER_BYTES>() else {
+            return Ok(Came::Other);
+        };
+        let [outer, ..] = *header;
+        if outer != APPLICATION_DATA {
+            return Err(Fault::inappropriate(outer));
+        }
+        if sealed.len() > SEALED_BYTES_MAX {
+            return Err(Fault::new(TlsError::PeerSentOversizedRecord, AlertDescription::RecordOverflow));
+        }
+        let opened = self.reads.open(header, sealed);
+        let opened =
+            opened.map_err(|_| Fault::new(TlsError::DecryptError, AlertDescription::BadRecordMac))?;
+        // RFC 8446 §5.4: zeros behind the type are padding.
+        let end = opened.iter().rposition(|byte| *byte != 0);
+        let inner = end.and_then(|end| opened.get(..=end)).and_then(<[u8]>::split_last);
+        let Some((kind, plain)) = inner else {
+            return Err(Fault::unexpected(InvalidMessage::InvalidContentType));
+        };
+        if plain.len() > PLAIN_BYTES_MAX {
+            return Err(Fault::new(TlsError::PeerSentOversizedRecord, AlertDescription::RecordOverflow));
+        }
+        if *kind != HANDSHAKE && !self.begun.is_empty() {
+            return Err(Fault::unexpected(PeerMisbehaved::MessageInterleavedWithHandshakeMessage));
+        }
+        match *kind {
+            APPLICATION_DATA => {
+                self.patience = Patience::default();
+                take(plain);
+                Ok(Came::Data(plain.len()))
+            }
+            ALERT => self.alerted(plain),
+            HANDSHAKE => self.messages(plain).map(|()| Came::Other),
+            other => Err(Fault::inappropriate(other)),
+        }
+    }
+
+    /// RFC 8446 §6: an alert is alone in its record.
+    fn alerted(&mut self, plain: &[u8]) -> Result<Came, Fault> {
+        let [level, description] = *plain else {
+            return Err(Fault::invalid(InvalidMessage::MissingData("AlertMessagePayload")));
+        };
+        match AlertDescription::from(description) {
+            AlertDescription::CloseNotify => Ok(Came::CloseNotify),
+            AlertDescription::UserCanceled if level == WARNING => {
+                let left = self.patience.warnings.checked_sub(1);
+                self.patience.warnings =
+                    left.ok_or_else(|| Fault::unexpected(PeerMisbehaved::TooManyWarningAlertsReceived))?;
+                Ok(Came::Other)
+            }
+            alert => Err(Fault { error: TlsError::AlertReceived(alert), alert: None }),
+        }
+    }
+
+    /// Handshake messages, of which a record has pieces, one or several.
+    fn messages(&mut self, plain: &[u8]) -> Result<(), Fault> {
+        if plain.is_empty() {
+            return Err(Fault::invalid(InvalidMessage::InvalidEmptyPayload));
+        }
+        self.begun.extend_from_slice(plain);
+        while let Some((&[kind, a, b, c], rest)) = self.begun.split_first_chunk::<4>() {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if length > MESSAGE_BYTES_MAX {
+                return Err(Fault::invalid(InvalidMessage::HandshakePayloadTooLarge));
+            }
+            let Some((body, behind)) = rest.split_at_checked(length) else { return Ok(()) };
+            match (kind, self.side) {
+                (KEY_UPDATE, _) => {
+                    let (body, is_last) =
+                        (body.first_chunk::<1>().filter(|_| length == 1).copied(), behind.is_empty());
+                    self.begun = Vec::new();
+                    return self.key_update(body, is_last);
+                }
+                // Nothing is resumed, so a ticket is of no use.
+                (NEW_SESSION_TICKET, Side::Client) => {}
+                (other, _) => {
+                    return Err(Fault::unexpected(TlsError::InappropriateHandshakeMessage {
+                        expect_types: vec![HandshakeType::KeyUpdate],
+                        got_type: HandshakeType::from(other),
+                    }));
+                }
+            }
+            self.begun = behind.to_vec();
+        }
+        Ok(())
+    }
+
+    /// RFC 8446 §4.6.3; §5.1: nothing stands behind it in its record, for that would be under the old key.
+    fn key_update(&mut self, body: Option<[u8; 1]>, is_last: bool) -> Result<(), Fault> {
+        if !is_last {
+            return Err(Fault::unexpected(PeerMisbehaved::KeyEpochWithPendingFragment));
+        }
+        self.owes_update |= match body {
+            Some([0]) => false,
+            Some([1]) => true,
+            Some(_) => {
+                return Err(Fault::new(InvalidMessage::InvalidKeyUpdate, AlertDescription::IllegalParameter));
+            }
+            None => return Err(Fault::invalid(InvalidMessage::InvalidKeyUpdate)),
+        };
+        let left = self.patience.updates.checked_sub(1);
+        self.patience.updates =
+            left.ok_or_else(|| Fault::unexpected(PeerMisbehaved::TooManyKeyUpdateRequests))?;
+        let failed = |error: RecordKeyError| {
+            Fault::new(TlsError::General(error.to_string()), AlertDescription::InternalError)
+        };
+        self.reads.update().map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
