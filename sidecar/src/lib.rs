@@ -37,5 +37,6 @@ pub mod state_dir;
 pub mod subscription;
 pub mod takeover;
 pub mod tls;
+pub mod trace;
 pub mod tunnel;
 pub mod upstream;

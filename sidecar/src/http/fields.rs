@@ -6,6 +6,8 @@ use http::header::{
 };
 use postern_proto::identity::SpiffeId;
 
+use crate::trace;
+
 /// What the app is told about the caller, in Envoy's form.
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Names under which a client could claim an identity: Envoy's, and those of RFC 9440 §2.
@@ -120,8 +122,7 @@ pub(super) fn client_cert(own: &SpiffeId, leaf_sha256: &str, peer: &SpiffeId) ->
 
 /// The trace to which a request belongs (W3C Trace Context §3.2).
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get("traceparent")?.to_str().ok()?.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+    trace::id(headers.get("traceparent")?.to_str().ok()?)
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {

@@ -25,6 +25,7 @@ use crate::metrics::Direction;
 use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
 use crate::tls::Secured;
+use crate::trace;
 pub(super) use crate::tunnel::ALPN;
 use crate::tunnel::{Open, Role, Vouching, Wire, WireError};
 
@@ -112,6 +113,9 @@ impl InboundServer {
         registration: &Arc<Registration>,
     ) -> io::Result<Afterwards> {
         let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if let Some(traceparent) = &open.trace {
+            registration.tell(|story| story.trace_id = trace::id(traceparent));
+        }
         if let Err(denial) = self.decide_lease(&peer, &open, registration) {
             wire.refuse(self.refuse_lease(&peer, denial, registration));
             Box::pin(settle(wire)).await?;

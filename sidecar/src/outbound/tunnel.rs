@@ -21,6 +21,7 @@ use crate::live::Registration;
 use crate::refusals::Refusal;
 use crate::relay::{RelayError, relay};
 use crate::tls::{Secured, TlsStream};
+use crate::trace;
 use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire, WireError};
 use crate::upstream::Leased;
 
@@ -45,7 +46,7 @@ enum Broken {
 impl OutboundServer {
     /// Carries one connection of the app by a tunnel, or says that the peer takes none.
     pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
-        let mut said = Vec::new();
+        let (trace, mut said) = (self.trace(registration), Vec::new());
         for _ in 0..TRIES_MAX {
             // What is over while bytes are relayed, or comes after it, is boxed: the task is as small as the relay.
             let way = Box::pin(self.way(registration));
@@ -61,7 +62,7 @@ impl OutboundServer {
             };
             registration.tell(|story| story.address = Some(tunnel.address.to_string()));
             registration.is_tunnel();
-            let open = Open { port: self.outbound.port.clone(), trace: None };
+            let open = Open { port: self.outbound.port.clone(), trace: trace.clone() };
             tunnel.wire.open(open, std::mem::take(&mut said));
             registration.traffic.unanswered.store(true, Ordering::Relaxed);
             let relayed = tokio::select! {
@@ -109,6 +110,13 @@ impl OutboundServer {
         let detail = format!("{TRIES_MAX} tunnels in a row were ended before they answered");
         let refusal = self.refusal("unreachable", detail, None, None);
         self.tell_refused(vec![refusal], registration);
+    }
+
+    /// Names a connection that the access log will tell of, so that the called side can tell of it by the same name.
+    fn trace(&self, registration: &Registration) -> Option<String> {
+        let traceparent = self.plane.access_log.is_on().then(trace::begin)??;
+        registration.tell(|story| story.trace_id = trace::id(&traceparent));
+        Some(traceparent)
     }
 
     /// A tunnel of the pool, or a new connection, to one of the addresses.

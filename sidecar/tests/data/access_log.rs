@@ -71,6 +71,8 @@ async fn a_connection_is_told_at_its_end_on_both_sides() {
         assert_eq!(line["to"], "spiffe://shop.example/payments");
     }
     assert_eq!((&inbound["port"], &inbound["rule"]["line"]), (&"api".into(), &6.into()), "{inbound}");
+    assert_eq!(inbound["trace_id"].as_str().map(str::len), Some(32), "{inbound}");
+    assert_eq!(inbound["trace_id"], outbound["trace_id"], "so both lines are found together");
     assert!(outbound["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{outbound}");
 
     // What the first connection said has been written; what comes next is the refused one's.
@@ -80,7 +82,10 @@ async fn a_connection_is_told_at_its_end_on_both_sides() {
     let refused = line("payments").await;
     assert_eq!((&refused["decision"], &refused["reason"]), (&"deny".into(), &"denied".into()), "{refused}");
     assert_eq!(refused["from"], "spiffe://shop.example/reports");
-    assert_eq!(line("reports").await["reason"], "access_denied");
+    let told = line("reports").await;
+    assert_eq!(told["reason"], "access_denied");
+    assert_eq!(told["trace_id"], refused["trace_id"]);
+    assert_ne!(told["trace_id"], outbound["trace_id"]);
 }
 
 #[test]
