@@ -95,7 +95,8 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
     let (mut in_a_row, mut starved) = (0, false);
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     let open = level(&**service, plane);
-    if let Err(error) = prepare(&listener, plane.config.limits.dead_after) {
+    let dead_after = plane.config.limits.dead_after;
+    if let Err(error) = listener.local_addr().and_then(|at| prepare(&listener, at.ip(), dead_after)) {
         error!(%error, direction = service.direction().as_str(), "peers that are gone will not be noticed");
     }
     loop {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
 use crate::descriptors::is_reserved;
-use crate::ending::{prepare, prepare_local};
+use crate::ending::prepare;
 
 /// A connection tries so many addresses at most,
 pub const ATTEMPTS_MAX: usize = 32;
@@ -92,16 +92,9 @@ impl Leased {
     pub async fn connect(&mut self) -> Result<TcpStream, ConnectError> {
         let (address, limits) = (self.picked.at, &self.upstreams.limits);
         let limit = limits.connect_timeout;
-        let connected = timeout(limit, open(address)).await;
+        let connected = timeout(limit, open(address, limits.dead_after)).await;
         let connected = connected.unwrap_or_else(|_| Err(too_late(limit)));
-        let prepared = connected.and_then(|stream| {
-            match address.ip().is_loopback() {
-                true => prepare_local(&stream, limits.dead_after)?,
-                false => prepare(&stream, limits.dead_after)?,
-            }
-            Ok(stream)
-        });
-        prepared.map_err(|error| {
+        connected.map_err(|error| {
             if !is_own_fault(&error) {
                 self.failed();
             }
@@ -127,11 +120,12 @@ impl Drop for Leased {
 }
 
 /// Connects, unless that needs a descriptor that is kept for other things.
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, dead_after: Duration) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if is_reserved(&socket) {
         return Err(io::Error::from_raw_os_error(EMFILE));
     }
+    prepare(&socket, address.ip(), dead_after)?;
     socket.connect(address).await
 }
 
