@@ -21,14 +21,16 @@ use crate::identity::{Judged, Place, VerifiedSvid, VerifyError};
 
 mod exporter;
 mod handshake_secrets;
+mod record_cipher;
 mod signature;
 mod traffic;
 
 pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
 pub use handshake_secrets::{ConnectionSecrets, HandshakeSecrets};
+pub use record_cipher::RECORD_TAG_BYTES;
 pub use signature::HANDSHAKE_SCHEMES;
 pub(crate) use signature::verify_handshake_signature;
-pub use traffic::{RECORD_HEADER_BYTES, RECORD_TAG_BYTES, RecordKey, RecordKeyError, TrafficSecret};
+pub use traffic::{RECORD_HEADER_BYTES, RecordKey, RecordKeyError, TrafficSecret};
 
 /// The cryptography of every TLS connection: TLS 1.3 suites only, X25519MLKEM768 first where aws-lc-rs is built in.
 pub fn provider() -> Arc<CryptoProvider> {

@@ -2,23 +2,15 @@
 
 use std::fmt;
 
-#[cfg(feature = "aws-lc-rs")]
-use aws_lc_rs::aead;
-#[cfg(not(feature = "aws-lc-rs"))]
-use ring::aead;
 use rustls::{CipherSuite, SupportedCipherSuite};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::exporter::{ExportError, SuiteHash, expand_label};
+use super::record_cipher::{Aead, NONCE_BYTES, RECORD_TAG_BYTES, RecordCipher};
 
 /// RFC 8446 §5.1: type, legacy version, length.
 pub const RECORD_HEADER_BYTES: usize = 5;
-/// RFC 8446 §5.2: each suite's authentication tag.
-pub const RECORD_TAG_BYTES: usize = 16;
-
-/// RFC 8446 §5.3: `iv_length`, of each suite.
-const IV_BYTES: usize = 12;
 /// The longest hash of a suite.
 const SECRET_BYTES_MAX: usize = 48;
 
@@ -26,7 +18,7 @@ const SECRET_BYTES_MAX: usize = 48;
 #[derive(Clone, Copy)]
 struct RecordSuite {
     hash: SuiteHash,
-    aead: &'static aead::Algorithm,
+    aead: Aead,
     /// So many records are safely sealed with one key (RFC 8446 §5.5).
     records_max: u64,
 }
@@ -34,9 +26,9 @@ struct RecordSuite {
 impl RecordSuite {
     fn of(suite: SupportedCipherSuite) -> Option<Self> {
         let aead = match suite.suite() {
-            CipherSuite::TLS13_AES_128_GCM_SHA256 => &aead::AES_128_GCM,
-            CipherSuite::TLS13_AES_256_GCM_SHA384 => &aead::AES_256_GCM,
-            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => &aead::CHACHA20_POLY1305,
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => Aead::Aes128Gcm,
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => Aead::Aes256Gcm,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Aead::ChaCha20Poly1305,
             _ => return None,
         };
         let records_max = suite.tls13()?.common.confidentiality_limit;
@@ -70,12 +62,12 @@ impl TrafficSecret {
     }
 
     /// RFC 8446 §7.3: `[sender]_write_key` and `[sender]_write_iv`.
-    fn keys(&self) -> Result<(aead::LessSafeKey, Zeroizing<[u8; IV_BYTES]>), RecordKeyError> {
-        let key = self.expand(b"key", self.suite.aead.key_len())?;
-        let key = aead::UnboundKey::new(self.suite.aead, &key).map_err(|_| RecordKeyError::Refused)?;
-        let mut iv = Zeroizing::new([0; IV_BYTES]);
-        iv.copy_from_slice(&self.expand(b"iv", IV_BYTES)?);
-        Ok((aead::LessSafeKey::new(key), iv))
+    fn keys(&self) -> Result<(RecordCipher, Zeroizing<[u8; NONCE_BYTES]>), RecordKeyError> {
+        let key = self.expand(b"key", self.suite.aead.key_bytes())?;
+        let cipher = RecordCipher::new(self.suite.aead, &key).map_err(|_| RecordKeyError::Refused)?;
+        let mut iv = Zeroizing::new([0; NONCE_BYTES]);
+        iv.copy_from_slice(&self.expand(b"iv", NONCE_BYTES)?);
+        Ok((cipher, iv))
     }
 
     /// RFC 8446 §7.2: `application_traffic_secret_N+1`.
@@ -96,16 +88,16 @@ impl fmt::Debug for TrafficSecret {
 /// The key of one direction, with the number of its next record: no nonce is used twice.
 pub struct RecordKey {
     secret: TrafficSecret,
-    key: aead::LessSafeKey,
-    iv: Zeroizing<[u8; IV_BYTES]>,
+    cipher: RecordCipher,
+    iv: Zeroizing<[u8; NONCE_BYTES]>,
     sequence: u64,
 }
 
 impl RecordKey {
     /// The key for records from number `sequence` on; those before have been sealed or opened elsewhere.
     pub fn new(secret: TrafficSecret, sequence: u64) -> Result<Self, RecordKeyError> {
-        let (key, iv) = secret.keys()?;
-        Ok(Self { secret, key, iv, sequence })
+        let (cipher, iv) = secret.keys()?;
+        Ok(Self { secret, cipher, iv, sequence })
     }
 
     /// Encrypts `text` in place and returns the tag that belongs behind it. `header` is what will stand before both
@@ -119,11 +111,7 @@ impl RecordKey {
             return Err(RecordKeyError::Worn);
         }
         let nonce = self.nonce()?;
-        let sealed = self.key.seal_in_place_separate_tag(nonce, aead::Aad::from(header), text);
-        let sealed = sealed.map_err(|_| RecordKeyError::Refused)?;
-        let mut tag = [0; RECORD_TAG_BYTES];
-        tag.copy_from_slice(sealed.as_ref());
-        Ok(tag)
+        self.cipher.seal(nonce, header, text).map_err(|_| RecordKeyError::Refused)
     }
 
     /// Decrypts in place what came behind `header`, ciphertext and tag. An error means that it was not sealed with
@@ -134,7 +122,7 @@ impl RecordKey {
         sealed: &'s mut [u8],
     ) -> Result<&'s mut [u8], RecordKeyError> {
         let nonce = self.nonce()?;
-        self.key.open_in_place(nonce, aead::Aad::from(header), sealed).map_err(|_| RecordKeyError::Refused)
+        self.cipher.open(nonce, header, sealed).map_err(|_| RecordKeyError::Refused)
     }
 
     /// Whether no further record may be sealed before [`Self::update`], except the KeyUpdate that tells of it.
@@ -153,13 +141,13 @@ impl RecordKey {
     }
 
     /// RFC 8446 §5.3: the record's number, padded on the left, XOR the IV. Each number is used once.
-    fn nonce(&mut self) -> Result<aead::Nonce, RecordKeyError> {
+    fn nonce(&mut self) -> Result<[u8; NONCE_BYTES], RecordKeyError> {
         let mut nonce = *self.iv;
-        for (byte, number) in nonce.iter_mut().skip(IV_BYTES - 8).zip(self.sequence.to_be_bytes()) {
+        for (byte, number) in nonce.iter_mut().skip(NONCE_BYTES - 8).zip(self.sequence.to_be_bytes()) {
             *byte ^= number;
         }
         self.sequence = self.sequence.checked_add(1).ok_or(RecordKeyError::Worn)?;
-        Ok(aead::Nonce::assume_unique_for_key(nonce))
+        Ok(nonce)
     }
 }
 
