@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::live::Traffic;
-use crate::tls::{Backlog, SEALED_AT_ONCE_BYTES};
+use crate::tls::{Backlog, PLAIN_BYTES_MAX, SEALED_AT_ONCE_BYTES};
 use crate::tunnel::HEADER_BYTES;
 pub use carrier::{Carrier, HEADROOM_BYTES, Over, Received};
 
@@ -31,7 +31,8 @@ const READS_PER_TURN: usize = 16;
 thread_local! {
     /// What the app says, behind room for a header.
     static FROM_APP: RefCell<Box<[u8]>> = RefCell::new(vec![0; HEADROOM_BYTES + CHUNK_BYTES].into());
-    static TO_APP: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What is decrypted for the app. As large as it will be: what grows leaves holes in the heap.
+    static TO_APP: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(CHUNK_BYTES + PLAIN_BYTES_MAX));
 }
 
 /// Which side broke, and how.

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 pub use handshake::{BrokenHandshake, Secured, connect};
 pub use hello::{Hello, client_hello};
+pub use records::PLAIN_BYTES_MAX;
 use records::Records;
 pub use scratch::Backlog;
 use scratch::{CIPHERTEXT, Outgoing, SEALED, fill};

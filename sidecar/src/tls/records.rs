@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::scratch::Outgoing;
 
 /// RFC 8446 §5.1: a record's plaintext.
-const PLAIN_BYTES_MAX: usize = 1 << 14;
+pub const PLAIN_BYTES_MAX: usize = 1 << 14;
 /// RFC 8446 §5.2: a record's ciphertext.
 const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
 /// A handshake message behind the handshake: a ticket, which is not used, at most.
