@@ -98,7 +98,7 @@ impl Vouching {
     /// After a rotation here, appends the news of it. The task wakes with the next one.
     pub fn tell(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) {
         self.traffic.waker.register(cx.waker());
-        let newest = self.plane.credentials.current().map_or(0, |own| own.generation);
+        let newest = self.plane.credentials.generation();
         if newest != self.generation {
             self.generation = newest;
             Frame::Auth(vec![NEWS]).encode(out);
