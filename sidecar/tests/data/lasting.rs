@@ -7,7 +7,6 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
@@ -211,39 +210,4 @@ async fn a_clock_that_jumps_makes_nothing_idle() {
         shop.look_after(std::time::Duration::ZERO);
         said(&mut direct).await.unwrap();
     }
-}
-
-/// TCP_USER_TIMEOUT would take the closed window for a side that has died.
-#[tokio::test]
-async fn an_app_that_takes_nothing_for_longer_than_a_dead_side_is_given_loses_nothing() {
-    let limits = Limits { dead_after: SECOND, ..Limits::default() };
-    let (authority, takes) = (Authority::new(), Arc::<Notify>::default());
-    let waits = takes.clone();
-    let app = App::serve(move |mut stream: TcpStream| {
-        let waits = waits.clone();
-        async move {
-            waits.notified().await;
-            let taken = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
-            stream.write_u64(taken).await
-        }
-    })
-    .await;
-    let mut payments = Spec::new(&authority, "payments").app(app.address);
-    payments.limits = limits;
-    let payments = payments.start(&authority);
-    let mut orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]);
-    orders.limits = limits;
-    let orders = orders.start(&authority);
-
-    let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
-    let (mut said, block) = (0, vec![7; 64 * 1024]);
-    // Until nobody on the way takes more.
-    while let Ok(written) = tokio::time::timeout(SECOND / 4, stream.write(&block)).await {
-        said += written.unwrap() as u64;
-    }
-    // Time itself is what is tested.
-    tokio::time::sleep(3 * SECOND).await;
-    takes.notify_one();
-    stream.shutdown().await.unwrap();
-    assert_eq!(stream.read_u64().await.unwrap(), said);
 }
