@@ -5,6 +5,7 @@ mod lease;
 mod note;
 mod open;
 mod pool;
+mod reader;
 mod vouching;
 mod wire;
 
