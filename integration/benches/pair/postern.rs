@@ -1,7 +1,10 @@
 //! A pair of our sidecars, as an operator runs them, with a CA that neither counts nor has anything to do.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use anyhow::Context as _;
 
 use postern_integration::{CaOptions, Mesh, SidecarSpec, sidecar_binary, tls};
 
@@ -26,20 +29,39 @@ calls = ["POST /charge", "GET /charges/*"]
 [service.orders]
 "#;
 
+/// Names another build of the sidecar, which the peers `postern-other` and `postern-http-other` run.
+pub(crate) const OTHER_BUILD: &str = "POSTERN_BENCH_SIDECAR";
+
 pub(crate) async fn tcp(backend: SocketAddr) -> Pair {
-    start(backend, TCP_POLICY, Carries::Bytes).await
+    start(backend, TCP_POLICY, Carries::Bytes, &sidecar_binary()).await
 }
 
 pub(crate) async fn http(backend: SocketAddr) -> Pair {
-    start(backend, HTTP_POLICY, Carries::Http).await
+    start(backend, HTTP_POLICY, Carries::Http, &sidecar_binary()).await
 }
 
-async fn start(backend: SocketAddr, policy: &str, carries: Carries) -> Pair {
+pub(crate) async fn other_tcp(backend: SocketAddr) -> anyhow::Result<Pair> {
+    Ok(start(backend, TCP_POLICY, Carries::Bytes, &other_build()?).await)
+}
+
+pub(crate) async fn other_http(backend: SocketAddr) -> anyhow::Result<Pair> {
+    Ok(start(backend, HTTP_POLICY, Carries::Http, &other_build()?).await)
+}
+
+fn other_build() -> anyhow::Result<PathBuf> {
+    let path =
+        std::env::var_os(OTHER_BUILD).with_context(|| format!("{OTHER_BUILD} names no other build"))?;
+    let path = PathBuf::from(path);
+    anyhow::ensure!(path.is_file(), "{OTHER_BUILD}: {} is no file", path.display());
+    Ok(path)
+}
+
+async fn start(backend: SocketAddr, policy: &str, carries: Carries, binary: &Path) -> Pair {
     let mesh = Mesh::default();
     let ca = mesh.ca(CaOptions::default()).await;
     let policy = mesh.write("policy.toml", policy);
     let spec = |name| {
-        let spec = SidecarSpec::new(name).policy(&policy);
+        let spec = SidecarSpec::new(name).policy(&policy).binary(binary);
         if carries == Carries::Http { spec.http() } else { spec }
     };
     let payments = mesh.sidecar(&ca, &spec("payments").inbound("api", backend));
@@ -47,7 +69,7 @@ async fn start(backend: SocketAddr, policy: &str, carries: Carries) -> Pair {
     payments.ready().await;
     orders.ready().await;
     let caller = Arc::new(tls::enrol(&ca, "orders").await);
-    let version = version(&sidecar_binary().to_string_lossy(), "--version").unwrap();
+    let version = version(&binary.to_string_lossy(), "--version").unwrap();
     Pair {
         entries: orders.outbounds,
         middle: Some(Middle { address: payments.inbounds[0], bundles: ca.bundles(), caller }),

@@ -85,7 +85,7 @@ pub fn help(peers: &[Choice], measures: &[Choice]) -> String {
     for (title, choices) in [("Peers", peers), ("Measures", measures)] {
         write!(text, "\n{title}:\n").unwrap();
         for (name, what) in choices {
-            writeln!(text, "  {name:<12} {what}").unwrap();
+            writeln!(text, "  {name:<18} {what}").unwrap();
         }
     }
     text
