@@ -17,6 +17,7 @@ mod pool;
 mod problem;
 mod serve;
 mod target;
+mod tasks;
 mod upgrade;
 mod watched;
 

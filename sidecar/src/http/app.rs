@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{StatusCode, Version};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use tracing::debug;
 use super::call::CutBy;
 use super::exchange::{ExchangeError, Lend};
 use super::pool::{Dial, Dialed, End, Kind, Leased, Pool};
+use super::tasks::ConnectionTasks;
 use super::watched::Watched;
 use super::{
     APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES, BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES,
@@ -101,7 +102,7 @@ impl App {
     }
 
     async fn shared(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
-        let mut builder = http2_builder(&self.http, self.dead_after);
+        let mut builder = http2_builder(&self.http, self.dead_after, self.tasks());
         builder
             .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
@@ -111,12 +112,15 @@ impl App {
     }
 
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-        let over = self.over.clone();
-        self.connections.spawn(async move {
-            if let Some(Err(error)) = over.run_until_cancelled(connection).await {
+        self.tasks().spawn(async move {
+            if let Err(error) = connection.await {
                 debug!(error = in_one_line(&error), "a connection to the app broke");
             }
         });
+    }
+
+    fn tasks(&self) -> ConnectionTasks {
+        ConnectionTasks::new(&self.connections, &self.over)
     }
 
     /// Closes what is kept.
@@ -185,8 +189,12 @@ pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
 }
 
 /// How HTTP/2 is spoken to whoever answers.
-pub(super) fn http2_builder(limits: &Http, dead_after: Duration) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+pub(super) fn http2_builder(
+    limits: &Http,
+    dead_after: Duration,
+    tasks: ConnectionTasks,
+) -> http2::Builder<ConnectionTasks> {
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))

@@ -206,7 +206,7 @@ impl Carried {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.call.poll_cut(Part::ResponseBody, cx) {
+        if self.call.poll_cut(Part::ResponseBody, cx) || self.lease.as_ref().is_some_and(Leased::is_cut) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;

@@ -26,6 +26,7 @@ use super::framing::Heads;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
 use super::target::{Bad, Target};
+use super::tasks::ConnectionTasks;
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
@@ -48,12 +49,14 @@ pub struct HttpInbound {
     inbound: Arc<Inbound>,
     app: App,
     shares: Arc<Shares>,
+    /// Of all its connections.
+    tasks: TaskTracker,
 }
 
 impl HttpInbound {
     pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>, at: Arc<Upstreams>) -> Self {
         let app = App::new(at, plane.config.limits.dead_after, plane.config.http);
-        Self { plane, inbound, app, shares: Arc::default() }
+        Self { plane, inbound, app, shares: Arc::default(), tasks: TaskTracker::new() }
     }
 
     /// Serves an admitted peer's connection to its end.
@@ -84,9 +87,10 @@ impl HttpInbound {
             vouched_until: Some(self.plane.good_until(&peer)),
             calls: calls.clone(),
             heads: heads.clone(),
+            tasks: ConnectionTasks::new(&self.tasks, &registration.cut),
             stop: until.stop.clone(),
         };
-        let stream = Watched::new(stream).count(registration.traffic.clone());
+        let stream = Watched::new(stream).registered(registration.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
             share: self.shares.of(peer.id()),
@@ -110,8 +114,10 @@ impl HttpInbound {
         Called { id: Some(own.to_string()), service, port: Some(self.inbound.name.clone()), address: None }
     }
 
-    /// Closes the connections to the app.
+    /// Waits for the tasks of its connections, which have ended, and closes the connections to the app.
     pub async fn end(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
         self.app.end().await;
     }
 }
@@ -189,11 +195,13 @@ impl Side for Client {
         let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
         fields::remove_hop(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (to_app, cut) = (hyper::upgrade::on(&mut response), self.registration.cut.clone());
+            let (to_app, cut) =
+                (hyper::upgrade::on(&mut response), [self.registration.cut.clone(), lease.cut()]);
             upgrade::name_protocol(response.headers_mut(), protocol);
             self.heads.upgraded();
             let switching = Switching { app: to_app, peer, call: call.clone(), cut };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream>>());
+            let carried = switching.carry::<Watched<TcpStream>, Watched<TlsStream>>();
+            self.switched.spawn(self.server.tasks.track_future(carried));
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
     }

@@ -22,6 +22,7 @@ use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
 use super::target::{Bad, Target};
+use super::tasks::ConnectionTasks;
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
 use super::{expect, fields};
@@ -37,11 +38,13 @@ use crate::tls::TlsStream;
 #[derive(Debug)]
 pub struct HttpOutbound {
     peers: Arc<Peers>,
+    /// Of all connections of the app.
+    tasks: TaskTracker,
 }
 
 impl HttpOutbound {
     pub fn new(limits: &Http) -> Self {
-        Self { peers: Arc::new(Peers::new(limits)) }
+        Self { peers: Arc::new(Peers::new(limits)), tasks: TaskTracker::new() }
     }
 
     /// Serves a connection of the app to its end.
@@ -72,6 +75,7 @@ impl HttpOutbound {
             vouched_until: None,
             calls: calls.clone(),
             heads: heads.clone(),
+            tasks: ConnectionTasks::new(&self.tasks, &until.abort),
             stop: until.stop.clone(),
         };
         let switched = TaskTracker::new();
@@ -81,6 +85,7 @@ impl HttpOutbound {
             calls,
             heads,
             switched: switched.clone(),
+            tasks: self.tasks.clone(),
             abort: until.abort.clone(),
         };
         let served = async {
@@ -91,8 +96,10 @@ impl HttpOutbound {
         until.abort.run_until_cancelled(served).await;
     }
 
-    /// Closes the connections to peers.
+    /// Waits for the tasks of the app's connections, which have ended, and closes the connections to peers.
     pub async fn end(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
         self.peers.end().await;
     }
 }
@@ -112,6 +119,7 @@ struct App {
     heads: Arc<Heads>,
     /// What stopped being HTTP on this connection.
     switched: TaskTracker,
+    tasks: TaskTracker,
     abort: CancellationToken,
 }
 
@@ -168,8 +176,10 @@ impl Side for App {
             let peer = hyper::upgrade::on(&mut response);
             upgrade::name_protocol(response.headers_mut(), protocol);
             self.heads.upgraded();
-            let switching = Switching { app: own, peer, call: call.clone(), cut: self.abort.clone() };
-            self.switched.spawn(switching.carry::<Watched<TcpStream>, Watched<TlsStream>>());
+            let cut = [self.abort.clone(), lease.cut()];
+            let switching = Switching { app: own, peer, call: call.clone(), cut };
+            let carried = switching.carry::<Watched<TcpStream>, Watched<TlsStream>>();
+            self.switched.spawn(self.tasks.track_future(carried));
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
     }

@@ -13,11 +13,11 @@ use tracing::debug;
 use super::app::{Failure, http1_builder, http2_builder};
 use super::exchange::Lend;
 use super::pool::{Dial, Dialed, End, Kind, Leased, Pool};
+use super::tasks::ConnectionTasks;
 use super::watched::Watched;
 use super::{ALPN, ALPN_H1, ALPN_H2};
 use crate::config::Http;
 use crate::holder::in_one_line;
-use crate::live::Registration;
 use crate::outbound::OutboundServer;
 use crate::refusals::Refusal;
 
@@ -44,17 +44,9 @@ impl Peers {
         Self { pool, connections: TaskTracker::new(), over: CancellationToken::new() }
     }
 
-    /// Drives a connection until it ends or is cut.
-    fn drive(
-        &self,
-        connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
-        registration: Arc<Registration>,
-    ) {
-        self.connections.spawn(async move {
-            if let Some(Err(error)) = registration.cut.run_until_cancelled(connection).await {
-                debug!(error = in_one_line(&error), "a connection to a peer broke");
-            }
-        });
+    /// The tasks of a connection that ends when this is cancelled.
+    fn tasks(&self, cut: &CancellationToken) -> ConnectionTasks {
+        ConnectionTasks::new(&self.connections, cut)
     }
 
     /// Closes what is kept.
@@ -108,24 +100,34 @@ impl Dial<Failure> for ToPeer<'_> {
         let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
         let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
         let (address, listing) = (Some(leased.address()), leased.listing());
-        let end = End { address, vouched_until, listing, ..End::default() };
+        let (cut, tasks) = (registration.cut.clone(), self.peers.tasks(&registration.cut));
+        let end = End { address, vouched_until, listing, cut, ..End::default() };
         let stream = Watched::new(reached.secured.stream);
-        let stream = stream.count(registration.traffic.clone()).alert(end.alert.clone()).lease(leased);
+        let stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
         let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
         let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));
         if shared {
-            let (sender, connection) = http2_builder(limits, server.plane.config.limits.dead_after)
-                .handshake(stream)
-                .await
-                .map_err(broken)?;
-            self.peers.drive(connection, registration);
+            let (sender, connection) =
+                http2_builder(limits, server.plane.config.limits.dead_after, tasks.clone())
+                    .handshake(stream)
+                    .await
+                    .map_err(broken)?;
+            drive(&tasks, connection);
             Ok(Dialed::Shared(sender, end))
         } else {
             let (sender, connection) = http1_builder(limits).handshake(stream).await.map_err(broken)?;
-            self.peers.drive(connection.with_upgrades(), registration);
+            drive(&tasks, connection.with_upgrades());
             Ok(Dialed::Single(sender, end))
         }
     }
+}
+
+fn drive(tasks: &ConnectionTasks, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
+    tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(error = in_one_line(&error), "a connection to a peer broke");
+        }
+    });
 }
 
 impl From<Vec<Refusal>> for Failure {

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
@@ -21,6 +21,7 @@ use super::body::Answer;
 use super::call::Calls;
 use super::frames::{Frames, PREFACE, Unfinished};
 use super::framing::Heads;
+use super::tasks::ConnectionTasks;
 use super::upgrade::OverTcp;
 use super::watched::Watched;
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
@@ -45,6 +46,8 @@ pub(super) struct Session {
     pub(super) vouched_until: Option<OffsetDateTime>,
     pub(super) calls: Arc<Calls>,
     pub(super) heads: Arc<Heads>,
+    /// What hyper spawns for it.
+    pub(super) tasks: ConnectionTasks,
     /// No further requests.
     pub(super) stop: CancellationToken,
 }
@@ -95,8 +98,9 @@ where
         Speaks::Http2 => {
             let unfinished = Arc::<Unfinished>::default();
             let stream = stream.frames(Frames::new(unfinished.clone()));
-            let connection = http2_builder(limits, session.plane.config.limits.dead_after)
-                .serve_connection(TokioIo::new(stream), service);
+            let connection =
+                http2_builder(limits, session.plane.config.limits.dead_after, session.tasks.clone())
+                    .serve_connection(TokioIo::new(stream), service);
             let stalled = |limit, now| unfinished.is_stalled(limit, now);
             drive(connection, http2::Connection::graceful_shutdown, stalled, &begun, session).await;
         }
@@ -115,8 +119,12 @@ fn http1_builder(limits: &Http) -> http1::Builder {
     builder
 }
 
-fn http2_builder(limits: &Http, dead_after: Duration) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(
+    limits: &Http,
+    dead_after: Duration,
+    tasks: ConnectionTasks,
+) -> http2::Builder<ConnectionTasks> {
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))

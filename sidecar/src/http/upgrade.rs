@@ -28,7 +28,8 @@ pub(super) struct Switching {
     pub(super) app: OnUpgrade,
     pub(super) peer: OnUpgrade,
     pub(super) call: Arc<OpenCall>,
-    pub(super) cut: CancellationToken,
+    /// Of both connections.
+    pub(super) cut: [CancellationToken; 2],
 }
 
 impl Switching {
@@ -43,6 +44,7 @@ impl Switching {
             return debug!("a connection is of another kind");
         };
         let (bytes, mut peer) = (Traffic::default(), Over::new(peer));
+        let [one, other] = &self.cut;
         tokio::select! {
             relayed = relay(&mut app, &mut peer, &bytes) => match relayed {
                 Ok(()) => {
@@ -52,7 +54,8 @@ impl Switching {
                 Err(error) => debug!(%error, "a connection broke"),
             },
             _ = self.call.cut_while_answering() => {}
-            () = self.cut.cancelled() => {}
+            () = one.cancelled() => {}
+            () = other.cancelled() => {}
         }
     }
 }

@@ -14,7 +14,7 @@ use super::frames::Frames;
 use super::framing::Heads;
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
-use crate::live::Traffic;
+use crate::live::{Registration, Traffic};
 use crate::upstream::Leased;
 
 /// A connection and who wants to know of it.
@@ -25,10 +25,10 @@ pub(super) struct Watched<S> {
     first: Vec<u8>,
     heads: Option<Arc<Heads>>,
     frames: Option<Frames>,
-    /// Of a peer's connection: what is read goes to the app.
-    bytes: Option<Arc<Traffic>>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
     leased: Option<Leased>,
+    /// Of a peer's connection, which is registered until it is closed: what is read goes to the app.
+    registration: Option<Arc<Registration>>,
     /// Told when so many bytes have been read.
     begins: Option<(CancellationToken, usize)>,
     /// Reset by its close, unless it was shut down before.
@@ -42,9 +42,9 @@ impl<S> Watched<S> {
             first: Vec::new(),
             heads: None,
             frames: None,
-            bytes: None,
             alert: None,
             leased: None,
+            registration: None,
             begins: None,
             resets: false,
         }
@@ -73,15 +73,15 @@ impl<S> Watched<S> {
         self
     }
 
-    /// Counts a peer's connection.
-    pub(super) fn count(mut self, bytes: Arc<Traffic>) -> Self {
-        self.bytes = Some(bytes);
-        self
-    }
-
     /// Counts it at the address where it leads.
     pub(super) fn lease(mut self, leased: Leased) -> Self {
         self.leased = Some(leased);
+        self
+    }
+
+    /// Counts a peer's connection, which stays in the register until it is closed.
+    pub(super) fn registered(mut self, registration: Arc<Registration>) -> Self {
+        self.registration = Some(registration);
         self
     }
 
@@ -95,6 +95,12 @@ impl<S> Watched<S> {
     pub(super) fn alert(mut self, alert: Arc<OnceLock<AlertDescription>>) -> Self {
         self.alert = Some(alert);
         self
+    }
+}
+
+impl<S> Watched<S> {
+    fn traffic(&self) -> Option<&Traffic> {
+        self.registration.as_deref().map(|registration| &*registration.traffic)
     }
 }
 
@@ -158,7 +164,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if let Some(frames) = &mut self.frames {
             frames.pass(read);
         }
-        if let Some(bytes) = &self.bytes {
+        if let Some(bytes) = self.traffic() {
             bytes.to_app.fetch_add(read.len() as u64, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
@@ -167,7 +173,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> Watched<S> {
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Poll::Ready(Ok(written)), Some(bytes)) = (&written, &self.bytes) {
+        if let (Poll::Ready(Ok(written)), Some(bytes)) = (&written, self.traffic()) {
             bytes.to_peer.fetch_add(*written as u64, Ordering::Relaxed);
         }
         written

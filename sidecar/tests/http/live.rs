@@ -59,7 +59,7 @@ pub struct Live {
 impl Live {
     /// With everything allowed to both.
     pub async fn new() -> Self {
-        Self::with(App::serve(echo).await).await
+        Self::with(App::serve(echo::<TcpStream>).await).await
     }
 
     pub async fn with(app: App) -> Self {
@@ -103,7 +103,8 @@ impl Live {
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-async fn echo(stream: TcpStream) -> io::Result<()> {
+/// Echoes every body as it comes, and every protocol switched to.
+pub async fn echo<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> io::Result<()> {
     let mut switched = JoinSet::new();
     let (switches, mut switch) = mpsc::unbounded_channel();
     let answer = service_fn(move |mut request: Request<Incoming>| {

@@ -31,6 +31,7 @@ mod backend;
 mod bounds;
 mod carrying;
 mod claims;
+mod cutting;
 mod deciding;
 mod ending;
 mod hostile;

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use rustls::AlertDescription;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use crate::credentials::holds_until;
 use crate::http::body::RequestBody;
@@ -69,6 +70,16 @@ impl Leased {
             Sender::Shared(shared) => Some(&shared.end),
             Sender::Single(single) => single.as_ref().map(|single| &single.end),
         }
+    }
+
+    /// Cancelled when the connection is cut.
+    pub(in crate::http) fn cut(&self) -> CancellationToken {
+        self.end().map(|end| end.cut.clone()).unwrap_or_default()
+    }
+
+    /// Whether it was cut: what it has brought and was not taken yet is not taken any more.
+    pub(in crate::http) fn is_cut(&self) -> bool {
+        self.end().is_some_and(|end| end.cut.is_cancelled())
     }
 
     /// The alert with which the other end broke off.
@@ -151,6 +162,8 @@ pub(in crate::http) struct End {
     pub(in crate::http) listing: Listing,
     /// With which it broke off.
     pub(in crate::http) alert: Arc<OnceLock<AlertDescription>>,
+    /// Cancelled when the connection is cut.
+    pub(in crate::http) cut: CancellationToken,
 }
 
 impl End {
