@@ -26,7 +26,7 @@ use crate::http::{CallFacts, Calls};
 use crate::metrics::{Direction, Metrics};
 use lasting::Lasting;
 pub use lasting::{ANSWER_TIMEOUT, LOOK_INTERVAL};
-pub use registration::Registration;
+pub use registration::{Path, Registration};
 
 /// `/connections` shows at most this many.
 pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;

@@ -126,7 +126,6 @@ impl OutboundServer {
         mut leased: Leased,
         registration: &Arc<Registration>,
     ) {
-        registration.tell(|story| story.address = Some(leased.address().to_string()));
         reset_on_close(tls.tcp());
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {

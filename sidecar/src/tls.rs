@@ -138,6 +138,14 @@ impl TlsStream {
         })
     }
 
+    /// Seals bytes that go before all else; [`Self::poll_unsent`] sends them.
+    pub fn queue(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut sealed = Outgoing::default();
+        self.records.seal(bytes, &mut sealed)?;
+        self.unsent.pending().extend_from_slice(sealed.filled());
+        Ok(())
+    }
+
     /// Sends what the socket takes at once; the rest waits.
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
         let sent = match Pin::new(&mut self.tcp).poll_write(cx, sealed) {

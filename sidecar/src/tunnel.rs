@@ -6,6 +6,7 @@ mod note;
 mod open;
 mod pool;
 mod reader;
+mod replay;
 mod vouching;
 mod wire;
 
@@ -14,6 +15,7 @@ pub use lease::{Lease, Role, Violation};
 pub use note::Note;
 pub use open::{Open, OpenError};
 pub use pool::{Pool, PoolRegister, TUNNELS_SHOWN_MAX, Tunnel};
+pub use replay::ReplayBuffer;
 pub use vouching::{AUTH_FRAMES_MAX, Vouching, VouchingError};
 pub use wire::{Wire, WireError};
 

@@ -20,7 +20,7 @@ use crate::ending::{close_cleanly, farewell, reset_on_close};
 use crate::holder::in_one_line;
 use crate::http::{Problem, Question};
 use crate::listen::Until;
-use crate::live::Registration;
+use crate::live::{Path, Registration};
 use crate::metrics::Direction;
 use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
@@ -82,7 +82,7 @@ impl InboundServer {
         let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
         let mut wire = Box::new(Wire::new(stream, Role::Called));
         wire.vouch(Vouching::new(Role::Called, exporter, plane, (peer.id().clone(), generation), to));
-        registration.is_tunnel();
+        registration.set_path(Path::Tunnel);
         Some(wire)
     }
 

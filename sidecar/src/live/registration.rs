@@ -14,6 +14,16 @@ use crate::access_log::Story;
 use crate::metrics::Direction;
 use crate::share::Place;
 
+/// How a connection gets to its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// In plain mTLS, or not yet at all.
+    Direct,
+    Tunnel,
+    /// By a tunnel, after OPEN and before its answer.
+    TunnelUnanswered,
+}
+
 /// A connection's place in the register; dropping it leaves the register.
 #[derive(Debug)]
 pub struct Registration {
@@ -72,9 +82,10 @@ impl Registration {
         let _the_first_is_kept = self.place.set(place);
     }
 
-    /// Says that the connection is a tunnel.
-    pub fn is_tunnel(&self) {
-        self.live.lock().facts.is_tunnel = true;
+    /// Says which path the connection has to its peer from now on. Whatever was true of an earlier one is not of this.
+    pub fn set_path(&self, path: Path) {
+        self.live.lock().facts.is_tunnel = !matches!(path, Path::Direct);
+        self.traffic.unanswered.store(path == Path::TunnelUnanswered, Ordering::Relaxed);
     }
 
     /// Begins the next connection of the app on a connection that was there before.

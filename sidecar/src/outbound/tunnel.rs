@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use postern_proto::mtls::{Admission as _, Denial};
@@ -17,19 +16,20 @@ use crate::ending::close_cleanly;
 use crate::holder::in_one_line;
 use crate::http::Problem;
 use crate::inbound::{end, settle};
-use crate::live::Registration;
+use crate::live::{Path, Registration};
 use crate::refusals::Refusal;
 use crate::relay::{RelayError, relay};
 use crate::tls::{Secured, TlsStream};
 use crate::trace;
-use crate::tunnel::{ALPN, Note, Open, Role, Tunnel, Vouching, Wire, WireError};
+use crate::tunnel::{ALPN, Note, Open, ReplayBuffer, Role, Tunnel, Vouching, Wire, WireError};
 use crate::upstream::Leased;
 
 /// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
 const TRIES_MAX: usize = 4;
 
-/// How the peer is reached.
-pub(super) enum Way {
+/// A path to the peer, which has begun with what the app has said already.
+enum Begun {
+    /// OPEN waits to be sent.
     Tunnel(Box<Tunnel>),
     /// The peer speaks no `postern/1`: the app's bytes go in plain mTLS.
     Direct(Box<TlsStream>),
@@ -38,33 +38,28 @@ pub(super) enum Way {
 /// What is left to do when a lease has broken at the peer's side.
 enum Broken {
     /// Nobody has acted on these first bytes of the app.
-    Again(Vec<u8>),
+    Again(ReplayBuffer),
     Refused(Refusal),
     Over(io::Error),
 }
 
 impl OutboundServer {
-    /// Carries one connection of the app by a tunnel, or says that the peer takes none.
+    /// Carries one connection of the app, by a tunnel if the peer takes one.
     pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
-        let (trace, mut said) = (self.trace(registration), Vec::new());
+        let (trace, mut replay) = (self.trace(registration), ReplayBuffer::default());
         for _ in 0..TRIES_MAX {
             // What is over while bytes are relayed, or comes after it, is boxed: the task is as small as the relay.
-            let way = Box::pin(self.way(registration));
-            let (mut tunnel, _in_flight) = match registration.cut.run_until_cancelled(way).await {
+            let beginning = Box::pin(self.begin(replay, trace.as_deref(), registration));
+            let (mut tunnel, mut leased) = match registration.cut.run_until_cancelled(beginning).await {
                 None => return,
-                Some(Ok((Way::Tunnel(tunnel), leased))) => (tunnel, leased),
-                Some(Ok((Way::Direct(tls), leased))) => {
+                Some(Ok((Begun::Tunnel(tunnel), leased))) => (tunnel, leased),
+                Some(Ok((Begun::Direct(tls), leased))) => {
                     let carried = Box::pin(self.carry_direct(app, *tls, leased, registration));
                     let _cut_or_carried = registration.cut.run_until_cancelled(carried).await;
                     return;
                 }
                 Some(Err(refused)) => return self.tell_refused(refused, registration),
             };
-            registration.tell(|story| story.address = Some(tunnel.address.to_string()));
-            registration.is_tunnel();
-            let open = Open { port: self.outbound.port.clone(), trace: trace.clone() };
-            tunnel.wire.open(open, std::mem::take(&mut said));
-            registration.traffic.unanswered.store(true, Ordering::Relaxed);
             let relayed = tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {
@@ -86,8 +81,12 @@ impl OutboundServer {
                 Err(RelayError::Peer(error)) => error,
             };
             let keeps = match self.broken(&mut tunnel, error) {
-                Broken::Again(bytes) => {
-                    said = bytes;
+                Broken::Again(unsaid) => {
+                    replay = unsaid;
+                    if tunnel.is_new() {
+                        // It was not stale: whoever listens there takes no lease.
+                        leased.failed();
+                    }
                     // What is stale has company: others of that age would fail as well.
                     self.pool.retire(|other| other.address != tunnel.address);
                     continue;
@@ -119,34 +118,57 @@ impl OutboundServer {
         Some(traceparent)
     }
 
-    /// A tunnel of the pool, or a new connection, to one of the addresses.
-    async fn way(&self, registration: &Arc<Registration>) -> Result<(Way, Leased), Vec<Refusal>> {
+    /// Begins with what the app has said on a tunnel of the pool, or on a new connection, to one of the addresses.
+    async fn begin(
+        &self,
+        replay: ReplayBuffer,
+        trace: Option<&str>,
+        registration: &Arc<Registration>,
+    ) -> Result<(Begun, Leased), Vec<Refusal>> {
+        registration.set_path(Path::Direct);
         let kept = |address| self.kept(address, registration);
         let (found, leased) = self.find(registration, &[ALPN], kept).await?;
-        let reached = match found {
+        let address = leased.address();
+        registration.tell(|story| story.address = Some(address.to_string()));
+        let mut tunnel = match found {
             Found::Kept(tunnel) => {
                 self.plane.metrics.leased("kept");
-                return Ok((Way::Tunnel(tunnel), leased));
+                tunnel
             }
-            Found::New(reached) => reached,
-        };
-        let address = leased.address();
-        if reached.secured.alpn.as_deref() != Some(ALPN) {
-            return match &self.outbound.port {
-                None => Ok((Way::Direct(Box::new(reached.secured.stream)), leased)),
-                Some(port) => Err(vec![self.of_no_port(port, address)]),
-            };
-        }
-        match self.tunnel(reached, address, registration) {
-            Some(tunnel) => {
+            Found::New(reached) if reached.secured.alpn.as_deref() == Some(ALPN) => {
+                let tunnel = self.tunnel(reached, address, registration);
                 self.plane.metrics.leased("new");
-                Ok((Way::Tunnel(tunnel), leased))
+                tunnel.ok_or_else(|| vec![self.of_nobody(address)])?
             }
-            None => {
-                let detail = format!("nobody was verified at {address}");
-                Err(vec![self.of_denial(Denial { code: "tls_config", detail })])
+            Found::New(reached) => {
+                let mut tls = Box::new(reached.secured.stream);
+                self.begin_direct(&mut tls, replay, address)?;
+                return Ok((Begun::Direct(tls), leased));
             }
+        };
+        let open = Open { port: self.outbound.port.clone(), trace: trace.map(str::to_owned) };
+        tunnel.wire.open(open, replay);
+        registration.set_path(Path::TunnelUnanswered);
+        Ok((Begun::Tunnel(tunnel), leased))
+    }
+
+    fn begin_direct(
+        &self,
+        tls: &mut TlsStream,
+        replay: ReplayBuffer,
+        address: SocketAddr,
+    ) -> Result<(), Vec<Refusal>> {
+        if let Some(port) = &self.outbound.port {
+            return Err(vec![self.of_no_port(port, address)]);
         }
+        tls.queue(&replay.into_bytes()).map_err(|error| {
+            let detail = format!("nothing can be sealed for {address}: {}", in_one_line(&error));
+            vec![self.refusal("tls_config", detail, Some(address), None)]
+        })
+    }
+
+    fn of_nobody(&self, address: SocketAddr) -> Refusal {
+        self.of_denial(Denial { code: "tls_config", detail: format!("nobody was verified at {address}") })
     }
 
     /// In plain mTLS nobody would make sure of the port.

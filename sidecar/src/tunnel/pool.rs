@@ -32,6 +32,11 @@ impl Tunnel {
         Self { wire, peer, address, generation, born: Instant::now(), leases: 0 }
     }
 
+    /// Whether it has carried no connection of the app yet.
+    pub fn is_new(&self) -> bool {
+        self.leases == 0
+    }
+
     /// Says close_notify, so that the called side knows that this is no break.
     pub fn end(self) {
         let mut tls = self.wire.into_tls();

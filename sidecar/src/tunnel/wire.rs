@@ -10,6 +10,7 @@ use super::frame::{DATA_BYTES_MAX, Frame, FrameError, HEADER_BYTES, NOTE_BYTES_M
 use super::lease::{Lease, Role, Violation};
 use super::open::Open;
 use super::reader::Reader;
+use super::replay::ReplayBuffer;
 use super::vouching::{Vouching, VouchingError};
 use crate::relay::{CHUNK_BYTES, Carrier, HEADROOM_BYTES, Received};
 use crate::tls::TlsStream;
@@ -114,7 +115,8 @@ impl Wire {
     }
 
     /// Begins a lease with what the app has said already. It leaves with the first poll.
-    pub fn open(&mut self, open: Open, said: Vec<u8>) {
+    pub fn open(&mut self, open: Open, replay: ReplayBuffer) {
+        let said = replay.into_bytes();
         self.reader.lease.open();
         self.reader.note.clear();
         Frame::Open(open).encode(&mut self.control);
@@ -127,10 +129,10 @@ impl Wire {
 
     /// What the app has said, if surely nobody has acted on it: the peer said close_notify instead of an answer, or
     /// nothing of the app's was sent.
-    pub fn not_acted_on(&mut self) -> Option<Vec<u8>> {
+    pub fn not_acted_on(&mut self) -> Option<ReplayBuffer> {
         let unanswered = !self.reader.lease.is_answered() && !self.reader.is_broken;
         let surely = self.said.is_empty() || self.tls.is_ended();
-        (unanswered && surely).then(|| std::mem::take(&mut self.said))
+        (unanswered && surely).then(|| ReplayBuffer::new(std::mem::take(&mut self.said)))
     }
 
     /// Waits for OPEN; nothing when the peer has ended the tunnel.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use postern_sidecar::ending::farewell;
 use postern_sidecar::live::Traffic;
 use postern_sidecar::relay::{RelayError, relay};
-use postern_sidecar::tunnel::{Open, Role, Wire, WireError};
+use postern_sidecar::tunnel::{Open, ReplayBuffer, Role, Wire, WireError};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -87,7 +87,7 @@ impl World {
     }
 
     async fn try_to_carry(&self, app: &App) {
-        let (mut stream, mut said) = (app.stream(), Vec::new());
+        let (mut stream, mut said) = (app.stream(), ReplayBuffer::default());
         for _ in 0..TRIES_MAX {
             let Some(mut wire) = self.tunnel().await else { return };
             let port = Some(app.source.connection.to_string());

@@ -26,6 +26,7 @@ mod net;
 mod pausing;
 mod stranger;
 
+mod changing_path;
 mod floods;
 mod fuzzing;
 mod model;

@@ -109,9 +109,27 @@ pub async fn answer(
     name: &str,
     tcp: TcpStream,
 ) -> io::Result<server::TlsStream<TcpStream>> {
+    accept(authority, name, tcp, &[ALPN]).await
+}
+
+/// Answers in plain mTLS.
+pub async fn answer_direct(
+    authority: &Authority,
+    name: &str,
+    tcp: TcpStream,
+) -> io::Result<server::TlsStream<TcpStream>> {
+    accept(authority, name, tcp, &[]).await
+}
+
+async fn accept(
+    authority: &Authority,
+    name: &str,
+    tcp: TcpStream,
+    alpn: &[&[u8]],
+) -> io::Result<server::TlsStream<TcpStream>> {
     let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
     let identity = TlsIdentity::new(&svid(authority, name)).unwrap();
-    TlsAcceptor::from(server_config(&identity, judge, &[ALPN]).unwrap()).accept(tcp).await
+    TlsAcceptor::from(server_config(&identity, judge, alpn).unwrap()).accept(tcp).await
 }
 
 pub fn encoded(frame: &Frame) -> Vec<u8> {
