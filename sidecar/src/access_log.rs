@@ -3,7 +3,7 @@
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ const LAST_LINES_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct AccessLog {
     queue: Option<SyncSender<Message>>,
+    /// Lines about callers without an identity that may still wait: half of the queue is for the others.
+    room_for_unidentified: Arc<AtomicUsize>,
     dropped: AtomicU64,
     failed: Arc<AtomicU64>,
 }
@@ -48,13 +50,14 @@ impl AccessLog {
     /// Opens the target, and a thread that writes to it; up to `lines_max` lines wait for it.
     pub fn open(target: &AccessLogTarget, lines_max: usize) -> Result<Self, AccessLogError> {
         let failed = Arc::<AtomicU64>::default();
-        let writer = Writer::open(target, failed.clone())?;
+        let room_for_unidentified = Arc::new(AtomicUsize::new(lines_max.div_ceil(2)));
+        let writer = Writer::open(target, failed.clone(), room_for_unidentified.clone())?;
         let (queue, lines) = sync_channel(lines_max);
         let thread = std::thread::Builder::new().name("access-log".to_owned());
         // It ends when the last line is written after the queue was dropped, or with the process.
         let _joined_by_its_last_word =
             thread.spawn(move || writer.run(&lines)).map_err(AccessLogError::Thread)?;
-        Ok(Self { queue: Some(queue), dropped: AtomicU64::new(0), failed })
+        Ok(Self { queue: Some(queue), room_for_unidentified, dropped: AtomicU64::new(0), failed })
     }
 
     /// Whether lines are taken at all, so that nobody makes one for nothing.
@@ -67,11 +70,23 @@ impl AccessLog {
         let Some(queue) = &self.queue else { return };
         let Ok(mut text) = serde_json::to_vec(line) else { return self.count_dropped() };
         text.push(b'\n');
+        let unidentified = !line.from.starts_with("spiffe://");
+        if unidentified && !self.take_room() {
+            return self.count_dropped();
+        }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            queue.try_send(Message::Line(text))
+            queue.try_send(Message::Line { text, unidentified })
         {
+            if unidentified {
+                self.room_for_unidentified.fetch_add(1, Ordering::Relaxed);
+            }
             self.count_dropped();
         }
+    }
+
+    fn take_room(&self) -> bool {
+        let take = |room: usize| room.checked_sub(1);
+        self.room_for_unidentified.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn count_dropped(&self) {

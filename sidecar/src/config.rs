@@ -176,11 +176,17 @@ pub struct Log {
     pub format: LogFormat,
     /// The least important kind of line that is written.
     pub level: tracing::Level,
+    /// Lines of the same kind are counted, and reported once in this time.
+    pub repeats_interval: Duration,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: tracing::Level::INFO }
+        Self {
+            format: LogFormat::Text,
+            level: tracing::Level::INFO,
+            repeats_interval: LOG_REPEATS_INTERVAL_DEFAULT,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod inbound;
 pub mod join_token;
 pub mod listen;
 pub mod live;
+pub mod log;
 pub mod metrics;
 pub mod outbound;
 pub mod pending;

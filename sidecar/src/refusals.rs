@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::metrics::{Direction, Metrics, RefusalLabels};
 
-/// `/status` shows this many different refusals, the newest first.
+/// `/status` shows this many different refusals of callers with an identity, and as many of others, the newest first.
 pub const REFUSALS_SHOWN_MAX: usize = 64;
 /// A reason is told up to this many characters.
 const DETAIL_CHARS_MAX: usize = 1_000;
@@ -80,7 +80,9 @@ impl fmt::Display for Instance {
 pub struct Refusals {
     run: u64,
     count: AtomicU64,
-    told: Mutex<VecDeque<Told>>,
+    /// Callers without an identity do not drive out the others.
+    identified: Mutex<VecDeque<Told>>,
+    unidentified: Mutex<VecDeque<Told>>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
@@ -88,7 +90,8 @@ pub struct Refusals {
 impl Refusals {
     pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         let run = RandomState::new().hash_one(clock.now());
-        Self { run, count: AtomicU64::new(1), told: Mutex::default(), metrics, clock }
+        let (identified, unidentified) = (Mutex::default(), Mutex::default());
+        Self { run, count: AtomicU64::new(1), identified, unidentified, metrics, clock }
     }
 
     /// The next number.
@@ -111,7 +114,8 @@ impl Refusals {
 
     fn remember(&self, refusal: Refusal) {
         let last = self.clock.now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = if refusal.is_of_identity() { &self.identified } else { &self.unidentified };
+        let mut told = list.lock().unwrap_or_else(PoisonError::into_inner);
         let count = match told.iter().position(|known| known.refusal.is_like(&refusal)) {
             Some(at) => told.remove(at).map_or(1, |known| known.count + 1),
             None => 1,
@@ -122,7 +126,9 @@ impl Refusals {
 
     /// The newest refusals as `/status` shows them.
     pub fn newest(&self) -> serde_json::Value {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let list = |list: &Mutex<VecDeque<Told>>| list.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut told: Vec<_> = list(&self.identified).into_iter().chain(list(&self.unidentified)).collect();
+        told.sort_by_key(|told| std::cmp::Reverse(told.last));
         serde_json::to_value(told).unwrap_or_default()
     }
 }
@@ -134,9 +140,14 @@ impl Refusal {
             && host(&self.from) == host(&other.from)
     }
 
+    /// Whether the caller has shown an identity.
+    fn is_of_identity(&self) -> bool {
+        self.from.starts_with("spiffe://")
+    }
+
     fn labels(&self) -> RefusalLabels {
         let unknown = || "unknown".to_owned();
-        let named = self.from.starts_with("spiffe://");
+        let named = self.is_of_identity();
         let service = self.called.service.as_ref().or(self.called.id.as_ref());
         RefusalLabels {
             direction: self.direction,
@@ -215,5 +226,19 @@ mod tests {
         let newest = refusals.newest();
         assert_eq!((&newest[0]["from"], &newest[0]["count"]), (&"192.0.2.7:1000".into(), &1_000.into()));
         assert_eq!(newest[1]["from"], "spiffe://shop.example/reports");
+    }
+
+    #[test]
+    fn strangers_from_many_addresses_drive_no_identity_out() {
+        let refusals = Refusals::new(Arc::default(), Arc::new(SystemClock));
+        refusals.tell(refusal("spiffe://shop.example/reports", "no rule"));
+        for host in 0..=255 {
+            refusals.tell(refusal(&format!("192.0.2.{host}:9"), "not TLS"));
+        }
+        let newest = refusals.newest();
+        assert_eq!(newest.as_array().unwrap().len(), REFUSALS_SHOWN_MAX + 1);
+        assert!(
+            newest.as_array().unwrap().iter().any(|told| told["from"] == "spiffe://shop.example/reports")
+        );
     }
 }

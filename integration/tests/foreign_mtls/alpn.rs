@@ -124,9 +124,12 @@ async fn an_inbound_for_http_takes_what_it_speaks_and_refuses_a_client_that_spea
             assert!(error.contains("NoApplicationProtocol"), "{offer:?}: {error}");
         }
     }
-    let refused = &["refused", "handshake_failed"];
-    eventually("three refusals", async || (payments.sidecar.program.lines_with(refused) == 3).then_some(()))
-        .await;
+    payments.sidecar.program.line_with(&["refused", "handshake_failed"]).await;
+    eventually("three refusals", async || {
+        let count = payments.sidecar.metric("postern_refusals_total", &["handshake_failed"]).await;
+        (count == 3.0).then_some(())
+    })
+    .await;
 }
 
 /// RFC 7301 §3.1: no name is empty, and the list is as long as it says.
@@ -143,9 +146,10 @@ async fn an_offer_that_is_not_well_formed_is_refused_by_name() {
             assert_eq!(said, [21, 3, 3, 0, 2, 2, DECODE_ERROR], "{length}");
         }
     }
+    payments.sidecar.program.line_with(&["refused", "not_tls", "corrupt"]).await;
     eventually("six refusals", async || {
-        let refused = payments.sidecar.program.lines_with(&["refused", "not_tls", "corrupt"]);
-        (refused == 6).then_some(())
+        let count = payments.sidecar.metric("postern_refusals_total", &["not_tls"]).await;
+        (count == 6.0).then_some(())
     })
     .await;
 }

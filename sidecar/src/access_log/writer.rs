@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,11 @@ const FAILURE_TOLD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the thread is told.
 pub(super) enum Message {
-    Line(Vec<u8>),
+    Line {
+        text: Vec<u8>,
+        /// Its caller has shown no identity.
+        unidentified: bool,
+    },
     Reopen,
     /// Says when all before it is written.
     Flush(SyncSender<()>),
@@ -35,11 +39,17 @@ pub(super) struct Writer {
     /// Lines in the buffer.
     waiting: u64,
     failed: Arc<AtomicU64>,
+    /// Given back when a line is taken.
+    room_for_unidentified: Arc<AtomicUsize>,
     told: Option<Instant>,
 }
 
 impl Writer {
-    pub(super) fn open(target: &AccessLogTarget, failed: Arc<AtomicU64>) -> Result<Self, AccessLogError> {
+    pub(super) fn open(
+        target: &AccessLogTarget,
+        failed: Arc<AtomicU64>,
+        room_for_unidentified: Arc<AtomicUsize>,
+    ) -> Result<Self, AccessLogError> {
         let (out, path): (Box<dyn Write + Send>, _) = match target {
             AccessLogTarget::Stdout => (Box::new(io::stdout()), None),
             AccessLogTarget::Stderr => (Box::new(io::stderr()), None),
@@ -49,7 +59,7 @@ impl Writer {
             }
         };
         let out = BufWriter::with_capacity(BUFFER_BYTES, out);
-        Ok(Self { out, path, waiting: 0, failed, told: None })
+        Ok(Self { out, path, waiting: 0, failed, room_for_unidentified, told: None })
     }
 
     /// Writes until nobody is left who could send a line.
@@ -65,9 +75,12 @@ impl Writer {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Line(line) => {
+            Message::Line { text, unidentified } => {
+                if unidentified {
+                    self.room_for_unidentified.fetch_add(1, Ordering::Relaxed);
+                }
                 self.waiting += 1;
-                if let Err(error) = self.out.write_all(&line) {
+                if let Err(error) = self.out.write_all(&text) {
                     self.fail(&error);
                 }
             }

@@ -4,14 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-
 use crate::admin::LogLinesDropped;
-use crate::config::{Config, Log, LogFormat};
+use crate::config::Config;
 use crate::holder::in_one_line;
-
-/// Log lines that wait for a reader; further ones are dropped and counted, so that a blocked pipe never stalls traffic.
-const LOG_LINES_WAITING_MAX: usize = 4 * 1024;
+use crate::log::Logging;
 
 /// Stand beside a service until told to end (SIGTERM or Ctrl-C).
 #[derive(Debug, clap::Args)]
@@ -34,9 +30,14 @@ pub(super) fn run(args: &Args) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (writer, _flushed_at_end) = log_to_stderr(config.log);
-    let counter = writer.error_counter();
-    let dropped = LogLinesDropped(Arc::new(move || counter.dropped_lines()));
+    let logging = match Logging::start(config.log) {
+        Ok(logging) => logging,
+        Err(error) => {
+            eprintln!("postern-sidecar: cannot start the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let dropped = LogLinesDropped(Arc::new(logging.dropped()));
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -51,21 +52,4 @@ pub(super) fn run(args: &Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn log_to_stderr(log: Log) -> (NonBlocking, WorkerGuard) {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LOG_LINES_WAITING_MAX)
-        .finish(std::io::stderr());
-    let builder = tracing_subscriber::fmt()
-        .with_writer(writer.clone())
-        .with_max_level(log.level)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false);
-    match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-    (writer, guard)
 }

@@ -99,6 +99,11 @@ pub const UPSTREAMS_MAX: usize = 64;
 /// An inbound's or a service's name has at most this many bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
+/// `[log] repeats_interval`.
+pub const LOG_REPEATS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+pub const LOG_REPEATS_INTERVAL_MIN: Duration = Duration::from_secs(1);
+pub const LOG_REPEATS_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// `[access_log] lines_waiting_max`.
 pub const ACCESS_LOG_LINES_WAITING_DEFAULT: usize = 16_384;
 pub const ACCESS_LOG_LINES_WAITING_MAX: usize = 1_000_000;

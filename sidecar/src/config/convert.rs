@@ -9,7 +9,8 @@ use super::raw::{Document, Raw, RawAccessLog, RawLog, RawShutdown};
 use super::rules::Rules;
 use super::{
     ACCESS_LOG_LINES_WAITING_DEFAULT, ACCESS_LOG_LINES_WAITING_MAX, AccessLogConfig, AccessLogTarget, Config,
-    DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, Log, LogFormat, Shutdown,
+    DRAIN_DEADLINE_MAX, DRAIN_DELAY_MAX, LOG_REPEATS_INTERVAL_MAX, LOG_REPEATS_INTERVAL_MIN, Log, LogFormat,
+    Shutdown,
 };
 
 impl TryFrom<Document<'_>> for Config {
@@ -90,8 +91,17 @@ impl Rules<'_> {
         let format =
             self.one_of("log.format", raw.format, &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
         let level = self.one_of("log.level", raw.level, LEVELS);
+        let repeats_interval = self.duration(
+            "log.repeats_interval",
+            raw.repeats_interval,
+            LOG_REPEATS_INTERVAL_MIN..=LOG_REPEATS_INTERVAL_MAX,
+        );
         let default = Log::default();
-        Log { format: format.unwrap_or(default.format), level: level.unwrap_or(default.level) }
+        Log {
+            format: format.unwrap_or(default.format),
+            level: level.unwrap_or(default.level),
+            repeats_interval: repeats_interval.unwrap_or(default.repeats_interval),
+        }
     }
 }
 

@@ -156,6 +156,7 @@ pub(super) struct RawRestart {
 pub(super) struct RawLog {
     pub(super) format: Text,
     pub(super) level: Text,
+    pub(super) repeats_interval: Text,
 }
 
 #[derive(Deserialize)]

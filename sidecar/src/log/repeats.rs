@@ -1,0 +1,276 @@
+//! Log lines of the same kind: the first is written, further ones are counted and reported once per interval. So peers
+//! and networks cannot flood the log, and no denial is lost among the lines of a scanner.
+
+mod kind;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::{Event, Level, Subscriber, error, info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use kind::{Kind, Line};
+
+/// Kinds that are told apart between two reports, among lines about peers with an identity and among all others, each.
+/// What is more is one further kind for each place in the code.
+pub const KINDS_MAX: usize = 1_024;
+/// Different lines of one kind that are written between two reports.
+pub const VARIANTS_MAX: usize = 8;
+
+/// What was written since the last report, and how often again.
+#[derive(Debug, Default)]
+pub struct RepeatLimiter {
+    /// Lines about peers that have shown an identity do not share room with those of strangers.
+    identified: Mutex<HashMap<Kind, Repeats>>,
+    others: Mutex<HashMap<Kind, Repeats>>,
+}
+
+/// The lines of one kind.
+#[derive(Debug)]
+struct Repeats {
+    level: Level,
+    /// Hashes of those that were written, and how often each came again.
+    variants: Vec<(u64, u64)>,
+    /// Lines that were not written.
+    count: u64,
+    last: Option<Line>,
+}
+
+impl RepeatLimiter {
+    /// Whether a line is written; otherwise it is counted.
+    fn takes(&self, kind: Kind, level: Level, line: Line) -> bool {
+        let mut kinds = self.lane(&kind);
+        let kind = if kinds.len() < KINDS_MAX || kinds.contains_key(&kind) { kind } else { kind.overflow() };
+        let repeats = kinds.entry(kind).or_insert_with(|| Repeats {
+            level,
+            variants: Vec::new(),
+            count: 0,
+            last: None,
+        });
+        repeats.take(line)
+    }
+
+    /// Reports what was not written since the last report, which was one `interval` ago. A kind that did not come
+    /// again is forgotten: its next line is written.
+    pub fn report(&self, interval: Duration) {
+        for lane in [&self.identified, &self.others] {
+            let reports: Vec<_> = {
+                let mut kinds = lock(lane);
+                kinds.retain(|_, repeats| repeats.count > 0);
+                kinds
+                    .iter_mut()
+                    .map(|(kind, repeats)| (kind.clone(), repeats.level, repeats.reset()))
+                    .collect()
+            };
+            // Written outside of the lock, which each line takes.
+            for (kind, level, (count, last)) in reports {
+                write(&kind, level, count, &last, interval);
+            }
+        }
+    }
+
+    fn lane(&self, kind: &Kind) -> MutexGuard<'_, HashMap<Kind, Repeats>> {
+        lock(if kind.is_identified() { &self.identified } else { &self.others })
+    }
+}
+
+impl Repeats {
+    fn take(&mut self, line: Line) -> bool {
+        if let Some((_, again)) = self.variants.iter_mut().find(|(hash, _)| *hash == line.hash()) {
+            *again += 1;
+        } else if self.variants.len() < VARIANTS_MAX {
+            self.variants.push((line.hash(), 0));
+            return true;
+        }
+        self.count += 1;
+        self.last = Some(line);
+        false
+    }
+
+    fn reset(&mut self) -> (u64, Option<Line>) {
+        self.variants.retain(|(_, again)| *again > 0);
+        self.variants.iter_mut().for_each(|(_, again)| *again = 0);
+        (std::mem::take(&mut self.count), self.last.take())
+    }
+}
+
+fn lock(lane: &Mutex<HashMap<Kind, Repeats>>) -> MutexGuard<'_, HashMap<Kind, Repeats>> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One line for all that were counted.
+fn write(kind: &Kind, level: Level, repeated: u64, last: &Option<Line>, interval: Duration) {
+    let field = |name| kind.field(name);
+    let (direction, from, peer) = (field("direction"), field("from"), field("peer"));
+    let (to, service, port) = (field("to"), field("service"), field("port"));
+    let (reason, name) = (field("reason").or(field("code")), field("name"));
+    let last = last.as_ref().map(Line::text);
+    let message = kind.message();
+    macro_rules! report {
+        ($level:ident) => {
+            $level!(
+                target: kind::REPORT_TARGET,
+                direction, from, peer, to, service, port, reason, name, repeated, ?interval, last,
+                "{message}: and {repeated} more like it"
+            )
+        };
+    }
+    match level {
+        Level::ERROR => report!(error),
+        Level::WARN => report!(warn),
+        _ => report!(info),
+    }
+}
+
+/// Applies a limiter to the lines of info and above; below, everything is written.
+pub(super) struct Limited(pub(super) std::sync::Arc<RepeatLimiter>);
+
+impl<S: Subscriber> Layer<S> for Limited {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let (metadata, level) = (event.metadata(), *event.metadata().level());
+        if level > Level::INFO || metadata.target() == kind::REPORT_TARGET {
+            return true;
+        }
+        let (kind, line) = kind::of(event);
+        self.0.takes(kind, level, line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use tracing_subscriber::fmt::MakeWriter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// What was written.
+    #[derive(Debug, Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Written {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    impl Written {
+        fn take(&self) -> Vec<String> {
+            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+            String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+        }
+    }
+
+    /// Runs `log` with a limiter, and shows what is written.
+    fn limited(log: impl FnOnce(&RepeatLimiter, &Written)) {
+        let (limiter, written) = (Arc::new(RepeatLimiter::default()), Written::default());
+        let format = tracing_subscriber::fmt::layer().with_writer(written.clone()).with_ansi(false);
+        let subscriber = tracing_subscriber::registry().with(format).with(Limited(limiter.clone()));
+        tracing::subscriber::with_default(subscriber, || log(&limiter, &written));
+    }
+
+    fn refuse(from: &str, reason: &str, detail: &str) {
+        let (direction, service) = ("inbound", Some("payments"));
+        warn!(direction, from, service, reason, detail, instance = from.len(), "refused");
+    }
+
+    #[test]
+    fn a_repeated_refusal_is_written_once_and_then_counted() {
+        limited(|limiter, written| {
+            for port in 1..=5_312 {
+                refuse(&format!("192.0.2.7:{port}"), "not_tls", "not TLS");
+            }
+            assert_eq!(written.take().len(), 1);
+            limiter.report(INTERVAL);
+            let report = written.take();
+            assert_eq!(report.len(), 1, "{report:?}");
+            let words =
+                ["refused: and 5311 more like it", "repeated=5311", "10s", "not_tls", "192.0.2.7:5312"];
+            assert!(words.iter().all(|word| report[0].contains(word)), "{report:?}");
+            limiter.report(INTERVAL);
+            assert!(written.take().is_empty(), "nothing came again");
+            refuse("192.0.2.7:9", "not_tls", "not TLS");
+            assert_eq!(written.take().len(), 1, "a kind that was quiet is written again");
+        });
+    }
+
+    #[test]
+    fn a_kind_that_goes_on_is_one_line_per_interval() {
+        limited(|limiter, written| {
+            refuse("192.0.2.7:1", "not_tls", "not TLS");
+            for _ in 0..5 {
+                written.take();
+                refuse("192.0.2.7:1", "not_tls", "not TLS");
+                limiter.report(INTERVAL);
+                assert_eq!(written.take().len(), 1);
+            }
+        });
+    }
+
+    #[test]
+    fn different_lines_of_one_kind_are_written_up_to_their_bound() {
+        limited(|limiter, written| {
+            for number in 0..VARIANTS_MAX + 3 {
+                refuse("spiffe://shop.example/a", "denied", &format!("no rule allows GET /{number}"));
+            }
+            assert_eq!(written.take().len(), VARIANTS_MAX);
+            limiter.report(INTERVAL);
+            let report = written.take();
+            assert!(
+                report[0].contains("repeated=3") && report[0].contains(&format!("GET /{}", VARIANTS_MAX + 2))
+            );
+        });
+    }
+
+    #[test]
+    fn a_million_strangers_and_reasons_take_no_room_from_a_known_identity() {
+        limited(|_, written| {
+            for number in 0..KINDS_MAX * 3 {
+                refuse("192.0.2.7:1", &format!("reason_{number}"), "not TLS");
+            }
+            assert_eq!(written.take().len(), KINDS_MAX + VARIANTS_MAX);
+            refuse("spiffe://shop.example/a", "denied", "no rule");
+            assert_eq!(written.take().len(), 1);
+        });
+    }
+
+    #[test]
+    fn identities_are_told_apart_up_to_a_bound() {
+        limited(|limiter, written| {
+            for number in 0..KINDS_MAX + 10 {
+                refuse(&format!("spiffe://shop.example/{number}"), "denied", "no rule");
+            }
+            assert_eq!(written.take().len(), KINDS_MAX + VARIANTS_MAX);
+            limiter.report(INTERVAL);
+            let report = written.take();
+            assert!(report[0].contains("repeated=2"), "{report:?}");
+        });
+    }
+
+    #[test]
+    fn lines_of_debug_are_not_limited() {
+        limited(|_, written| {
+            (0..100).for_each(|_| tracing::debug!("a connection broke"));
+            assert_eq!(written.take().len(), 100);
+        });
+    }
+}
