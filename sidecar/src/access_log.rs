@@ -138,6 +138,72 @@ pub struct Story {
     pub status: Option<u16>,
     pub address: Option<String>,
     pub trace_id: Option<String>,
+    pub ended: Option<Ended>,
+}
+
+/// Who ended a connection or a request, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub by: EndedBy,
+    pub with: EndedWith,
+}
+
+/// Who ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The peer at an inbound, the own app at an outbound.
+    Caller,
+    /// The own app at an inbound, the peer at an outbound.
+    Called,
+    /// This sidecar.
+    Sidecar,
+}
+
+impl EndedBy {
+    fn as_str(self, direction: Direction) -> &'static str {
+        match (self, direction) {
+            (Self::Caller, _) => "caller",
+            (Self::Called, Direction::Inbound) => "app",
+            (Self::Called, Direction::Outbound) => "peer",
+            (Self::Sidecar, _) => "sidecar",
+        }
+    }
+}
+
+/// With what it was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedWith {
+    /// Its end, after everything.
+    Fin,
+    /// The end of its connection, before its own.
+    Closed,
+    /// A reset of its connection.
+    Reset,
+    /// RST_STREAM (RFC 9113 §6.4).
+    StreamReset(h2::Reason),
+    /// GOAWAY (RFC 9113 §6.8).
+    GoAway(h2::Reason),
+    /// Silence: nothing was acknowledged.
+    Dead,
+    /// What could not be understood.
+    Invalid,
+    /// `reason` says why.
+    Cut,
+}
+
+impl Serialize for EndedWith {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fin => serializer.serialize_str("fin"),
+            Self::Closed => serializer.serialize_str("closed"),
+            Self::Reset => serializer.serialize_str("reset"),
+            Self::StreamReset(reason) => serializer.collect_str(&format_args!("reset {reason:?}")),
+            Self::GoAway(reason) => serializer.collect_str(&format_args!("goaway {reason:?}")),
+            Self::Dead => serializer.serialize_str("dead"),
+            Self::Invalid => serializer.serialize_str("invalid"),
+            Self::Cut => serializer.serialize_str("cut"),
+        }
+    }
 }
 
 impl Story {
@@ -186,7 +252,7 @@ impl Serialize for Line<'_> {
             Direction::Outbound => (to_peer, to_app),
         };
         let rule = story.rule.as_ref().map(|rule| Rule { file: &rule.file, line: rule.line });
-        let mut line = serializer.serialize_struct("line", 23)?;
+        let mut line = serializer.serialize_struct("line", 25)?;
         line.serialize_field("time", &Stamp(self.time))?;
         line.serialize_field("direction", &self.direction)?;
         line.serialize_field("protocol", self.protocol)?;
@@ -208,6 +274,9 @@ impl Serialize for Line<'_> {
         line.serialize_field("duration_ms", &(self.duration.as_micros() as f64 / 1e3))?;
         line.serialize_field("trace_id", &story.trace_id)?;
         line.serialize_field("connection", &self.connection)?;
+        let ended = story.ended;
+        line.serialize_field("ended_by", &ended.map(|ended| ended.by.as_str(self.direction)))?;
+        line.serialize_field("ended_with", &ended.map(|ended| ended.with))?;
         line.end()
     }
 }

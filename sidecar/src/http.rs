@@ -5,6 +5,7 @@ mod answering;
 mod app;
 mod body;
 mod call;
+mod ended;
 mod exchange;
 mod expect;
 mod fields;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -13,9 +14,10 @@ use thiserror::Error;
 use super::again::Kept;
 use super::call::{OpenCall, Part};
 use super::expect::Held;
-use super::fields;
 use super::framing::Heads;
 use super::pool::Leased;
+use super::{ended, fields};
+use crate::access_log::{EndedBy, EndedWith};
 
 /// Why a body ended early.
 #[derive(Debug, Error)]
@@ -26,6 +28,8 @@ pub(super) enum BodyError {
     Loose,
     #[error("the body is sent on another connection")]
     Elsewhere,
+    #[error("the stream was given up with NO_ERROR before its message was whole (RFC 9113 §8.1)")]
+    Short,
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
@@ -44,6 +48,7 @@ pub(super) struct RequestBody {
 #[derive(Debug)]
 struct Flow {
     inner: Incoming,
+    version: Version,
     /// Until it is wanted.
     held: Option<Held>,
     /// Of the HTTP/1 connection that it comes from.
@@ -60,11 +65,18 @@ pub(super) enum To {
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, call: Arc<OpenCall>, to: To, heads: Arc<Heads>) -> Self {
+    /// The body of a request that came in this version.
+    pub(super) fn new(
+        inner: Incoming,
+        version: Version,
+        call: Arc<OpenCall>,
+        to: To,
+        heads: Arc<Heads>,
+    ) -> Self {
         if inner.is_end_stream() {
             call.request_over();
         }
-        let flow = Flow { inner, held: None, heads, kept: Kept::default(), turn: 0 };
+        let flow = Flow { inner, version, held: None, heads, kept: Kept::default(), turn: 0 };
         Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0 }
     }
 
@@ -89,6 +101,11 @@ impl RequestBody {
         drop(flow);
         self.turn = turn;
         Some(self)
+    }
+
+    /// The request that it belongs to.
+    pub(super) fn call(&self) -> &Arc<OpenCall> {
+        &self.call
     }
 
     /// It will not be sent again.
@@ -123,7 +140,9 @@ impl Body for RequestBody {
         if let Some(data) = flow.kept.next() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let frame = ready!(Pin::new(&mut flow.inner).poll_frame(cx)).transpose()?;
+        let Flow { inner, version, .. } = &mut *flow;
+        let frame = ready!(poll_inner(inner, *version, cx))
+            .inspect_err(|error| self.call.ended(EndedBy::Caller, error.ended_with()))?;
         if flow.heads.is_loose() {
             return Poll::Ready(Some(Err(BodyError::Loose)));
         }
@@ -176,6 +195,7 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) struct Carried {
     inner: Incoming,
+    version: Version,
     call: Arc<OpenCall>,
     to: To,
     lease: Option<Leased>,
@@ -184,7 +204,8 @@ pub(super) struct Carried {
 impl Answer {
     /// A body that comes from a leased connection, which goes back to its pool when the body has ended well.
     pub(super) fn carried(inner: Incoming, call: Arc<OpenCall>, to: To, lease: Leased) -> Self {
-        let mut carried = Carried { inner, call, to, lease: Some(lease) };
+        let version = if lease.is_shared() { Version::HTTP_2 } else { Version::HTTP_11 };
+        let mut carried = Carried { inner, version, call, to, lease: Some(lease) };
         carried.give_back_at_end();
         Self::Carried(Box::new(carried))
     }
@@ -197,10 +218,14 @@ impl Answer {
 impl Carried {
     /// A connection on which the request is still being sent is not used again (RFC 9112 §9.3).
     fn give_back_at_end(&mut self) {
-        if self.inner.is_end_stream()
-            && let Some(lease) = self.lease.take()
-            && self.call.is_request_over()
-        {
+        if self.inner.is_end_stream() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.call.ended(EndedBy::Called, EndedWith::Fin);
+        if let Some(lease) = self.lease.take().filter(|_| self.call.is_request_over()) {
             lease.give_back();
         }
     }
@@ -209,7 +234,8 @@ impl Carried {
         if self.call.poll_cut(Part::ResponseBody, cx) || self.lease.as_ref().is_some_and(Leased::is_cut) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
+        let frame = ready!(poll_inner(&mut self.inner, self.version, cx))
+            .inspect_err(|error| self.call.ended(EndedBy::Called, error.ended_with()))?;
         let counted = match self.to {
             To::App => &self.call.bytes_to_app,
             To::Peer => &self.call.bytes_to_peer,
@@ -218,13 +244,18 @@ impl Carried {
         self.call.moved();
         match &frame {
             Some(_) => self.give_back_at_end(),
-            None => {
-                if let Some(lease) = self.lease.take().filter(|_| self.call.is_request_over()) {
-                    lease.give_back();
-                }
-            }
+            None => self.give_back(),
         }
         Poll::Ready(frame.map(Ok))
+    }
+}
+
+impl Drop for Carried {
+    /// Whoever called takes no more of it, unless it has ended or is cut.
+    fn drop(&mut self) {
+        if !self.call.is_cut() {
+            self.call.ended(EndedBy::Caller, EndedWith::Reset);
+        }
     }
 }
 
@@ -254,6 +285,32 @@ impl Body for Answer {
         match self {
             Self::Carried(carried) => carried.inner.size_hint(),
             Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
+/// The next frame, or none behind the last.
+fn poll_inner(
+    inner: &mut Incoming,
+    version: Version,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
+    let frame = ready!(Pin::new(&mut *inner).poll_frame(cx)).transpose()?;
+    // hyper takes NO_ERROR for an end, of a stream as of its connection. Only END_STREAM is one.
+    if frame.is_none() && version == Version::HTTP_2 && !inner.is_end_stream() {
+        return Poll::Ready(Err(BodyError::Short));
+    }
+    Poll::Ready(Ok(frame))
+}
+
+impl BodyError {
+    /// What ended it.
+    fn ended_with(&self) -> EndedWith {
+        match self {
+            Self::Broken(error) => ended::of(error),
+            Self::Short => EndedWith::StreamReset(h2::Reason::NO_ERROR),
+            Self::Cut | Self::Elsewhere => EndedWith::Cut,
+            Self::Loose => EndedWith::Invalid,
         }
     }
 }

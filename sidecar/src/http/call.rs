@@ -11,7 +11,7 @@ use futures_util::task::AtomicWaker;
 use http::Request;
 use slab::Slab;
 
-use crate::access_log::{Line, Story};
+use crate::access_log::{Ended, EndedBy, EndedWith, Line, Story};
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
@@ -266,6 +266,13 @@ impl OpenCall {
         }
     }
 
+    /// Says what ended it; what ended it first counts.
+    pub(super) fn ended(&self, by: EndedBy, with: EndedWith) {
+        self.tell(|story| {
+            story.ended.get_or_insert(Ended { by, with });
+        });
+    }
+
     fn write_line(&mut self) {
         let cut = self.cut_by();
         let Some(Teller { plane, direction, from, called, connection }) = self.calls.teller.get() else {
@@ -275,6 +282,13 @@ impl OpenCall {
         if let (Some(by), None) = (cut, story.reason) {
             story.reason = Some(by.code());
         }
+        story.ended.get_or_insert(match (cut, story.status) {
+            (Some(_), _) => Ended { by: EndedBy::Sidecar, with: EndedWith::Cut },
+            // An answer of our own.
+            (None, Some(_)) => Ended { by: EndedBy::Sidecar, with: EndedWith::Fin },
+            // Nobody waits for an answer any more.
+            (None, None) => Ended { by: EndedBy::Caller, with: EndedWith::Reset },
+        });
         plane.access_log.write(&Line {
             time: plane.clock.now(),
             direction: *direction,

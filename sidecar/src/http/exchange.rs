@@ -8,9 +8,11 @@ use hyper::body::Incoming;
 use super::again::{is_repeatable, is_unprocessed};
 use super::app::Failure;
 use super::body::RequestBody;
+use super::ended;
 use super::fields::Trailers;
 use super::pool::Leased;
 use super::target::Target;
+use crate::access_log::EndedBy;
 
 /// Connections that turn out to have ended before a request was sent, one after another.
 const ATTEMPTS_MAX: usize = 4;
@@ -43,7 +45,7 @@ impl Prepared {
         mut self,
         lender: &impl Lend,
     ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
-        let mut attempt = 1;
+        let (mut attempt, call) = (1, self.request.body().call().clone());
         loop {
             let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
             self.address(leased.is_shared());
@@ -59,7 +61,10 @@ impl Prepared {
                     let again = unsent.or_else(|| spare.again(&error, &leased));
                     match again.filter(|_| attempt < ATTEMPTS_MAX && leased.alert().is_none()) {
                         Some(request) => (self.request, attempt) = (request, attempt + 1),
-                        None => return Err(ExchangeError::Broken(error, leased)),
+                        None => {
+                            call.ended(EndedBy::Called, ended::of(&error));
+                            return Err(ExchangeError::Broken(error, leased));
+                        }
                     }
                 }
             }

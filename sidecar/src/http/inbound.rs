@@ -259,8 +259,8 @@ impl Client {
 
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut request =
-            request.map(|body| RequestBody::new(body, call.clone(), To::App, self.heads.clone()));
+        let (version, heads) = (request.version(), self.heads.clone());
+        let mut request = request.map(|body| RequestBody::new(body, version, call.clone(), To::App, heads));
         let held = expect::hold(&mut request);
         request.body().hold(held);
         let headers = request.headers_mut();

@@ -212,8 +212,8 @@ impl Side for App {
 impl App {
     /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut request =
-            request.map(|body| RequestBody::new(body, call.clone(), To::Peer, self.heads.clone()));
+        let (version, heads) = (request.version(), self.heads.clone());
+        let mut request = request.map(|body| RequestBody::new(body, version, call.clone(), To::Peer, heads));
         let held = expect::hold(&mut request);
         request.body().hold(held);
         let trailers = fields::remove_hop(request.headers_mut());

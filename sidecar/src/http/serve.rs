@@ -23,7 +23,7 @@ use super::frames::{Frames, PREFACE, Unfinished};
 use super::framing::Heads;
 use super::tasks::ConnectionTasks;
 use super::upgrade::OverTcp;
-use super::watched::Watched;
+use super::watched::{ResetProbe, Watched};
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
 use crate::credentials::holds_until;
@@ -89,9 +89,15 @@ where
     let stream = stream.reset_unless_ended().begins(begun.clone(), least);
     match speaks {
         Speaks::Http1 => {
-            let stream = TokioIo::new(stream.heads(session.heads.clone()));
+            let probe = Arc::<ResetProbe>::default();
+            let stream = TokioIo::new(stream.heads(session.heads.clone()).probed(probe.clone()));
             let connection = http1_builder(limits).serve_connection(stream, service).with_upgrades();
-            let stalled = |limit, now| session.heads.is_stalled(limit, now);
+            let stalled = |limit, now| {
+                if session.calls.count() > 0 {
+                    probe.ask();
+                }
+                session.heads.is_stalled(limit, now)
+            };
             drive(connection, http1::UpgradeableConnection::graceful_shutdown, stalled, &begun, session)
                 .await;
         }
@@ -111,6 +117,8 @@ fn http1_builder(limits: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
+        // A client may end its direction behind its last request, and has its answers all the same (RFC 9112 §9.6).
+        .half_close(true)
         // The time of heads is looked at here, with what came of them: hyper's own limit also ends idle connections.
         .header_read_timeout(None)
         .max_headers(limits.headers_max)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -31,8 +31,26 @@ pub(super) struct Watched<S> {
     registration: Option<Arc<Registration>>,
     /// Told when so many bytes have been read.
     begins: Option<(CancellationToken, usize)>,
+    /// Asked whether it has been reset.
+    probe: Option<Arc<ResetProbe>>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
+}
+
+/// Asks a connection whether it has been reset. hyper reads nothing from an HTTP/1 connection while a request is being
+/// answered, so it would not learn of it before it writes.
+#[derive(Debug, Default)]
+pub(super) struct ResetProbe(AtomicBool);
+
+impl ResetProbe {
+    /// The connection is looked at when it is polled next.
+    pub(super) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
 }
 
 impl<S> Watched<S> {
@@ -46,6 +64,7 @@ impl<S> Watched<S> {
             leased: None,
             registration: None,
             begins: None,
+            probe: None,
             resets: false,
         }
     }
@@ -88,6 +107,12 @@ impl<S> Watched<S> {
     /// Tells when its first `least` bytes have been read.
     pub(super) fn begins(mut self, begun: CancellationToken, least: usize) -> Self {
         self.begins = Some((begun, least));
+        self
+    }
+
+    /// Breaks when it has been reset and `probe` asks.
+    pub(super) fn probed(mut self, probe: Arc<ResetProbe>) -> Self {
+        self.probe = Some(probe);
         self
     }
 
@@ -187,6 +212,11 @@ impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.probe.as_ref().is_some_and(|probe| probe.is_asked())
+            && let Some(error) = self.stream.tcp().take_error()?
+        {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
 use postern_proto::policy::Protocol;
-use postern_sidecar::config::Http;
+use postern_sidecar::config::{AccessLogConfig, Http};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -68,13 +68,23 @@ impl Live {
 
     /// With the limits of `payments`.
     pub async fn with_limits(app: App, limits: Http) -> Self {
+        Self::with_payments(app, |payments| payments.http = limits).await
+    }
+
+    /// With the access log of `payments`.
+    pub async fn logging(app: App, to: AccessLogConfig) -> Self {
+        Self::with_payments(app, |payments| payments.access_log = Some(to)).await
+    }
+
+    /// With another sidecar of `payments`.
+    pub async fn with_payments(app: App, change: impl FnOnce(&mut Spec)) -> Self {
         let authority = Authority::new();
         let http = |mut spec: Spec| {
             spec.protocol = Protocol::Http;
             spec
         };
         let mut payments = http(Spec::new(&authority, "payments").app(app.address));
-        payments.http = limits;
+        change(&mut payments);
         let payments = payments.start(&authority);
         let caller =
             |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()])).start(&authority);

@@ -37,4 +37,5 @@ mod ending;
 mod hostile;
 mod http2_frames;
 mod observing;
+mod short;
 mod upstreams;
