@@ -72,9 +72,14 @@ pub struct Traffic {
     pub to_app: AtomicU64,
     /// One direction has ended, the other has not.
     pub half_closed: AtomicBool,
+    /// Which of both ended its direction first.
+    pub app_ended_first: AtomicBool,
+    /// The connection is too old for further requests; `waker` is woken with it.
+    pub retired: AtomicBool,
     /// The called side has been asked for a lease, and has not answered.
     pub unanswered: AtomicBool,
-    /// Wakes the task of a tunnel when its own side has something to prove.
+    /// Wakes the task of a tunnel when its own side has something to prove, and that of an HTTP connection when it is
+    /// retired.
     pub waker: AtomicWaker,
     /// Why it was cut.
     cut_for: OnceLock<Denial>,

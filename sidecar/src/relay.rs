@@ -173,7 +173,9 @@ impl<A: AsyncRead + AsyncWrite + Unpin, C: Carrier> Relay<'_, A, C> {
             let read = buffer.filled().len() - HEADROOM_BYTES;
             if read == 0 {
                 self.outward = State::Ending;
-                self.bytes.half_closed.store(true, Ordering::Relaxed);
+                if !self.bytes.half_closed.swap(true, Ordering::Relaxed) {
+                    self.bytes.app_ended_first.store(true, Ordering::Relaxed);
+                }
                 return Poll::Ready(Ok(()));
             }
             self.bytes.to_peer.fetch_add(read as u64, Ordering::Relaxed);

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use http::Request;
+use postern_proto::mtls::Denial;
 use slab::Slab;
+use tracing::warn;
 
 use crate::access_log::{Ended, EndedBy, EndedWith, Line, Story};
 use crate::metrics::Direction;
@@ -271,6 +273,15 @@ impl OpenCall {
         self.tell(|story| {
             story.ended.get_or_insert(Ended { by, with });
         });
+    }
+
+    /// Says that a connection to which it has been upgraded is cut for this.
+    pub(super) fn cut_upgraded(&self, denial: Denial) {
+        let Denial { code: reason, detail } = denial;
+        let CallFacts { method, path } = &self.facts;
+        warn!(method, path = %path.escape_debug(), reason, detail, "cut");
+        self.tell(|story| (story.reason, story.detail) = (Some(reason), Some(detail)));
+        self.ended(EndedBy::Sidecar, EndedWith::Cut);
     }
 
     fn write_line(&mut self) {

@@ -64,7 +64,7 @@ pub(super) fn remove_hop(headers: &mut HeaderMap) -> Trailers {
     trailers
 }
 
-/// The one protocol to which a request asks to switch (RFC 9110 §7.8). HTTP/2 is none: it is not switched to here
+/// The protocols to one of which a request asks to switch (RFC 9110 §7.8). HTTP/2 is none: it is not switched to here
 /// (RFC 9113 §3.1 has done away with that), and behind us it would carry requests that nobody decides.
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asks = headers
@@ -72,13 +72,23 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
         .iter()
         .flat_map(tokens)
         .any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let mut wanted = headers.get_all(UPGRADE).iter();
-    let (first, more) = (wanted.next()?, wanted.next());
-    let http = |token: &str| {
+    let http = |token: &&str| {
         let name = token.split('/').next().unwrap_or_default();
         ["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
     };
-    (asks && more.is_none() && tokens(first).count() == 1 && !tokens(first).any(http)).then(|| first.clone())
+    let offered = headers.get_all(UPGRADE).iter().flat_map(tokens).filter(|token| !http(token));
+    let offered: Vec<_> = offered.filter(|_| asks).collect();
+    if offered.is_empty() { None } else { HeaderValue::try_from(offered.join(", ")).ok() }
+}
+
+/// What an answer has switched to, if it is among what was offered. An answer that names nothing has chosen the only one.
+pub(super) fn switched_to(offered: &HeaderValue, answer: &HeaderMap) -> Option<HeaderValue> {
+    let named: Vec<_> = answer.get_all(UPGRADE).iter().flat_map(tokens).collect();
+    if named.is_empty() {
+        return (tokens(offered).count() == 1).then(|| offered.clone());
+    }
+    let is_offered = |name: &&str| tokens(offered).any(|one| one.eq_ignore_ascii_case(name));
+    if named.iter().all(is_offered) { HeaderValue::try_from(named.join(", ")).ok() } else { None }
 }
 
 /// Removes what claims an identity, however it is spelt: only the handshake says who calls.
@@ -195,15 +205,30 @@ mod tests {
     }
 
     #[test]
-    fn only_one_protocol_that_is_not_http_is_switched_to() {
-        let asked = |lines: &[(&str, &str)]| upgrade(&headers(lines)).is_some();
-        assert!(asked(&[("connection", "Upgrade"), ("upgrade", "websocket")]));
-        assert!(asked(&[("connection", "keep-alive, upgrade"), ("upgrade", "foo/2")]));
-        assert!(!asked(&[("upgrade", "websocket")]), "not nominated");
-        assert!(!asked(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]));
-        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "H2C")]));
-        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "HTTP/2.0")]));
-        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "websocket, h2c")]));
-        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")]));
+    fn a_protocol_that_is_not_http_is_switched_to_if_it_was_offered() {
+        let asked = |lines: &[(&str, &str)]| upgrade(&headers(lines));
+        let carried = |lines: &[(&str, &str)], offer: &str| assert_eq!(asked(lines).unwrap(), offer);
+        carried(&[("connection", "Upgrade"), ("upgrade", "websocket")], "websocket");
+        carried(&[("connection", "keep-alive, upgrade"), ("upgrade", "foo/2")], "foo/2");
+        carried(&[("connection", "upgrade"), ("upgrade", "websocket, foo")], "websocket, foo");
+        carried(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], "websocket");
+        carried(&[("connection", "upgrade"), ("upgrade", "h2c, websocket, TLS/1.2")], "websocket");
+        for nothing in [
+            &[("upgrade", "websocket")][..],
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")],
+            &[("connection", "upgrade"), ("upgrade", "H2C")],
+            &[("connection", "upgrade"), ("upgrade", "HTTP/2.0")],
+            &[("connection", "upgrade"), ("upgrade", "TLS/1.2")],
+            &[("connection", "upgrade"), ("upgrade", ",")],
+        ] {
+            assert_eq!(asked(nothing), None, "{nothing:?}");
+        }
+        let switched = |offered: &'static str, lines: &[(&str, &str)]| {
+            switched_to(&HeaderValue::from_static(offered), &headers(lines))
+        };
+        assert_eq!(switched("websocket, foo", &[("upgrade", "WebSocket")]).unwrap(), "WebSocket");
+        assert_eq!(switched("websocket", &[]).unwrap(), "websocket");
+        assert_eq!(switched("websocket, foo", &[]), None);
+        assert_eq!(switched("websocket, foo", &[("upgrade", "h2c")]), None);
     }
 }

@@ -84,7 +84,7 @@ impl HttpInbound {
         let heads = Arc::<Heads>::default();
         let session = Session {
             plane: self.plane.clone(),
-            vouched_until: Some(self.plane.good_until(&peer)),
+            traffic: Some(registration.traffic.clone()),
             calls: calls.clone(),
             heads: heads.clone(),
             tasks: ConnectionTasks::new(&self.tasks, &registration.cut),
@@ -193,15 +193,27 @@ impl Side for Client {
         let mut prepared = self.prepare(request, target, call);
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
         let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
+        let chosen = fields::switched_to(&protocol, response.headers());
         fields::remove_hop(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (to_app, cut) =
-                (hyper::upgrade::on(&mut response), [self.registration.cut.clone(), lease.cut()]);
-            upgrade::name_protocol(response.headers_mut(), protocol);
+            let Some(chosen) = chosen else {
+                return Err(Failure::broken(
+                    "the app switched to a protocol that was not offered".to_owned(),
+                ));
+            };
+            let switching = Switching {
+                app: hyper::upgrade::on(&mut response),
+                peer,
+                call: call.clone(),
+                direction: Direction::Inbound,
+                limits: self.server.plane.config.limits,
+                cut: [self.registration.cut.clone(), lease.cut()],
+            };
+            upgrade::name_protocol(response.headers_mut(), chosen);
             self.heads.upgraded();
-            let switching = Switching { app: to_app, peer, call: call.clone(), cut };
             let carried = switching.carry::<Watched<TcpStream>, Watched<TlsStream>>();
             self.switched.spawn(self.server.tasks.track_future(carried));
+            return Ok(response.map(|_| Answer::empty()));
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
     }

@@ -72,7 +72,7 @@ impl HttpOutbound {
         });
         let session = Session {
             plane: server.plane.clone(),
-            vouched_until: None,
+            traffic: None,
             calls: calls.clone(),
             heads: heads.clone(),
             tasks: ConnectionTasks::new(&self.tasks, &until.abort),
@@ -171,15 +171,27 @@ impl Side for App {
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
         let exchanged = prepared.exchange(&ToPeerAlone(self.to_peer())).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
+        let chosen = fields::switched_to(&protocol, response.headers());
         fields::remove_hop(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let peer = hyper::upgrade::on(&mut response);
-            upgrade::name_protocol(response.headers_mut(), protocol);
+            let Some(chosen) = chosen else {
+                return Err(Failure::broken(
+                    "the service switched to a protocol that was not offered".to_owned(),
+                ));
+            };
+            let switching = Switching {
+                app: own,
+                peer: hyper::upgrade::on(&mut response),
+                call: call.clone(),
+                direction: Direction::Outbound,
+                limits: self.server.plane.config.limits,
+                cut: [self.abort.clone(), lease.cut()],
+            };
+            upgrade::name_protocol(response.headers_mut(), chosen);
             self.heads.upgraded();
-            let cut = [self.abort.clone(), lease.cut()];
-            let switching = Switching { app: own, peer, call: call.clone(), cut };
             let carried = switching.carry::<Watched<TcpStream>, Watched<TlsStream>>();
             self.switched.spawn(self.tasks.track_future(carried));
+            return Ok(response.map(|_| Answer::empty()));
         }
         Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
     }

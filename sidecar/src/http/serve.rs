@@ -1,9 +1,11 @@
 //! One connection of a client, served request by request until it ends, idles too long or is told to end.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -11,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use super::upgrade::OverTcp;
 use super::watched::{ResetProbe, Watched};
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
-use crate::credentials::holds_until;
+use crate::live::Traffic;
 use crate::plane::Plane;
 
 /// Times are looked at this often at least, and at least twice within each limit.
@@ -42,8 +43,8 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) plane: Arc<Plane>,
-    /// Until then the peer's certificate vouches for it; none for the own app.
-    pub(super) vouched_until: Option<OffsetDateTime>,
+    /// Of a peer's connection: says when it is too old.
+    pub(super) traffic: Option<Arc<Traffic>>,
     pub(super) calls: Arc<Calls>,
     pub(super) heads: Arc<Heads>,
     /// What hyper spawns for it.
@@ -159,7 +160,7 @@ async fn drive<C, E>(
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let Session { plane, vouched_until, calls, stop, .. } = session;
+    let Session { plane, traffic, calls, stop, .. } = session;
     let limits = &plane.config.http;
     let mut connection = pin!(connection);
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout) / 2;
@@ -170,6 +171,9 @@ async fn drive<C, E>(
         stop.cancelled().await;
         timeout(limits.header_timeout, begun.cancelled()).await
     });
+    // Whoever has a newer certificate comes again with it.
+    let mut retired =
+        pin!(poll_fn(|cx| traffic.as_ref().map_or(Poll::Pending, |traffic| poll_retired(traffic, cx))));
     let mut finishing = false;
     loop {
         tokio::select! {
@@ -184,6 +188,10 @@ async fn drive<C, E>(
                 finishing = true;
                 finish(connection.as_mut());
             }
+            () = retired.as_mut(), if !finishing => {
+                finishing = true;
+                finish(connection.as_mut());
+            }
             _ = look.tick() => {
                 let now = Instant::now();
                 if stalled(limits.header_timeout, now) {
@@ -195,13 +203,16 @@ async fn drive<C, E>(
                 if idle && finishing {
                     return;
                 }
-                // Whoever has a newer certificate comes again with it.
-                let vouched = vouched_until.is_none_or(|until| holds_until(until, plane.clock.now()));
-                if (idle || !vouched) && !finishing {
+                if idle && !finishing {
                     finishing = true;
                     finish(connection.as_mut());
                 }
             }
         }
     }
+}
+
+fn poll_retired(traffic: &Traffic, cx: &Context<'_>) -> Poll<()> {
+    traffic.waker.register(cx.waker());
+    if traffic.retired.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
 }

@@ -18,6 +18,9 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// A called side answers OPEN within this time, which is enough to connect to its app at several addresses.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Requests under way on an HTTP connection that has become too old have so long to finish.
+const RETIRED_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What is remembered of a connection to know when it has lasted long enough.
 #[derive(Debug)]
 pub(super) struct Lasting {
@@ -28,11 +31,13 @@ pub(super) struct Lasting {
     carried: u64,
     /// Until then the own certificate holds that its peer was shown.
     own_not_after: Option<OffsetDateTime>,
+    /// Since when it takes no further requests.
+    retired: Option<Instant>,
 }
 
 impl Lasting {
     pub(super) fn since(began: Instant) -> Self {
-        Self { began, moved: began, carried: 0, own_not_after: None }
+        Self { began, moved: began, carried: 0, own_not_after: None, retired: None }
     }
 
     pub(super) fn shown_until(&mut self, own_not_after: OffsetDateTime) {
@@ -56,6 +61,28 @@ impl Lasting {
     }
 }
 
+impl Lasting {
+    /// Takes no further requests on an HTTP connection that is too old, and cuts it when those under way have had their
+    /// time. Without a bound it only takes none under a certificate that has ended.
+    fn retire(
+        &mut self,
+        live: &Live,
+        facts: &Facts,
+        young: Result<(), Denial>,
+        (wall, now): (OffsetDateTime, Instant),
+    ) -> Result<(), Denial> {
+        let ended = facts.peer.as_ref().is_some_and(|peer| !holds_until(peer.not_after(), wall));
+        if young.is_ok() && !ended {
+            return Ok(());
+        }
+        let since = *self.retired.get_or_insert(now);
+        if !live.traffic.retired.swap(true, Ordering::Relaxed) {
+            live.traffic.waker.wake();
+        }
+        if now - since >= RETIRED_TIMEOUT { young } else { Ok(()) }
+    }
+}
+
 impl Register {
     /// Cuts the connections that have outlived their bounds. Certificates end by the wall clock, which `wall` is;
     /// durations are counted by one that does not jump.
@@ -64,18 +91,20 @@ impl Register {
             let mut state = live.lock();
             let State { facts, lasting } = &mut *state;
             lasting.look(&live.traffic, now);
-            // Who is not known yet has the time of a handshake, and HTTP has bounds of its own.
-            let is_bounded = facts.peer.is_some()
-                && self.listener(facts).is_some_and(|listener| listener.protocol == Protocol::Tcp)
-                && !live.cut.is_cancelled();
-            if !is_bounded {
+            // Who is not known yet has the time of a handshake.
+            if facts.peer.is_none() || live.cut.is_cancelled() {
                 return;
             }
-            let quiet =
-                if live.is_resting() { Ok(()) } else { still_moves(live, lasting.quiet(now), limits) };
-            if let Err(denial) =
-                quiet.and_then(|()| still_young(facts, lasting, limits.max_connection_age, wall, now))
-            {
+            let most = limits.max_connection_age;
+            let young = still_young(facts, lasting, most, wall, now);
+            let lasts = match self.listener(facts).map(|listener| listener.protocol) {
+                Some(Protocol::Tcp) if live.is_resting() => young,
+                Some(Protocol::Tcp) => still_moves(live, lasting.quiet(now), limits).and(young),
+                // Its requests have bounds of their own.
+                Some(Protocol::Http) => lasting.retire(live, facts, young, (wall, now)),
+                None => Ok(()),
+            };
+            if let Err(denial) = lasts {
                 self.cut(number, live, facts, denial);
             }
         });
@@ -93,19 +122,24 @@ fn still_moves(live: &Live, quiet: Duration, limits: &Limits) -> Result<(), Deni
         let detail = format!("the called side has not answered for {ANSWER_TIMEOUT:?}");
         return Err(Denial { code: "unanswered", detail });
     }
-    let half_closed = live.traffic.half_closed.load(Ordering::Relaxed);
-    if half_closed && quiet >= limits.half_closed_timeout {
-        let detail = format!(
-            "one side has ended, and the other has said nothing for {:?}",
-            limits.half_closed_timeout
-        );
-        return Err(Denial { code: "half_closed_timeout", detail });
+    limits.still_moves(live.traffic.half_closed.load(Ordering::Relaxed), quiet)
+}
+
+impl Limits {
+    /// Whether a connection of which nothing has moved for so long is still wanted.
+    pub(crate) fn still_moves(&self, half_closed: bool, quiet: Duration) -> Result<(), Denial> {
+        let limit = self.half_closed_timeout;
+        if half_closed && quiet >= limit {
+            let detail = format!("one side has ended, and the other has said nothing for {limit:?}");
+            return Err(Denial { code: "half_closed_timeout", detail });
+        }
+        let limit = self.idle_timeout;
+        if quiet >= limit {
+            let detail = format!("nothing has moved for {limit:?}");
+            return Err(Denial { code: "idle_timeout", detail });
+        }
+        Ok(())
     }
-    if quiet >= limits.idle_timeout {
-        let detail = format!("nothing has moved for {:?}", limits.idle_timeout);
-        return Err(Denial { code: "idle_timeout", detail });
-    }
-    Ok(())
 }
 
 /// A tunnel's peer proves newer certificates, so that its age does not matter.

@@ -78,6 +78,19 @@ impl Live {
 
     /// With another sidecar of `payments`.
     pub async fn with_payments(app: App, change: impl FnOnce(&mut Spec)) -> Self {
+        Self::with_both(app, change, |_| ()).await
+    }
+
+    /// With another sidecar of `orders`.
+    pub async fn with_orders(app: App, change: impl FnOnce(&mut Spec)) -> Self {
+        Self::with_both(app, |_| (), change).await
+    }
+
+    async fn with_both(
+        app: App,
+        change: impl FnOnce(&mut Spec),
+        change_orders: impl FnOnce(&mut Spec),
+    ) -> Self {
         let authority = Authority::new();
         let http = |mut spec: Spec| {
             spec.protocol = Protocol::Http;
@@ -86,9 +99,10 @@ impl Live {
         let mut payments = http(Spec::new(&authority, "payments").app(app.address));
         change(&mut payments);
         let payments = payments.start(&authority);
-        let caller =
-            |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()])).start(&authority);
-        let (orders, reports) = (caller("orders"), caller("reports"));
+        let caller = |name| http(Spec::new(&authority, name).to(&[payments.inbound.unwrap()]));
+        let mut orders = caller("orders");
+        change_orders(&mut orders);
+        let (orders, reports) = (orders.start(&authority), caller("reports").start(&authority));
         for sidecar in [&payments, &orders, &reports] {
             sidecar.apply(&policy(Some(ALL), Some(ALL)));
         }

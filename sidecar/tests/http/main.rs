@@ -14,6 +14,8 @@ mod apps;
 #[path = "../identity/authority.rs"]
 #[expect(dead_code, reason = "the identity tests use more of it")]
 mod authority;
+#[path = "../identity/clock.rs"]
+mod clock;
 mod live;
 #[path = "../data/name_server.rs"]
 #[expect(dead_code, reason = "the tests of plain connections use more of it")]
@@ -36,6 +38,8 @@ mod deciding;
 mod ending;
 mod hostile;
 mod http2_frames;
+mod lasting;
 mod observing;
 mod short;
+mod upgrading;
 mod upstreams;

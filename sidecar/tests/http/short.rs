@@ -343,7 +343,7 @@ async fn a_client_that_is_reset_while_it_waits_ends_its_request() {
 }
 
 /// The one line of the log.
-async fn line(log: &Path) -> Value {
+pub async fn line(log: &Path) -> Value {
     eventually("a line", || {
         let text = std::fs::read_to_string(log).ok()?;
         text.lines().next().map(|line| serde_json::from_str(line).unwrap())
