@@ -7,14 +7,14 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 use crate::attest::Attestation;
-use crate::store::Authorisation;
+use crate::store::{Authorisation, RepeatDeadline};
 
 /// An identity that may be issued once, to the one who was attested.
 #[derive(Debug)]
 pub struct Grant {
     id: SpiffeId,
     attestation: Attestation,
-    now: OffsetDateTime,
+    deadline: RepeatDeadline,
 }
 
 /// Why there is no grant.
@@ -53,7 +53,8 @@ impl Grant {
             Attestation::Svid { svid, .. } => svid.id().clone(),
         };
         check_grantable(&id, own.trust_domain())?;
-        Ok(Self { id, attestation, now })
+        let grace = i64::try_from(renew_after_expiry.as_secs()).unwrap_or(i64::MAX);
+        Ok(Self { id, attestation, deadline: RepeatDeadline { now: now.unix_timestamp(), grace } })
     }
 
     pub fn id(&self) -> &SpiffeId {
@@ -64,16 +65,18 @@ impl Grant {
         &self.attestation
     }
 
+    pub(crate) fn deadline(&self) -> RepeatDeadline {
+        self.deadline
+    }
+
     /// What must hold for the grant to be used up, in the words of the store.
     pub(crate) fn into_authorisation(self) -> Authorisation {
         let spiffe_id = self.id.to_string();
         match self.attestation {
             Attestation::JoinToken { hash, .. } => {
-                Authorisation::Token { hash, spiffe_id, now: self.now.unix_timestamp() }
+                Authorisation::Token { hash, spiffe_id, deadline: self.deadline }
             }
-            Attestation::Svid { serial, expired, .. } => {
-                Authorisation::Svid { serial, spiffe_id, only_if_newest: expired }
-            }
+            Attestation::Svid { serial, expired, .. } => Authorisation::Svid { serial, spiffe_id, expired },
         }
     }
 }

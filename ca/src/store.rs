@@ -3,6 +3,7 @@
 
 mod audit_rows;
 mod commands;
+mod issuance;
 mod policies;
 mod reads;
 mod revocations;
@@ -55,14 +56,25 @@ pub struct NewToken {
     pub uses: u32,
 }
 
-/// What must hold for an issuance to be recorded, checked in the same transaction.
+/// What must hold for an issuance to be recorded, checked in the same transaction. An issuance for a key that the same
+/// token or certificate was used for before is a repeated answer, which `issuance.rs` has the rules of.
 #[derive(Debug, Clone)]
 pub enum Authorisation {
     /// The token is known, of this identity, in time, and has a use left, which is used up.
-    Token { hash: [u8; 32], spiffe_id: String, now: i64 },
-    /// The certificate is on record for this identity, with another key than the new one; if asked, none was issued by
-    /// renewing it.
-    Svid { serial: String, spiffe_id: String, only_if_newest: bool },
+    Token { hash: [u8; 32], spiffe_id: String, deadline: RepeatDeadline },
+    /// The certificate is on record for this identity, with another key than the new one; if it has expired, it was not
+    /// renewed before.
+    Svid { serial: String, spiffe_id: String, expired: bool },
+}
+
+/// Until when a redemption is answered again for the same key: while the token is in time, or the certificate of the
+/// first answer could be renewed.
+#[derive(Debug, Clone, Copy)]
+pub struct RepeatDeadline {
+    /// Unix seconds.
+    pub now: i64,
+    /// How long after its expiry a certificate can be renewed, in seconds.
+    pub grace: i64,
 }
 
 /// A refusal for the audit chain.
@@ -107,6 +119,8 @@ pub enum CommitError {
     TokenExpired,
     #[error("this join token has been used up")]
     TokenUsedUp,
+    #[error("this join token certified this key before, and that certificate was renewed; make a new key")]
+    KeyRedeemed,
     #[error("the certificate that asks is not on record here")]
     UnknownCertificate,
     #[error("the certificate that asks has expired and was renewed before")]
@@ -237,5 +251,7 @@ impl WriterThread {
 
 #[cfg(test)]
 mod change_tests;
+#[cfg(test)]
+mod repeat_tests;
 #[cfg(test)]
 mod tests;

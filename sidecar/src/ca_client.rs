@@ -25,8 +25,7 @@ use crate::holder::in_one_line;
 use answer::Expected;
 pub use answer::{AnswerError, BUNDLES_MAX};
 use connect::Connection;
-pub use request::RequestError;
-use request::SigningRequest;
+pub use request::{RequestError, SigningRequest};
 pub use subscribe::Subscribed;
 
 /// An answer of the CA has at most this many bytes.
@@ -72,9 +71,14 @@ impl CaClient {
         Self { address, timeouts }
     }
 
-    /// Gets a first certificate for a join token, whose pin says which CA to believe.
-    pub async fn enrol(&self, token: &JoinToken, now: OffsetDateTime) -> Result<Issued, CaError> {
-        let request = SigningRequest::new()?;
+    /// Gets a first certificate for a join token, whose pin says which CA to believe. The CA answers a request again
+    /// whose answer was lost, so ask with the same request until one has come.
+    pub async fn enrol(
+        &self,
+        token: &JoinToken,
+        request: SigningRequest,
+        now: OffsetDateTime,
+    ) -> Result<Issued, CaError> {
         let judge = Judge::pinned(token.id().trust_domain().clone(), token.pin());
         let mut connection = self.connect(None, judge).await?;
         let attestation = Some(Attestation::JoinToken(token.reveal().to_string()));
@@ -85,9 +89,14 @@ impl CaClient {
         Ok(answer::judge(answer, expected, request.key, now)?)
     }
 
-    /// Gets a new certificate, with a new key, for the identity at hand.
-    pub async fn renew(&self, credentials: &Credentials, now: OffsetDateTime) -> Result<Issued, CaError> {
-        let request = SigningRequest::new()?;
+    /// Gets a new certificate for the identity at hand; the request is kept until it is answered, as for
+    /// [`Self::enrol`].
+    pub async fn renew(
+        &self,
+        credentials: &Credentials,
+        request: SigningRequest,
+        now: OffsetDateTime,
+    ) -> Result<Issued, CaError> {
         let id = credentials.svid.id();
         let mut connection = self.connect(Some(credentials), ca_judge(credentials)).await?;
         let answer = self.in_time(connection.ca.renew(RenewRequest { csr: request.csr })).await;

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod restart;
+mod unanswered;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use crate::join_token::Fingerprint;
 use crate::schedule::{Lifetime, Pause, Plan};
 use crate::state_dir::StateDir;
 use attempt::{AttemptError, Success};
+use unanswered::Unanswered;
 
 /// Owns the identity of a workload that has a CA.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct Renewal {
     holder: Holder,
     /// The token that was used last: it is good for nothing any more.
     used: Option<Fingerprint>,
+    unanswered: Option<Unanswered>,
     life: Option<Lifetime>,
     plan: Plan,
     /// In a row.
@@ -39,7 +42,8 @@ impl Renewal {
     ) -> Self {
         let plan = Plan::at_once(holder.now());
         let random = SystemRandom::new();
-        Self { client, join_token, state, holder, used: None, life: None, plan, failures: 0, random }
+        let (used, unanswered, life) = (None, None, None);
+        Self { client, join_token, state, holder, used, unanswered, life, plan, failures: 0, random }
     }
 
     /// Works until `cancel`. What has come is kept before the work ends.
@@ -78,11 +82,14 @@ impl Renewal {
         match success {
             Success::Enrolled(issued) => {
                 self.keep(issued.clone()).await;
-                self.adopt(issued);
+                if self.adopt(issued) {
+                    self.answered().await;
+                }
             }
             Success::Renewed(issued) => {
                 if self.adopt(issued.clone()) {
                     self.keep(issued).await;
+                    self.answered().await;
                 }
             }
         }

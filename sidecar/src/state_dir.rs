@@ -1,22 +1,28 @@
-//! Key, chain and bundles kept over a restart, so that the CA may be away meanwhile: one file, replaced whole.
+//! What is kept over a restart, each in a file that is replaced whole: key, chain and bundles, so that the CA may be away
+//! meanwhile; and the key of a request that has no answer yet.
 
 use std::io;
 use std::path::PathBuf;
 
-use postern_proto::identity::{Svid, SvidError, TrustBundles, VerifyError};
+use postern_proto::identity::{PrivateKey, SpiffeId, Svid, SvidError, TrustBundles, VerifyError};
 use thiserror::Error;
 use time::OffsetDateTime;
 
 pub(crate) use file::{StateFile, off_thread};
 use stored::Stored;
 pub use stored::StoredError;
+use unanswered::StoredRequest;
 
 mod file;
 mod stored;
+mod unanswered;
 
-/// A directory of mode 0700 with a file of mode 0600.
+/// A directory of mode 0700 with files of mode 0600.
 #[derive(Debug, Clone)]
-pub struct StateDir(StateFile);
+pub struct StateDir {
+    identity: StateFile,
+    unanswered: StateFile,
+}
 
 /// An identity from before the restart. It may have expired; then it is good for renewing only.
 #[derive(Debug)]
@@ -25,15 +31,25 @@ pub struct Kept {
     pub bundles: TrustBundles,
 }
 
+/// The key of a request that had no answer before the restart, and the identity that was asked for.
+#[derive(Debug)]
+pub struct KeptRequest {
+    pub id: SpiffeId,
+    pub key: PrivateKey,
+}
+
 impl StateDir {
     pub fn new(dir: PathBuf) -> Self {
-        Self(StateFile::new(&dir, FILE, STATE_BYTES_MAX))
+        Self {
+            identity: StateFile::new(&dir, FILE, STATE_BYTES_MAX),
+            unanswered: StateFile::new(&dir, REQUEST_FILE, REQUEST_BYTES_MAX),
+        }
     }
 
     /// What was kept, if anything was.
     pub fn load(&self, now: OffsetDateTime) -> Result<Option<Kept>, StateError> {
-        let Some(bytes) = self.0.read()? else { return Ok(None) };
-        let file = self.0.path();
+        let Some(bytes) = self.identity.read()? else { return Ok(None) };
+        let file = self.identity.path();
         let damaged = |cause| StateError::Damaged { path: file.clone(), cause };
         let (chain, key, bundles) = Stored::parse(&bytes).and_then(Stored::into_parts).map_err(damaged)?;
         let svid = match Svid::new(chain.clone(), key.clone(), &bundles, now) {
@@ -50,16 +66,37 @@ impl StateDir {
 
     /// Keeps an identity in place of the older.
     pub fn save(&self, svid: &Svid, bundles: &TrustBundles) -> Result<(), StateError> {
-        self.0.replace(Stored::new(svid, bundles).to_json().as_bytes())
+        self.identity.replace(Stored::new(svid, bundles).to_json().as_bytes())
+    }
+
+    /// The request that had no answer, if one was kept.
+    pub fn load_unanswered(&self) -> Result<Option<KeptRequest>, StateError> {
+        let Some(bytes) = self.unanswered.read()? else { return Ok(None) };
+        let damaged = |cause| StateError::Damaged { path: self.unanswered.path(), cause };
+        StoredRequest::parse(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// Keeps the key of a request before it is sent.
+    pub fn save_unanswered(&self, id: &SpiffeId, key: &PrivateKey) -> Result<(), StateError> {
+        self.unanswered.replace(StoredRequest::new(id, key).to_json().as_bytes())
+    }
+
+    /// Forgets the request, which is answered.
+    pub fn remove_unanswered(&self) -> Result<(), StateError> {
+        self.unanswered.remove()
     }
 
     /// Puts what is unusable out of the way, where an operator can look at it, and says where.
     pub fn set_aside(&self) -> Result<PathBuf, StateError> {
-        self.0.set_aside()
+        self.identity.set_aside()
     }
 }
 
 const FILE: &str = "identity.json";
+const REQUEST_FILE: &str = "unanswered.json";
+
+/// A kept request, which is an ID and a key, has at most this many bytes.
+const REQUEST_BYTES_MAX: u64 = 16 * 1024;
 
 /// A state file has at most this many bytes.
 pub const STATE_BYTES_MAX: u64 = 8 * 1024 * 1024;

@@ -35,7 +35,7 @@ pub(super) fn commit(error: &CommitError) -> Status {
         | CommitError::Superseded
         | CommitError::Revoked { .. } => Code::PermissionDenied,
         CommitError::TooManyRevoked => Code::ResourceExhausted,
-        CommitError::SameKey => Code::InvalidArgument,
+        CommitError::SameKey | CommitError::KeyRedeemed => Code::InvalidArgument,
     };
     Status::new(code, error.to_string())
 }

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Status};
 
 use super::*;
 use crate::authority::{leaf_params, serial_hex, serial_number};
-use crate::store::{Authorisation, NewToken, Record};
+use crate::store::{Authorisation, NewToken, Record, RepeatDeadline};
 
 const ID: &str = "spiffe://shop.example/orders";
 const NO_TOKEN: &str = "no token has this hash";
@@ -80,7 +80,8 @@ impl Inside {
         let token =
             NewToken { hash: [7; 32], spiffe_id: ID.to_owned(), created_at: at, expires_at: at + 9, uses: 1 };
         store.create_token(token).await.unwrap();
-        let authorisation = Authorisation::Token { hash: [7; 32], spiffe_id: ID.to_owned(), now: at };
+        let deadline = RepeatDeadline { now: at, grace: 0 };
+        let authorisation = Authorisation::Token { hash: [7; 32], spiffe_id: ID.to_owned(), deadline };
         store.commit(authorisation, record).await.unwrap();
         held
     }
@@ -140,6 +141,25 @@ async fn a_certificate_that_expired_while_its_machine_slept_renews_once() {
 
     let again = inside.renew_with_a_new_key(&held).await;
     inside.assert_refused(again, Code::PermissionDenied, "renewed before").await;
+}
+
+#[tokio::test]
+async fn a_renewal_after_expiry_is_answered_again_for_its_key_until_that_is_renewed() {
+    let inside = Inside::new();
+    let held = inside.on_record(-Time::hours(1)).await;
+    let key = KeyPair::generate().unwrap();
+    inside.renew(&held, &key).await.unwrap();
+    let repeated = inside.renew(&held, &key).await.unwrap();
+    let (decision, _, detail) = inside.last_decision().await;
+    assert_eq!(decision, "granted");
+    assert!(detail.ends_with(", again for the same key"), "{detail}");
+    let chain: Vec<_> = repeated.chain.into_iter().map(CertificateDer::from).collect();
+    let svid = verify(&chain, inside.api.0.authority.bundles(), OffsetDateTime::now_utc()).unwrap();
+
+    let successor = Held { svid, key };
+    inside.renew_with_a_new_key(&successor).await.unwrap();
+    let too_late = inside.renew(&held, &successor.key).await;
+    inside.assert_refused(too_late, Code::PermissionDenied, "renewed before").await;
 }
 
 #[tokio::test]

@@ -105,10 +105,9 @@ impl WorkloadApi {
         let authority = &shared.authority;
         let grant = Grant::new(attestation, authority.bundle(), shared.renew_after_expiry, now);
         let grant = grant.map_err(|error| errors::grant(&error))?;
-        self.check_proof(&grant, now).await.map_err(|error| errors::commit(&error))?;
+        let csr = self.check_proof(&grant, csr).await?;
         let taken = shared.identities.take(grant.id().clone(), Instant::now());
         taken.map_err(|wait| errors::busy(&format!("too many requests for {}", grant.id()), wait))?;
-        let csr = Csr::parse(csr).map_err(|error| errors::csr(&error))?;
         let template =
             Template::new(grant, csr, shared.svid_ttl, now).map_err(|error| errors::issue(&error.into()))?;
         let issued = template.sign(authority, now).map_err(|error| errors::issue(&error))?;
@@ -116,14 +115,22 @@ impl WorkloadApi {
     }
 
     /// Looks whether a token is good, before it counts against the rate of its identity and costs a signature: else
-    /// anybody could keep an identity from renewing. A certificate has been proved in the handshake already. Whether
+    /// anybody could keep an identity from renewing. One that is used up or too old is good for the key that it was
+    /// redeemed with, whose answer may be lost. A certificate has been proved in the handshake already. Whether
     /// either still holds when it counts, the transaction decides that records the issuance.
-    async fn check_proof(&self, grant: &Grant, now: OffsetDateTime) -> Result<(), CommitError> {
-        match grant.attestation() {
-            Attestation::JoinToken { hash, .. } => {
-                self.0.store.check_token(*hash, grant.id().as_str(), now.unix_timestamp()).await
+    async fn check_proof(&self, grant: &Grant, csr: &[u8]) -> Result<Csr, Status> {
+        let parse = || Csr::parse(csr).map_err(|error| errors::csr(&error));
+        let Attestation::JoinToken { hash, .. } = grant.attestation() else { return parse() };
+        let (id, deadline, store) = (grant.id().as_str(), grant.deadline(), &self.0.store);
+        match store.check_token(*hash, id, deadline.now).await {
+            Ok(()) => parse(),
+            Err(spent @ (CommitError::TokenUsedUp | CommitError::TokenExpired)) => {
+                let csr = parse()?;
+                let redeemed = store.is_redeemed(*hash, id, deadline, &csr.key_sha256()).await;
+                let redeemed = redeemed.map_err(|error| errors::store(&error))?;
+                if redeemed { Ok(csr) } else { Err(errors::commit(&spent)) }
             }
-            Attestation::Svid { .. } => Ok(()),
+            Err(wrong) => Err(errors::commit(&wrong)),
         }
     }
 

@@ -143,6 +143,7 @@ async fn a_store_of_the_first_schema_keeps_its_rows_and_gets_the_new_tables() {
     store.close().await.unwrap();
     writer.join();
     let path = dir.path().join("store.sqlite");
+    super::repeat_tests::back_to_the_second_schema(&path);
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch("DROP TABLE policy_versions; DROP TABLE revoked; PRAGMA user_version = 1").unwrap();
     let (store, _writer) = Store::open(&path).unwrap();

@@ -2,8 +2,8 @@
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::commands::token_wrong;
-use super::{CommitError, Record, Store, StoreError};
+use super::issuance::{redeemed, token_wrong};
+use super::{CommitError, Record, RepeatDeadline, Store, StoreError};
 
 /// A page has at most this many records.
 pub const PAGE_MAX: usize = 1_000;
@@ -53,6 +53,18 @@ impl Store {
     pub async fn check_token(&self, hash: [u8; 32], spiffe_id: &str, now: i64) -> Result<(), CommitError> {
         let wrong = self.look_up(|connection| token_wrong(connection, &hash, spiffe_id, now)).await?;
         wrong.map_or(Ok(()), Err)
+    }
+
+    /// Whether a token has been redeemed with this key, and a request with it is to be answered again.
+    pub async fn is_redeemed(
+        &self,
+        hash: [u8; 32],
+        spiffe_id: &str,
+        deadline: RepeatDeadline,
+        key_sha256: &str,
+    ) -> Result<bool, StoreError> {
+        self.look_up(|connection| Ok(redeemed(connection, &hash, spiffe_id, deadline, key_sha256)?.is_some()))
+            .await
     }
 
     pub async fn certificate(&self, serial: &str) -> Result<Option<Record>, StoreError> {

@@ -16,7 +16,7 @@ const APPLICATION_ID: i64 = 0x5053_544e;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Each brings the schema one version further.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE token (
         hash BLOB PRIMARY KEY,
@@ -61,6 +61,21 @@ const MIGRATIONS: [&str; 2] = [
         reason TEXT NOT NULL,
         author TEXT NOT NULL,
         at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    ALTER TABLE certificate ADD COLUMN repeats INTEGER;
+    ALTER TABLE certificate ADD COLUMN renews INTEGER;
+    UPDATE certificate SET renews =
+        (SELECT of.number FROM certificate AS of WHERE of.serial = substr(certificate.attestation, 6))
+        WHERE attestation LIKE 'svid:%';
+    DROP INDEX certificate_by_renewed;
+    CREATE INDEX certificate_by_renewed ON certificate (renews, key_sha256) WHERE renews IS NOT NULL;
+    CREATE TABLE redemption (
+        token BLOB NOT NULL,
+        key_sha256 TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        PRIMARY KEY (token, key_sha256)
     ) STRICT, WITHOUT ROWID;
 ",
 ];

@@ -1,6 +1,8 @@
 use super::*;
 
 pub(super) const NOW: i64 = 1_000_000;
+/// How long an expired certificate can be renewed.
+pub(super) const GRACE: i64 = 7200;
 pub(super) const ID: &str = "spiffe://shop.example/orders";
 
 pub(super) fn token(uses: u32) -> NewToken {
@@ -21,11 +23,12 @@ pub(super) fn record(serial: &str, attestation: &str) -> Record {
 }
 
 pub(super) fn by_token(spiffe_id: &str, now: i64) -> Authorisation {
-    Authorisation::Token { hash: [7; 32], spiffe_id: spiffe_id.to_owned(), now }
+    let deadline = RepeatDeadline { now, grace: GRACE };
+    Authorisation::Token { hash: [7; 32], spiffe_id: spiffe_id.to_owned(), deadline }
 }
 
-pub(super) fn by_svid(serial: &str, only_if_newest: bool) -> Authorisation {
-    Authorisation::Svid { serial: serial.to_owned(), spiffe_id: ID.to_owned(), only_if_newest }
+pub(super) fn by_svid(serial: &str, expired: bool) -> Authorisation {
+    Authorisation::Svid { serial: serial.to_owned(), spiffe_id: ID.to_owned(), expired }
 }
 
 pub(super) fn open() -> (tempfile::TempDir, Store, WriterThread) {
@@ -154,7 +157,7 @@ async fn a_newer_store_and_a_foreign_file_are_refused() {
     writer.join();
     let path = dir.path().join("store.sqlite");
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Store::open(&path), Err(StoreError::NewerSchema { found: 99, known: 2 })));
+    assert!(matches!(Store::open(&path), Err(StoreError::NewerSchema { found: 99, known: 3 })));
     let other = dir.path().join("other.sqlite");
     rusqlite::Connection::open(&other).unwrap().execute("CREATE TABLE x (y)", []).unwrap();
     assert!(matches!(Store::open(&other), Err(StoreError::NotAStore)));

@@ -26,7 +26,8 @@ impl Renewal {
             return self.enrol(read).await.map_err(AttemptError::Enrol);
         };
         let now = self.holder.now();
-        let refusal = match self.client.renew(&credentials, now).await {
+        let request = self.request_for(credentials.svid.id()).await.map_err(AttemptError::Renew)?;
+        let refusal = match self.client.renew(&credentials, request, now).await {
             Ok(issued) => return Ok(Success::Renewed(issued)),
             Err(refusal) => refusal,
         };
@@ -43,7 +44,8 @@ impl Renewal {
     }
 
     async fn enrol(&mut self, read: ReadToken) -> Result<Success, CaError> {
-        let issued = self.client.enrol(&read.token, self.holder.now()).await?;
+        let request = self.request_for(read.token.id()).await?;
+        let issued = self.client.enrol(&read.token, request, self.holder.now()).await?;
         self.used = Some(read.fingerprint);
         Ok(Success::Enrolled(issued))
     }

@@ -38,6 +38,7 @@ impl Renewal {
             Err(error) if error.is_of_content() => set_aside(state, &in_one_line(&error)).await,
             Err(error) => warn!(reason = in_one_line(&error), "kept identity not read"),
         }
+        self.restore_unanswered().await;
     }
 
     /// The join token says who this workload is to be; a directory left by another workload says otherwise.

@@ -78,6 +78,15 @@ impl StateFile {
         dir.sync_all().map_err(failed("flush the directory of"))
     }
 
+    /// Removes it, if it is there.
+    pub(crate) fn remove(&self) -> Result<(), StateError> {
+        let path = self.path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|cause| StateError::Io { doing: "remove", path, cause }),
+        }
+    }
+
     /// Puts what is unusable out of the way, where an operator can look at it, and says where.
     pub(crate) fn set_aside(&self) -> Result<PathBuf, StateError> {
         let (path, aside) = (self.path(), self.dir.join(format!("{}.damaged", self.name)));

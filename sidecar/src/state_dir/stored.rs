@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern_proto::identity::{
-    BundleError, PrivateKey, Svid, TrustBundle, TrustBundles, TrustDomain, TrustDomainError,
+    BundleError, PrivateKey, SpiffeIdError, Svid, TrustBundle, TrustBundles, TrustDomain, TrustDomainError,
 };
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,7 @@ impl Stored {
     }
 }
 
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 fn encode(certificate: &CertificateDer<'_>) -> String {
     STANDARD.encode(certificate)
@@ -86,4 +86,6 @@ pub enum StoredError {
     TrustDomain(#[from] TrustDomainError),
     #[error("a trust bundle in it is refused")]
     Bundle(#[from] BundleError),
+    #[error("it names no SPIFFE ID")]
+    SpiffeId(#[from] SpiffeIdError),
 }

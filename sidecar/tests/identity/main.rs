@@ -18,6 +18,7 @@ mod fake_ca;
 mod fake_subscriptions;
 mod files;
 mod keeping;
+mod lost_answers;
 mod misbehaviour;
 mod outage;
 mod replacing;
