@@ -17,8 +17,12 @@ pub const PLAIN_BYTES_MAX: usize = 1 << 14;
 const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
 /// A handshake message behind the handshake: a ticket, which is not used, at most.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// RFC 8446 §4.6.1: a ticket's lifetime, age, nonce of no bytes, one byte of a ticket, and no extensions.
+const TICKET_BYTES_MIN: usize = 4 + 4 + 1 + 2 + 1 + 2;
 /// KeyUpdates in a row without data between them: each costs two derivations.
 const UPDATES_MAX: u8 = 32;
+/// Tickets in a row without data between them: none is used.
+const TICKETS_MAX: u8 = 32;
 /// Alerts that say nothing (RFC 8446 §6.1, `user_canceled`), in a row.
 const WARNINGS_MAX: u8 = 4;
 
@@ -69,12 +73,13 @@ pub(super) struct Records {
 #[derive(Debug)]
 struct Patience {
     updates: u8,
+    tickets: u8,
     warnings: u8,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { updates: UPDATES_MAX, warnings: WARNINGS_MAX }
+        Self { updates: UPDATES_MAX, tickets: TICKETS_MAX, warnings: WARNINGS_MAX }
     }
 }
 
@@ -115,6 +120,13 @@ enum Came {
     Data(usize),
     CloseNotify,
     Other,
+}
+
+/// A handshake message that may come behind the handshake.
+enum Message {
+    /// Whether one is asked for in return.
+    KeyUpdate(u8),
+    Ticket,
 }
 
 /// What the peer did wrong, and what it is told.
@@ -290,7 +302,9 @@ impl Records {
         }
         match *kind {
             APPLICATION_DATA => {
-                self.patience = Patience::default();
+                if !plain.is_empty() {
+                    self.patience = Patience::default();
+                }
                 take(plain);
                 Ok(Came::Data(plain.len()))
             }
@@ -322,46 +336,69 @@ impl Records {
         if plain.is_empty() {
             return Err(Fault::invalid(InvalidMessage::InvalidEmptyPayload));
         }
-        self.begun.extend_from_slice(plain);
-        while let Some((&[kind, a, b, c], rest)) = self.begun.split_first_chunk::<4>() {
-            let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            if length > MESSAGE_BYTES_MAX {
-                return Err(Fault::invalid(InvalidMessage::HandshakePayloadTooLarge));
-            }
-            let Some((body, behind)) = rest.split_at_checked(length) else { return Ok(()) };
-            match (kind, self.side) {
-                (KEY_UPDATE, _) => {
-                    let (body, is_last) =
-                        (body.first_chunk::<1>().filter(|_| length == 1).copied(), behind.is_empty());
-                    self.begun = Vec::new();
-                    return self.key_update(body, is_last);
+        let mut begun = std::mem::take(&mut self.begun);
+        begun.extend_from_slice(plain);
+        let mut rest = &*begun;
+        while let Some((message, behind)) = self.next_message(rest)? {
+            match message {
+                Message::KeyUpdate(body) => {
+                    self.key_update(body, behind.is_empty())?;
                 }
                 // Nothing is resumed, so a ticket is of no use.
-                (NEW_SESSION_TICKET, Side::Client) => {}
-                (other, _) => {
-                    return Err(Fault::unexpected(TlsError::InappropriateHandshakeMessage {
-                        expect_types: vec![HandshakeType::KeyUpdate],
-                        got_type: HandshakeType::from(other),
-                    }));
+                Message::Ticket => {
+                    let left = self.patience.tickets.checked_sub(1);
+                    let too_many = || TlsError::General("too many session tickets without data".to_owned());
+                    self.patience.tickets = left.ok_or_else(|| Fault::unexpected(too_many()))?;
                 }
             }
-            self.begun = behind.to_vec();
+            rest = behind;
         }
+        let used = begun.len() - rest.len();
+        begun.drain(..used);
+        // What is empty holds no memory.
+        self.begun = if begun.is_empty() { Vec::new() } else { begun };
         Ok(())
     }
 
+    /// The first message, if it is whole. What it is, and how long, is checked before any of the rest is waited for.
+    fn next_message<'m>(&self, bytes: &'m [u8]) -> Result<Option<(Message, &'m [u8])>, Fault> {
+        let Some(&kind) = bytes.first() else { return Ok(None) };
+        if kind != KEY_UPDATE && (kind, self.side) != (NEW_SESSION_TICKET, Side::Client) {
+            return Err(Fault::unexpected(TlsError::InappropriateHandshakeMessage {
+                expect_types: vec![HandshakeType::KeyUpdate],
+                got_type: HandshakeType::from(kind),
+            }));
+        }
+        let Some((&[_, a, b, c], rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        match kind {
+            KEY_UPDATE if length != 1 => return Err(Fault::invalid(InvalidMessage::InvalidKeyUpdate)),
+            _ if length > MESSAGE_BYTES_MAX => {
+                return Err(Fault::invalid(InvalidMessage::HandshakePayloadTooLarge));
+            }
+            NEW_SESSION_TICKET if length < TICKET_BYTES_MIN => {
+                return Err(Fault::invalid(InvalidMessage::MissingData("NewSessionTicket")));
+            }
+            _ => {}
+        }
+        let Some((body, behind)) = rest.split_at_checked(length) else { return Ok(None) };
+        Ok(Some(match (kind, body) {
+            (KEY_UPDATE, &[request]) => (Message::KeyUpdate(request), behind),
+            _ => (Message::Ticket, behind),
+        }))
+    }
+
     /// RFC 8446 §4.6.3; §5.1: nothing stands behind it in its record, for that would be under the old key.
-    fn key_update(&mut self, body: Option<[u8; 1]>, is_last: bool) -> Result<(), Fault> {
+    fn key_update(&mut self, request: u8, is_last: bool) -> Result<(), Fault> {
         if !is_last {
             return Err(Fault::unexpected(PeerMisbehaved::KeyEpochWithPendingFragment));
         }
-        self.owes_update |= match body {
-            Some([0]) => false,
-            Some([1]) => true,
-            Some(_) => {
+        self.owes_update |= match request {
+            0 => false,
+            1 => true,
+            _ => {
                 return Err(Fault::new(InvalidMessage::InvalidKeyUpdate, AlertDescription::IllegalParameter));
             }
-            None => return Err(Fault::invalid(InvalidMessage::InvalidKeyUpdate)),
         };
         let left = self.patience.updates.checked_sub(1);
         self.patience.updates =

@@ -71,6 +71,8 @@ pub enum VouchingError {
     Own(#[from] AuthenticateError),
     #[error("there is no randomness")]
     Random,
+    #[error("this sidecar has no identity any more, and so no roots to judge the peer's proof by")]
+    NoIdentity,
 }
 
 impl Vouching {
@@ -152,7 +154,8 @@ impl Vouching {
 
     fn judge(&mut self, proof: &[u8], out: &mut Vec<u8>) -> Result<(), VouchingError> {
         let request = self.asked.take().ok_or(VouchingError::Unasked)?;
-        let Some(own) = self.plane.credentials.current() else { return Err(VouchingError::Unasked) };
+        // Without an own identity there are no roots to judge by; the peer is not to blame for that.
+        let own = self.plane.credentials.current().ok_or(VouchingError::NoIdentity)?;
         let expected = Expected { id: &self.peer, bundles: &own.bundles, now: self.plane.clock.now() };
         let peer = judge(&self.exporter, request, proof, expected)?;
         self.door.admit(&peer)?;

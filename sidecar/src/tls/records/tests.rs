@@ -109,7 +109,7 @@ fn each_forgery_breaks_the_connection_with_the_alert_that_names_it() {
     };
     let update = &UPDATE_NOT_REQUESTED[..];
     let ticket = [NEW_SESSION_TICKET, 0, 0, 1, 9];
-    let cases: [(&str, u8, &[u8], TlsError, Alert); 15] = [
+    let cases: [(&str, u8, &[u8], TlsError, Alert); 17] = [
         (
             "no content type but zeros",
             0,
@@ -148,6 +148,14 @@ fn each_forgery_breaks_the_connection_with_the_alert_that_names_it() {
             Alert::DecodeError,
         ),
         ("a ClientHello", HANDSHAKE, &[1, 0, 0, 0], of_message(1), Alert::UnexpectedMessage),
+        ("the first byte of a Certificate", HANDSHAKE, &[11], of_message(11), Alert::UnexpectedMessage),
+        (
+            "the header of an update of 64 KiB",
+            HANDSHAKE,
+            &[KEY_UPDATE, 1, 0, 0],
+            invalid(InvalidMessage::InvalidKeyUpdate),
+            Alert::DecodeError,
+        ),
         ("a Finished", HANDSHAKE, &[20, 0, 0, 1, 7], of_message(20), Alert::UnexpectedMessage),
         (
             "a ticket to a server",
@@ -159,8 +167,8 @@ fn each_forgery_breaks_the_connection_with_the_alert_that_names_it() {
         (
             "a message of 16 MiB",
             HANDSHAKE,
-            &[4, 0xff, 0xff, 0xff],
-            invalid(InvalidMessage::HandshakePayloadTooLarge),
+            &[KEY_UPDATE, 0xff, 0xff, 0xff],
+            invalid(InvalidMessage::InvalidKeyUpdate),
             Alert::DecodeError,
         ),
         (
@@ -196,6 +204,23 @@ fn each_forgery_breaks_the_connection_with_the_alert_that_names_it() {
         let [mut client, mut server] = ends();
         let bytes = crafted(&mut client, kind, plain);
         breaks([&mut client, &mut server], &bytes, &error, alert, why);
+    }
+    let to_client: [(&str, [u8; 4], TlsError); 2] = [
+        (
+            "a ticket of 16 MiB",
+            [NEW_SESSION_TICKET, 0xff, 0xff, 0xff],
+            invalid(InvalidMessage::HandshakePayloadTooLarge),
+        ),
+        (
+            "a ticket of nothing",
+            [NEW_SESSION_TICKET, 0, 0, 0],
+            invalid(InvalidMessage::MissingData("NewSessionTicket")),
+        ),
+    ];
+    for (why, plain, error) in to_client {
+        let [mut client, mut server] = ends();
+        let bytes = crafted(&mut server, HANDSHAKE, &plain);
+        breaks([&mut server, &mut client], &bytes, &error, Alert::DecodeError, why);
     }
 }
 
@@ -302,6 +327,8 @@ fn updates_and_warnings_without_data_come_to_an_end() {
             let update = crafted(&mut client, HANDSHAKE, &UPDATE_NOT_REQUESTED);
             client.writes.update().unwrap();
             opened(&mut server, &update).0.result.unwrap();
+            let nothing = crafted(&mut client, APPLICATION_DATA, b"");
+            opened(&mut server, &nothing).0.result.unwrap();
         }
         for _ in 0..WARNINGS_MAX {
             let warning = crafted(&mut client, ALERT, &[WARNING, AlertDescription::UserCanceled.into()]);
@@ -323,6 +350,22 @@ fn updates_and_warnings_without_data_come_to_an_end() {
         last = opened(&mut server, &warning).0.result;
     }
     assert_eq!(last, Err(TlsError::PeerMisbehaved(PeerMisbehaved::TooManyWarningAlertsReceived)));
+}
+
+#[test]
+fn tickets_without_data_come_to_an_end_in_one_record_and_in_many() {
+    let ticket = [&[NEW_SESSION_TICKET, 0, 0, TICKET_BYTES_MIN as u8][..], &[7; TICKET_BYTES_MIN]].concat();
+    for in_a_record in [1, 8, 800] {
+        let [mut client, mut server] = ends();
+        let (mut sent, mut last) = (0, Ok(()));
+        while last.is_ok() {
+            assert!(sent <= usize::from(TICKETS_MAX), "{sent} tickets were taken");
+            sent += in_a_record;
+            let bytes = crafted(&mut server, HANDSHAKE, &ticket.repeat(in_a_record));
+            last = opened(&mut client, &bytes).0.result;
+        }
+        assert!(sent > usize::from(TICKETS_MAX), "after {sent}: {last:?}");
+    }
 }
 
 #[test]
