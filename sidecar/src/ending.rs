@@ -1,9 +1,12 @@
 //! How a TCP connection is ended. A connection that is carried is reset by its close, unless its relay ended cleanly:
 //! so whatever else ends it, an error, a cut, a panic, is never taken for a clean end at the other side.
 
+mod retransmission;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::Once;
 use std::time::Duration;
 
 use rustls::{AlertDescription, Error as TlsError};
@@ -18,23 +21,29 @@ const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 
 /// Prepares a connection with `at`, or those that a listener there will accept (Linux copies what a listening socket is
 /// set to): small writes leave at once, and an other side that has gone without a word, as when a machine loses its
-/// power, is noticed after `dead_after`, whether something is under way to it or not.
+/// power, is noticed after about `dead_after`, whether something is under way to it or not. One that lives and takes
+/// nothing is not dead: its kernel acknowledges.
 pub fn prepare(socket: &impl AsFd, at: IpAddr, dead_after: Duration) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
-    // The kernel counts a window that stays closed as silence, too: so ends what waits for an app that hangs, when the
-    // other side has gone and nobody on the way can read of it.
-    socket.set_tcp_user_timeout(Some(dead_after))?;
+    let options = SockRef::from(socket);
+    options.set_tcp_nodelay(true)?;
     // Over loopback the kernel speaks for a side that died, and need not be asked.
     if at.is_loopback() {
-        spare_congestion_control(&socket);
+        spare_congestion_control(&options);
         return Ok(());
     }
+    // Nothing is under way: keep-alive. Something is: the distance of retransmissions and of probes of a closed window.
     let probe = TcpKeepalive::new()
         .with_time(dead_after / 2)
         .with_interval((dead_after / 2 / KEEP_ALIVE_PROBES).max(Duration::from_secs(1)))
         .with_retries(KEEP_ALIVE_PROBES);
-    socket.set_tcp_keepalive(&probe)
+    options.set_tcp_keepalive(&probe)?;
+    if let Err(error) = retransmission::bound(socket, dead_after) {
+        static TOLD: Once = Once::new();
+        let what = "a machine that vanishes while something is under way to it is found dead after net.ipv4.tcp_retries2 \
+                    tries, by default a quarter of an hour: run Linux 6.15 or newer, or lower that setting";
+        TOLD.call_once(|| tracing::warn!(%error, what, "this kernel has no TCP_RTO_MAX_MS"));
+    }
+    Ok(())
 }
 
 /// Over loopback nothing is ever congested, and the simplest control does. Measured where the system's is BBR: its
@@ -101,7 +110,7 @@ mod tests {
         for stream in [&stream, &accepted] {
             let socket = SockRef::from(stream);
             assert!(socket.tcp_nodelay().unwrap());
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(dead_after));
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None, "a closed window is no death");
         }
         [stream, accepted]
     }
@@ -118,6 +127,10 @@ mod tests {
                 Duration::from_secs(30),
                 "as long as it was promised"
             );
+            match retransmission::of(&stream) {
+                Ok(distance) => assert!(distance <= Duration::from_secs(2), "{distance:?}"),
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT), "{error}"),
+            }
         }
     }
 

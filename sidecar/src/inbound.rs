@@ -13,7 +13,6 @@ use postern_proto::mtls::{Admission, Denial, HandshakeSecrets, Judge, server_con
 use postern_proto::policy::{Decision, Protocol};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 pub(crate) use tunnel::{end, settle};
 
 use crate::config::Inbound;
@@ -166,7 +165,7 @@ impl InboundServer {
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
             }
-            Err(error) => debug!(%error, "a connection broke"),
+            Err(error) => registration.broke(&error),
         }
     }
 

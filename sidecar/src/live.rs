@@ -78,11 +78,37 @@ pub struct Traffic {
     pub retired: AtomicBool,
     /// The called side has been asked for a lease, and has not answered.
     pub unanswered: AtomicBool,
-    /// Wakes the task of a tunnel when its own side has something to prove, and that of an HTTP connection when it is
+    /// The app takes nothing, though something waits for it; so the peer is not read.
+    pub app_stalls: AtomicBool,
+    /// The peer takes nothing, or has not answered; so the app is not read.
+    pub peer_stalls: AtomicBool,
+    /// The task shall look whether a side that it does not read has gone.
+    pub look: AtomicBool,
+    /// Wakes the task when it shall look, when a tunnel's own side has something to prove, and when an HTTP connection is
     /// retired.
     pub waker: AtomicWaker,
     /// Why it was cut.
     cut_for: OnceLock<Denial>,
+}
+
+impl Traffic {
+    /// Which side takes nothing, in words.
+    pub fn stalled(&self) -> Option<&'static str> {
+        match (self.app_stalls.load(Ordering::Relaxed), self.peer_stalls.load(Ordering::Relaxed)) {
+            (false, false) => None,
+            (true, false) => Some("the app takes nothing"),
+            (false, true) => Some("the peer takes nothing"),
+            (true, true) => Some("neither side takes anything"),
+        }
+    }
+
+    /// A side that is not read can go unnoticed: lets the task look.
+    fn look_if_stalled(&self) {
+        if self.stalled().is_some() {
+            self.look.store(true, Ordering::Relaxed);
+            self.waker.wake();
+        }
+    }
 }
 
 /// All live connections of one sidecar.
@@ -206,6 +232,7 @@ impl Register {
             "since": facts.since.format(&Rfc3339).ok(),
             "tunnel": facts.is_tunnel,
             "half_closed": traffic.half_closed.load(Ordering::Relaxed),
+            "stalled": traffic.stalled(),
             "quiet_seconds": lasting.quiet(now).as_secs(),
             "requests": facts.calls.as_ref().map(|calls| calls.count()),
             "bytes_to_peer": traffic.to_peer.load(Ordering::Relaxed),

@@ -133,16 +133,17 @@ impl OutboundServer {
                 close_cleanly(tls.tcp());
             }
             // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
-            Err(RelayError::Peer(error)) => {
-                if let Some(refusal) = self.last_word(&mut tls, error, leased.address()).await {
+            Err(RelayError::Peer(error)) => match self.last_word(&mut tls, &error, leased.address()).await {
+                Some(refusal) => {
                     if refusal.reason == PEER_FAILED {
                         leased.failed();
                     }
                     registration.tell(|story| story.refused(refusal.reason, &refusal.detail));
                     self.plane.refusals.tell(refusal);
                 }
-            }
-            Err(RelayError::App(_)) => {}
+                None => registration.broke(&RelayError::Peer(error)),
+            },
+            Err(error) => registration.broke(&error),
         }
     }
 }

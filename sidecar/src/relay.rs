@@ -15,12 +15,13 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
+use crate::holder::in_one_line;
 use crate::live::Traffic;
 use crate::tls::{Backlog, PLAIN_BYTES_MAX, SEALED_AT_ONCE_BYTES};
 use crate::tunnel::HEADER_BYTES;
-pub use carrier::{Carrier, HEADROOM_BYTES, Over, Received};
+pub use carrier::{AppStream, Carrier, HEADROOM_BYTES, Over, Received};
 
 /// Read from the app at a time, and at least decrypted for it in one turn: with the header of a frame what is sealed at
 /// once. Measured: from 8 KiB to this saves a third of the CPU, beyond it nothing.
@@ -46,10 +47,28 @@ pub enum RelayError {
     Peer(#[source] io::Error),
 }
 
+impl RelayError {
+    /// Which side broke and how, as a stable word and in words.
+    pub fn told(&self) -> (&'static str, String) {
+        let (side, error) = match self {
+            Self::App(error) => ("app_broke", error),
+            Self::Peer(error) => ("peer_broke", error),
+        };
+        (side, in_one_line(error))
+    }
+
+    /// Whether the kernel has given the side up: nobody acknowledges, or nobody knows the way to it.
+    pub fn is_death(&self) -> bool {
+        let (Self::App(error) | Self::Peer(error)) = self;
+        use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+        matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown)
+    }
+}
+
 /// Copies in both directions until both have ended, or one side breaks.
 pub async fn relay<A, C>(app: &mut A, peer: &mut C, bytes: &Traffic) -> Result<(), RelayError>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
+    A: AppStream,
     C: Carrier,
 {
     let mut relay =
@@ -78,8 +97,35 @@ enum State {
     Ended,
 }
 
-impl<A: AsyncRead + AsyncWrite + Unpin, C: Carrier> Relay<'_, A, C> {
+impl<A: AppStream, C: Carrier> Relay<'_, A, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        let relayed = self.poll_both(cx);
+        if relayed.is_pending() {
+            self.note_stalls(cx)?;
+        }
+        relayed
+    }
+
+    /// A side is not read while the other takes nothing, and may have gone meanwhile: its reset is looked for when the
+    /// register says so.
+    fn note_stalls(&mut self, cx: &mut Context<'_>) -> Result<(), RelayError> {
+        let (app_stalls, peer_stalls) = (!self.kept.is_empty(), self.peer.is_stalled());
+        self.bytes.app_stalls.store(app_stalls, Ordering::Relaxed);
+        self.bytes.peer_stalls.store(peer_stalls, Ordering::Relaxed);
+        if !app_stalls && !peer_stalls {
+            return Ok(());
+        }
+        self.bytes.waker.register(cx.waker());
+        if !self.bytes.look.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Some(error) = self.app.take_error() {
+            return Err(RelayError::App(error));
+        }
+        self.peer.take_error().map_or(Ok(()), |error| Err(RelayError::Peer(error)))
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         self.peer.attend(cx).map_err(RelayError::Peer)?;
         let inward = self.poll_inward(cx)?;
         let outward = self.poll_outward(cx)?;

@@ -162,6 +162,11 @@ impl TlsStream {
         self.unsent.poll_drain(|rest| Pin::new(&mut *tcp).poll_write(cx, rest))
     }
 
+    /// Whether something waits that the socket has not taken.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// Says close_notify; [`Self::poll_unsent`] sends it.
     pub fn end(&mut self) -> io::Result<()> {
         let mut said = Outgoing::default();

@@ -1,5 +1,6 @@
 //! Connections that stop being HTTP (RFC 9110 §7.8): from then on bytes are relayed, as long as the call is allowed.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +22,7 @@ use crate::config::Limits;
 use crate::ending::close_cleanly;
 use crate::live::Traffic;
 use crate::metrics::Direction;
-use crate::relay::{Over, RelayError, relay};
+use crate::relay::{AppStream, Over, RelayError, relay};
 use crate::tls::TlsStream;
 
 /// Names the protocol to which a message switches.
@@ -111,7 +112,7 @@ async fn outlived(bytes: &Traffic, limits: &Limits) -> Denial {
 }
 
 /// A stream that hyper was given, and gives back.
-pub(super) trait Below: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
+pub(super) trait Below: AppStream + Send + Sized + 'static {
     /// With what hyper has read already and not used. Whatever ends it but a clean end of both directions resets it.
     fn of(upgraded: Upgraded) -> Option<Self>;
     fn tcp(&self) -> &TcpStream;
@@ -125,6 +126,12 @@ impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for Wat
 
     fn tcp(&self) -> &TcpStream {
         self.stream().tcp()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin> AppStream for Watched<S> {
+    fn take_error(&self) -> Option<io::Error> {
+        self.stream().tcp().take_error().unwrap_or_else(Some)
     }
 }
 

@@ -144,13 +144,13 @@ impl InboundServer {
                 close_cleanly(&app);
                 Ok(Afterwards::Next)
             }
-            Err(RelayError::Peer(error))
-                if !wire.lease().is_reset_by_peer() || WireError::of(&error).is_some() =>
-            {
-                Err(error)
-            }
             Err(error) => {
-                debug!(%error, "a connection broke");
+                registration.broke(&error);
+                if let RelayError::Peer(error) = error
+                    && (!wire.lease().is_reset_by_peer() || WireError::of(&error).is_some())
+                {
+                    return Err(error);
+                }
                 drop(app);
                 wire.reset(Vec::new());
                 Box::pin(settle(wire)).await?;

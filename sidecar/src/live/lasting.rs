@@ -95,6 +95,7 @@ impl Register {
             if facts.peer.is_none() || live.cut.is_cancelled() {
                 return;
             }
+            live.traffic.look_if_stalled();
             let most = limits.max_connection_age;
             let young = still_young(facts, lasting, most, wall, now);
             let lasts = match self.listener(facts).map(|listener| listener.protocol) {
@@ -122,7 +123,13 @@ fn still_moves(live: &Live, quiet: Duration, limits: &Limits) -> Result<(), Deni
         let detail = format!("the called side has not answered for {ANSWER_TIMEOUT:?}");
         return Err(Denial { code: "unanswered", detail });
     }
-    limits.still_moves(live.traffic.half_closed.load(Ordering::Relaxed), quiet)
+    let still = limits.still_moves(live.traffic.half_closed.load(Ordering::Relaxed), quiet);
+    still.map_err(|mut denial| {
+        if let Some(side) = live.traffic.stalled() {
+            denial.detail = format!("{}: {side}", denial.detail);
+        }
+        denial
+    })
 }
 
 impl Limits {

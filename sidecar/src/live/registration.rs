@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Live, Register, Traffic};
 use crate::access_log::Story;
 use crate::metrics::Direction;
+use crate::relay::RelayError;
 use crate::share::Place;
 
 /// How a connection gets to its peer.
@@ -101,11 +102,27 @@ impl Registration {
         if !self.live.resting.swap(true, Ordering::Relaxed) {
             let taken = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
             let (to_peer, to_app) = (taken(&self.traffic.to_peer), taken(&self.traffic.to_app));
-            self.traffic.half_closed.store(false, Ordering::Relaxed);
+            let flags = [&self.traffic.half_closed, &self.traffic.app_stalls, &self.traffic.peer_stalls];
+            flags.into_iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
             self.register.metrics.carried(self.direction, to_peer, to_app);
             self.register.metrics.closed(self.direction);
             self.tell(|story| *story = Story::default());
         }
+    }
+
+    /// A side has broken off: the access log tells which, and how. That one was given up for dead, which had gone without
+    /// a word or whose kernel answered no more, is logged, too.
+    pub(crate) fn broke(&self, error: &RelayError) {
+        let (reason, detail) = error.told();
+        let (connection, direction) = (self.number, self.direction.as_str());
+        if error.is_death() {
+            let peer = self.peer();
+            let peer = peer.as_ref().map(tracing::field::display);
+            tracing::info!(connection, direction, peer, reason, detail, "a side is dead");
+        } else {
+            tracing::debug!(connection, direction, reason, detail, "a connection broke");
+        }
+        self.tell(|story| story.refused(reason, &detail));
     }
 
     /// Why it was cut, if it was no longer allowed or had outlived its bounds.

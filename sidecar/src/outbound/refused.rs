@@ -89,10 +89,10 @@ impl OutboundServer {
     pub(super) async fn last_word(
         &self,
         tls: &mut TlsStream,
-        error: io::Error,
+        error: &io::Error,
         address: SocketAddr,
     ) -> Option<Refusal> {
-        let alert = match alert_in(&error) {
+        let alert = match alert_in(error) {
             Some(alert) => Some(alert),
             None => last_word(tls).await,
         };

@@ -73,7 +73,8 @@ impl OutboundServer {
                     close_cleanly(&app);
                     return self.pool.put(tunnel);
                 }
-                Err(RelayError::App(_)) => {
+                Err(error @ RelayError::App(_)) => {
+                    registration.broke(&error);
                     drop(app);
                     tunnel.wire.reset(Vec::new());
                     return Box::pin(self.keep(tunnel)).await;
@@ -97,7 +98,7 @@ impl OutboundServer {
                     self.tell_refused(vec![refusal], registration);
                     keeps
                 }
-                Broken::Over(error) => return self.tell_broken(&error, tunnel.address, registration),
+                Broken::Over(error) => return self.tell_broken(error, tunnel.address, registration),
             };
             drop(app);
             // Awaited here: what the arms above hold would else make the task half as large again.
@@ -255,9 +256,9 @@ impl OutboundServer {
         tunnel.end();
     }
 
-    /// That a peer breaks the rules is told; that it went away is not.
-    fn tell_broken(&self, error: &io::Error, address: SocketAddr, registration: &Registration) {
-        let Some(broken) = WireError::of(error) else { return tracing::debug!(%error, "a tunnel broke") };
+    /// That a peer breaks the rules is a refusal; that it went away is not.
+    fn tell_broken(&self, error: io::Error, address: SocketAddr, registration: &Registration) {
+        let Some(broken) = WireError::of(&error) else { return registration.broke(&RelayError::Peer(error)) };
         let detail = format!("the tunnel to {address} broke: {}", in_one_line(broken));
         self.tell_refused(vec![self.refusal(broken.reason(), detail, Some(address), None)], registration);
     }

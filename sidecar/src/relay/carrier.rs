@@ -5,12 +5,25 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::CHUNK_BYTES;
 use crate::tls::{Backlog, TlsStream};
 
 /// In front of each chunk there is so much room for a header.
 pub const HEADROOM_BYTES: usize = 16;
+
+/// A side of a relay.
+pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
+    /// The error of the connection below, as by a reset, that would be met by reading on. It is reported once.
+    fn take_error(&self) -> Option<io::Error>;
+}
+
+impl AppStream for TcpStream {
+    fn take_error(&self) -> Option<io::Error> {
+        Self::take_error(self).unwrap_or_else(Some)
+    }
+}
 
 /// What a turn of reading brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +55,12 @@ pub trait Carrier {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Whether what the app says has to wait, so that the app is not read.
+    fn is_stalled(&self) -> bool;
+
+    /// The error of the connection below, as by a reset, that would be met by reading on. It is reported once.
+    fn take_error(&self) -> Option<io::Error>;
+
     /// After the peer's end: whether it breaks while we still send. By default the next write finds out.
     fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
@@ -64,6 +83,14 @@ impl Carrier for TlsStream {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_shutdown(cx)
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.has_unsent()
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        AppStream::take_error(self.tcp())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -90,7 +117,7 @@ impl<S> Over<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Carrier for Over<S> {
+impl<S: AppStream> Carrier for Over<S> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>> {
         to_app.resize(CHUNK_BYTES, 0);
         let mut buffer = ReadBuf::new(to_app);
@@ -115,6 +142,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier for Over<S> {
         };
         self.unsent.pending().extend_from_slice(bytes.get(sent..).unwrap_or_default());
         Ok(())
+    }
+
+    fn is_stalled(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        self.stream.take_error()
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

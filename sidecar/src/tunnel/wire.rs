@@ -12,6 +12,7 @@ use super::open::Open;
 use super::reader::Reader;
 use super::replay::ReplayBuffer;
 use super::vouching::{Vouching, VouchingError};
+use crate::ending::{close_cleanly, reset_on_close};
 use crate::relay::{CHUNK_BYTES, Carrier, HEADROOM_BYTES, Received};
 use crate::tls::TlsStream;
 
@@ -72,7 +73,9 @@ impl From<WireError> for io::Error {
 }
 
 impl Wire {
+    /// Whatever ends it but [`Self::into_tls`] resets TCP below it, so that the peer learns of it though it may not read.
     pub fn new(tls: TlsStream, role: Role) -> Self {
+        reset_on_close(tls.tcp());
         Self {
             tls,
             reader: Reader::new(role),
@@ -96,7 +99,9 @@ impl Wire {
         &self.tls
     }
 
+    /// To be ended cleanly.
     pub fn into_tls(self) -> TlsStream {
+        close_cleanly(self.tls.tcp());
         self.tls
     }
 
@@ -329,6 +334,14 @@ impl Carrier for Wire {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.accepted == Accepted::Held { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.tls.has_unsent() || !self.said.is_empty() || !self.control.is_empty()
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        Carrier::take_error(&self.tls)
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

@@ -30,3 +30,4 @@ mod policy_file;
 mod refusing;
 mod sharing;
 mod upstreams;
+mod vanishing;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use postern_sidecar::relay::AppStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Which bytes these are: nobody else's are the same.
@@ -136,6 +137,12 @@ impl AsyncRead for Stream {
         buffer.put_slice(&bytes);
         told.read += count;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AppStream for Stream {
+    fn take_error(&self) -> Option<io::Error> {
+        self.app.told().broken.then(|| io::ErrorKind::ConnectionReset.into())
     }
 }
 
