@@ -201,6 +201,8 @@ pub struct Denial {
 
 /// The code of a denial whose reason is that the peer's identity is revoked: the peer is told by its TLS alert.
 pub const REVOKED: &str = "revoked";
+/// The code of a [`Denial`] that says nothing about the peer's rights: it has as many connections as one may have.
+pub const OVER_LIMIT: &str = "connections_per_peer_max";
 
 /// Admits exactly one identity: what an outbound connection demands of its server.
 #[derive(Debug, Clone)]
@@ -331,6 +333,10 @@ impl Judge {
             Verdict::Admitted(_) => Ok(()),
             // RFC 8446 §6.2 has an alert of its own for it.
             Verdict::Denied(_, denial) if denial.code == REVOKED => Err(CertificateError::Revoked.into()),
+            // Another alert than for what the policy says: rustls makes `handshake_failure` of it (RFC 8446 §6.2).
+            Verdict::Denied(_, denial) if denial.code == OVER_LIMIT => {
+                Err(rustls::Error::General(denial.detail.clone()))
+            }
             Verdict::Denied(..) => Err(CertificateError::ApplicationVerificationFailure.into()),
             Verdict::Unverified(error) => Err(certificate_error(error).into()),
             Verdict::WrongPin { .. } => Err(CertificateError::UnknownIssuer.into()),

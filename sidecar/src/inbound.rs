@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{Admission, Denial, HandshakeSecrets, Judge, server_config_yielding};
+use postern_proto::mtls::{Admission, Denial, HandshakeSecrets, Judge, OVER_LIMIT, server_config_yielding};
 use postern_proto::policy::{Decision, Protocol};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 pub(crate) use tunnel::{end, settle};
@@ -23,14 +24,18 @@ use crate::http::{self, HttpInbound};
 use crate::listen::{Serve, Until};
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
-use crate::pending::{Pending, Place};
+use crate::pending::{Pending, Place, Progress};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::relay::relay;
-use crate::share::Shares;
+use crate::share::{self, Shares};
 use crate::tls::{Secured, TlsStream, client_hello};
 use crate::upstream::Upstreams;
 use refused::{Stage, Stopped};
+
+/// Of the connections of one listener this part may be tunnels that wait for their next connection of the app. They are
+/// worth less than a connection that comes, so the oldest is ended for it.
+const IDLE_TUNNELS_PART: usize = 4;
 
 /// Serves the connections of one inbound.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub struct InboundServer {
     inbound: Arc<Inbound>,
     app: Arc<Upstreams>,
     pending: Arc<Pending>,
+    /// Tunnels between two connections of the app.
+    idle: Arc<Pending>,
     /// Connections by peer.
     shares: Arc<Shares>,
     /// Where the inbound speaks HTTP.
@@ -50,12 +57,14 @@ impl InboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, inbound: Inbound) -> Self {
         let level = plane.metrics.levels.handshakes_pending.clone();
         let pending = Arc::new(Pending::new(plane.config.limits.handshakes_pending_max, level));
+        let idle_max = plane.config.limits.connections_max.div_ceil(IDLE_TUNNELS_PART);
+        let idle = Arc::new(Pending::new(idle_max, Gauge::default()));
         let shares = plane.shares.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
         let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
             .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
-        Self { plane, index, inbound, app, pending, shares, http }
+        Self { plane, index, inbound, app, pending, idle, shares, http }
     }
 }
 
@@ -84,17 +93,18 @@ impl Serve for InboundServer {
         };
         let (until, calls) = (until.clone(), facts.calls.clone());
         let registration = Arc::new(self.plane.register.enter(facts, &until.abort));
-        let place = self.pending.enter();
+        let place = self.pending.enter(Progress::Silent);
         async move {
             // Boxed, so that the handshake's state is gone while bytes are relayed.
-            let handshake = Box::pin(self.handshake(stream, place, &registration));
-            let Some(admitted) = registration.cut.run_until_cancelled(handshake).await else { return };
-            let Some(admitted) = Box::pin(self.told(admitted, from, &registration)).await else { return };
+            let handshake = Box::pin(self.handshake(stream, place, from, &registration));
+            let Some(shaken) = registration.cut.run_until_cancelled(handshake).await else { return };
+            let Some((admitted, place)) = shaken else { return };
             if self.http.is_none() && admitted.is_tunnel() {
                 let generation = admitted.generation;
                 let Some(wire) = self.tunnel(admitted, &registration) else { return };
-                return self.serve_tunnel(wire, generation, (from, &registration, &until)).await;
+                return self.serve_tunnel(wire, (generation, place), (from, &registration, &until)).await;
             }
+            drop(place);
             let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
@@ -132,21 +142,23 @@ impl Serve for InboundServer {
 }
 
 impl InboundServer {
-    /// An admitted connection; a refused one is told, and its peer bidden farewell.
-    async fn told(
+    /// A connection whose handshake is done, and its place; a refused one is told, and its peer bidden farewell.
+    async fn handshake(
         self: &Arc<Self>,
-        admitted: Result<Box<Admitted>, Stopped>,
+        stream: TcpStream,
+        place: Place,
         from: SocketAddr,
         registration: &Arc<Registration>,
-    ) -> Option<Box<Admitted>> {
-        let stopped = match admitted {
-            Ok(admitted) => return Some(admitted),
+    ) -> Option<(Box<Admitted>, Place)> {
+        let stopped = match self.try_handshake(stream, &place, registration).await {
+            Ok(admitted) => return Some((admitted, place)),
             Err(stopped) => stopped,
         };
         let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
         self.tell(from, registration, &stopped);
         if let Some(stream) = stopped.stream {
-            farewell(stream).await;
+            place.advance(Progress::Leaving);
+            place.evicted.run_until_cancelled(farewell(stream)).await;
         }
         None
     }
@@ -170,19 +182,21 @@ impl InboundServer {
     }
 
     /// Handshakes within the limits.
-    async fn handshake(
+    async fn try_handshake(
         &self,
         stream: TcpStream,
-        place: Place,
+        place: &Place,
         registration: &Arc<Registration>,
     ) -> Result<Box<Admitted>, Stopped> {
         let started = Instant::now();
-        let limit = self.plane.config.limits.handshake_timeout;
+        let (limit, evicted) = (self.plane.config.limits.handshake_timeout, place.evicted.clone());
         let admitted = tokio::select! {
-            admitted = self.admit(stream, &place, registration) => admitted?,
+            admitted = self.admit(stream, place, registration) => Some(admitted?),
             () = tokio::time::sleep(limit) => return Err(Stopped::at(Stage::TimedOut { limit })),
-            () = place.evicted.cancelled() => return Err(Stopped::at(Stage::Evicted)),
+            () = evicted.cancelled() => None,
         };
+        let evicted = || Stopped::at(Stage::Evicted { max: self.pending.max(), progress: place.progress() });
+        let admitted = admitted.ok_or_else(evicted)?;
         self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
         Ok(admitted)
     }
@@ -196,7 +210,7 @@ impl InboundServer {
     ) -> Result<Box<Admitted>, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
         let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
-        place.greeted();
+        place.advance(Progress::Greeted);
         let credentials = match self.plane.valid_credentials() {
             Ok(credentials) => credentials,
             Err(denial) => {
@@ -220,6 +234,7 @@ impl InboundServer {
         };
         let accepted = hello.accept(config, &secrets).await;
         let secured = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
+        place.advance(Progress::Proved);
         Ok(Box::new(Admitted { secured, generation: credentials.generation }))
     }
 
@@ -274,9 +289,10 @@ impl Admission for Door {
             Decides::Now => {
                 let own = self.credentials.svid.id();
                 decide(&self.plane, &self.inbound, &self.registration, peer.id(), own)?;
-                self.make_room(peer.id())
+                self.registration.hold(make_room(&self.plane, &self.shares, peer.id())?);
+                Ok(())
             }
-            Decides::AtEachLease => self.make_room(peer.id()),
+            Decides::AtEachLease => Ok(()),
             Decides::Again => {
                 self.plane.decide(peer.id(), self.credentials.svid.id(), &self.inbound).map(|_| ())
             }
@@ -284,18 +300,14 @@ impl Admission for Door {
     }
 }
 
-impl Door {
-    /// One more connection of this peer, which leaves room for others.
-    fn make_room(&self, peer: &SpiffeId) -> Result<(), Denial> {
-        let most = self.plane.config.limits.connections_per_peer_max;
-        let Some(place) = self.shares.of(peer).enter(most) else {
-            let detail =
-                format!("{peer} has {most} connections open, as many as connections_per_peer_max allows");
-            return Err(Denial { code: "connections_per_peer_max", detail });
-        };
-        self.registration.hold(place);
-        Ok(())
-    }
+/// Room for one more connection of this peer, which leaves some to others.
+fn make_room(plane: &Plane, shares: &Arc<Shares>, peer: &SpiffeId) -> Result<share::Place, Denial> {
+    let most = plane.config.limits.connections_per_peer_max;
+    shares.of(peer).enter(most).ok_or_else(|| {
+        let detail =
+            format!("{peer} has {most} connections open, as many as connections_per_peer_max allows");
+        Denial { code: OVER_LIMIT, detail }
+    })
 }
 
 /// Asks the policy about a new connection of the app.

@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, error, warn};
 
 use crate::listen::Until;
-use crate::pending::{Pending, Place};
+use crate::pending::{Pending, Place, Progress};
 
 /// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -44,7 +44,7 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(one(stream, places.enter(), routes.clone(), until.stop.clone()));
+                    connections.spawn(one(stream, places.enter(Progress::Silent), routes.clone(), until.stop.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the admin endpoint cannot accept");
@@ -66,7 +66,7 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
 async fn one(stream: TcpStream, place: Place, routes: Router, stop: CancellationToken) {
     let greeted = CancellationToken::new();
     let asked = service_fn(|request| {
-        place.greeted();
+        place.advance(Progress::Greeted);
         greeted.cancel();
         routes.clone().oneshot(request)
     });

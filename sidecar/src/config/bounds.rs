@@ -12,6 +12,8 @@ pub const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4A
 /// `[limits] handshakes_pending_max`.
 pub const HANDSHAKES_PENDING_DEFAULT: usize = 512;
 pub const HANDSHAKES_PENDING_MAX: usize = 65_536;
+/// It is at most this part of `connections_max`, so that what carries nothing leaves room to what does.
+pub const HANDSHAKES_PENDING_PART: usize = 2;
 
 /// `[limits] connections_max`.
 pub const CONNECTIONS_DEFAULT: usize = 10_000;

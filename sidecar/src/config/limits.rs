@@ -8,14 +8,14 @@ use super::values::{parse_duration, show_duration};
 use super::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTION_IDLE_TIMEOUT_DEFAULT, CONNECTIONS_DEFAULT, CONNECTIONS_MAX,
     CONNECTIONS_PER_PEER_PART, DEAD_AFTER_DEFAULT, DEAD_AFTER_MIN, HALF_CLOSED_TIMEOUT_DEFAULT,
-    HANDSHAKE_TIMEOUT_DEFAULT, HANDSHAKES_PENDING_DEFAULT, HANDSHAKES_PENDING_MAX, IDLE_TIMEOUT_MAX,
-    LASTING_MAX, LASTING_MIN, TIMEOUT_MAX, TIMEOUT_MIN,
+    HANDSHAKE_TIMEOUT_DEFAULT, HANDSHAKES_PENDING_DEFAULT, HANDSHAKES_PENDING_MAX, HANDSHAKES_PENDING_PART,
+    IDLE_TIMEOUT_MAX, LASTING_MAX, LASTING_MIN, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 
 /// Bounds, each with a default.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Handshakes under way per inbound; when one more comes, the oldest is dropped.
+    /// Connections per inbound that carry nothing yet; when one more comes, the oldest is dropped.
     pub handshakes_pending_max: usize,
     /// From accept to the end of the handshake.
     pub handshake_timeout: Duration,
@@ -79,7 +79,9 @@ impl Rules<'_> {
             self.duration("limits.half_closed_timeout", raw.half_closed_timeout, LASTING_MIN..=LASTING_MAX);
         let age = self.max_age("limits.max_connection_age", raw.max_connection_age);
         Limits {
-            handshakes_pending_max: pending.unwrap_or(default.handshakes_pending_max),
+            handshakes_pending_max: pending
+                .unwrap_or(default.handshakes_pending_max)
+                .min(connections.div_ceil(HANDSHAKES_PENDING_PART)),
             handshake_timeout: handshake.unwrap_or(default.handshake_timeout),
             connect_timeout: connect.unwrap_or(default.connect_timeout),
             connections_max: connections,

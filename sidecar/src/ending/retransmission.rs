@@ -2,7 +2,10 @@
 //! 6.15). By default both drift apart up to two minutes, and an other side that has vanished is found after a quarter of
 //! an hour. Either way it is only found dead when it acknowledges nothing: a window that is closed for long is none of that
 //! (RFC 9293 §3.8.6.1), as it would be by `TCP_USER_TIMEOUT`.
-#![expect(unsafe_code, reason = "no crate knows this socket option: two system calls that read and write four bytes")]
+#![expect(
+    unsafe_code,
+    reason = "no crate knows this socket option: two system calls that read and write four bytes"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -54,5 +57,9 @@ pub(super) fn of(socket: &impl AsFd) -> io::Result<Duration> {
         let (value, length) = ((&raw mut milliseconds).cast(), &raw mut length);
         libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, TCP_RTO_MAX_MS, value, length)
     };
-    if got == 0 { Ok(Duration::from_millis(milliseconds.unsigned_abs().into())) } else { Err(io::Error::last_os_error()) }
+    if got == 0 {
+        Ok(Duration::from_millis(milliseconds.unsigned_abs().into()))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -13,6 +13,7 @@ use super::InboundServer;
 use crate::holder::in_one_line;
 use crate::live::Registration;
 use crate::metrics::Direction;
+use crate::pending::Progress;
 use crate::refusals::{Called, Refusal, explain_command};
 use crate::tls::BrokenHandshake;
 use crate::upstream::Unreached;
@@ -53,7 +54,10 @@ pub(super) enum Stage {
     TimedOut {
         limit: Duration,
     },
-    Evicted,
+    Evicted {
+        max: usize,
+        progress: Progress,
+    },
     AppUnreachable(Unreached),
 }
 
@@ -106,13 +110,23 @@ fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Strin
         Stage::Denied(denial) => (address, denial.code, denial.detail.clone()),
         Stage::Config(error) => (address, "tls_config", error.to_string()),
         Stage::TimedOut { limit } => (address, "handshake_timeout", format!("no handshake within {limit:?}")),
-        Stage::Evicted => {
-            let detail = "too many handshakes under way: the oldest gave way to a new one";
-            (address, "handshakes_pending", detail.to_owned())
-        }
+        Stage::Evicted { max, progress } => (address, "handshakes_pending", evicted(*max, *progress)),
         Stage::AppUnreachable(error) => (address, "app_unreachable", error.to_string()),
         Stage::Handshake { error, verdict } => of_handshake(error, verdict.as_ref(), address),
     })
+}
+
+/// Whom the limit has hit.
+pub(super) fn evicted(max: usize, progress: Progress) -> String {
+    let who = match progress {
+        Progress::Silent => "one that had sent no ClientHello",
+        Progress::Greeted => "one that had sent its ClientHello, as a sidecar does,",
+        Progress::Proved => "one whose peer had proved its identity and opened no connection",
+        Progress::Leaving => "one that had been refused",
+    };
+    format!(
+        "{max} handshakes are under way, as many as handshakes_pending_max allows: {who} gave way to a newer one"
+    )
 }
 
 fn of_handshake(

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::Denial;
-use tokio_util::sync::CancellationToken;
+use postern_proto::identity::{SpiffeId, VerifiedSvid};
+use postern_proto::mtls::{Denial, OVER_LIMIT};
 use tracing::debug;
 
-use super::{Admitted, Decides, InboundServer, decide};
+use super::refused::evicted;
+use super::{Admitted, Decides, InboundServer, decide, make_room};
 use crate::config::TellCallers;
 use crate::connection_line::ConnectionLine;
 use crate::credentials::holds_until;
@@ -22,8 +22,10 @@ use crate::http::{Problem, Question};
 use crate::listen::Until;
 use crate::live::{Path, Registration};
 use crate::metrics::Direction;
+use crate::pending::{Place, Progress};
 use crate::refusals::{Refusal, explain_command};
 use crate::relay::{RelayError, relay};
+use crate::share;
 use crate::tls::Secured;
 use crate::trace;
 pub(super) use crate::tunnel::ALPN;
@@ -40,20 +42,27 @@ enum Afterwards {
 }
 
 impl InboundServer {
-    /// Serves one lease after the other until the tunnel ends.
+    /// Serves one lease after the other until the tunnel ends. Until a first one is let in, it keeps its place among the
+    /// handshakes: a peer that may not connect, or says nothing, has no more than that.
     pub(super) async fn serve_tunnel(
         self: &Arc<Self>,
         mut wire: Box<Wire>,
-        generation: u64,
+        (generation, place): (u64, Place),
         (from, registration, until): (SocketAddr, &Arc<Registration>, &Until),
     ) {
         registration.rest();
+        let mut place = Some(place);
         loop {
-            match Box::pin(self.next_lease(&mut wire, generation, (until, &registration.cut))).await {
+            let is_first = place.is_some();
+            let waits = place.take().unwrap_or_else(|| self.idle.enter(Progress::Proved));
+            waits.advance(Progress::Proved);
+            let next = self.next_lease(&mut wire, generation, &waits, (is_first, until, registration));
+            match Box::pin(next).await {
                 Ok(Some(open)) => {
+                    place = is_first.then_some(waits);
                     registration.lease();
                     let told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
-                    let carried = self.lease(&mut wire, open, registration).await;
+                    let carried = self.lease(&mut wire, open, &mut place, registration).await;
                     drop(told_at_the_end);
                     registration.rest();
                     match carried {
@@ -62,11 +71,14 @@ impl InboundServer {
                         Err(error) => return self.tell_broken(&error, registration),
                     }
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    place = is_first.then_some(waits);
+                    break;
+                }
                 Err(error) => return self.tell_broken(&error, registration),
             }
         }
-        Box::pin(end(*wire)).await;
+        Box::pin(unless_evicted(&place, end(*wire))).await;
     }
 
     /// Makes a tunnel of an admitted connection.
@@ -86,22 +98,40 @@ impl InboundServer {
         Some(wire)
     }
 
-    /// Waits for the next OPEN; nothing when the tunnel shall end: by the peer, by age, by a rotation here.
+    /// Waits for the next OPEN; nothing when the tunnel shall end: by the peer, by age, by a rotation here, for want of
+    /// places.
     async fn next_lease(
         &self,
         wire: &mut Wire,
         generation: u64,
-        (until, cut): (&Until, &CancellationToken),
+        place: &Place,
+        (is_first, until, registration): (bool, &Until, &Registration),
     ) -> io::Result<Option<Open>> {
         let mut rotations = self.plane.credentials.changes();
+        let limit = match is_first {
+            true => self.plane.config.limits.handshake_timeout,
+            // The calling side ends it first, unless it has gone.
+            false => self.plane.config.tunnels.idle_timeout * 2,
+        };
         tokio::select! {
             biased;
-            () = cut.cancelled() => Ok(None),
+            () = registration.cut.cancelled() => Ok(None),
             opened = poll_fn(|cx| wire.poll_opened(cx)) => opened,
             () = until.stop.cancelled() => Ok(None),
             _ = rotations.wait_for(|newest| *newest != generation) => Ok(None),
-            // The calling side ends it first, unless it has gone.
-            () = tokio::time::sleep(self.plane.config.tunnels.idle_timeout * 2) => Ok(None),
+            () = place.evicted.cancelled() => {
+                if is_first {
+                    self.tell_unopened("handshakes_pending", evicted(self.pending.max(), place.progress()), registration);
+                }
+                Ok(None)
+            }
+            () = tokio::time::sleep(limit) => {
+                if is_first {
+                    let detail = format!("no connection was opened within {limit:?} of the handshake");
+                    self.tell_unopened("handshake_timeout", detail, registration);
+                }
+                Ok(None)
+            }
         }
     }
 
@@ -110,17 +140,26 @@ impl InboundServer {
         &self,
         wire: &mut Wire,
         open: Open,
+        place: &mut Option<Place>,
         registration: &Arc<Registration>,
     ) -> io::Result<Afterwards> {
         let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
         if let Some(traceparent) = &open.trace {
             registration.tell(|story| story.trace_id = trace::id(traceparent));
         }
-        if let Err(denial) = self.decide_lease(&peer, &open, registration) {
-            wire.refuse(self.refuse_lease(&peer, denial, registration));
-            Box::pin(settle(wire)).await?;
-            return Ok(Afterwards::End);
-        }
+        let _share = match self.decide_lease(&peer, &open, registration) {
+            Ok(share) => share,
+            Err(denial) => {
+                // Who has too many connections may well have the next one later.
+                let afterwards = if denial.code == OVER_LIMIT { Afterwards::Next } else { Afterwards::End };
+                wire.refuse(self.refuse_lease(&peer, denial, registration));
+                return match Box::pin(unless_evicted(place, settle(wire))).await {
+                    Some(settled) => settled.map(|()| afterwards),
+                    None => Err(io::ErrorKind::TimedOut.into()),
+                };
+            }
+        };
+        *place = None;
         let connecting = Box::pin(self.app.connect());
         let (mut app, _in_flight) = match registration.cut.run_until_cancelled(connecting).await {
             Some(Ok(connected)) => connected,
@@ -176,7 +215,7 @@ impl InboundServer {
         peer: &VerifiedSvid,
         open: &Open,
         registration: &Registration,
-    ) -> Result<(), Denial> {
+    ) -> Result<share::Place, Denial> {
         let plane = &self.plane;
         plane.still_believes(peer)?;
         let (not_after, now) = (peer.not_after(), plane.clock.now());
@@ -189,7 +228,8 @@ impl InboundServer {
             let detail = format!("the port {port:?} was called, this is {:?}", self.inbound.name);
             return Err(Denial { code: "wrong_port", detail });
         }
-        decide(plane, &self.inbound, registration, peer.id(), credentials.svid.id())
+        decide(plane, &self.inbound, registration, peer.id(), credentials.svid.id())?;
+        make_room(plane, &self.shares, peer.id())
     }
 
     /// Tells a refused lease: the log everything, the caller, in the document, as much as it may know.
@@ -235,21 +275,38 @@ impl InboundServer {
 }
 
 impl InboundServer {
+    /// A peer that proved itself and opened nothing had to go.
+    fn tell_unopened(&self, reason: &'static str, detail: String, registration: &Registration) {
+        let Some(peer) = registration.peer() else { return };
+        self.tell_of(&peer, reason, detail);
+    }
+
     /// That a peer breaks the rules is told; that it went away is not.
     fn tell_broken(&self, error: &io::Error, registration: &Registration) {
         let (Some(broken), Some(peer)) = (WireError::of(error), registration.peer()) else {
             return debug!(%error, "a tunnel broke");
         };
+        self.tell_of(&peer, broken.reason(), in_one_line(broken));
+    }
+
+    fn tell_of(&self, peer: &SpiffeId, reason: &'static str, detail: String) {
         self.plane.refusals.tell(Refusal {
             direction: Direction::Inbound,
             from: peer.to_string(),
             called: self.called(),
-            reason: broken.reason(),
-            detail: in_one_line(broken),
+            reason,
+            detail,
             explain: None,
             instance: None,
         });
     }
+}
+
+/// Waits as long as the place, where there is one, is not needed by a newer connection.
+async fn unless_evicted<T>(place: &Option<Place>, work: impl Future<Output = T>) -> Option<T> {
+    let Some(place) = place else { return Some(work.await) };
+    place.advance(Progress::Leaving);
+    place.evicted.run_until_cancelled(work).await
 }
 
 /// Ends a tunnel so that the other side gets the last word.

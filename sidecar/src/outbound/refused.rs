@@ -204,6 +204,11 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
         | AlertDescription::CertificateUnknown => {
             ("certificate_refused", "it does not believe our certificate")
         }
+        AlertDescription::HandshakeFailure => (
+            "peer_limit",
+            "it has as many connections of our identity as its connections_per_peer_max allows, or no algorithm in common \
+             with us: its own log says which",
+        ),
         AlertDescription::InternalError => {
             (PEER_FAILED, "it cannot serve anybody now: its own status says why")
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use postern_proto::mtls::{Admission as _, Denial};
+use postern_proto::mtls::{Admission as _, Denial, OVER_LIMIT};
 use tokio::net::TcpStream;
 
 use super::OutboundServer;
@@ -93,8 +93,9 @@ impl OutboundServer {
                     continue;
                 }
                 Broken::Refused(refusal) => {
-                    // Another port or another app may still be reached by it; who may not connect keeps no tunnel.
-                    let keeps = refusal.reason == "app_unreachable";
+                    // Another port or another app may still be reached by it, or this one later; who may not connect
+                    // keeps no tunnel.
+                    let keeps = matches!(refusal.reason, "app_unreachable" | OVER_LIMIT);
                     self.tell_refused(vec![refusal], registration);
                     keeps
                 }

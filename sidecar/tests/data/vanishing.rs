@@ -73,9 +73,11 @@ async fn take_nothing() {
 }
 
 async fn look_on() {
-    run("mount -t tmpfs none /run; ip netns add there; ip link add here type veth peer name there netns there
+    run(
+        "mount -t tmpfs none /run; ip netns add there; ip link add here type veth peer name there netns there
          ip addr add 10.9.0.1/24 dev here; ip link set here up
-         ip -n there addr add 10.9.0.2/24 dev there; ip -n there link set there up");
+         ip -n there addr add 10.9.0.2/24 dev there; ip -n there link set there up",
+    );
     let mut command = Command::new("ip");
     command.args(["netns", "exec", "there"]);
     let mut machine = this_test(command, THERE).spawn().unwrap();
