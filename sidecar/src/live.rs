@@ -5,7 +5,6 @@ mod lasting;
 mod registration;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -30,8 +29,8 @@ pub use registration::{Path, Registration};
 
 /// `/connections` shows at most this many.
 pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;
-/// Connections that are looked at before others may enter or leave.
-const LOOKED_AT_IN_A_ROW: usize = 1_000;
+/// Connections that are looked at before other tasks of the thread get their turn.
+const LOOKED_AT_IN_A_ROW: usize = 256;
 
 /// What is known of a live connection.
 #[derive(Debug, Clone)]
@@ -156,8 +155,8 @@ impl Register {
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
     /// and cuts those that are not.
-    pub fn decide_again(&self, allowed: impl Fn(&Facts, Option<&CallFacts>) -> Result<(), Denial>) {
-        self.for_each(|number, live| {
+    pub async fn decide_again(&self, allowed: impl Fn(&Facts, Option<&CallFacts>) -> Result<(), Denial>) {
+        self.for_each_in_turns(|number, live| {
             let state = live.lock();
             let facts = &state.facts;
             let Some(peer) = facts.peer.as_ref().filter(|_| !live.cut.is_cancelled()) else { return };
@@ -177,7 +176,8 @@ impl Register {
             if let Some(calls) = &facts.calls {
                 calls.cut(gone);
             }
-        });
+        })
+        .await;
     }
 
     /// Cuts one connection, and tells why.
@@ -192,19 +192,20 @@ impl Register {
     }
 
     /// Wakes every tunnel, so that it tells its peer of a rotation here.
-    pub fn wake(&self) {
-        self.for_each(|_, live| live.traffic.waker.wake());
+    pub async fn wake(&self) {
+        self.for_each_in_turns(|_, live| live.traffic.waker.wake()).await;
     }
 
     /// When the next certificate ends, at `now` or later, of a peer that has to prove a newer one in place.
-    pub fn next_proof_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    pub async fn next_proof_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let mut next = None;
-        self.for_each(|_, live| {
+        self.for_each_in_turns(|_, live| {
             let state = live.lock();
             let tunnel = Some(&state.facts).filter(|facts| facts.is_tunnel);
             let end = tunnel.and_then(|facts| Some(facts.peer.as_ref()?.not_after()));
             next = next.into_iter().chain(end.filter(|end| holds_until(*end, now))).min();
-        });
+        })
+        .await;
         next
     }
 
@@ -252,23 +253,33 @@ impl Register {
         self.listener(facts).map_or("", |listener| &listener.service)
     }
 
-    /// Looks at every connection that is there when it begins, and perhaps at some that come meanwhile. In between,
-    /// others enter and leave.
-    fn for_each(&self, mut look: impl FnMut(u64, &Live)) {
-        let mut next = 0;
-        while let ControlFlow::Continue(after) = self.look_at_some(next, &mut look) {
-            next = after;
+    /// Looks at every connection that is there when it begins, and perhaps at some that come meanwhile. Nobody waits for
+    /// it: others enter and leave while it looks, and other tasks have their turns.
+    async fn for_each_in_turns(&self, mut look: impl FnMut(u64, &Live)) {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.look_at_some(from, &mut look);
+            tokio::task::yield_now().await;
         }
     }
 
-    fn look_at_some(&self, from: u64, look: &mut impl FnMut(u64, &Live)) -> ControlFlow<(), u64> {
-        let entries = self.lock();
-        let mut last = None;
-        for (number, live) in entries.range(from..).take(LOOKED_AT_IN_A_ROW) {
-            look(*number, live);
-            last = Some(*number);
+    /// The same, at once.
+    fn for_each(&self, mut look: impl FnMut(u64, &Live)) {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.look_at_some(from, &mut look);
         }
-        last.map_or(ControlFlow::Break(()), |last| ControlFlow::Continue(last + 1))
+    }
+
+    /// Says where to go on.
+    fn look_at_some(&self, from: u64, look: &mut impl FnMut(u64, &Live)) -> Option<u64> {
+        let some: Vec<_> = {
+            let entries = self.lock();
+            let some = entries.range(from..).take(LOOKED_AT_IN_A_ROW);
+            some.map(|(number, live)| (*number, live.clone())).collect()
+        };
+        some.iter().for_each(|(number, live)| look(*number, live));
+        some.last().map(|(last, _)| last + 1)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Live>>> {
@@ -292,5 +303,41 @@ mod tests {
         let entry = size_of::<(u64, Arc<Live>)>() + size_of::<Live>() + size_of::<Traffic>();
         let held = size_of::<Registration>();
         assert!(entry + held <= 640, "{entry} and {held} bytes");
+    }
+
+    fn register() -> Arc<Register> {
+        let text = "[identity]\nsvid_file = \"a\"\nkey_file = \"b\"\nbundle_file = \"c\"\n";
+        let config = Config::parse("sidecar.toml".as_ref(), text).unwrap();
+        Arc::new(Register::new(Arc::default(), &config))
+    }
+
+    fn facts() -> Facts {
+        let (direction, since) = (Direction::Inbound, OffsetDateTime::UNIX_EPOCH);
+        Facts { direction, listener: 0, peer: None, since, is_tunnel: false, calls: None }
+    }
+
+    #[tokio::test]
+    async fn others_enter_and_leave_and_work_while_many_connections_are_looked_at() {
+        const CONNECTIONS: usize = 100_000;
+        let (register, abort) = (register(), CancellationToken::new());
+        let all: Vec<_> = (0..CONNECTIONS).map(|_| register.enter(facts(), &abort)).collect();
+        let (mut seen, mut others) = (0, 0);
+        let looking = register.for_each_in_turns(|_, _| {
+            seen += 1;
+            // It would hang, were the register locked.
+            drop(register.enter(facts(), &abort));
+        });
+        let working = async {
+            loop {
+                others += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = looking => {}
+            () = working => {}
+        }
+        assert!(seen >= CONNECTIONS && others >= CONNECTIONS / LOOKED_AT_IN_A_ROW, "{seen}, {others} turns");
+        assert_eq!(all.len(), register.lock().len());
     }
 }

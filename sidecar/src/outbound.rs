@@ -2,6 +2,7 @@
 
 mod dial;
 mod refused;
+mod slots;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::tls::TlsStream;
 use crate::tunnel::Pool;
 use crate::upstream::{Leased, Upstreams};
 use refused::PEER_FAILED;
+use slots::HandshakeSlots;
 
 /// Serves the app's connections to one service.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub struct OutboundServer {
     http: Option<HttpOutbound>,
     /// Tunnels between two connections of the app.
     pool: Arc<Pool>,
+    slots: HandshakeSlots,
 }
 
 impl OutboundServer {
@@ -44,7 +47,7 @@ impl OutboundServer {
         let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
         let upstreams = plane.upstreams(Direction::Outbound, index, &outbound.to);
         let pool = plane.pool(outbound.target.to_string());
-        Self { plane, index, outbound, upstreams, http, pool }
+        Self { plane, index, outbound, upstreams, http, pool, slots: HandshakeSlots::default() }
     }
 
     /// What the register knows of a connection before its peer is known.
@@ -103,6 +106,7 @@ impl Serve for OutboundServer {
 
     fn look(&self) {
         self.look_after_pool();
+        self.slots.forget_unused();
     }
 
     async fn tend(&self, over: CancellationToken) {

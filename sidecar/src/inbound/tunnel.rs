@@ -78,7 +78,12 @@ impl InboundServer {
                 Err(error) => return self.tell_broken(&error, registration),
             }
         }
-        Box::pin(unless_evicted(&place, end(*wire))).await;
+        match place {
+            Some(place) if place.evicted.is_cancelled() => wire.retire(),
+            place => {
+                Box::pin(unless_evicted(&place, end(*wire))).await;
+            }
+        }
     }
 
     /// Makes a tunnel of an admitted connection.

@@ -86,8 +86,8 @@ impl Lasting {
 impl Register {
     /// Cuts the connections that have outlived their bounds. Certificates end by the wall clock, which `wall` is;
     /// durations are counted by one that does not jump.
-    pub fn end_outlived(&self, limits: &Limits, wall: OffsetDateTime, now: Instant) {
-        self.for_each(|number, live| {
+    pub async fn end_outlived(&self, limits: &Limits, wall: OffsetDateTime, now: Instant) {
+        self.for_each_in_turns(|number, live| {
             let mut state = live.lock();
             let State { facts, lasting } = &mut *state;
             lasting.look(&live.traffic, now);
@@ -108,7 +108,8 @@ impl Register {
             if let Err(denial) = lasts {
                 self.cut(number, live, facts, denial);
             }
-        });
+        })
+        .await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Exactly, HandshakeSecrets, Judge, client_config_yielding};
@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::OutboundServer;
 use super::refused::Failure;
+use super::slots::Turn;
 use crate::config::Target;
 use crate::credentials::Credentials;
 use crate::live::Registration;
@@ -18,6 +19,13 @@ use crate::plane::Plane;
 use crate::refusals::Refusal;
 use crate::tls::{self, BrokenHandshake, Secured};
 use crate::upstream::Leased;
+
+/// A handshake that the other side ends without a word is tried so often,
+pub(super) const GAVE_WAY_TRIES_MAX: usize = 5;
+/// the second time after this pause,
+const GAVE_WAY_PAUSE: Duration = Duration::from_millis(20);
+/// and each further time after one that is so many times as long.
+const GAVE_WAY_PAUSE_GROWTH: u32 = 3;
 
 /// A service that has answered and proved who it is.
 #[derive(Debug)]
@@ -60,13 +68,22 @@ impl OutboundServer {
         let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
         let (mut attempt, mut unreachable, mut refused) = (self.upstreams.attempt(), Vec::new(), Vec::new());
         while let Some(mut leased) = attempt.next().await {
-            if let Some(kept) = kept(leased.address()) {
-                self.tell_all(refused);
-                return Ok((Found::Kept(kept), leased));
-            }
+            let address = leased.address();
+            let permit = match self.turn(address, &kept).await {
+                Turn::Kept(kept) => {
+                    self.tell_all(refused);
+                    return Ok((Found::Kept(kept), leased));
+                }
+                Turn::Dial(permit) => permit,
+                Turn::Stuck => {
+                    refused.push(self.of_stuck(address));
+                    continue;
+                }
+            };
             // Boxed, so that the handshake's state is gone while bytes are relayed.
             match Box::pin(self.reach(&mut leased, &credentials, registration, alpn)).await {
                 Ok(reached) => {
+                    permit.succeeded();
                     leased.succeeded();
                     self.tell_all(refused);
                     return Ok((Found::New(reached), leased));
@@ -84,9 +101,44 @@ impl OutboundServer {
         Err(refused)
     }
 
+    /// Whose turn it is at an address. Who finds something kept there, while nobody waits, passes by without a look at
+    /// the slots.
+    async fn turn<K>(&self, address: SocketAddr, kept: &impl Fn(SocketAddr) -> Option<K>) -> Turn<K> {
+        if !self.slots.is_awaited()
+            && let Some(kept) = kept(address)
+        {
+            return Turn::Kept(kept);
+        }
+        let patience = self.plane.config.limits.connect_timeout;
+        Box::pin(self.slots.of(address).turn(patience, || kept(address))).await
+    }
+
+    /// Connects and shakes hands. A server that ends the connection without a word has most often reached a limit, which
+    /// passes: as nothing of the app's has been sent, it is tried again a few times within `connect_timeout`.
+    async fn reach(
+        &self,
+        leased: &mut Leased,
+        credentials: &Arc<Credentials>,
+        registration: &Arc<Registration>,
+        alpn: &[&[u8]],
+    ) -> Result<Box<Reached>, Failure> {
+        let deadline = Instant::now() + self.plane.config.limits.connect_timeout;
+        let mut pause = GAVE_WAY_PAUSE;
+        for _ in 1..GAVE_WAY_TRIES_MAX {
+            match self.reach_once(leased, credentials, registration, alpn).await {
+                Err(failure) if failure.gave_way() && Instant::now() + pause < deadline => {
+                    tokio::time::sleep(pause).await;
+                    pause *= GAVE_WAY_PAUSE_GROWTH;
+                }
+                reached => return reached,
+            }
+        }
+        self.reach_once(leased, credentials, registration, alpn).await
+    }
+
     /// Connects and shakes hands; with a server that insists on protocols of its own choice once more, without naming
     /// ours.
-    async fn reach(
+    async fn reach_once(
         &self,
         leased: &mut Leased,
         credentials: &Arc<Credentials>,

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::OutboundServer;
+use super::dial::GAVE_WAY_TRIES_MAX;
+use super::slots::HANDSHAKES_PER_ADDRESS_MAX;
 use crate::config::Target;
 use crate::ending::alert_in;
 use crate::ending::farewell;
@@ -60,6 +62,13 @@ impl OutboundServer {
                 let detail = format!("{address} did not finish the handshake within {limit:?}");
                 self.refusal("handshake_timeout", detail, Some(address), None)
             }
+            failure if failure.gave_way() => {
+                let detail = format!(
+                    "{address} ended {GAVE_WAY_TRIES_MAX} connections in their handshakes without a word, as a sidecar does \
+                     that has reached a limit (handshakes_pending_max, connections_max): its own log says which"
+                );
+                self.refusal("handshake_failed", detail, Some(address), None)
+            }
             Failure::Handshake(error) => match alert_in(&error) {
                 Some(alert) => self.of_alert(alert, address),
                 None => {
@@ -73,6 +82,16 @@ impl OutboundServer {
                 self.refusal(reason, detail, Some(address), None)
             }
         }
+    }
+
+    /// Nothing goes on at this address.
+    pub(super) fn of_stuck(&self, address: SocketAddr) -> Refusal {
+        let patience = self.plane.config.limits.connect_timeout;
+        let detail = format!(
+            "{HANDSHAKES_PER_ADDRESS_MAX} handshakes with {address} are under way, as many as are made at a time, and for \
+             {patience:?} neither has one succeeded nor a tunnel become free"
+        );
+        self.refusal("handshakes_per_address", detail, Some(address), None)
     }
 
     pub(crate) fn of_denial(&self, denial: Denial) -> Refusal {

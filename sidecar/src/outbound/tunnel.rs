@@ -71,7 +71,7 @@ impl OutboundServer {
             let error = match relayed {
                 Ok(()) => {
                     close_cleanly(&app);
-                    return self.pool.put(tunnel);
+                    return self.put(tunnel);
                 }
                 Err(error @ RelayError::App(_)) => {
                     registration.broke(&error);
@@ -246,9 +246,16 @@ impl OutboundServer {
     /// Ends what is left of a lease, and keeps the tunnel if that goes well.
     async fn keep(&self, mut tunnel: Box<Tunnel>) {
         match settle(&mut tunnel.wire).await {
-            Ok(()) => self.pool.put(tunnel),
+            Ok(()) => self.put(tunnel),
             Err(error) => tracing::debug!(%error, "a tunnel broke"),
         }
+    }
+
+    /// Keeps it for the next connection of the app, which may wait for it already.
+    fn put(&self, tunnel: Box<Tunnel>) {
+        let address = tunnel.address;
+        self.pool.put(tunnel);
+        self.slots.freed(address);
     }
 
     async fn give_up(&self, mut tunnel: Box<Tunnel>) {
@@ -295,6 +302,12 @@ impl OutboundServer {
 }
 
 impl Failure {
+    /// Whether the server has ended the connection without a word.
+    pub(super) fn gave_way(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(self, Self::Handshake(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+    }
+
     /// Whether the server insists on a protocol of its own choice (RFC 7301 §3.2).
     pub(super) fn is_about_alpn(&self) -> bool {
         match self {

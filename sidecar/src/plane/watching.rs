@@ -34,7 +34,7 @@ impl Plane {
                 let changed = tokio::select! {
                     changed = policy.changed() => changed,
                     changed = credentials.changed() => {
-                        self.register.wake();
+                        self.register.wake().await;
                         changed
                     }
                     changed = revoked.changed() => changed,
@@ -44,7 +44,7 @@ impl Plane {
                     return;
                 }
                 decided = self.clock.now();
-                self.register.decide_again(|facts, call| self.still_allowed(facts, call));
+                self.register.decide_again(|facts, call| self.still_allowed(facts, call)).await;
             }
         };
         let both = async { tokio::join!(watch, self.end_outlived()) };
@@ -56,7 +56,7 @@ impl Plane {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            self.register.end_outlived(&self.config.limits, self.clock.now(), Instant::now());
+            self.register.end_outlived(&self.config.limits, self.clock.now(), Instant::now()).await;
         }
     }
 
@@ -81,7 +81,7 @@ impl Plane {
             let rule = self.policy.current().and_then(|policy| policy.next_expiry(decided));
             // A certificate holds through its last second (svid.md, Time).
             let own = self.credentials.current().map(|own| own.svid.verified().not_after());
-            let proofs = own.into_iter().chain(self.register.next_proof_due(decided));
+            let proofs = own.into_iter().chain(self.register.next_proof_due(decided).await);
             let proof =
                 proofs.map(|not_after| not_after + Duration::from_secs(1)).filter(|end| *end > decided);
             let end = rule.into_iter().chain(proof).min();

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Waker};
 use std::time::Instant;
 
 use postern_proto::identity::VerifiedSvid;
@@ -37,12 +36,9 @@ impl Tunnel {
         self.leases == 0
     }
 
-    /// Says close_notify, so that the called side knows that this is no break.
+    /// Retires it.
     pub fn end(self) {
-        let mut tls = self.wire.into_tls();
-        let mut cx = Context::from_waker(Waker::noop());
-        let ended = tls.end().map(|()| tls.poll_unsent(&mut cx));
-        tracing::trace!(?ended, "a tunnel is retired");
+        self.wire.retire();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use thiserror::Error;
 
@@ -107,6 +107,14 @@ impl Wire {
 
     pub fn lease(&self) -> &Lease {
         &self.reader.lease
+    }
+
+    /// Says close_notify, so that the other side knows that this is no break, and waits for nothing.
+    pub fn retire(self) {
+        let mut tls = self.into_tls();
+        let mut cx = Context::from_waker(Waker::noop());
+        let ended = tls.end().map(|()| tls.poll_unsent(&mut cx));
+        tracing::trace!(?ended, "a tunnel is retired");
     }
 
     /// The document of the REFUSE or RESET that ended the lease.

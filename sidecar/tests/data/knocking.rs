@@ -208,6 +208,24 @@ async fn a_handshake_that_goes_on_outlasts_a_flood_of_stalled_ones() {
 }
 
 #[tokio::test]
+async fn strangers_that_are_bidden_farewell_have_the_places_of_handshakes_and_keep_nobody_out() {
+    const MAX: usize = 8;
+    let limits = Limits { handshakes_pending_max: MAX, connections_max: MAX * 8, ..Limits::default() };
+    let door = Door::new(limits).await;
+    let mut strangers = Vec::new();
+    for _ in 0..MAX * 20 {
+        let mut stream = TcpStream::connect(door.address()).await.unwrap();
+        stream.write_all(b"GET /charge HTTP/1.1\r\nhost: payments\r\n\r\n").await.unwrap();
+        strangers.push(stream);
+        if strangers.len() % MAX == 0 {
+            door.serves_others().await;
+        }
+    }
+    door.payments.refusal("not_tls").await;
+    assert!(!door.payments.plane.metrics.text().unwrap().contains("reason=\"connections_max\""));
+}
+
+#[tokio::test]
 async fn a_handshake_that_takes_too_long_is_ended() {
     let limit = Duration::from_millis(50);
     let door = Door::new(Limits { handshake_timeout: limit, ..Limits::default() }).await;

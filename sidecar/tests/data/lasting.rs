@@ -49,9 +49,9 @@ impl Shop {
     }
 
     /// Looks at the times of `payments`, as it does itself, when so much time has passed.
-    fn look_after(&self, passed: std::time::Duration) {
+    async fn look_after(&self, passed: std::time::Duration) {
         let plane = &self.payments.plane;
-        plane.register.end_outlived(&plane.config.limits, plane.clock.now(), Instant::now() + passed);
+        plane.register.end_outlived(&plane.config.limits, plane.clock.now(), Instant::now() + passed).await;
     }
 
     /// The reason is in the metrics and, once the connection has ended, in the access log.
@@ -81,12 +81,12 @@ async fn a_connection_on_which_nothing_moves_is_cut_and_one_that_moved_is_not() 
     let mut quiet = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut quiet).await.unwrap();
     let mut busy = shop.stranger(Duration::hours(1)).await;
-    shop.look_after(std::time::Duration::ZERO);
-    shop.look_after(idle - SECOND);
+    shop.look_after(std::time::Duration::ZERO).await;
+    shop.look_after(idle - SECOND).await;
     echoed(&mut quiet).await.unwrap();
-    shop.look_after(std::time::Duration::ZERO);
+    shop.look_after(std::time::Duration::ZERO).await;
     said(&mut busy).await.unwrap();
-    shop.look_after(idle + SECOND);
+    shop.look_after(idle + SECOND).await;
     expect_reset(&mut quiet).await;
     said(&mut busy).await.unwrap();
     shop.tells("idle_timeout").await;
@@ -113,8 +113,8 @@ async fn a_tunnel_between_two_connections_is_not_idle() {
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
     let live = |sidecar: &Sidecar| sidecar.plane.metrics.connections().1;
     eventually("it rests", || (live(&shop.payments) == 0).then_some(())).await;
-    shop.look_after(std::time::Duration::ZERO);
-    shop.look_after(shop.payments.plane.config.limits.idle_timeout * 2);
+    shop.look_after(std::time::Duration::ZERO).await;
+    shop.look_after(shop.payments.plane.config.limits.idle_timeout * 2).await;
     assert_eq!(shop.payments.live(), 1);
     let mut next = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut next).await.unwrap();
@@ -147,10 +147,10 @@ async fn a_connection_that_is_half_closed_and_silent_is_cut_long_before_one_that
     let plane = &payments.plane;
     let (limits, wall) = (&plane.config.limits, OffsetDateTime::now_utc());
     let now = Instant::now();
-    plane.register.end_outlived(limits, wall, now);
-    plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout - SECOND);
+    plane.register.end_outlived(limits, wall, now).await;
+    plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout - SECOND).await;
     assert_eq!(payments.live(), 2);
-    plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout + SECOND);
+    plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout + SECOND).await;
     expect_reset(&mut half).await;
     assert!(plane.metrics.text().unwrap().contains("_cut_total{reason=\"half_closed_timeout\"} 1"));
     let unread = whole.try_read(&mut [0; 1]).unwrap_err();
@@ -167,9 +167,9 @@ async fn a_direct_connection_is_cut_at_its_age_and_a_tunnel_is_not() {
     let mut tunnel = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut tunnel).await.unwrap();
     let mut direct = shop.stranger(Duration::hours(1)).await;
-    shop.look_after(age - SECOND);
+    shop.look_after(age - SECOND).await;
     said(&mut direct).await.unwrap();
-    shop.look_after(age + SECOND);
+    shop.look_after(age + SECOND).await;
     direct.read(&mut [0; 1]).await.unwrap_err();
     echoed(&mut tunnel).await.unwrap();
     shop.tells("max_connection_age").await;
@@ -183,10 +183,10 @@ async fn a_direct_connection_may_end_with_the_first_of_both_certificates() {
         let shop = Shop::new(Limits { max_connection_age: MaxAge::Svid, ..Limits::default() }).await;
         let mut direct = shop.stranger(lifetime).await;
         shop.clock.set_wrong_by(passed - Duration::seconds(5));
-        shop.look_after(std::time::Duration::ZERO);
+        shop.look_after(std::time::Duration::ZERO).await;
         said(&mut direct).await.unwrap();
         shop.clock.set_wrong_by(passed + Duration::seconds(2));
-        shop.look_after(std::time::Duration::ZERO);
+        shop.look_after(std::time::Duration::ZERO).await;
         direct.read(&mut [0; 1]).await.unwrap_err();
         shop.tells("max_connection_age").await;
     }
@@ -197,7 +197,7 @@ async fn a_direct_connection_may_outlive_its_certificates_where_nothing_else_is_
     let shop = Shop::new(Limits::default()).await;
     let mut direct = shop.stranger(Duration::minutes(10)).await;
     shop.clock.set_wrong_by(Duration::hours(2));
-    shop.look_after(std::time::Duration::from_secs(2 * 60 * 60));
+    shop.look_after(std::time::Duration::from_secs(2 * 60 * 60)).await;
     said(&mut direct).await.unwrap();
 }
 
@@ -207,7 +207,7 @@ async fn a_clock_that_jumps_makes_nothing_idle() {
     let mut direct = shop.stranger(Duration::hours(1)).await;
     for days in [3, -3] {
         shop.clock.set_wrong_by(Duration::days(days));
-        shop.look_after(std::time::Duration::ZERO);
+        shop.look_after(std::time::Duration::ZERO).await;
         said(&mut direct).await.unwrap();
     }
 }

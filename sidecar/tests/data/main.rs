@@ -20,6 +20,7 @@ mod stranger;
 
 mod access_log;
 mod admin;
+mod bursts;
 mod carrying;
 mod deciding_again;
 mod ending;

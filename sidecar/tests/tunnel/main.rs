@@ -31,5 +31,6 @@ mod floods;
 mod fuzzing;
 mod model;
 mod over_rustls;
+mod places;
 mod proofs;
 mod rules;
