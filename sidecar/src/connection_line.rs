@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::access_log::Line;
+use crate::access_log::{Ended, EndedBy, EndedWith, Line};
 use crate::listen::Serve;
 use crate::live::Registration;
 use crate::metrics::Direction;
@@ -49,6 +49,7 @@ impl<S: Serve> Drop for ConnectionLine<S> {
             let denial = self.registration.cut_for();
             story.reason = Some(denial.map_or("cut", |denial| denial.code));
             story.detail = denial.map(|denial| denial.detail.clone());
+            story.ended = Some(Ended { by: EndedBy::Sidecar, with: EndedWith::Cut });
         }
         let bytes = &self.registration.traffic;
         plane.access_log.write(&Line {

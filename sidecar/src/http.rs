@@ -23,6 +23,7 @@ mod upgrade;
 mod watched;
 
 pub use call::{CallFacts, Calls};
+pub(crate) use ended::of as ended_with;
 pub use inbound::HttpInbound;
 pub use outbound::HttpOutbound;
 pub(crate) use problem::{Problem, Question};

@@ -174,6 +174,7 @@ impl InboundServer {
         reset_on_close(&app);
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
+                registration.ended();
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
             }

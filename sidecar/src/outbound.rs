@@ -133,6 +133,7 @@ impl OutboundServer {
         reset_on_close(tls.tcp());
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
+                registration.ended();
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
             }

@@ -17,7 +17,6 @@ use std::task::{Context, Poll, ready};
 use thiserror::Error;
 use tokio::io::ReadBuf;
 
-use crate::holder::in_one_line;
 use crate::live::Traffic;
 use crate::tls::{Backlog, PLAIN_BYTES_MAX, SEALED_AT_ONCE_BYTES};
 use crate::tunnel::HEADER_BYTES;
@@ -45,24 +44,6 @@ pub enum RelayError {
     /// The way to the peer.
     #[error("the peer's connection broke")]
     Peer(#[source] io::Error),
-}
-
-impl RelayError {
-    /// Which side broke and how, as a stable word and in words.
-    pub fn told(&self) -> (&'static str, String) {
-        let (side, error) = match self {
-            Self::App(error) => ("app_broke", error),
-            Self::Peer(error) => ("peer_broke", error),
-        };
-        (side, in_one_line(error))
-    }
-
-    /// Whether the kernel has given the side up: nobody acknowledges, or nobody knows the way to it.
-    pub fn is_death(&self) -> bool {
-        let (Self::App(error) | Self::Peer(error)) = self;
-        use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-        matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown)
-    }
 }
 
 /// Copies in both directions until both have ended, or one side breaks.

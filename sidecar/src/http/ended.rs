@@ -6,7 +6,7 @@ use std::io;
 use crate::access_log::EndedWith;
 
 /// What ended it: the reset or the end that the other side sent, or what it sent that is not HTTP.
-pub(super) fn of(error: &(dyn Error + 'static)) -> EndedWith {
+pub(crate) fn of(error: &(dyn Error + 'static)) -> EndedWith {
     let causes = || std::iter::successors(Some(error), |error| (*error).source());
     let stream = causes().find_map(|error| error.downcast_ref::<h2::Error>());
     if let Some(error) = stream {
@@ -32,7 +32,10 @@ fn of_io(error: &io::Error) -> EndedWith {
             EndedWith::Reset
         }
         io::ErrorKind::UnexpectedEof => EndedWith::Closed,
-        io::ErrorKind::TimedOut => EndedWith::Dead,
+        io::ErrorKind::TimedOut
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => EndedWith::Dead,
         _ => EndedWith::Invalid,
     }
 }
@@ -48,6 +51,7 @@ mod tests {
             (io::ErrorKind::BrokenPipe, EndedWith::Reset),
             (io::ErrorKind::UnexpectedEof, EndedWith::Closed),
             (io::ErrorKind::TimedOut, EndedWith::Dead),
+            (io::ErrorKind::HostUnreachable, EndedWith::Dead),
             (io::ErrorKind::InvalidInput, EndedWith::Invalid),
         ] {
             assert_eq!(of(&io::Error::from(kind)), with, "{kind}");

@@ -185,6 +185,7 @@ impl InboundServer {
         };
         match relayed {
             Ok(()) => {
+                registration.ended();
                 close_cleanly(&app);
                 Ok(Afterwards::Next)
             }

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Live, Register, Traffic};
-use crate::access_log::Story;
+use crate::access_log::{Ended, EndedBy, EndedWith, Story};
+use crate::http::ended_with;
 use crate::metrics::Direction;
 use crate::relay::RelayError;
 use crate::share::Place;
@@ -110,19 +111,37 @@ impl Registration {
         }
     }
 
-    /// A side has broken off: the access log tells which, and how. That one was given up for dead, which had gone without
-    /// a word or whose kernel answered no more, is logged, too.
+    /// Both sides have ended, one of them first.
+    pub(crate) fn ended(&self) {
+        self.ended_by(self.traffic.app_ended_first.load(Ordering::Relaxed), EndedWith::Fin);
+    }
+
+    /// A side has broken off: the access log tells which, and how. One that was given up for dead, as when its machine has
+    /// vanished, is logged, too.
     pub(crate) fn broke(&self, error: &RelayError) {
-        let (reason, detail) = error.told();
+        let (by_app, cause) = match error {
+            RelayError::App(cause) => (true, cause),
+            RelayError::Peer(cause) => (false, cause),
+        };
+        let with = ended_with(cause);
+        self.ended_by(by_app, with);
         let (connection, direction) = (self.number, self.direction.as_str());
-        if error.is_death() {
+        let side = if by_app { "app" } else { "peer" };
+        if matches!(with, EndedWith::Dead) {
             let peer = self.peer();
             let peer = peer.as_ref().map(tracing::field::display);
-            tracing::info!(connection, direction, peer, reason, detail, "a side is dead");
+            tracing::info!(connection, direction, peer, side, error = %cause, "a side is dead");
         } else {
-            tracing::debug!(connection, direction, reason, detail, "a connection broke");
+            tracing::debug!(connection, direction, side, error = %cause, "a connection broke");
         }
-        self.tell(|story| story.refused(reason, &detail));
+    }
+
+    fn ended_by(&self, app: bool, with: EndedWith) {
+        let by = match (app, self.direction) {
+            (true, Direction::Inbound) | (false, Direction::Outbound) => EndedBy::Called,
+            (true, Direction::Outbound) | (false, Direction::Inbound) => EndedBy::Caller,
+        };
+        self.tell(|story| story.ended = Some(Ended { by, with }));
     }
 
     /// Why it was cut, if it was no longer allowed or had outlived its bounds.

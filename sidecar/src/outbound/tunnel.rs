@@ -70,6 +70,7 @@ impl OutboundServer {
             };
             let error = match relayed {
                 Ok(()) => {
+                    registration.ended();
                     close_cleanly(&app);
                     return self.put(tunnel);
                 }
