@@ -12,6 +12,7 @@ mod fields;
 mod frames;
 mod framing;
 mod inbound;
+mod interim;
 mod outbound;
 mod peer;
 mod pool;

@@ -76,6 +76,8 @@ async fn answer<S: Side>(side: &S, request: Request<Incoming>) -> Response<Answe
     let call = side.calls().enter(CallFacts::of(&request));
     call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
     let response = answer_call(side, request, head, &call, asked).await;
+    // What comes before the answer is sent before it.
+    side.calls().interim().sent().await;
     call.tell(|story| story.status = Some(response.status().as_u16()));
     response
 }

@@ -13,6 +13,7 @@ use postern_proto::mtls::Denial;
 use slab::Slab;
 use tracing::warn;
 
+use super::interim::InterimQueue;
 use crate::access_log::{Ended, EndedBy, EndedWith, Line, Story};
 use crate::metrics::Direction;
 use crate::plane::Plane;
@@ -53,6 +54,8 @@ impl fmt::Display for CallFacts {
 pub struct Calls {
     state: Mutex<CallsState>,
     began: Instant,
+    /// What its client is told before an answer.
+    interim: Arc<InterimQueue>,
     /// Once it is known who calls whom.
     teller: OnceLock<Teller>,
 }
@@ -124,7 +127,7 @@ impl Default for Calls {
     fn default() -> Self {
         let began = Instant::now();
         let state = CallsState { open: Slab::new(), quiet_since: began };
-        Self { state: Mutex::new(state), began, teller: OnceLock::new() }
+        Self { state: Mutex::new(state), began, interim: Arc::default(), teller: OnceLock::new() }
     }
 }
 
@@ -181,6 +184,11 @@ impl Calls {
     pub(super) fn quiet_for(&self, now: Instant) -> Option<Duration> {
         let state = self.lock();
         state.open.is_empty().then(|| now.saturating_duration_since(state.quiet_since))
+    }
+
+    /// What its client is told before an answer.
+    pub(super) fn interim(&self) -> &Arc<InterimQueue> {
+        &self.interim
     }
 
     /// How many are under way.
@@ -248,6 +256,11 @@ impl OpenCall {
     /// Something of it moved.
     pub(super) fn moved(&self) {
         self.moved.store(self.calls.millis(), Ordering::Relaxed);
+    }
+
+    /// What its client is told before its answer.
+    pub(super) fn interim(&self) -> &InterimQueue {
+        &self.calls.interim
     }
 
     /// Its whole body was passed on.

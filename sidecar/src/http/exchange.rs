@@ -10,6 +10,7 @@ use super::app::Failure;
 use super::body::RequestBody;
 use super::ended;
 use super::fields::Trailers;
+use super::interim::Interim;
 use super::pool::Leased;
 use super::target::Target;
 use crate::access_log::EndedBy;
@@ -28,6 +29,8 @@ pub(super) struct Prepared {
     pub(super) target: Target,
     pub(super) scheme: Scheme,
     pub(super) trailers: Trailers,
+    /// Told what comes before its answer.
+    pub(super) interim: Interim,
 }
 
 /// Why there is no answer.
@@ -49,6 +52,7 @@ impl Prepared {
         loop {
             let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
             self.address(leased.is_shared());
+            self.interim.listen(&mut self.request);
             let spare = Spare::of(&self.request);
             match leased.send(self.request).await {
                 Ok(response) => {

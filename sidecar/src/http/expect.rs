@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use http::header::{EXPECT, HeaderMap};
-use http::{Request, StatusCode, Version};
+use http::{Request, Version};
 use tokio::time::Sleep;
 
 /// Whoever says nothing for so long waits for the body: not every server knows of `Expect`.
@@ -22,10 +22,19 @@ pub(super) struct Held {
     silence: Pin<Box<Sleep>>,
 }
 
+/// Whether the body is wanted.
 #[derive(Debug, Default)]
-struct Asked {
+pub(super) struct Asked {
     yes: AtomicBool,
     waiting: AtomicWaker,
+}
+
+impl Asked {
+    /// It is.
+    pub(super) fn yes(&self) {
+        self.yes.store(true, Ordering::Release);
+        self.waiting.wake();
+    }
 }
 
 /// Whether a message's sender waits with its body.
@@ -34,23 +43,20 @@ pub(super) fn is_held(headers: &HeaderMap, version: Version) -> bool {
     version == Version::HTTP_11 && headers.get(EXPECT).is_some_and(expects)
 }
 
-/// Holds a request's body back if its sender does, until the request's answer begins with `100 Continue`.
-pub(super) fn hold<B>(request: &mut Request<B>) -> Option<Held> {
+/// Holds a request's body back if its sender does, until it is asked for.
+pub(super) fn hold<B>(request: &Request<B>) -> Option<Held> {
     if !is_held(request.headers(), request.version()) {
         return None;
     }
-    let asked = Arc::<Asked>::default();
-    let asking = asked.clone();
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() == StatusCode::CONTINUE {
-            asking.yes.store(true, Ordering::Release);
-            asking.waiting.wake();
-        }
-    });
-    Some(Held { asked, silence: Box::pin(tokio::time::sleep(SILENCE_MAX)) })
+    Some(Held { asked: Arc::default(), silence: Box::pin(tokio::time::sleep(SILENCE_MAX)) })
 }
 
 impl Held {
+    /// Says when it is wanted.
+    pub(super) fn asked(&self) -> Arc<Asked> {
+        self.asked.clone()
+    }
+
     /// Ready when the body is wanted.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.asked.waiting.register(cx.waker());

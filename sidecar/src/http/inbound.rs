@@ -22,7 +22,9 @@ use super::app::{App, Failure, ToApp, ToAppAlone};
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
+use super::expect::Held;
 use super::framing::Heads;
+use super::interim::Interim;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
 use super::target::{Bad, Target};
@@ -273,13 +275,14 @@ impl Client {
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let (version, heads) = (request.version(), self.heads.clone());
         let mut request = request.map(|body| RequestBody::new(body, version, call.clone(), To::App, heads));
-        let held = expect::hold(&mut request);
+        let held = expect::hold(&request);
+        let interim = Interim::new(&request, call.clone(), held.as_ref().map(Held::asked));
         request.body().hold(held);
         let headers = request.headers_mut();
         let trailers = fields::remove_hop(headers);
         fields::remove_claims(headers);
         headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
-        Prepared { request, target, scheme: Scheme::HTTP, trailers }
+        Prepared { request, target, scheme: Scheme::HTTP, trailers, interim }
     }
 }
 

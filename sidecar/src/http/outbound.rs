@@ -16,7 +16,9 @@ use super::app::Failure;
 use super::body::{Answer, RequestBody, To};
 use super::call::{Calls, OpenCall, Teller};
 use super::exchange::{ExchangeError, Prepared};
+use super::expect::Held;
 use super::framing::Heads;
+use super::interim::Interim;
 use super::peer::{Peers, ToPeer, ToPeerAlone};
 use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
@@ -226,10 +228,11 @@ impl App {
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let (version, heads) = (request.version(), self.heads.clone());
         let mut request = request.map(|body| RequestBody::new(body, version, call.clone(), To::Peer, heads));
-        let held = expect::hold(&mut request);
+        let held = expect::hold(&request);
+        let interim = Interim::new(&request, call.clone(), held.as_ref().map(Held::asked));
         request.body().hold(held);
         let trailers = fields::remove_hop(request.headers_mut());
-        Prepared { request, target, scheme: Scheme::HTTPS, trailers }
+        Prepared { request, target, scheme: Scheme::HTTPS, trailers, interim }
     }
 
     fn to_peer(&self) -> ToPeer<'_> {

@@ -91,7 +91,8 @@ where
     match speaks {
         Speaks::Http1 => {
             let probe = Arc::<ResetProbe>::default();
-            let stream = TokioIo::new(stream.heads(session.heads.clone()).probed(probe.clone()));
+            let stream = stream.heads(session.heads.clone()).probed(probe.clone());
+            let stream = TokioIo::new(stream.interim(session.calls.interim().clone()));
             let connection = http1_builder(limits).serve_connection(stream, service).with_upgrades();
             let stalled = |limit, now| {
                 if session.calls.count() > 0 {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
 use super::framing::Heads;
+use super::interim::InterimQueue;
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
 use crate::live::{Registration, Traffic};
@@ -33,6 +34,8 @@ pub(super) struct Watched<S> {
     begins: Option<(CancellationToken, usize)>,
     /// Asked whether it has been reset.
     probe: Option<Arc<ResetProbe>>,
+    /// Sent while hyper has nothing to send.
+    interim: Option<Arc<InterimQueue>>,
     /// Reset by its close, unless it was shut down before.
     resets: bool,
 }
@@ -65,6 +68,7 @@ impl<S> Watched<S> {
             registration: None,
             begins: None,
             probe: None,
+            interim: None,
             resets: false,
         }
     }
@@ -116,6 +120,12 @@ impl<S> Watched<S> {
         self
     }
 
+    /// Sends interim answers between what hyper sends.
+    pub(super) fn interim(mut self, interim: Arc<InterimQueue>) -> Self {
+        self.interim = Some(interim);
+        self
+    }
+
     /// Keeps the alert that ends it.
     pub(super) fn alert(mut self, alert: Arc<OnceLock<AlertDescription>>) -> Self {
         self.alert = Some(alert);
@@ -141,6 +151,7 @@ impl<S: OverTcp> Watched<S> {
     pub(super) fn relayed(mut self) -> Self {
         reset_on_close(self.stream.tcp());
         self.resets = false;
+        self.interim = None;
         self
     }
 }
@@ -197,6 +208,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Watched<S> {
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, interim, .. } = self;
+        match interim {
+            Some(interim) => interim.poll_send(cx, |cx, bytes| Pin::new(&mut *stream).poll_write(cx, bytes)),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready when no interim answer has been sent in part.
+    fn poll_interim_whole(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.interim {
+            Some(interim) if interim.is_begun() => self.poll_interim(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let (Poll::Ready(Ok(written)), Some(bytes)) = (&written, self.traffic()) {
             bytes.to_peer.fetch_add(*written as u64, Ordering::Relaxed);
@@ -207,6 +234,7 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
 
 impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim_whole(cx))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(written)
     }
@@ -217,6 +245,8 @@ impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for Watched<S> {
         {
             return Poll::Ready(Err(error));
         }
+        // hyper flushes when it has nothing more to send, and only then.
+        ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -233,6 +263,7 @@ impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim_whole(cx))?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.wrote(written)
     }

@@ -38,6 +38,7 @@ mod deciding;
 mod ending;
 mod hostile;
 mod http2_frames;
+mod interim;
 mod lasting;
 mod observing;
 mod short;
