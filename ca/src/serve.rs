@@ -8,16 +8,18 @@ mod pending;
 mod publishing;
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use postern_process::Shutdown;
 use postern_proto::mtls::TlsIdentity;
 use postern_proto::wire::v1::admin_server::AdminServer;
+use socket2::SockRef;
 use time::OffsetDateTime;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -42,13 +44,13 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests under way on one connection.
 const STREAMS_MAX: u32 = 100;
+/// Connections that the kernel may hold until they are accepted.
+const BACKLOG: u32 = 1024;
 /// Established connections that may wait for the gRPC server.
 const CONNECTIONS_WAITING_MAX: usize = 64;
 
 /// Serves until a signal ends it.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+pub async fn serve(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     if config.svid_ttl < SVID_TTL_SHORT {
         warn!(svid_ttl = ?config.svid_ttl, "certificates live short: a CA that is away for longer stops the traffic");
     }
@@ -64,9 +66,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::new(&config, authority.clone(), store.clone()));
     publishing::publish(&shared).await.context("cannot tell sidecars what is stored")?;
 
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = listen(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let admin = admin_socket::bind(&config.admin_socket)
         .await
         .with_context(|| format!("cannot open the admin socket {}", config.admin_socket.display()))?;
@@ -94,19 +94,17 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .serve_with_incoming_shutdown(admin_socket::incoming(admin), stop.clone().cancelled_owned());
     tasks.spawn(until(admin, over.clone()));
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    shutdown.may_drain_for(config.drain_deadline);
+    shutdown.signal().await;
     info!(drain_deadline = ?config.drain_deadline, "ending");
     stop.cancel();
     let finished = async { while tasks.join_next().await.is_some() {} };
     tokio::select! {
         () = finished => {}
         () = tokio::time::sleep(config.drain_deadline) => warn!("cutting what is still open"),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = shutdown.signal() => {}
     }
+    shutdown.ends_within(Duration::ZERO);
     over.cancel();
     while tasks.join_next().await.is_some() {}
     shared.streams_ended().await;
@@ -117,6 +115,17 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     writer.join();
     info!("ended");
     Ok(())
+}
+
+/// `[::]` takes IPv4 callers, too, whatever net.ipv6.bindv6only says.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if address.is_ipv6() {
+        SockRef::from(&socket).set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn until(server: impl Future<Output = Result<(), tonic::transport::Error>>, over: CancellationToken) {

@@ -83,3 +83,25 @@ fn a_missing_file_and_missing_arguments() {
         assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
     }
 }
+
+#[test]
+fn a_number_of_worker_threads_that_is_none_is_told_with_variable_value_and_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("sidecar.toml");
+    std::fs::write(&config, SIDECAR).unwrap();
+    let (config, data) = (config.to_str().unwrap(), dir.path().join("ca"));
+    for value in ["0", "", " 2", "2\n", "abc", "-1", "99999999999999999999"] {
+        for (binary, args) in [
+            (sidecar_binary(), &["run", "--config", config][..]),
+            (sidecar_binary(), &["check", "--config", config]),
+            (ca_binary(), &["serve", "--trust-domain", "shop.example", "--data-dir", data.to_str().unwrap()]),
+        ] {
+            let mut command = std::process::Command::new(binary);
+            let output = command.args(args).env("TOKIO_WORKER_THREADS", value).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{args:?}: {stderr}");
+            assert!(stderr.contains(&format!("TOKIO_WORKER_THREADS = {value:?}")), "{stderr}");
+            assert!(stderr.contains("from 1 to 512"), "{stderr}");
+        }
+    }
+}

@@ -79,5 +79,5 @@ async fn a_second_sigterm_ends_it_at_once() {
     let (status, _) = shop.payments.get("/ready").await.unwrap();
     assert_eq!(status, 503, "a sidecar about to end is not ready, though it still serves");
     shop.payments.program.signal("TERM");
-    shop.payments.program.exit().await;
+    assert_eq!(shop.payments.program.exit().await.code(), Some(4));
 }

@@ -95,11 +95,14 @@ impl Admin {
         })
     }
 
-    /// Listeners with how their addresses stand.
+    /// Listeners with the address that each really listens on, and with how the addresses behind it stand.
     fn with_upstreams(&self, direction: Direction, listeners: impl Iterator<Item = Value>) -> Vec<Value> {
         let with = |(at, mut shown): (usize, Value)| {
             if let Some(fields) = shown.as_object_mut() {
                 fields.insert("upstreams".to_owned(), self.plane.upstreams.shown(direction, at));
+                if let Some(address) = self.plane.listening.of(direction, at) {
+                    fields.insert("listen".to_owned(), json!(address));
+                }
             }
             shown
         };

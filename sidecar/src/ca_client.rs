@@ -22,9 +22,11 @@ use tonic::{Code, Response, Status};
 use crate::config::HostPort;
 use crate::credentials::Credentials;
 use crate::holder::in_one_line;
+use crate::upstream::Unreached;
+use crate::upstream::lookup::NameServers;
 use answer::Expected;
 pub use answer::{AnswerError, BUNDLES_MAX};
-use connect::Connection;
+use connect::{CaAddress, Connection};
 pub use request::{RequestError, SigningRequest};
 pub use subscribe::Subscribed;
 
@@ -34,7 +36,7 @@ pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long each step may take. Whatever a CA does, an attempt ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// To resolve the name and open a TCP connection.
+    /// To resolve the name, and then for each address to open a TCP connection.
     pub connect: Duration,
     /// The TLS handshake.
     pub handshake: Duration,
@@ -55,7 +57,7 @@ impl Default for Timeouts {
 /// Asks one CA. Each request and each subscription has a connection of its own, with a fresh resolution of the name.
 #[derive(Debug, Clone)]
 pub struct CaClient {
-    address: HostPort,
+    ca: CaAddress,
     timeouts: Timeouts,
 }
 
@@ -67,8 +69,8 @@ pub struct Issued {
 }
 
 impl CaClient {
-    pub fn new(address: HostPort, timeouts: Timeouts) -> Self {
-        Self { address, timeouts }
+    pub fn new(address: HostPort, name_servers: NameServers, timeouts: Timeouts) -> Self {
+        Self { ca: CaAddress { address, name_servers }, timeouts }
     }
 
     /// Gets a first certificate for a join token, whose pin says which CA to believe. The CA answers a request again
@@ -106,7 +108,7 @@ impl CaClient {
 
     async fn connect(&self, identity: Option<&Credentials>, judge: Judge) -> Result<Connection, CaError> {
         let tls = identity.map(|credentials| &credentials.tls);
-        Connection::open(&self.address, tls, Arc::new(judge), self.timeouts).await
+        Connection::open(&self.ca, tls, Arc::new(judge), self.timeouts).await
     }
 
     async fn in_time(
@@ -136,7 +138,7 @@ pub enum CaError {
     Unreachable {
         address: HostPort,
         #[source]
-        cause: io::Error,
+        cause: Unreached,
     },
     #[error("CA kept {step} waiting for more than {after:?}")]
     Timeout { step: &'static str, after: Duration },

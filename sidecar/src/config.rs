@@ -64,6 +64,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// All that is listened on.
+    pub fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let inbounds = self.inbounds.iter().map(|inbound| inbound.listen);
+        let outbounds = self.outbounds.iter().map(|outbound| outbound.listen);
+        inbounds.chain(outbounds).chain([self.admin])
+    }
+}
+
 /// Where the own identity comes from.
 #[derive(Debug, Clone)]
 pub enum IdentitySource {

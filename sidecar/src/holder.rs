@@ -197,15 +197,14 @@ mod tests {
     fn a_failure_is_one_line_with_its_causes_and_shows_in_the_status() {
         let (mut holder, status) = Holder::new(Arc::default(), Arc::new(SystemClock));
         let cause = io::Error::other("first\n\u{1b}[31msecond");
-        let error =
-            crate::ca_client::CaError::Unreachable { address: "ca.internal:7443".parse().unwrap(), cause };
+        let error = crate::ca_client::CaError::Tls { address: "ca.internal:7443".parse().unwrap(), cause };
         let told = logged(|| holder.failed("ca_unreachable", &error));
         assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.contains("CA ca.internal:7443 cannot be reached: first"), "{told}");
+        assert!(told.contains("no TLS connection to CA ca.internal:7443: first"), "{told}");
         assert!(!told.contains('\u{1b}'), "{told:?}");
         let status = status.borrow();
         let reason = &status.last_error.as_ref().unwrap().reason;
-        assert_eq!(reason, "CA ca.internal:7443 cannot be reached: first\\n\\u{1b}[31msecond");
+        assert_eq!(reason, "no TLS connection to CA ca.internal:7443: first\\n\\u{1b}[31msecond");
         assert_eq!(status.failures, 1);
     }
 

@@ -13,6 +13,7 @@ use crate::holder::Holder;
 use crate::identity_files::{FilePaths, IdentityFiles};
 use crate::renewal::Renewal;
 use crate::state_dir::StateDir;
+use crate::upstream::lookup::NameServers;
 
 pub use crate::holder::{IdentityError, IdentityStatus};
 
@@ -31,11 +32,16 @@ enum Work {
 
 impl IdentityTask {
     /// Prepares the work; nothing happens before [`Self::run`].
-    pub fn new(source: &IdentitySource, store: Arc<CredentialStore>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        source: &IdentitySource,
+        store: Arc<CredentialStore>,
+        name_servers: NameServers,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let (holder, status) = Holder::new(store, clock);
         let work = match source.clone() {
             IdentitySource::Ca { ca, join_token, state_dir } => {
-                let client = CaClient::new(ca, Timeouts::default());
+                let client = CaClient::new(ca, name_servers, Timeouts::default());
                 let state = state_dir.map(StateDir::new);
                 Work::Renewal(Box::new(Renewal::new(client, join_token, state, holder)))
             }

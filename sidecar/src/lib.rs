@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection_line;
 pub mod credentials;
 pub mod descriptors;
+pub mod dial;
 pub mod ending;
 pub mod holder;
 pub mod http;

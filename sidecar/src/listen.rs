@@ -1,11 +1,13 @@
 //! One listener: accepts within its limit, survives running out of descriptors, and ends in order.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -68,9 +70,35 @@ pub struct Until {
     pub abort: CancellationToken,
 }
 
+/// Which callers an IPv6 listener takes. The kernel's default (net.ipv6.bindv6only) does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// Of its own family alone.
+    Own,
+    /// `[::]` takes IPv4 callers, too.
+    Both,
+}
+
+impl Families {
+    /// Of one among all addresses that are listened on: `[::]` leaves IPv4 to a `0.0.0.0` with the same port.
+    pub fn of(address: SocketAddr, mut all: impl Iterator<Item = SocketAddr>) -> Self {
+        let is_any = address.is_ipv6() && address.ip().is_unspecified();
+        let is_shared = all.any(|other| {
+            other.is_ipv4()
+                && other.ip().is_unspecified()
+                && other.port() == address.port()
+                && address.port() != 0
+        });
+        if is_any && !is_shared { Self::Both } else { Self::Own }
+    }
+}
+
 /// Opens a listener. A port that an ended connection still holds is taken over.
-pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn open(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if address.is_ipv6() {
+        SockRef::from(&socket).set_only_v6(families == Families::Own)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -105,7 +133,7 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
             () = until.stop.cancelled() => break,
             _ = look.tick() => service.look(),
             Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
+            accepted = accept_one(&listener) => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
                 Ok((stream, from)) if is_reserved(&stream) => refuse(&**service, plane, &stream, from, Full::Descriptors),
                 Ok((stream, from)) if connections.len() < plane.config.limits.connections_max => {
                     connections.spawn(service.clone().serve(stream, from, &until));
@@ -133,6 +161,28 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, plane: &Plane
     while let Some(ended) = connections.join_next().await {
         report(ended);
         open.set(connections.len().try_into().unwrap_or(i64::MAX));
+    }
+}
+
+/// A caller by IPv4 has an IPv4 address also where the listener is an IPv6 one.
+async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, from) = listener.accept().await?;
+    Ok((stream, SocketAddr::new(from.ip().to_canonical(), from.port())))
+}
+
+/// Where each listener really listens: the port may have been the system's choice.
+#[derive(Debug, Default)]
+pub struct ListenAddresses(Mutex<HashMap<(Direction, usize), SocketAddr>>);
+
+impl ListenAddresses {
+    pub fn enter(&self, direction: Direction, listener: usize, address: SocketAddr) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert((direction, listener), address);
+    }
+
+    /// None for a listener that is not open.
+    pub fn of(&self, direction: Direction, listener: usize) -> Option<SocketAddr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(direction, listener)).copied()
     }
 }
 
@@ -185,4 +235,39 @@ fn refuse<S: Serve>(service: &S, plane: &Plane, stream: &TcpStream, from: Socket
         explain: None,
         instance: None,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn families(address: &str, all: &[&str]) -> Families {
+        let all = all.iter().map(|address| address.parse().unwrap());
+        Families::of(address.parse().unwrap(), all)
+    }
+
+    #[test]
+    fn an_ipv6_listener_for_all_addresses_takes_ipv4_unless_another_one_does() {
+        assert_eq!(families("[::]:1", &["[::]:1", "127.0.0.1:2", "0.0.0.0:2"]), Families::Both);
+        assert_eq!(families("[::]:1", &["[::]:1", "0.0.0.0:1"]), Families::Own);
+        assert_eq!(families("[::1]:1", &[]), Families::Own);
+        assert_eq!(families("0.0.0.0:1", &["[::]:1"]), Families::Own);
+        assert_eq!(families("[::]:0", &["0.0.0.0:0"]), Families::Both, "two ports of the system's choice");
+    }
+
+    #[tokio::test]
+    async fn what_a_listener_takes_does_not_depend_on_the_systems_default() {
+        let both = open("[::]:0".parse().unwrap(), Families::Both).unwrap();
+        let port = both.local_addr().unwrap().port();
+        let (connected, accepted) = tokio::join!(TcpStream::connect(("127.0.0.1", port)), accept_one(&both));
+        let caller = connected.unwrap().local_addr().unwrap();
+        assert_eq!(accepted.unwrap().1, caller, "an IPv4 address, not one that is mapped into IPv6");
+
+        let own = open("[::]:0".parse().unwrap(), Families::Own).unwrap();
+        let port = own.local_addr().unwrap().port();
+        let beside = open(SocketAddr::from(([0, 0, 0, 0], port)), Families::Own).unwrap();
+        let (connected, accepted) =
+            tokio::join!(TcpStream::connect(("127.0.0.1", port)), accept_one(&beside));
+        assert!(connected.is_ok() && accepted.is_ok());
+    }
 }

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Config, HostPort, Inbound, MaxAge, Target};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::descriptors;
+use crate::listen::ListenAddresses;
 use crate::live::Register;
 use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
@@ -51,6 +52,7 @@ pub struct Plane {
     pub access_log: AccessLog,
     pub name_servers: NameServers,
     pub upstreams: UpstreamRegister,
+    pub listening: ListenAddresses,
     pub pools: PoolRegister,
     pub clock: Arc<dyn Clock>,
 }
@@ -75,6 +77,7 @@ impl Plane {
             access_log: AccessLog::default(),
             name_servers: NameServers::default(),
             upstreams: UpstreamRegister::default(),
+            listening: ListenAddresses::default(),
             pools: PoolRegister::default(),
             clock,
         }

@@ -5,7 +5,9 @@ mod signals;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use postern_process::Shutdown;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -26,7 +28,7 @@ use crate::subscription::Subscription;
 use crate::takeover::{Takeover, TakeoverError};
 pub use listeners::ListenError;
 use listeners::{Listeners, open_admin};
-use signals::{Signals, Told};
+use signals::Signals;
 
 /// Why a sidecar cannot start.
 #[derive(Debug, Error)]
@@ -54,10 +56,45 @@ struct Ends {
 }
 
 /// Runs until a signal ends it, or a new process has taken its place.
-pub async fn run(mut config: Config, log_lines_dropped: LogLinesDropped) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    log_lines_dropped: LogLinesDropped,
+    mut shutdown: Shutdown,
+) -> Result<(), RunError> {
+    let (signals, ends) = (Signals::new().map_err(RunError::Signals)?, Ends::default());
+    let mut background = JoinSet::new();
+    let starting = start(config, log_lines_dropped, &ends, signals, &mut background);
+    let started = tokio::select! {
+        started = starting => started?,
+        // Nobody is served yet.
+        () = shutdown.signal() => return Ok(()),
+    };
+    let access_log = started.admin.plane.clone();
+    let served = serve(started, &ends, &mut shutdown).await;
+    shutdown.ends_within(Duration::ZERO);
+    ends.over.cancel();
+    report_all(&mut background).await;
+    access_log.access_log.flush();
+    served.inspect(|()| info!("ended"))
+}
+
+/// What is there before the first connection.
+struct Started {
+    admin: Admin,
+    takeover: Takeover,
+    phase: watch::Sender<Phase>,
+}
+
+/// Starts everything that does not end with a connection.
+async fn start(
+    mut config: Config,
+    log_lines_dropped: LogLinesDropped,
+    ends: &Ends,
+    signals: Signals,
+    background: &mut JoinSet<()>,
+) -> Result<Started, RunError> {
     let mut takeover = Takeover::begin(config.restart.as_ref()).await?;
     descriptors::prepare(&mut config);
-    let signals = Signals::new().map_err(RunError::Signals)?;
     let clock = Arc::new(SystemClock);
     let mut plane = Plane::new(config, clock.clone());
     if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
@@ -65,30 +102,24 @@ pub async fn run(mut config: Config, log_lines_dropped: LogLinesDropped) -> Resu
     }
     let plane = Arc::new(plane);
     let (phase, phases) = watch::channel(Phase::Starting);
-    let ends = Ends::default();
-    let mut background = JoinSet::new();
 
-    let identity = IdentityTask::new(&plane.config.identity, plane.credentials.clone(), clock.clone());
+    let (source, name_servers) = (&plane.config.identity, plane.name_servers.clone());
+    let identity = IdentityTask::new(source, plane.credentials.clone(), name_servers, clock.clone());
     let admin = Admin { plane: plane.clone(), identity: identity.status(), phase: phases, log_lines_dropped };
-    let listener = open_admin(&mut takeover, plane.config.admin)?;
+    let listener = open_admin(&mut takeover, &plane.config)?;
     if !takeover.is_under_way() {
         ends.begun.cancel();
     }
     background.spawn(administer(admin.clone(), listener, ends.clone()));
     background.spawn(identity.run(ends.over.clone()));
-    let look_now = start_policy(&plane, &ends, &mut background, clock).await;
+    let look_now = start_policy(&plane, ends, background, clock).await;
     if let Some(mut subscription) = Subscription::new(plane.clone()) {
         subscription.restore().await;
         background.spawn(subscription.run(ends.over.clone()));
     }
     background.spawn(plane.clone().watch(ends.over.clone()));
-
-    let mut told = signals.act_on(look_now, plane.clone());
-    let served = serve(&admin, &ends, takeover, &phase, &mut told).await;
-    ends.over.cancel();
-    report_all(&mut background).await;
-    plane.access_log.flush();
-    served.inspect(|()| info!("ended"))
+    background.spawn(signals.act_on(look_now, plane, ends.over.clone()));
+    Ok(Started { admin, takeover, phase })
 }
 
 /// The admin endpoint answers from the start; where an old process answers still, from when that one lets go.
@@ -120,58 +151,57 @@ async fn start_policy(
 }
 
 /// Opens the listeners, accepts until told to end or taken over, and ends them in order.
-async fn serve(
-    admin: &Admin,
-    ends: &Ends,
-    mut takeover: Takeover,
-    phase: &watch::Sender<Phase>,
-    told: &mut Told,
-) -> Result<(), RunError> {
+async fn serve(started: Started, ends: &Ends, shutdown: &mut Shutdown) -> Result<(), RunError> {
+    let Started { admin, mut takeover, phase } = started;
+    let admin = &admin;
     let (plane, config) = (&admin.plane, &admin.plane.config);
     let opened = Listeners::open(plane, &mut takeover)?;
     tokio::select! {
         ready = takeover.ready(admin) => ready?,
-        () = told.end() => return Ok(()),
+        () = shutdown.signal() => return Ok(()),
     }
     ends.begun.cancel();
     tokio::select! {
         () = takeover.ripe(admin) => {}
-        () = told.end() => return Ok(()),
+        () = shutdown.signal() => return Ok(()),
     }
     let mut listeners = opened.serve(plane, &ends.listeners);
+    let drain_time = config.shutdown.drain_delay + config.shutdown.drain_deadline;
+    shutdown.may_drain_for(drain_time);
     phase.send_replace(Phase::Serving);
     info!(admin = %config.admin, inbounds = config.inbounds.len(), outbounds = config.outbounds.len(), "listening");
     if let Some(giver) = takeover.serving().await {
         listeners.spawn(giver.run(ends.listeners.stop.clone(), ends.taken_over.clone()));
     }
     tokio::select! {
-        () = told.end() => {}
+        () = shutdown.signal() => {}
         () = ends.taken_over.cancelled() => {}
     }
     phase.send_replace(Phase::Ending);
-    end(plane, ends, told, &mut listeners).await;
+    shutdown.ends_within(drain_time);
+    end(plane, ends, shutdown, &mut listeners).await;
     Ok(())
 }
 
 /// Not ready, but serving, unless a new process does; then no new connections; then, after the deadline or when told
 /// a second time, none at all.
-async fn end(plane: &Plane, ends: &Ends, told: &mut Told, listeners: &mut JoinSet<()>) {
-    let shutdown = plane.config.shutdown;
-    info!(drain_delay = ?shutdown.drain_delay, "not ready");
+async fn end(plane: &Plane, ends: &Ends, shutdown: &mut Shutdown, listeners: &mut JoinSet<()>) {
+    let config = plane.config.shutdown;
+    info!(drain_delay = ?config.drain_delay, "not ready");
     let again = tokio::select! {
         biased;
         () = ends.taken_over.cancelled() => false,
-        () = told.end() => true,
-        () = tokio::time::sleep(shutdown.drain_delay) => false,
+        () = shutdown.signal() => true,
+        () = tokio::time::sleep(config.drain_delay) => false,
     };
     ends.listeners.stop.cancel();
     if !again {
         let (_, live) = plane.metrics.connections();
-        info!(drain_deadline = ?shutdown.drain_deadline, live, "draining");
+        info!(drain_deadline = ?config.drain_deadline, live, "draining");
         tokio::select! {
             () = report_all(listeners) => return,
-            () = tokio::time::sleep(shutdown.drain_deadline) => {}
-            () = told.end() => {}
+            () = tokio::time::sleep(config.drain_deadline) => {}
+            () = shutdown.signal() => {}
         }
     }
     let (_, live) = plane.metrics.connections();

@@ -73,7 +73,7 @@ impl Subscription {
         let IdentitySource::Ca { ca, state_dir, .. } = &plane.config.identity else { return None };
         let random = SystemRandom::new();
         Some(Self {
-            client: CaClient::new(ca.clone(), Timeouts::default()),
+            client: CaClient::new(ca.clone(), plane.name_servers.clone(), Timeouts::default()),
             file: state_dir.as_deref().map(Kept::file),
             taking: Taking::new(plane.clone()),
             instance: hello::instance(&random),

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::config::{LISTENERS_MAX, Restart};
 use crate::holder::in_one_line;
-use crate::listen;
+use crate::listen::{self, Families};
 use channel::Channel;
 pub use channel::ChannelError;
 pub use door::DoorError;
@@ -102,10 +102,10 @@ impl Takeover {
     }
 
     /// The old process's socket, or a fresh one.
-    pub fn listener(&mut self, key: Key) -> io::Result<TcpListener> {
+    pub fn listener(&mut self, key: Key, families: Families) -> io::Result<TcpListener> {
         let listener = match self.offered.take(&key) {
             Some(listener) => TcpListener::from_std(listener)?,
-            None => listen::open(key.address)?,
+            None => listen::open(key.address, families)?,
         };
         if self.restart.is_some() {
             self.mine.push((key, second(&listener)?));

@@ -1,21 +1,24 @@
 //! The addresses of one place, an app or a service elsewhere: found, chosen, tried and judged.
 
 pub mod attempt;
+pub mod bad_line;
 pub mod choice;
+pub mod hosts;
 pub mod lookup;
 pub mod name;
-mod place;
+pub(crate) mod place;
 mod random;
+pub mod resolv_conf;
 pub mod setup;
 mod shown;
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::stream;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -23,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::config::{HostPort, Limits};
+use crate::dial::{DialError, Progress, Won, race};
 use crate::holder::in_one_line;
 use crate::metrics::{Direction, Metrics};
 pub use attempt::{Attempt, Leased};
 use choice::{AddressId, Choice, Picked, Record};
-use lookup::NameServers;
+use lookup::{NameServers, OTHER_FAMILY_DELAY, OTHER_FAMILY_DELAY_UNHURRIED};
 use name::{Answer, Standing};
 use place::Place;
 use random::Random;
@@ -39,13 +43,24 @@ pub enum ConnectError {
     /// The name leads nowhere, or nobody says where.
     #[error("{at} cannot be resolved: {standing}")]
     Resolve { at: HostPort, standing: Standing },
-    /// Nobody answers there.
-    #[error("{address} cannot be reached")]
-    Connect {
-        address: SocketAddr,
-        #[source]
-        error: io::Error,
-    },
+    /// The error at each address of one host.
+    #[error("{}", listed(.0))]
+    Dial(Vec<DialError>),
+}
+
+impl ConnectError {
+    /// Whether it says nothing about whom was to be reached.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Resolve { .. } => false,
+            Self::Dial(errors) => errors.iter().all(DialError::is_local),
+        }
+    }
+}
+
+fn listed<E: std::error::Error>(errors: &[E]) -> String {
+    let all: Vec<_> = errors.iter().map(|error| in_one_line(error)).collect();
+    all.join("; ")
 }
 
 /// Why no address of a place was reached: all that went wrong.
@@ -58,10 +73,15 @@ pub struct Unreached {
     pub all_were_ejected: bool,
 }
 
+impl From<Vec<ConnectError>> for Unreached {
+    fn from(errors: Vec<ConnectError>) -> Self {
+        Self { errors, untried: 0, all_were_ejected: false }
+    }
+}
+
 impl fmt::Display for Unreached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all: Vec<_> = self.errors.iter().map(|error| in_one_line(error)).collect();
-        f.write_str(&all.join("; "))?;
+        f.write_str(&listed(&self.errors))?;
         if self.untried > 0 {
             write!(f, "; {} more were not tried", self.untried)?;
         }
@@ -114,8 +134,11 @@ impl Upstreams {
     }
 
     async fn keep_fresh(&self, at: usize, name: String) {
+        // Connections may wait for the first answer.
+        let mut delay = OTHER_FAMILY_DELAY;
         loop {
-            let looked_up = self.name_servers.look_up(&name).await;
+            let looked_up = self.name_servers.look_up(&name, delay).await;
+            delay = OTHER_FAMILY_DELAY_UNHURRIED;
             let answer = looked_up.map_err(|error| in_one_line(&error));
             tokio::time::sleep(self.learn(at, &name, answer)).await;
         }
@@ -157,21 +180,29 @@ impl Upstreams {
 
     /// Connects to an address that answers; to be connected is all that is hoped for.
     pub async fn connect(self: &Arc<Self>) -> Result<(TcpStream, Leased), Unreached> {
-        let (mut attempt, mut errors) = (self.attempt(), Vec::new());
-        while let Some(mut leased) = attempt.next().await {
-            match leased.connect().await {
-                Ok(stream) => {
-                    leased.succeeded();
-                    return Ok((stream, leased));
+        let mut attempt = self.attempt();
+        let attempts = stream::unfold(&mut attempt, |attempt| async {
+            let mut leased = attempt.next().await?;
+            let connecting = async move {
+                match leased.connect().await {
+                    Ok(stream) => Ok((stream, leased)),
+                    Err(error) => Err((leased.id(), error)),
                 }
-                Err(error) => errors.push(error),
+            };
+            Some((Box::pin(connecting), attempt))
+        });
+        match race(attempts, &Progress::default()).await {
+            Ok(Won { value: (stream, mut leased), failed }) => {
+                leased.succeeded();
+                attempt.won(&leased, &attempt.under_way(failed.iter().map(|(id, _)| *id)));
+                Ok((stream, leased))
             }
+            Err(failed) => Err(attempt.unreached(failed.into_iter().map(|(_, error)| error).collect())),
         }
-        Err(attempt.unreached(errors))
     }
 
     /// The next address, and whether there are names about which no answer has come yet.
-    fn pick(&self, tried: &[AddressId]) -> (Option<Picked>, bool) {
+    fn pick(&self, tried: &[(AddressId, SocketAddr)]) -> (Option<Picked>, bool) {
         let mut state = self.state();
         let random = state.random.next();
         let picked = state.choice.pick(now(), random, tried);
@@ -182,16 +213,23 @@ impl Upstreams {
         self.state().choice.succeeded(id)
     }
 
-    fn failed(&self, picked: &Picked, before: Option<Record>) {
+    fn failed(&self, id: AddressId, address: SocketAddr, before: Option<Record>) {
         let mut state = self.state();
         let random = state.random.next();
-        let ejected = state.choice.failed(picked.id, before, now(), random);
+        let ejected = state.choice.failed(id, before, now(), random);
         drop(state);
         self.metrics.upstream_failed(self.direction);
         if let Some(length) = ejected {
             self.metrics.ejected(self.direction);
-            let (direction, address) = (self.direction.as_str(), picked.at);
+            let direction = self.direction.as_str();
             warn!(direction, %address, ?length, "ejected: it failed again and again");
+        }
+    }
+
+    /// Of a host with two addresses, this one answers.
+    fn prefer(&self, id: AddressId, at: SocketAddr) {
+        if self.state().choice.prefer(id, at) {
+            info!(direction = self.direction.as_str(), address = %at, "answers at its other address");
         }
     }
 
@@ -209,13 +247,16 @@ impl Upstreams {
     }
 
     /// The names that lead nowhere, and how many addresses were not tried.
-    fn left_out(&self, tried: &[AddressId]) -> (Vec<ConnectError>, usize) {
+    fn left_out(&self, tried: &[(AddressId, SocketAddr)]) -> (Vec<ConnectError>, usize) {
         let state = self.state();
-        let nowhere = state.places.iter().filter(|place| place.addresses().is_empty());
+        let nowhere = state.places.iter().filter(|place| place.endpoints().is_empty());
         let unresolved = nowhere
             .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() });
         let addresses = state.choice.addresses();
-        (unresolved.collect(), addresses.iter().filter(|address| !tried.contains(&address.id())).count())
+        (
+            unresolved.collect(),
+            addresses.iter().filter(|address| tried.iter().all(|(id, _)| *id != address.id())).count(),
+        )
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -229,7 +270,7 @@ impl Upstreams {
 
 impl State {
     fn take_over_addresses(&mut self) {
-        let all = self.places.iter().flat_map(Place::socket_addresses);
+        let all = self.places.iter().flat_map(Place::endpoints);
         self.choice.replace(&all.collect::<Vec<_>>());
     }
 }

@@ -79,7 +79,8 @@ impl Door {
                 Some(ended) = handshakes.join_next() => if let Err(error) = ended {
                     error!(%error, "a handshake's task failed");
                 },
-                accepted = listener.accept() => match accepted {
+                // A caller by IPv4 has an IPv4 address also where the listener is an IPv6 one.
+                accepted = listener.accept() => match accepted.map(canonical) {
                     Ok((stream, address)) => match door.connections.clone().try_acquire_owned() {
                         Ok(permit) => {
                             handshakes.spawn(door.clone().shake_hands(stream, address, permit, established.clone()));
@@ -156,6 +157,10 @@ impl Door {
             }
         }
     }
+}
+
+fn canonical((stream, from): (TcpStream, SocketAddr)) -> (TcpStream, SocketAddr) {
+    (stream, SocketAddr::new(from.ip().to_canonical(), from.port()))
 }
 
 /// A client that is not let in.

@@ -19,7 +19,18 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{CaError, RESPONSE_BYTES_MAX, Timeouts};
-use crate::config::HostPort;
+use crate::config::{DEAD_AFTER_DEFAULT, HostPort};
+use crate::dial::{self, Bounds};
+use crate::upstream::ConnectError;
+use crate::upstream::attempt::ATTEMPTS_MAX;
+use crate::upstream::lookup::NameServers;
+
+/// Where the CA is, and who knows.
+#[derive(Debug, Clone)]
+pub(super) struct CaAddress {
+    pub(super) address: HostPort,
+    pub(super) name_servers: NameServers,
+}
 
 const ALPN: &[u8] = b"h2";
 
@@ -38,12 +49,12 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn open(
-        address: &HostPort,
+        ca: &CaAddress,
         identity: Option<&TlsIdentity>,
         judge: Arc<Judge>,
         timeouts: Timeouts,
     ) -> Result<Self, CaError> {
-        let tcp = connect(address, timeouts).await?;
+        let (address, tcp) = (&ca.address, connect(ca, timeouts).await?);
         let tls = handshake(address, tcp, identity, judge, timeouts).await?;
         let alert = Arc::new(OnceLock::new());
         let observed = Observed { stream: tls, alert: alert.clone() };
@@ -61,12 +72,20 @@ impl Connection {
     }
 }
 
-async fn connect(address: &HostPort, timeouts: Timeouts) -> Result<TcpStream, CaError> {
-    let connecting = TcpStream::connect((address.host.as_str(), address.port));
-    match timeout(timeouts.connect, connecting).await {
-        Ok(connected) => connected.map_err(|cause| CaError::Unreachable { address: address.clone(), cause }),
-        Err(_) => Err(CaError::Timeout { step: "the TCP connection", after: timeouts.connect }),
-    }
+/// Connects to the first of the CA's addresses that answers (RFC 8305).
+async fn connect(ca: &CaAddress, timeouts: Timeouts) -> Result<TcpStream, CaError> {
+    let address = &ca.address;
+    let resolving = ca.name_servers.resolve(address);
+    let resolved = match timeout(timeouts.connect, resolving).await {
+        Ok(resolved) => resolved,
+        Err(_) => return Err(CaError::Timeout { step: "its name", after: timeouts.connect }),
+    };
+    let unreached = |errors: Vec<_>| CaError::Unreachable { address: address.clone(), cause: errors.into() };
+    let mut addresses = dial::interleaved(&resolved.map_err(|error| unreached(vec![error]))?);
+    addresses.truncate(ATTEMPTS_MAX);
+    let bounds = Bounds { connect_timeout: timeouts.connect, dead_after: DEAD_AFTER_DEFAULT };
+    let connected = dial::connect_any(&addresses, bounds).await;
+    connected.map_err(|errors| unreached(vec![ConnectError::Dial(errors)]))
 }
 
 async fn handshake(

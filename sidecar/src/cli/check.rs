@@ -6,11 +6,12 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use postern_process::WorkerThreads;
 use serde::Serialize;
 
 use super::Format;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::holder::in_one_line;
 use findings::Findings;
 
@@ -24,8 +25,10 @@ pub(super) struct Args {
 
 /// Exit code: 0 all in order, perhaps with warnings; 1 something to be repaired; 2 a bad configuration.
 pub(super) fn run(args: &Args, format: Format) -> ExitCode {
-    let report =
-        Config::load(&args.config).map_err(|error| Report::bad_configuration(&error)).and_then(|config| {
+    let report = WorkerThreads::from_environment()
+        .map_err(|error| Report::bad_configuration(vec![error.to_string()]))
+        .and_then(|_| Config::load(&args.config).map_err(|error| Report::bad_configuration(error.messages())))
+        .and_then(|config| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Report::broken(&error))?;
             let findings = runtime.block_on(Findings::of(&config, SystemClock.now()));
@@ -62,13 +65,8 @@ impl Report {
         Self { verdict, facts, warnings, errors }
     }
 
-    fn bad_configuration(error: &ConfigError) -> Self {
-        Self {
-            verdict: Verdict::BadConfiguration,
-            facts: Vec::new(),
-            warnings: Vec::new(),
-            errors: error.messages(),
-        }
+    fn bad_configuration(errors: Vec<String>) -> Self {
+        Self { verdict: Verdict::BadConfiguration, facts: Vec::new(), warnings: Vec::new(), errors }
     }
 
     fn broken(error: &io::Error) -> Self {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use postern_process::{EXIT_FAILED, EXIT_USAGE, WorkerThreads};
+
 use crate::admin::LogLinesDropped;
 use crate::config::Config;
 use crate::holder::in_one_line;
@@ -13,9 +15,9 @@ use crate::log::Logging;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-sidecar run --config sidecar.toml\n\n\
     SIGTERM: not ready, then no new connections, then, after the deadline, none at all; exit code 0.\n\
-    A second SIGTERM cuts what is open at once. SIGHUP looks at the policy file now.\n\
+    A second SIGTERM ends it at once; exit code 4. SIGHUP looks at the policy file now.\n\
     With [restart] in the configuration, another process of the same takes over from one that runs, which then drains.\n\
-    Exit code 1: it could not start. Exit code 2: the configuration is bad.")]
+    Exit code 1: it could not start. 2: the configuration or the environment is bad. 3: something hung at the deadline.")]
 pub(super) struct Args {
     /// The configuration file; sidecar.example.toml explains every key.
     #[arg(long, value_name = "FILE")]
@@ -23,33 +25,34 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
+    let threads = match WorkerThreads::from_environment() {
+        Ok(threads) => threads,
+        Err(error) => {
+            eprintln!("{error}");
+            return EXIT_USAGE.into();
+        }
+    };
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
             error.messages().iter().for_each(|message| eprintln!("{message}"));
-            return ExitCode::from(2);
+            return EXIT_USAGE.into();
         }
     };
     let logging = match Logging::start(config.log) {
         Ok(logging) => logging,
         Err(error) => {
             eprintln!("postern-sidecar: cannot start the log: {error}");
-            return ExitCode::FAILURE;
+            return EXIT_FAILED.into();
         }
     };
     let dropped = LogLinesDropped(Arc::new(logging.dropped()));
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))
-        .and_then(|runtime| {
-            runtime.block_on(crate::run::run(config, dropped)).map_err(|error| in_one_line(&error))
-        });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let report = |error: &dyn std::error::Error| eprintln!("postern-sidecar: {}", in_one_line(error));
+    match postern_process::run(threads, |shutdown| crate::run::run(config, dropped, shutdown)) {
+        Ok(outcome) => outcome.exit_code(|error| report(&error)),
         Err(error) => {
-            eprintln!("postern-sidecar: {error}");
-            ExitCode::FAILURE
+            report(&error);
+            EXIT_FAILED.into()
         }
     }
 }

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::raw::{RawAdmin, RawInbound, RawOutbound, Text};
 use super::rules::Rules;
-use super::values::{is_loopback, overlap};
+use super::values::{clash, is_loopback};
 use super::{ADMIN_DEFAULT, HostPort, Inbound, LISTENERS_MAX, Outbound, Target, TellCallers, UPSTREAMS_MAX};
 
 impl Rules<'_> {
@@ -156,7 +156,7 @@ impl Rules<'_> {
 
     fn unique(&mut self, listeners: &[Listener]) {
         for (at, later) in listeners.iter().enumerate() {
-            let clash = listeners.iter().take(at).find(|earlier| overlap(earlier.address, later.address));
+            let clash = listeners.iter().take(at).find(|earlier| clash(earlier.address, later.address));
             if let Some(earlier) = clash {
                 let (one, other) = if later.span.is_empty() { (earlier, later) } else { (later, earlier) };
                 let rule = format!("is taken already by {} = {}", other.key, other.address);

@@ -94,13 +94,16 @@ pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Whether two listeners would want the same port.
-pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let everywhere = |address: SocketAddr| address.ip().to_canonical().is_unspecified();
-    let same = |a: IpAddr, b: IpAddr| a.to_canonical() == b.to_canonical();
-    one.port() == other.port()
-        && one.port() != 0
-        && (same(one.ip(), other.ip()) || everywhere(one) || everywhere(other))
+/// Whether two listeners would want the same port. `[::]` takes IPv4, too, unless `0.0.0.0` is listened on beside it.
+pub(super) fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let any = |address: IpAddr| address.is_unspecified();
+    let same_addresses = match (a.is_ipv4(), b.is_ipv4()) {
+        (true, false) => any(b) && !any(a),
+        (false, true) => any(a) && !any(b),
+        (true, true) | (false, false) => a == b || any(a) || any(b),
+    };
+    one.port() == other.port() && one.port() != 0 && same_addresses
 }
 
 #[cfg(test)]
@@ -141,12 +144,29 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_listener_overlaps_every_other_on_its_port() {
-        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        assert!(overlap(at("127.0.0.1:1"), at("127.0.0.1:1")));
-        assert!(overlap(at("0.0.0.0:1"), at("127.0.0.1:1")));
-        assert!(overlap(at("[::]:1"), at("127.0.0.1:1")));
-        assert!(!overlap(at("127.0.0.2:1"), at("127.0.0.1:1")));
-        assert!(!overlap(at("127.0.0.1:0"), at("127.0.0.1:0")));
+    fn a_wildcard_listener_clashes_with_every_other_that_it_would_hide() {
+        let clashes = |one: &str, other: &str| {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(clash(one, other), clash(other, one));
+            clash(one, other)
+        };
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1"),
+        ] {
+            assert!(clashes(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("127.0.0.2:1", "127.0.0.1:1"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::]:1", "0.0.0.0:1"),
+            ("[::1]:1", "0.0.0.0:1"),
+            ("[::]:1", "[::]:2"),
+        ] {
+            assert!(!clashes(one, other), "{one} {other}");
+        }
     }
 }

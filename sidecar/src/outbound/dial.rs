@@ -1,9 +1,11 @@
-//! Reaching the service: address by address, until one proves that it is who was called.
+//! Reaching the service: address by address at short intervals, until one proves that it is who was called.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::stream;
 use postern_proto::identity::VerifiedSvid;
 use postern_proto::mtls::{Admission, Denial, Exactly, HandshakeSecrets, Judge, client_config_yielding};
 use tokio::net::TcpStream;
@@ -13,12 +15,14 @@ use super::refused::Failure;
 use super::slots::Turn;
 use crate::config::Target;
 use crate::credentials::Credentials;
+use crate::dial::{Progress, Won, race};
 use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Refusal;
 use crate::tls::{self, BrokenHandshake, Secured};
-use crate::upstream::Leased;
+use crate::upstream::choice::AddressId;
+use crate::upstream::{ConnectError, Leased};
 
 /// A handshake that the other side ends without a word is tried so often,
 pub(super) const GAVE_WAY_TRIES_MAX: usize = 5;
@@ -31,6 +35,7 @@ const GAVE_WAY_PAUSE_GROWTH: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Reached {
     pub(crate) secured: Secured,
+    peer: VerifiedSvid,
     /// Of the own credentials shown.
     pub(super) generation: u64,
 }
@@ -40,6 +45,18 @@ pub(super) enum Found<K> {
     /// Something that was kept for it.
     Kept(K),
     New(Box<Reached>),
+}
+
+/// Notes that an address is dialled now. What has only waited for its turn says nothing about the address.
+fn begin(dialed: &Mutex<Vec<AddressId>>, id: AddressId) {
+    dialed.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+}
+
+/// An attempt that has failed.
+struct FailedAttempt {
+    id: AddressId,
+    /// Nobody was reached, or who was is refused or refuses us.
+    error: Result<ConnectError, Refusal>,
 }
 
 impl OutboundServer {
@@ -55,8 +72,8 @@ impl OutboundServer {
         }
     }
 
-    /// Reaches the service and demands its identity, address by address while nothing of the app's has been sent: by
-    /// what is kept for the address, else by a new connection. Else all that went wrong, at least one thing.
+    /// Reaches the service and demands its identity, at several addresses while nothing of the app's has been sent (RFC
+    /// 8305): by what is kept for the address, else by a new connection. Else all that went wrong, at least one thing.
     pub(super) async fn find<K>(
         &self,
         registration: &Arc<Registration>,
@@ -66,39 +83,83 @@ impl OutboundServer {
         let ready = self.plane.valid_credentials();
         let ready = ready.and_then(|own| self.plane.expected(&self.outbound.target).map(|_| own));
         let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
-        let (mut attempt, mut unreachable, mut refused) = (self.upstreams.attempt(), Vec::new(), Vec::new());
-        while let Some(mut leased) = attempt.next().await {
-            let address = leased.address();
-            let permit = match self.turn(address, &kept).await {
-                Turn::Kept(kept) => {
-                    self.tell_all(refused);
-                    return Ok((Found::Kept(kept), leased));
-                }
-                Turn::Dial(permit) => permit,
-                Turn::Stuck => {
-                    refused.push(self.of_stuck(address));
-                    continue;
+        let mut attempt = self.upstreams.attempt();
+        let Some(first) = attempt.next().await else {
+            return Err(self.of_unreached(&attempt.unreached(Vec::new())).into_iter().collect());
+        };
+        // Mostly something is kept for the first address and nobody waits, and there is nothing to race.
+        if !self.slots.is_awaited()
+            && let Some(kept) = kept(first.address())
+        {
+            return Ok((Found::Kept(kept), first));
+        }
+        let (progress, dialed) = (Progress::default(), Mutex::default());
+        let (own, kept, progress, dialed) = (&credentials, &kept, &progress, &dialed);
+        let attempts = stream::unfold((Some(first), &mut attempt), |(first, attempt)| async move {
+            let mut leased = match first {
+                Some(first) => first,
+                None => attempt.next().await?,
+            };
+            let reaching = async move {
+                let (id, address) = (leased.id(), leased.address());
+                let permit = match self.turn(address, kept).await {
+                    Turn::Kept(kept) => return Ok((Found::Kept(kept), leased)),
+                    Turn::Dial(permit) => permit,
+                    Turn::Stuck => return Err(FailedAttempt { id, error: Err(self.of_stuck(address)) }),
+                };
+                begin(dialed, id);
+                match self.reach(&mut leased, (own, registration, alpn), progress).await {
+                    Ok(reached) => {
+                        permit.succeeded();
+                        Ok((Found::New(reached), leased))
+                    }
+                    Err(failure) => Err(self.failed(failure, leased).await),
                 }
             };
             // Boxed, so that the handshake's state is gone while bytes are relayed.
-            match Box::pin(self.reach(&mut leased, &credentials, registration, alpn)).await {
-                Ok(reached) => {
-                    permit.succeeded();
+            Some((Box::pin(reaching), (None, attempt)))
+        });
+        match race(attempts, progress).await {
+            Ok(Won { value: (found, mut leased), failed }) => {
+                let mut overtaken = std::mem::take(&mut *dialed.lock().unwrap_or_else(PoisonError::into_inner));
+                overtaken.retain(|id| failed.iter().all(|failed| failed.id != *id));
+                attempt.won(&leased, &overtaken);
+                self.tell_all(failed.into_iter().filter_map(|failed| failed.error.err()).collect());
+                if let Found::New(reached) = &found {
                     leased.succeeded();
-                    self.tell_all(refused);
-                    return Ok((Found::New(reached), leased));
+                    // In several handshakes at a time the register was told of several peers: this is the one that
+                    // counts, and it is decided again.
+                    let again = attempt.tried_several().then(|| self.door(registration).admit(&reached.peer));
+                    again.transpose().map_err(|denial| vec![self.of_denial(denial)])?;
                 }
-                Err(Failure::Unreached(error)) => unreachable.push(error),
-                Err(failure) => {
-                    if !matches!(failure, Failure::Config(_)) {
-                        leased.failed();
+                Ok((found, leased))
+            }
+            Err(failed) => {
+                let mut unreachable = Vec::new();
+                let mut refused = Vec::new();
+                for failed in failed {
+                    match failed.error {
+                        Ok(error) => unreachable.push(error),
+                        Err(refusal) => refused.push(refusal),
                     }
-                    refused.push(self.of_failure(failure, leased.address()).await);
                 }
+                refused.extend(self.of_unreached(&attempt.unreached(unreachable)));
+                Err(refused)
             }
         }
-        refused.extend(self.of_unreached(&attempt.unreached(unreachable)));
-        Err(refused)
+    }
+
+    /// An attempt that has failed; it is told when nothing else is reached, or what was said is worth it.
+    async fn failed(&self, failure: Failure, mut leased: Leased) -> FailedAttempt {
+        let (id, address) = (leased.id(), leased.address());
+        if let Failure::Unreached(error) = failure {
+            return FailedAttempt { id, error: Ok(error) };
+        }
+        if !matches!(failure, Failure::Config(_)) {
+            leased.failed();
+        }
+        drop(leased);
+        FailedAttempt { id, error: Err(self.of_failure(failure, address).await) }
     }
 
     /// Whose turn it is at an address. Who finds something kept there, while nobody waits, passes by without a look at
@@ -118,14 +179,13 @@ impl OutboundServer {
     async fn reach(
         &self,
         leased: &mut Leased,
-        credentials: &Arc<Credentials>,
-        registration: &Arc<Registration>,
-        alpn: &[&[u8]],
+        (credentials, registration, alpn): (&Arc<Credentials>, &Arc<Registration>, &[&[u8]]),
+        progress: &Progress,
     ) -> Result<Box<Reached>, Failure> {
         let deadline = Instant::now() + self.plane.config.limits.connect_timeout;
         let mut pause = GAVE_WAY_PAUSE;
         for _ in 1..GAVE_WAY_TRIES_MAX {
-            match self.reach_once(leased, credentials, registration, alpn).await {
+            match self.reach_once(leased, (credentials, registration, alpn), progress).await {
                 Err(failure) if failure.gave_way() && Instant::now() + pause < deadline => {
                     tokio::time::sleep(pause).await;
                     pause *= GAVE_WAY_PAUSE_GROWTH;
@@ -133,7 +193,7 @@ impl OutboundServer {
                 reached => return reached,
             }
         }
-        self.reach_once(leased, credentials, registration, alpn).await
+        self.reach_once(leased, (credentials, registration, alpn), progress).await
     }
 
     /// Connects and shakes hands; with a server that insists on protocols of its own choice once more, without naming
@@ -141,11 +201,11 @@ impl OutboundServer {
     async fn reach_once(
         &self,
         leased: &mut Leased,
-        credentials: &Arc<Credentials>,
-        registration: &Arc<Registration>,
-        alpn: &[&[u8]],
+        (credentials, registration, alpn): (&Arc<Credentials>, &Arc<Registration>, &[&[u8]]),
+        progress: &Progress,
     ) -> Result<Box<Reached>, Failure> {
         let tcp = leased.connect().await.map_err(Failure::Unreached)?;
+        progress.connected();
         match self.handshake(tcp, credentials, registration, alpn).await {
             Err(failure) if self.http.is_none() && failure.is_about_alpn() => {
                 let tcp = leased.connect().await.map_err(Failure::Unreached)?;
@@ -173,7 +233,10 @@ impl OutboundServer {
         match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(secured)) => {
                 self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
-                Ok(Box::new(Reached { secured, generation: credentials.generation }))
+                let Some(peer) = judge.admitted().cloned() else {
+                    return Err(Failure::Handshake(io::Error::other("nobody was verified")));
+                };
+                Ok(Box::new(Reached { secured, peer, generation: credentials.generation }))
             }
             Ok(Err(BrokenHandshake { error, tcp })) => match judge.verdict().cloned() {
                 Some(verdict) => Err(Failure::Judged { verdict, stream: tcp }),

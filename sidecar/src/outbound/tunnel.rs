@@ -209,7 +209,7 @@ impl OutboundServer {
         address: SocketAddr,
         registration: &Arc<Registration>,
     ) -> Option<Box<Tunnel>> {
-        let Reached { secured: Secured { stream, exporter, .. }, generation } = *reached;
+        let Reached { secured: Secured { stream, exporter, .. }, generation, .. } = *reached;
         let peer = registration.verified()?;
         let to = (Arc::new(self.door(registration)) as Arc<_>, registration.traffic.clone());
         let who = (peer.id().clone(), generation);

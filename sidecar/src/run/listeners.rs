@@ -7,9 +7,12 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tracing::{error, info};
 
+use crate::config::Config;
 use crate::inbound::InboundServer;
-use crate::listen::{self, Until};
+use crate::listen::{self, Families, Until};
+use crate::metrics::Direction;
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::takeover::{Key, Kind, Takeover};
@@ -30,8 +33,8 @@ pub(super) struct Listeners {
     outbounds: Vec<TcpListener>,
 }
 
-pub(super) fn open_admin(takeover: &mut Takeover, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    open(takeover, Kind::Admin, String::new(), address)
+pub(super) fn open_admin(takeover: &mut Takeover, config: &Config) -> Result<TcpListener, ListenError> {
+    open(takeover, config, (Kind::Admin, String::new(), config.admin))
 }
 
 impl Listeners {
@@ -41,12 +44,14 @@ impl Listeners {
         let inbounds = config
             .inbounds
             .iter()
-            .map(|inbound| open(takeover, Kind::Inbound, inbound.name.clone(), inbound.listen))
+            .map(|inbound| open(takeover, config, (Kind::Inbound, inbound.name.clone(), inbound.listen)))
             .collect::<Result<_, _>>()?;
         let outbounds = config
             .outbounds
             .iter()
-            .map(|outbound| open(takeover, Kind::Outbound, outbound.target.to_string(), outbound.listen))
+            .map(|outbound| {
+                open(takeover, config, (Kind::Outbound, outbound.target.to_string(), outbound.listen))
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self { inbounds, outbounds })
     }
@@ -56,10 +61,12 @@ impl Listeners {
         let config = &plane.config;
         let mut tasks = JoinSet::new();
         for (index, (listener, inbound)) in self.inbounds.into_iter().zip(&config.inbounds).enumerate() {
+            note(plane, Direction::Inbound, index, &listener);
             let server = Arc::new(InboundServer::new(plane.clone(), index, inbound.clone()));
             tasks.spawn(listen::run(listener, server, plane.clone(), until.clone()));
         }
         for (index, (listener, outbound)) in self.outbounds.into_iter().zip(&config.outbounds).enumerate() {
+            note(plane, Direction::Outbound, index, &listener);
             let server = Arc::new(OutboundServer::new(plane.clone(), index, outbound.clone()));
             tasks.spawn(listen::run(listener, server, plane.clone(), until.clone()));
         }
@@ -67,13 +74,26 @@ impl Listeners {
     }
 }
 
+/// `/status` shows where it really listens.
+fn note(plane: &Plane, direction: Direction, index: usize, listener: &TcpListener) {
+    match listener.local_addr() {
+        Ok(address) => plane.listening.enter(direction, index, address),
+        Err(error) => error!(%error, direction = direction.as_str(), "a listener has no address"),
+    }
+}
+
 fn open(
     takeover: &mut Takeover,
-    kind: Kind,
-    name: String,
-    address: SocketAddr,
+    config: &Config,
+    (kind, name, address): (Kind, String, SocketAddr),
 ) -> Result<TcpListener, ListenError> {
     let key = Key { kind, name, address };
     let what = key.to_string();
-    takeover.listener(key).map_err(|error| ListenError { what, address, error })
+    let families = Families::of(address, config.listen_addresses());
+    let opened = takeover.listener(key, families).and_then(|listener| {
+        let address = listener.local_addr()?;
+        info!(what, %address, ipv4_callers = address.is_ipv4() || families == Families::Both, "opened");
+        Ok(listener)
+    });
+    opened.map_err(|error| ListenError { what, address, error })
 }

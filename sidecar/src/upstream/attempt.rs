@@ -1,17 +1,16 @@
 //! One connection's way through the addresses, and its lease of the one it uses.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
-use crate::descriptors::is_reserved;
-use crate::ending::prepare;
+use crate::config::Limits;
+use crate::dial::{self, Bounds};
 
 /// A connection tries so many addresses at most,
 pub const ATTEMPTS_MAX: usize = 32;
@@ -22,7 +21,7 @@ pub const NEXT_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Attempt {
     upstreams: Arc<Upstreams>,
-    tried: Vec<AddressId>,
+    tried: Vec<(AddressId, SocketAddr)>,
     begun: Instant,
     /// All had failed again and again before.
     all_were_ejected: bool,
@@ -51,12 +50,32 @@ impl Attempt {
             }
         };
         let picked = timeout(self.upstreams.limits.connect_timeout, found).await.ok()??;
-        self.tried.push(picked.id);
+        self.tried.push((picked.id, picked.at));
         Some(Leased { upstreams: self.upstreams.clone(), picked, before: None })
     }
 
     fn is_over(&self) -> bool {
         self.tried.len() >= ATTEMPTS_MAX || (!self.tried.is_empty() && self.begun.elapsed() >= NEXT_WITHIN)
+    }
+
+    /// The address reached by `winner` has answered. Those of the others still `under_way` that were tried before it had
+    /// more time, and have not.
+    pub fn won(&self, winner: &Leased, under_way: &[AddressId]) {
+        let earlier = self.tried.iter().take_while(|(id, _)| *id != winner.id());
+        for &(id, at) in earlier.filter(|(id, _)| under_way.contains(id)) {
+            self.upstreams.failed(id, at, None);
+        }
+    }
+
+    /// All that were tried, but those that have `ended`.
+    pub(super) fn under_way(&self, ended: impl Iterator<Item = AddressId>) -> Vec<AddressId> {
+        let ended: Vec<_> = ended.collect();
+        self.tried.iter().map(|(id, _)| *id).filter(|id| !ended.contains(id)).collect()
+    }
+
+    /// Whether several addresses were tried.
+    pub fn tried_several(&self) -> bool {
+        self.tried.len() > 1
     }
 
     /// The whole story, given what went wrong at the addresses.
@@ -79,6 +98,10 @@ pub struct Leased {
 }
 
 impl Leased {
+    pub fn id(&self) -> AddressId {
+        self.picked.id
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.picked.at
     }
@@ -88,18 +111,32 @@ impl Leased {
         self.picked.listing.clone()
     }
 
-    /// Connects. That nobody answers is the address's failure, that this process has no descriptors left is not.
+    /// Connects. That nobody answers is the address's failure, that this machine lacks or forbids something is not.
     pub async fn connect(&mut self) -> Result<TcpStream, ConnectError> {
-        let (address, limits) = (self.picked.at, &self.upstreams.limits);
-        let limit = limits.connect_timeout;
-        let connected = timeout(limit, open(address, limits.dead_after)).await;
-        let connected = connected.unwrap_or_else(|_| Err(too_late(limit)));
-        connected.map_err(|error| {
-            if !is_own_fault(&error) {
-                self.failed();
+        let Limits { connect_timeout, dead_after, .. } = self.upstreams.limits;
+        let addresses: Vec<_> = std::iter::once(self.picked.at).chain(self.picked.also).collect();
+        match dial::connect_any(&addresses, Bounds { connect_timeout, dead_after }).await {
+            Ok(stream) => {
+                self.reached(&stream);
+                Ok(stream)
             }
-            ConnectError::Connect { address, error }
-        })
+            Err(errors) => {
+                let error = ConnectError::Dial(errors);
+                if !error.is_local() {
+                    self.failed();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Of a host with two addresses, the one that has answered is the first from now on.
+    fn reached(&mut self, stream: &TcpStream) {
+        let Some(also) = self.picked.also else { return };
+        if stream.peer_addr().is_ok_and(|peer| peer == also) {
+            self.picked.also = Some(std::mem::replace(&mut self.picked.at, also));
+            self.upstreams.prefer(self.picked.id, also);
+        }
     }
 
     /// Somebody answers there as hoped.
@@ -109,50 +146,12 @@ impl Leased {
 
     /// Nobody answered there as hoped, or the success was none after all.
     pub fn failed(&mut self) {
-        self.upstreams.failed(&self.picked, self.before.take());
+        self.upstreams.failed(self.picked.id, self.picked.at, self.before.take());
     }
 }
 
 impl Drop for Leased {
     fn drop(&mut self) {
         self.upstreams.left(self.picked.id);
-    }
-}
-
-/// Connects, unless that needs a descriptor that is kept for other things.
-async fn open(address: SocketAddr, dead_after: Duration) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if is_reserved(&socket) {
-        return Err(io::Error::from_raw_os_error(EMFILE));
-    }
-    prepare(&socket, address.ip(), dead_after)?;
-    socket.connect(address).await
-}
-
-fn too_late(limit: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
-}
-
-/// Whatever was wrong here would have been wrong with any address.
-fn is_own_fault(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::OutOfMemory || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
-}
-
-/// errno(3): too many open files in the system, and in this process.
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_this_process_lacks_is_no_failure_of_an_address() {
-        for (code, own) in
-            [(EMFILE, true), (ENFILE, true), (12, true), (111, false), (110, false), (113, false)]
-        {
-            assert_eq!(is_own_fault(&io::Error::from_raw_os_error(code)), own, "{code}");
-        }
-        assert!(!is_own_fault(&too_late(Duration::ZERO)));
     }
 }

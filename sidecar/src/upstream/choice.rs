@@ -22,6 +22,20 @@ pub const EJECTED_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressId(u64);
 
+/// One instance: where it is, and where it may be instead. `localhost` has an address of each family, and a server there
+/// need not listen on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub at: SocketAddr,
+    pub also: Option<SocketAddr>,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(at: SocketAddr) -> Self {
+        Self { at, also: None }
+    }
+}
+
 /// Whether an address is still one of its place, for connections there that are kept.
 #[derive(Debug, Clone, Default)]
 pub struct Listing(Arc<AtomicBool>);
@@ -41,6 +55,8 @@ impl Listing {
 #[derive(Debug, Clone)]
 pub struct Address {
     id: AddressId,
+    endpoint: Endpoint,
+    /// Where it answered last.
     pub at: SocketAddr,
     /// Attempts under way and connections open.
     pub in_flight: u32,
@@ -60,13 +76,18 @@ pub struct Record {
 }
 
 impl Address {
-    fn new(id: AddressId, at: SocketAddr) -> Self {
-        let (record, listing) = (Record::default(), Listing::default());
-        Self { id, at, in_flight: 0, record, ejected_until: None, listing, on_trial: false }
+    fn new(id: AddressId, endpoint: Endpoint) -> Self {
+        let (record, listing, at) = (Record::default(), Listing::default(), endpoint.at);
+        Self { id, endpoint, at, in_flight: 0, record, ejected_until: None, listing, on_trial: false }
     }
 
     pub fn id(&self) -> AddressId {
         self.id
+    }
+
+    /// The address of the same instance where it did not answer last.
+    fn also(&self) -> Option<SocketAddr> {
+        [Some(self.endpoint.at), self.endpoint.also].into_iter().flatten().find(|other| *other != self.at)
     }
 
     pub fn is_ejected(&self, now: Instant) -> bool {
@@ -79,6 +100,8 @@ impl Address {
 pub struct Picked {
     pub id: AddressId,
     pub at: SocketAddr,
+    /// Where the same instance may answer instead.
+    pub also: Option<SocketAddr>,
     pub listing: Listing,
 }
 
@@ -92,37 +115,41 @@ pub struct Choice {
 
 impl Choice {
     /// From now on these are the addresses. Those that stay keep what is known of them.
-    pub fn replace(&mut self, now_known: &[SocketAddr]) {
+    pub fn replace(&mut self, now_known: &[Endpoint]) {
         let mut missing: HashSet<_> = now_known.iter().copied().collect();
         self.addresses.retain(|address| {
-            let stays = missing.remove(&address.at);
+            let stays = missing.remove(&address.endpoint);
             if !stays {
                 address.listing.end();
             }
             stays
         });
-        for &at in now_known {
-            if missing.remove(&at) {
+        for &endpoint in now_known {
+            if missing.remove(&endpoint) {
                 self.ids += 1;
-                self.addresses.push(Address::new(AddressId(self.ids), at));
+                self.addresses.push(Address::new(AddressId(self.ids), endpoint));
             }
         }
     }
 
     /// The next address for a connection that has tried some already, counted as in flight. An ejected address is
     /// picked when no other is left. One whose time is over is tried by one connection, while it stays ejected for
-    /// the others.
-    pub fn pick(&mut self, now: Instant, random: u64, tried: &[AddressId]) -> Option<Picked> {
-        let untried = |address: &&Address| !tried.contains(&address.id);
+    /// the others. After one address the next is of the other family, if there is one (RFC 8305 §4).
+    pub fn pick(&mut self, now: Instant, random: u64, tried: &[(AddressId, SocketAddr)]) -> Option<Picked> {
+        let untried = |address: &&Address| tried.iter().all(|(id, _)| *id != address.id);
         let ready = |address: &&Address| untried(address) && !address.is_ejected(now);
-        let id = self.lighter(random, ready).or_else(|| self.lighter(random, untried))?;
+        let of_other_family = |address: &&Address| {
+            ready(address) && tried.last().is_some_and(|(_, last)| last.is_ipv4() != address.at.is_ipv4())
+        };
+        let id = self.lighter(random, of_other_family).or_else(|| self.lighter(random, ready));
+        let id = id.or_else(|| self.lighter(random, untried))?;
         let address = self.known(id)?;
         address.in_flight += 1;
         if address.record.ejections > 0 && !address.is_ejected(now) {
             address.ejected_until = Some(now + ejected_for(address.record.ejections, random));
             address.on_trial = true;
         }
-        Some(Picked { id, at: address.at, listing: address.listing.clone() })
+        Some(Picked { id, at: address.at, also: address.also(), listing: address.listing.clone() })
     }
 
     /// The one with less in flight of two random ones; of equals, either.
@@ -136,6 +163,11 @@ impl Choice {
         let (low, high) = (drawn.next()?, drawn.next());
         let high = high.filter(|high| (high.in_flight, random & 1) < (low.in_flight, 1));
         Some(high.unwrap_or(low).id)
+    }
+
+    /// The instance has answered at this one of its addresses. Says whether that is news.
+    pub fn prefer(&mut self, id: AddressId, at: SocketAddr) -> bool {
+        self.known(id).is_some_and(|address| std::mem::replace(&mut address.at, at) != at)
     }
 
     /// Somebody answers there as hoped. What was known before is given back, in case this is taken back.

@@ -1,24 +1,38 @@
 //! Asking for the addresses of a name as the machine is set up for it: `/etc/hosts` first, then the name servers and the
 //! search list of `/etc/resolv.conf`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select;
+use futures_util::stream;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::ProtoError;
-use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::{Hosts, Resolver, TokioResolver};
+use hickory_resolver::{Resolver, TokioResolver};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::name::{Absence, Answer, TTL_MIN};
+use super::ConnectError;
+use super::name::{Absence, Answer, Known, TTL_MIN};
+use super::place::{LOOPBACK, is_localhost};
 use super::setup::{Setup, SystemFiles};
+use crate::config::HostPort;
+use crate::dial::{Progress, race};
+use crate::holder::in_one_line;
 
 /// A question may take so long, all tries and search domains together.
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
+/// When one family has addresses, a connection that waits for them waits so long for the other (RFC 8305 §3, Resolution
+/// Delay);
+pub const OTHER_FAMILY_DELAY: Duration = Duration::from_millis(50);
+/// and where nobody waits, so long.
+pub const OTHER_FAMILY_DELAY_UNHURRIED: Duration = Duration::from_secs(2);
 /// The hosts file has no times to live: what it says is good for so long.
 pub const HOSTS_FILE_TTL: Duration = Duration::from_secs(5);
 
@@ -48,59 +62,73 @@ pub enum LookupError {
     Unanswered(#[source] NetError),
     #[error("no name server answers within {0:?}")]
     TooLate(Duration),
+    #[error("no name server is configured")]
+    NoServer,
     #[error("the files that say whom to ask could not be read")]
     Reading(#[source] tokio::task::JoinError),
 }
 
 impl NameServers {
-    /// The addresses of a host name, of both families.
-    pub async fn look_up(&self, host: &str) -> Result<Answer, LookupError> {
+    /// Where a host is now, for who asks once.
+    pub async fn resolve(&self, at: &HostPort) -> Result<Vec<SocketAddr>, ConnectError> {
+        let mut known = Known::nothing();
+        let addresses = match at.host.parse::<IpAddr>() {
+            Ok(address) => vec![address.to_canonical()],
+            Err(_) if is_localhost(&at.host) => LOOPBACK.to_vec(),
+            Err(_) => {
+                match self.look_up(&at.host, OTHER_FAMILY_DELAY).await {
+                    Ok(answer) => known.learn(answer),
+                    Err(error) => known.miss(in_one_line(&error)),
+                };
+                known.addresses
+            }
+        };
+        if addresses.is_empty() {
+            return Err(ConnectError::Resolve { at: at.clone(), standing: known.standing });
+        }
+        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, at.port)).collect())
+    }
+
+    /// The addresses of a host name, of both families. When one family has some, the other has this `delay` left.
+    pub async fn look_up(&self, host: &str, delay: Duration) -> Result<Answer, LookupError> {
         let asked = async {
             let name = Name::from_ascii(host).map_err(LookupError::Name)?;
             let setup = match self {
                 Self::Given(setup) => setup.clone(),
-                Self::System(files) => {
-                    let files = files.clone();
-                    let reading = tokio::task::spawn_blocking(move || files.setup());
-                    reading.await.map_err(LookupError::Reading)?
-                }
+                Self::System(files) => files.setup().await.map_err(LookupError::Reading)?,
             };
-            look_up(&name, &setup).await
+            if let Some(addresses) = setup.hosts.addresses(host) {
+                return Ok(Answer::Addresses { addresses: addresses.to_vec(), ttl: HOSTS_FILE_TTL });
+            }
+            look_up(&name, &setup, delay).await
         };
         timeout(LOOKUP_TIME_MAX, asked).await.unwrap_or(Err(LookupError::TooLate(LOOKUP_TIME_MAX)))
     }
 }
 
-async fn look_up(name: &Name, setup: &Setup) -> Result<Answer, LookupError> {
-    if let Some(addresses) = in_hosts_file(name, &setup.hosts) {
-        return Ok(Answer::Addresses { addresses, ttl: HOSTS_FILE_TTL });
-    }
-    let mut resolver = TokioResolver::builder_with_config(setup.config.clone(), TokioRuntimeProvider::new())
-        .with_options(setup.options.clone());
-    // What is known is kept by those who asked.
-    resolver.options_mut().cache_size = 0;
-    let resolver = resolver.build().map_err(LookupError::Setup)?;
+async fn look_up(name: &Name, setup: &Setup, delay: Duration) -> Found {
+    let servers: Vec<_> = setup.config.name_servers().iter().map(|server| asking(server, setup)).collect();
+    let servers: Vec<_> = servers.into_iter().collect::<Result<_, _>>()?;
     let mut so_far = None;
     for candidate in candidates(name, setup) {
-        let (v4, v6) = futures_util::future::join(
-            ask(&resolver, &candidate, RecordType::A),
-            ask(&resolver, &candidate, RecordType::AAAA),
-        )
-        .await;
-        match both_families(v4, v6) {
-            found @ Ok(Answer::Addresses { .. }) => return found,
+        let v4 = ask_all(&servers, &candidate, RecordType::A);
+        let v6 = ask_all(&servers, &candidate, RecordType::AAAA);
+        match both_families(v4, v6, delay).await {
+            found @ Ok(Answer::Addresses { .. } | Answer::OneFamily { .. }) => return found,
             other => so_far = Some(first_doubt(so_far, other)),
         }
     }
     so_far.unwrap_or(Ok(Answer::Absent { absence: Absence::NoSuchName, ttl: TTL_MIN }))
 }
 
-fn in_hosts_file(name: &Name, hosts: &Hosts) -> Option<Vec<IpAddr>> {
-    let found = [RecordType::A, RecordType::AAAA].into_iter();
-    let found = found.filter_map(|kind| hosts.lookup_static_host(&Query::query(name.clone(), kind)));
-    let addresses: Vec<_> =
-        found.flat_map(|found| found.answers().to_vec()).filter_map(|record| record.data.ip_addr()).collect();
-    (!addresses.is_empty()).then_some(addresses)
+/// Asks one name server. Each has a resolver of its own, so that they are asked as connections are made.
+fn asking(server: &NameServerConfig, setup: &Setup) -> Result<TokioResolver, LookupError> {
+    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server.clone()]);
+    let mut resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::new())
+        .with_options(setup.options.clone());
+    // What is known is kept by those who asked.
+    resolver.options_mut().cache_size = 0;
+    resolver.build().map_err(LookupError::Setup)
 }
 
 /// Under which full names to look (resolv.conf(5), `search` and `ndots`).
@@ -117,6 +145,15 @@ fn candidates(name: &Name, setup: &Setup) -> Vec<Name> {
     let at = if dots >= setup.options.ndots { 0 } else { all.len() };
     all.insert(at, as_it_is);
     all
+}
+
+/// Asks one name server after the other, at short intervals. The first answer counts, be it yes or no.
+async fn ask_all(servers: &[TokioResolver], name: &Name, kind: RecordType) -> Found {
+    let attempts = servers.iter().map(|server| Box::pin(ask(server, name, kind)));
+    match race(stream::iter(attempts), &Progress::default()).await {
+        Ok(won) => Ok(won.value),
+        Err(errors) => Err(errors.into_iter().next().unwrap_or(LookupError::NoServer)),
+    }
 }
 
 async fn ask<P>(resolver: &Resolver<P>, name: &Name, kind: RecordType) -> Result<Answer, LookupError>
@@ -148,18 +185,41 @@ where
 
 type Found = Result<Answer, LookupError>;
 
-/// One family is enough. That there is none is believed only of both.
-fn both_families(v4: Found, v6: Found) -> Found {
-    match (v4, v6) {
-        (
-            Ok(Answer::Addresses { mut addresses, ttl }),
-            Ok(Answer::Addresses { addresses: others, ttl: other }),
-        ) => {
-            addresses.extend(others);
-            Ok(Answer::Addresses { addresses, ttl: ttl.min(other) })
+/// Asks about both families at once. One is enough, and when it is there, or the name is not, the other has this `delay`
+/// left (RFC 8305 §3). That there is no address is believed only of both.
+async fn both_families(
+    v4: impl Future<Output = Found>,
+    v6: impl Future<Output = Found>,
+    delay: Duration,
+) -> Found {
+    let (v4, v6) = (pin!(v4), pin!(v6));
+    let (first, other) = select(v4, v6).await.factor_first();
+    match first {
+        Ok(Answer::Addresses { addresses, ttl }) => match timeout(delay, other).await {
+            Ok(Ok(Answer::Addresses { addresses: others, ttl: other })) => {
+                let addresses = addresses.into_iter().chain(others).collect();
+                Ok(Answer::Addresses { addresses, ttl: ttl.min(other) })
+            }
+            Ok(Ok(_)) => Ok(Answer::Addresses { addresses, ttl }),
+            Ok(Err(_)) | Err(_) => Ok(Answer::OneFamily { addresses, ttl }),
+        },
+        // There is no name for either family (RFC 8020 §2).
+        Ok(Answer::Absent { absence: Absence::NoSuchName, .. }) => match timeout(delay, other).await {
+            Ok(other) => combined(first, other),
+            Err(_) => first,
+        },
+        first => combined(first, other.await),
+    }
+}
+
+/// Two answers, of which the first has no addresses.
+fn combined(first: Found, other: Found) -> Found {
+    match other {
+        Ok(Answer::Addresses { addresses, ttl }) if first.is_err() => {
+            Ok(Answer::OneFamily { addresses, ttl })
         }
-        (found @ Ok(Answer::Addresses { .. }), _) | (_, found @ Ok(Answer::Addresses { .. })) => found,
-        (v4, v6) => first_doubt(Some(v4), v6),
+        found @ Ok(Answer::Addresses { .. }) => found,
+        other => first_doubt(Some(first), other),
     }
 }
 
@@ -193,24 +253,42 @@ mod tests {
         Err(LookupError::TooLate(LOOKUP_TIME_MAX))
     }
 
-    #[test]
-    fn both_families_count_and_the_sooner_end_is_theirs() {
-        let Ok(Answer::Addresses { addresses: both, ttl }) = both_families(addresses(1, 30), addresses(2, 5))
+    async fn both(v4: Found, v6: Found) -> Found {
+        both_families(async { v4 }, async { v6 }, OTHER_FAMILY_DELAY).await
+    }
+
+    #[tokio::test]
+    async fn both_families_count_and_the_sooner_end_is_theirs() {
+        let Ok(Answer::Addresses { addresses: all, ttl }) = both(addresses(1, 30), addresses(2, 5)).await
         else {
             panic!("both have addresses");
         };
-        assert_eq!((both.len(), ttl), (2, Duration::from_secs(5)));
-        for other in [absent(Absence::NoAddress, 1), late()] {
-            assert_eq!(both_families(addresses(1, 30), other).unwrap(), addresses(1, 30).unwrap());
+        assert_eq!((all.len(), ttl), (2, Duration::from_secs(5)));
+        let none = || absent(Absence::NoAddress, 1);
+        assert_eq!(both(addresses(1, 30), none()).await.unwrap(), addresses(1, 30).unwrap());
+        assert_eq!(both(none(), addresses(1, 30)).await.unwrap(), addresses(1, 30).unwrap());
+        for one in [both(addresses(1, 30), late()).await, both(late(), addresses(1, 30)).await] {
+            assert!(matches!(one, Ok(Answer::OneFamily { .. })), "{one:?}");
         }
-        assert_eq!(both_families(late(), addresses(1, 30)).unwrap(), addresses(1, 30).unwrap());
     }
 
-    #[test]
-    fn that_there_is_no_address_is_believed_only_when_both_families_and_all_domains_were_answered() {
-        both_families(absent(Absence::NoSuchName, 5), late()).unwrap_err();
-        both_families(late(), absent(Absence::NoSuchName, 5)).unwrap_err();
-        let none = both_families(absent(Absence::NoSuchName, 5), absent(Absence::NoAddress, 3));
+    #[tokio::test(start_paused = true)]
+    async fn a_family_about_which_nobody_answers_delays_the_other_by_fractions_of_a_second() {
+        let since = tokio::time::Instant::now();
+        let silent = std::future::pending;
+        let found = both_families(silent(), async { addresses(1, 30) }, OTHER_FAMILY_DELAY).await;
+        assert!(matches!(found, Ok(Answer::OneFamily { .. })), "{found:?}");
+        let found =
+            both_families(async { absent(Absence::NoSuchName, 3) }, silent(), OTHER_FAMILY_DELAY).await;
+        assert_eq!(found.unwrap(), absent(Absence::NoSuchName, 3).unwrap());
+        assert_eq!(since.elapsed(), OTHER_FAMILY_DELAY * 2);
+    }
+
+    #[tokio::test]
+    async fn that_there_is_no_address_is_believed_only_when_both_families_and_all_domains_were_answered() {
+        both(absent(Absence::NoSuchName, 5), late()).await.unwrap_err();
+        both(late(), absent(Absence::NoSuchName, 5)).await.unwrap_err();
+        let none = both(absent(Absence::NoSuchName, 5), absent(Absence::NoAddress, 3)).await;
         assert_eq!(none.unwrap(), absent(Absence::NoAddress, 3).unwrap());
         first_doubt(Some(late()), absent(Absence::NoSuchName, 5)).unwrap_err();
         first_doubt(Some(absent(Absence::NoSuchName, 5)), late()).unwrap_err();
@@ -221,7 +299,7 @@ mod tests {
         let config = ResolverConfig::from_parts(None, domains.to_vec(), Vec::new());
         let mut options = ResolverOpts::default();
         options.ndots = ndots;
-        let setup = Setup { hosts: Hosts::default(), config, options };
+        let setup = Setup { config, options, ..Setup::default() };
         let name = Name::from_ascii(name).unwrap();
         candidates(&name, &setup).iter().map(Name::to_string).collect()
     }

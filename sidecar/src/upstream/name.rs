@@ -24,8 +24,19 @@ pub const RETRY_MAX: Duration = Duration::from_secs(5);
 /// What a name server says of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Addresses { addresses: Vec<IpAddr>, ttl: Duration },
-    Absent { absence: Absence, ttl: Duration },
+    Addresses {
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+    },
+    /// About the other family nobody has answered in time: what is known of it stays.
+    OneFamily {
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+    },
+    Absent {
+        absence: Absence,
+        ttl: Duration,
+    },
 }
 
 /// Why a name leads nowhere, by the word of a name server (RFC 2308 §2).
@@ -89,17 +100,32 @@ impl Known {
 
     /// Takes the newest answer, and says how long it is good for.
     pub fn learn(&mut self, answer: Answer) -> Duration {
-        self.failures = 0;
         match answer {
-            Answer::Addresses { addresses, ttl } => match self.usable(&addresses) {
-                usable if usable.is_empty() => self.is_absent(Absence::NoAddress, ttl),
-                usable => {
-                    self.addresses = usable;
-                    self.standing = Standing::Answered;
-                    ttl.clamp(TTL_MIN, TTL_MAX)
-                }
-            },
-            Answer::Absent { absence, ttl } => self.is_absent(absence, ttl),
+            Answer::Addresses { addresses, ttl } => {
+                self.failures = 0;
+                self.are_at(&addresses, ttl)
+            }
+            Answer::OneFamily { mut addresses, ttl } => {
+                let is_other = |known: &&IpAddr| addresses.iter().all(|one| one.is_ipv4() != known.is_ipv4());
+                let others: Vec<_> = self.addresses.iter().filter(is_other).copied().collect();
+                addresses.extend(others);
+                self.are_at(&addresses, ttl).min(self.retry_after())
+            }
+            Answer::Absent { absence, ttl } => {
+                self.failures = 0;
+                self.is_absent(absence, ttl)
+            }
+        }
+    }
+
+    fn are_at(&mut self, addresses: &[IpAddr], ttl: Duration) -> Duration {
+        match self.usable(addresses) {
+            usable if usable.is_empty() => self.is_absent(Absence::NoAddress, ttl),
+            usable => {
+                self.addresses = usable;
+                self.standing = Standing::Answered;
+                ttl.clamp(TTL_MIN, TTL_MAX)
+            }
         }
     }
 
@@ -113,6 +139,10 @@ impl Known {
     /// Takes note that there was no answer, keeps the last one, and says when to ask again.
     pub fn miss(&mut self, error: String) -> Duration {
         self.standing = Standing::Failed(error);
+        self.retry_after()
+    }
+
+    fn retry_after(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let doubled = 2_u32.saturating_pow(self.failures.saturating_sub(1));
         RETRY_FIRST.saturating_mul(doubled).min(RETRY_MAX)
@@ -166,6 +196,18 @@ mod tests {
         known.learn(answer(numbers(3..4), 5));
         assert_eq!((known.addresses.clone(), known.standing.clone()), (numbers(3..4), Standing::Answered));
         assert_eq!(known.miss(String::new()), RETRY_FIRST);
+    }
+
+    #[test]
+    fn of_a_family_about_which_nobody_answers_what_is_known_stays_and_is_asked_again_soon() {
+        let mut known = Known::nothing();
+        let v6: IpAddr = "fd00::1".parse().unwrap();
+        known.learn(answer([numbers(1..3), vec![v6]].concat(), 300));
+        let one = |addresses| Answer::OneFamily { addresses, ttl: Duration::from_secs(300) };
+        let pauses: Vec<_> = (0..6).map(|_| known.learn(one(numbers(2..4))).as_millis()).collect();
+        assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 5_000, 5_000]);
+        let now_known = [numbers(2..3), vec![v6], numbers(3..4)].concat();
+        assert_eq!((&known.addresses, &known.standing), (&now_known, &Standing::Answered));
     }
 
     #[test]

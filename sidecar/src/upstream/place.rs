@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::choice::Endpoint;
 use super::name::{Known, Standing};
 use crate::config::HostPort;
 
@@ -14,18 +15,18 @@ pub(super) struct Place {
 
 #[derive(Debug)]
 enum Host {
-    /// Nobody is ever asked about these.
-    Addresses(Vec<IpAddr>),
+    /// Nobody is ever asked about this.
+    Address(IpAddr),
+    /// This machine, at the loopback address of either family.
+    Localhost,
     Named(Known),
 }
 
 impl Place {
     pub(super) fn new(at: &HostPort) -> Self {
         let host = match at.host.parse::<IpAddr>() {
-            Ok(address) => Host::Addresses(vec![address]),
-            Err(_) if is_localhost(&at.host) => {
-                Host::Addresses(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
-            }
+            Ok(address) => Host::Address(address.to_canonical()),
+            Err(_) if is_localhost(&at.host) => Host::Localhost,
             Err(_) => Host::Named(Known::nothing()),
         };
         Self { at: at.clone(), host }
@@ -38,32 +39,45 @@ impl Place {
 
     pub(super) fn known_mut(&mut self) -> Option<&mut Known> {
         match &mut self.host {
-            Host::Addresses(_) => None,
+            Host::Address(_) | Host::Localhost => None,
             Host::Named(known) => Some(known),
         }
     }
 
     pub(super) fn standing(&self) -> &Standing {
         match &self.host {
-            Host::Addresses(_) => &Standing::Answered,
+            Host::Address(_) | Host::Localhost => &Standing::Answered,
             Host::Named(known) => &known.standing,
         }
     }
 
-    pub(super) fn addresses(&self) -> &[IpAddr] {
+    /// What is known of the name, if it is one.
+    pub(super) fn known(&self) -> Option<&Known> {
         match &self.host {
-            Host::Addresses(addresses) => addresses,
-            Host::Named(known) => &known.addresses,
+            Host::Address(_) | Host::Localhost => None,
+            Host::Named(known) => Some(known),
         }
     }
 
-    pub(super) fn socket_addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.addresses().iter().map(|&address| SocketAddr::new(address, self.at.port))
+    /// The instances.
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        let at = |address: IpAddr| SocketAddr::new(address, self.at.port);
+        match &self.host {
+            Host::Address(address) => vec![at(*address).into()],
+            Host::Localhost => {
+                let [v4, v6] = LOOPBACK.map(at);
+                vec![Endpoint { at: v4, also: Some(v6) }]
+            }
+            Host::Named(known) => known.addresses.iter().map(|&address| at(address).into()).collect(),
+        }
     }
 }
 
+/// The addresses of this machine for its own programs.
+pub(crate) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
 /// RFC 6761 §6.3: never asked about, and always this machine.
-fn is_localhost(host: &str) -> bool {
+pub(crate) fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     host == "localhost" || host.ends_with(".localhost")
 }
@@ -81,7 +95,7 @@ mod tests {
         for host in ["10.0.0.1", "::1", "localhost", "LOCALHOST.", "app.localhost"] {
             let place = place(host);
             assert_eq!((place.name(), place.standing()), (None, &Standing::Answered), "{host}");
-            assert!(!place.addresses().is_empty());
+            assert_eq!(place.endpoints().len(), 1, "one instance");
         }
         for host in ["payments", "localhost.example", "mylocalhost", "127.1"] {
             assert_eq!(place(host).name(), Some(host));

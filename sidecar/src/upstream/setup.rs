@@ -1,18 +1,18 @@
 //! How this machine resolves names, by its own files, read again when they have changed.
 
 use std::fs::{self, File};
-use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
-use hickory_resolver::Hosts;
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::config::{ResolverConfig, ResolverOpts};
+use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
-use crate::holder::in_one_line;
+use super::bad_line;
+use super::hosts::Hosts;
+use super::resolv_conf::ResolvConf;
 
 /// So much of either file is read.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -30,7 +30,9 @@ pub struct Setup {
 pub struct SystemFiles {
     hosts: PathBuf,
     resolv_conf: PathBuf,
-    last: Mutex<Option<(Stamps, Arc<Setup>)>>,
+    last: Mutex<Option<([Option<Stamp>; 2], Arc<Setup>)>>,
+    /// The look at the files under way. One at most: a file system that hangs takes one thread, not all.
+    look: tokio::sync::Mutex<Option<JoinHandle<Arc<Setup>>>>,
 }
 
 impl Default for SystemFiles {
@@ -39,20 +41,46 @@ impl Default for SystemFiles {
     }
 }
 
-/// Of either file: when it was changed last, and its length.
-type Stamps = [Option<(SystemTime, u64)>; 2];
+/// What tells one state of a file from another. Image stores give every file the same times, so another file of the same
+/// length shows by its inode alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl Stamp {
+    fn of(file: &Path) -> Option<Self> {
+        let about = fs::metadata(file).ok()?;
+        Some(Self {
+            inode: (about.dev(), about.ino()),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+            bytes: about.len(),
+        })
+    }
+}
 
 impl SystemFiles {
     pub fn new(hosts: PathBuf, resolv_conf: PathBuf) -> Self {
-        Self { hosts, resolv_conf, last: Mutex::default() }
+        Self { hosts, resolv_conf, last: Mutex::default(), look: tokio::sync::Mutex::default() }
+    }
+
+    /// What the files say now, without keeping the runtime's threads.
+    pub async fn setup(self: &Arc<Self>) -> Result<Arc<Setup>, JoinError> {
+        let mut look = self.look.lock().await;
+        let files = self.clone();
+        let under_way = look.get_or_insert_with(|| tokio::task::spawn_blocking(move || files.look()));
+        let setup = under_way.await;
+        *look = None;
+        setup
     }
 
     /// What the files say now. What is wrong with them is told once, not at each look.
-    pub fn setup(&self) -> Arc<Setup> {
-        let stamps = [&self.hosts, &self.resolv_conf].map(|file| {
-            let about = fs::metadata(file).ok()?;
-            Some((about.modified().ok()?, about.len()))
-        });
+    fn look(&self) -> Arc<Setup> {
+        let stamps = [&self.hosts, &self.resolv_conf].map(|file| Stamp::of(file));
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, setup)) = &*last
             && *read == stamps
@@ -65,43 +93,32 @@ impl SystemFiles {
     }
 
     fn read(&self) -> Setup {
-        let mut hosts = Hosts::default();
         // Without a hosts file there are no names in it.
-        if let Ok(file) = File::open(&self.hosts)
-            && let Err(error) = hosts.read_hosts_conf(file.take(FILE_BYTES_MAX))
-        {
-            warn!(file = %self.hosts.display(), %error, "the hosts file cannot be read to its end");
-        }
-        let mut text = Vec::new();
-        let read =
-            File::open(&self.resolv_conf).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text));
-        if let Err(error) = read {
-            warn!(file = %self.resolv_conf.display(), %error, "cannot be read");
-        }
-        let (config, options) = parse_resolv_conf(text).unwrap_or_else(|error| {
+        let (hosts, bad) = Hosts::parse(&read(&self.hosts).unwrap_or_default());
+        bad_line::tell(&self.hosts, &bad);
+        let text = read(&self.resolv_conf).unwrap_or_else(|error| {
             let file = self.resolv_conf.display();
-            warn!(%file, error = in_one_line(&error), "asking a name server on this machine");
-            (this_machine(), ResolverOpts::default())
+            warn!(%file, %error, "cannot be read: asking a name server on this machine");
+            Vec::new()
         });
+        let ResolvConf { config, options, bad } = ResolvConf::parse(&text);
+        bad_line::tell(&self.resolv_conf, &bad);
         Setup { hosts, config, options }
     }
 }
 
-/// resolv.conf(5): without a `nameserver` line it is the one on this machine.
-fn this_machine() -> ResolverConfig {
-    let server = NameServerConfig::udp_and_tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    ResolverConfig::from_parts(None, Vec::new(), vec![server])
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::op::Query;
-    use hickory_resolver::proto::rr::{Name, RecordType};
-
     use super::*;
 
     fn servers(files: &SystemFiles) -> Vec<String> {
-        files.setup().config.name_servers().iter().map(|server| server.ip.to_string()).collect()
+        files.look().config.name_servers().iter().map(|server| server.ip.to_string()).collect()
     }
 
     #[test]
@@ -113,20 +130,54 @@ mod tests {
 
         fs::write(&conf, "nameserver 10.0.0.53\nsearch shop.example\noptions ndots:5 unheard-of\n").unwrap();
         assert_eq!(servers(&files), ["10.0.0.53"]);
-        let setup = files.setup();
+        let setup = files.look();
         assert_eq!((setup.options.ndots, setup.config.search().len()), (5, 1));
-        assert!(Arc::ptr_eq(&setup, &files.setup()), "not read again");
+        assert!(Arc::ptr_eq(&setup, &files.look()), "not read again");
 
         fs::write(&hosts, "10.0.0.1 payments\n").unwrap();
-        assert!(!Arc::ptr_eq(&setup, &files.setup()));
+        assert!(!Arc::ptr_eq(&setup, &files.look()));
         let filler = "#".repeat(FILE_BYTES_MAX as usize);
         let too_long = format!("10.0.0.1 a\n{filler}\n10.0.0.2 beyond\n");
         fs::write(&hosts, too_long).unwrap();
-        let query = |name: &str| Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
-        let hosts = &files.setup().hosts;
-        assert!(hosts.lookup_static_host(&query("a")).is_some(), "as far as it is read");
-        assert!(hosts.lookup_static_host(&query("beyond")).is_none());
+        let hosts = &files.look().hosts;
+        assert!(hosts.addresses("a").is_some(), "as far as it is read");
+        assert!(hosts.addresses("beyond").is_none());
         fs::write(&conf, "nonsense \u{0}").unwrap();
         assert_eq!(servers(&files), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn another_file_of_the_same_length_and_time_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let files = SystemFiles::new(path("hosts"), path("resolv.conf"));
+        for last in 1..=2 {
+            fs::write(path("new"), format!("nameserver 10.0.0.{last}\n")).unwrap();
+            File::options()
+                .write(true)
+                .open(path("new"))
+                .unwrap()
+                .set_modified(std::time::UNIX_EPOCH)
+                .unwrap();
+            fs::rename(path("new"), path("resolv.conf")).unwrap();
+            assert_eq!(servers(&files), [format!("10.0.0.{last}")]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_hangs_takes_one_thread_however_many_ask() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(path("hosts")).status().unwrap();
+        assert!(made.success());
+        fs::write(path("resolv.conf"), "nameserver 10.0.0.53\n").unwrap();
+        let files = Arc::new(SystemFiles::new(path("hosts"), path("resolv.conf")));
+        for _ in 0..5 {
+            let asked = tokio::time::timeout(std::time::Duration::from_millis(20), files.setup());
+            assert!(asked.await.is_err(), "nobody writes to the FIFO");
+        }
+        assert_eq!(Arc::strong_count(&files), 2, "one look is under way");
+        fs::write(path("hosts"), "10.0.0.1 payments\n").unwrap();
+        assert!(files.setup().await.unwrap().hosts.addresses("payments").is_some());
     }
 }

@@ -64,7 +64,7 @@ fn name_shown(place: &Place) -> Option<Value> {
     Some(json!({
         "name": name,
         "standing": standing.as_str(),
-        "addresses": place.addresses().len(),
+        "addresses": place.known().map_or(0, |known| known.addresses.len()),
         "reason": reason,
     }))
 }

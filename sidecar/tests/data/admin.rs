@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postern_sidecar::admin::{Admin, CONNECTIONS_MAX, LogLinesDropped, Phase};
 use postern_sidecar::holder::IdentityStatus;
-use postern_sidecar::listen::{self, Until};
+use postern_sidecar::listen::{self, Families, Until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -30,7 +30,7 @@ impl Asked {
         let mut spec = Spec::new(&authority, "payments");
         prepare(&mut spec);
         let sidecar = spec.start(&authority);
-        let listener = listen::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = listen::open(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Own).unwrap();
         let at = listener.local_addr().unwrap();
         let (phase, phases) = watch::channel(Phase::Serving);
         let (identity, status) = watch::channel(IdentityStatus::default());

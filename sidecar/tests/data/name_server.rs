@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
-use postern_sidecar::listen;
+use postern_sidecar::listen::{self, Families};
 use postern_sidecar::upstream::lookup::NameServers;
 use postern_sidecar::upstream::setup::Setup;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,6 +22,8 @@ pub enum Says {
     ServerFailure,
     /// To questions about IPv4, and a failure to those about IPv6.
     OnlyV4(Vec<IpAddr>, u32),
+    /// To questions about IPv4, and nothing to those about IPv6.
+    SilentAboutV6(Vec<IpAddr>, u32),
     /// Another name under which the addresses are, with the time to live of that.
     Alias(Vec<IpAddr>, u32),
     Garbage,
@@ -47,7 +49,7 @@ const UDP_BYTES_MAX: usize = 512;
 impl NameServer {
     pub async fn new(says: Says) -> Self {
         loop {
-            let tcp = listen::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let tcp = listen::open(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Own).unwrap();
             // Somebody else may have the same port for UDP.
             if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
                 return Self::serve(udp, tcp, says);
@@ -56,7 +58,7 @@ impl NameServer {
     }
 
     pub async fn at(at: SocketAddr, says: Says) -> Self {
-        Self::serve(UdpSocket::bind(at).await.unwrap(), listen::open(at).unwrap(), says)
+        Self::serve(UdpSocket::bind(at).await.unwrap(), listen::open(at, Families::Own).unwrap(), says)
     }
 
     fn serve(udp: UdpSocket, tcp: TcpListener, says: Says) -> Self {
@@ -103,10 +105,17 @@ impl NameServer {
 
     /// Asks this one, and waits so long for each answer.
     pub fn asked_for(&self, patience: Duration) -> NameServers {
-        let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
-        (udp.port, tcp.port) = (self.at.port(), self.at.port());
-        let server = NameServerConfig::new(self.at.ip(), true, vec![udp, tcp]);
-        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        Self::all_asked_for(&[self], patience)
+    }
+
+    /// Asks these in order, and waits so long for each answer.
+    pub fn all_asked_for(all: &[&Self], patience: Duration) -> NameServers {
+        let server = |server: &&Self| {
+            let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
+            (udp.port, tcp.port) = (server.at.port(), server.at.port());
+            NameServerConfig::new(server.at.ip(), true, vec![udp, tcp])
+        };
+        let config = ResolverConfig::from_parts(None, Vec::new(), all.iter().map(server).collect());
         let mut options = ResolverOpts::default();
         (options.timeout, options.attempts) = (patience, 1);
         NameServers::Given(Arc::new(Setup { config, options, ..Setup::default() }))
@@ -129,7 +138,10 @@ fn answer(question: &[u8], asked: &Mutex<State>, bytes_max: usize) -> Option<Vec
         Says::NoAddress => (0, Vec::new()),
         Says::ServerFailure => (2, Vec::new()),
         Says::OnlyV4(..) if !is_v4 => (2, Vec::new()),
-        Says::Addresses(all, ttl) | Says::OnlyV4(all, ttl) => (0, records(&QUESTION, &all, ttl, is_v4)),
+        Says::SilentAboutV6(..) if !is_v4 => return None,
+        Says::Addresses(all, ttl) | Says::OnlyV4(all, ttl) | Says::SilentAboutV6(all, ttl) => {
+            (0, records(&QUESTION, &all, ttl, is_v4))
+        }
         Says::Alias(all, ttl) => {
             let alias = [&QUESTION[..], &5_u16.to_be_bytes(), &[0, 1], &ttl.to_be_bytes(), &[0, 7], ALIAS];
             (0, [vec![alias.concat()], records(ALIAS, &all, 300, is_v4)].concat())

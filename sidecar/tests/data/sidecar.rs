@@ -14,7 +14,7 @@ use postern_sidecar::config::{
     Target, TellCallers, Tunnels,
 };
 use postern_sidecar::inbound::InboundServer;
-use postern_sidecar::listen::{self, Until};
+use postern_sidecar::listen::{self, Families, Until};
 use postern_sidecar::outbound::OutboundServer;
 use postern_sidecar::plane::Plane;
 use postern_sidecar::upstream::lookup::NameServers;
@@ -69,7 +69,7 @@ pub struct Spec {
     pub admin: SocketAddr,
     /// Where the inbound listens.
     pub listen: SocketAddr,
-    app: Option<SocketAddr>,
+    pub app: Option<HostPort>,
     pub to: Vec<HostPort>,
     pub name_servers: NameServers,
     target: Target,
@@ -104,7 +104,7 @@ impl Spec {
 
     /// With an inbound `api` to this app.
     pub fn app(mut self, app: SocketAddr) -> Self {
-        self.app = Some(app);
+        self.app = Some(host_port(app));
         self
     }
 
@@ -132,7 +132,7 @@ impl Spec {
         let inbound = self.app.map(|app| Inbound {
             name: "api".to_owned(),
             listen: self.listen,
-            app: host_port(app),
+            app,
             protocol: self.protocol,
             tell_callers: self.tell_callers,
         });
@@ -179,7 +179,7 @@ impl Sidecar {
         let (stop, abort, mut tasks) = (CancellationToken::new(), CancellationToken::new(), JoinSet::new());
         tasks.spawn(plane.clone().watch(abort.clone()));
         let open = |address| {
-            let listener: TcpListener = listen::open(address).unwrap();
+            let listener: TcpListener = listen::open(address, Families::Own).unwrap();
             (listener.local_addr().unwrap(), listener)
         };
         let inbound = plane.config.inbounds.first().map(|inbound| {

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::apps::{App, echoed, expect_refused};
 use crate::authority::Authority;
-use crate::sidecar::{Sidecar, Spec, eventually, host_port};
+use crate::sidecar::{PATIENCE, Sidecar, Spec, eventually, host_port};
 
 /// Nobody listens there.
 fn dead() -> SocketAddr {
@@ -102,6 +102,53 @@ async fn addresses_that_hang_in_connecting_or_handshake_speak_no_tls_or_are_some
     }
 }
 
+/// Longer than any test waits.
+fn patient() -> Limits {
+    let late = Duration::from_secs(300);
+    Limits { connect_timeout: late, handshake_timeout: late, ..Limits::default() }
+}
+
+#[tokio::test]
+async fn silent_addresses_delay_nobody_until_their_timeouts_and_are_ejected() {
+    let (authority, app) = (Authority::new(), App::echo().await);
+    let payments = Spec::new(&authority, "payments").app(app.address).start(&authority);
+    let (hanging, silent) = (hanging().await, App::serve(async |_held| std::future::pending().await).await);
+    let bad = [hanging.0.local_addr().unwrap(), silent.address];
+    let mut spec = Spec::new(&authority, "orders").to(&[&bad[..], &[payments.inbound.unwrap()]].concat());
+    spec.limits = patient();
+    let orders = spec.start(&authority);
+    while !bad.iter().all(|&at| is_ejected(&orders, at)) {
+        tokio::time::timeout(PATIENCE, all_succeed(&orders, 1)).await.expect("no timeout is waited for");
+    }
+    let in_flight = |at: SocketAddr| shown(&orders, Direction::Outbound, at)["in_flight"].as_u64().unwrap();
+    assert_eq!(bad.map(in_flight), [0, 0], "an attempt that has lost is over");
+    assert_eq!(orders.plane.refusals.newest(), Value::Array(vec![]), "nobody was refused");
+    orders.all_ended().await;
+}
+
+#[tokio::test]
+async fn behind_localhost_an_app_of_either_family_is_one_instance_without_failures() {
+    let authority = Authority::new();
+    for own in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(own).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut spec = Spec::new(&authority, "payments");
+        spec.app = Some(HostPort { host: "localhost".to_owned(), port });
+        let payments = spec.start(&authority);
+        let orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).start(&authority);
+        for _ in 0..EJECT_AFTER * 4 {
+            let (mut caller, accepted) = tokio::join!(call(&orders), listener.accept());
+            let (mut app, _) = accepted.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut app, b"x").await.unwrap();
+            assert_eq!(caller.read_u8().await.unwrap(), b'x');
+        }
+        let shown = payments.plane.upstreams.shown(Direction::Inbound, 0);
+        let [one] = &shown["addresses"].as_array().unwrap()[..] else { panic!("one instance: {shown}") };
+        assert_eq!(one["address"], listener.local_addr().unwrap().to_string());
+        assert_eq!((&one["failures"], &one["ejected_for"]), (&0.into(), &Value::Null));
+    }
+}
+
 #[tokio::test]
 async fn when_all_addresses_are_dead_the_refusal_names_each_and_that_they_were_dead_before() {
     let authority = Authority::new();
@@ -156,7 +203,7 @@ async fn an_app_that_flaps_is_served_whenever_it_is_there_and_told_whenever_it_i
         }
         let is_told = || (payments.plane.refusals.newest()[0]["count"] == round * 4).then_some(());
         eventually("it is told", is_told).await;
-        let listener = postern_sidecar::listen::open(at).unwrap();
+        let listener = postern_sidecar::listen::open(at, postern_sidecar::listen::Families::Own).unwrap();
         let mut stream = call(&orders).await;
         let (mut served, _) = listener.accept().await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"word").await.unwrap();

@@ -1,9 +1,15 @@
 //! The first certificate, and its renewals.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use postern_sidecar::ca_client::{CaClient, Timeouts};
+use postern_sidecar::config::HostPort;
+use postern_sidecar::upstream::lookup::NameServers;
+use postern_sidecar::upstream::setup::SystemFiles;
 use time::Duration;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::authority::{Authority, id};
 use crate::fake_ca::{Behaviour, FakeCa, issue};
@@ -32,6 +38,37 @@ async fn a_join_token_brings_the_identity_it_names() {
 
 fn home_now(home: &Home) -> time::OffsetDateTime {
     home.clock().now()
+}
+
+/// Connecting there hangs: the queue is full, and nobody takes from it.
+async fn hanging(at: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(at).unwrap();
+    let (listener, mut queued) = (socket.listen(1).unwrap(), Vec::new());
+    let moment = std::time::Duration::from_millis(200);
+    while let Ok(Ok(stream)) = tokio::time::timeout(moment, TcpStream::connect(at)).await {
+        queued.push(stream);
+    }
+    (listener, queued)
+}
+
+#[tokio::test]
+async fn a_ca_whose_first_address_is_silent_is_reached_at_its_second_without_a_timeout() {
+    let home = Home::new();
+    let ca = ca(Duration::hours(1), &home).await;
+    home.put_token(&ca.token(&id("orders"), 1));
+    let port = ca.address.port();
+    let _silent = hanging(SocketAddr::from(([127, 0, 0, 2], port))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.2 ca.test\n127.0.0.1 ca.test\n").unwrap();
+    let names = NameServers::System(Arc::new(SystemFiles::new(hosts, "/nowhere/resolv.conf".into())));
+    let late = std::time::Duration::from_secs(300);
+    let timeouts = Timeouts { connect: late, handshake: late, request: late };
+    let address = HostPort { host: "ca.test".to_owned(), port };
+    let mut workload = home.start_with(CaClient::new(address, names, timeouts));
+    workload.until_enrolled().await;
+    workload.stop().await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use postern_sidecar::config::IdentitySource;
 use postern_sidecar::credentials::CredentialStore;
 use postern_sidecar::identity::IdentityTask;
+use postern_sidecar::upstream::lookup::NameServers;
 use time::{Duration, OffsetDateTime};
 
 use crate::authority::{Authority, Validity, id, pem};
@@ -69,7 +70,7 @@ impl Files {
             bundle: path("bundle.pem"),
         };
         let store = Arc::new(CredentialStore::default());
-        let task = IdentityTask::new(&source, store.clone(), self.clock.clone());
+        let task = IdentityTask::new(&source, store.clone(), NameServers::default(), self.clock.clone());
         Workload::run(store, task.status(), |cancel| task.run(cancel))
     }
 }

@@ -11,6 +11,7 @@ use postern_sidecar::credentials::{CredentialStore, Credentials};
 use postern_sidecar::holder::{Holder, IdentityError, IdentityStatus};
 use postern_sidecar::renewal::Renewal;
 use postern_sidecar::state_dir::StateDir;
+use postern_sidecar::upstream::lookup::NameServers;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -61,11 +62,15 @@ impl Home {
 
     /// Starts the task against this CA.
     pub fn start(&self, ca: &FakeCa) -> Workload {
+        self.start_with(CaClient::new(ca.host_port(), NameServers::default(), SHORT))
+    }
+
+    pub fn start_with(&self, client: CaClient) -> Workload {
         let store = Arc::new(CredentialStore::default());
         let (holder, status) = Holder::new(store.clone(), self.clock());
         let token = Some(JoinTokenSource::File(self.token()));
         let state = Some(StateDir::new(self.state()));
-        let renewal = Renewal::new(CaClient::new(ca.host_port(), SHORT), token, state, holder);
+        let renewal = Renewal::new(client, token, state, holder);
         Workload::run(store, status, |cancel| renewal.run(cancel))
     }
 }

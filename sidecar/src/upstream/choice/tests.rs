@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn at(number: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], number))
+fn at(number: u16) -> Endpoint {
+    SocketAddr::from(([10, 0, 0, 1], number)).into()
 }
 
 fn of(count: u16) -> Choice {
@@ -55,6 +55,35 @@ fn of_two_addresses_the_less_busy_is_always_taken() {
 }
 
 #[test]
+fn after_one_address_the_next_is_of_the_other_family_if_there_is_one() {
+    let (mut choice, now, mut seed) = (Choice::default(), Instant::now(), 3);
+    let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 1)).into();
+    choice.replace(&[at(1), at(2), at(3), v6]);
+    for _ in 0..20 {
+        let mut tried = Vec::new();
+        while let Some(picked) = choice.pick(now, random(&mut seed), &tried) {
+            tried.push((picked.id, picked.at));
+        }
+        let last = tried.iter().position(|(_, at)| at.is_ipv6()).unwrap();
+        assert!(last < 2 && tried.len() == 4, "{tried:?}");
+    }
+}
+
+#[test]
+fn an_instance_with_two_addresses_is_one_and_remembers_where_it_answered() {
+    let (mut choice, now) = (Choice::default(), Instant::now());
+    let both = Endpoint { also: Some(at(2).at), ..at(1) };
+    choice.replace(&[both]);
+    let picked = choice.pick(now, 0, &[]).unwrap();
+    assert_eq!((picked.at, picked.also), (at(1).at, Some(at(2).at)));
+    assert!(choice.prefer(picked.id, at(2).at) && !choice.prefer(picked.id, at(2).at), "told once");
+    choice.replace(&[both]);
+    let picked = choice.pick(now, 0, &[]).unwrap();
+    assert_eq!((picked.at, picked.also), (at(2).at, Some(at(1).at)));
+    assert!(choice.pick(now, 0, &[(picked.id, picked.at)]).is_none());
+}
+
+#[test]
 fn a_third_failure_in_a_row_ejects_and_a_success_between_forgives() {
     let (mut choice, now) = (of(1), Instant::now());
     let id = choice.addresses()[0].id;
@@ -90,9 +119,9 @@ fn an_ejected_address_is_tried_only_when_no_other_is_left() {
     for _ in 0..100 {
         let mut tried = Vec::new();
         while let Some(picked) = choice.pick(now, random(&mut seed), &tried) {
-            tried.push(picked.id);
+            tried.push((picked.id, picked.at));
         }
-        assert_eq!((tried.len(), tried[2]), (3, dead));
+        assert_eq!((tried.len(), tried[2].0), (3, dead));
     }
 }
 
@@ -107,7 +136,7 @@ fn when_all_are_ejected_all_are_tried_and_it_is_said() {
     assert_eq!(choice.spread(now), 4);
     let mut tried = Vec::new();
     while let Some(picked) = choice.pick(now, random(&mut seed), &tried) {
-        tried.push(picked.id);
+        tried.push((picked.id, picked.at));
     }
     assert_eq!(tried.len(), 4);
 }
@@ -120,7 +149,7 @@ fn after_its_time_one_connection_tries_it_and_each_failed_trial_doubles_its_time
     let mut length = eject(&mut choice, dead, now);
     for doubled in [2, 4, 8, 16, 32, 60, 60] {
         now += length;
-        let picked = choice.pick(now, 0, &[other]).unwrap();
+        let picked = choice.pick(now, 0, &[(other, at(1).at)]).unwrap();
         assert_eq!(picked.id, dead, "it is tried again");
         for seed in 0..20 {
             assert_eq!(choice.pick(now, seed << 32 | seed, &[]).unwrap().id, other, "by one only");
@@ -149,13 +178,13 @@ fn an_address_that_stays_keeps_its_record_and_one_that_came_back_is_new() {
     let (mut choice, now) = (of(2), Instant::now());
     let first = choice.pick(now, 0, &[]).unwrap();
     eject(&mut choice, first.id, now);
-    choice.replace(&[at(9), first.at]);
+    choice.replace(&[at(9), first.at.into()]);
     assert_eq!(choice.addresses().len(), 2);
     assert!(choice.addresses()[0].is_ejected(now) && choice.addresses()[0].in_flight == 1);
     assert!(!first.listing.is_over());
     choice.replace(&[at(9), at(9)]);
     assert!(first.listing.is_over(), "what is kept there learns it");
-    choice.replace(&[at(9), first.at]);
+    choice.replace(&[at(9), first.at.into()]);
     choice.left(first.id);
     assert!(choice.addresses().iter().all(|address| address.in_flight == 0 && !address.is_ejected(now)));
 }
@@ -198,10 +227,10 @@ proptest! {
             let last: Vec<_> = choice.addresses().iter().map(|one| one.id).filter(|&id| was_ejected(id)).collect();
             let mut tried = Vec::new();
             while let Some(picked) = choice.pick(now, random.rotate_left(tried.len() as u32), &tried) {
-                prop_assert!(!tried.contains(&picked.id));
-                let one_before = tried.last().is_some_and(|before| last.contains(before));
+                prop_assert!(tried.iter().all(|(id, _)| *id != picked.id));
+                let one_before = tried.last().is_some_and(|(before, _)| last.contains(before));
                 prop_assert!(last.contains(&picked.id) || !one_before, "a ready one comes before the ejected");
-                tried.push(picked.id);
+                tried.push((picked.id, picked.at));
                 choice.left(picked.id);
             }
             prop_assert_eq!(tried.len(), choice.addresses().len());
