@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::config::{Config, HostPort, IdentitySource};
+use crate::config::{Config, HostPort, IdentitySource, ProxyProtocol};
 use crate::holder::IdentityStatus;
 use crate::listen::Until;
 use crate::metrics::Direction;
@@ -157,6 +157,7 @@ fn inbound_shown(inbound: &crate::config::Inbound) -> Value {
         "listen": inbound.listen,
         "app": inbound.app.to_string(),
         "protocol": inbound.protocol.as_str(),
+        "proxy_protocol": inbound.proxy_protocol.map(|ProxyProtocol::V2| "v2"),
     })
 }
 

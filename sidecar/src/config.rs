@@ -122,6 +122,14 @@ pub struct Inbound {
     pub protocol: Protocol,
     /// Of an `http` inbound.
     pub tell_callers: TellCallers,
+    /// Of a `tcp` inbound: how the app is told who calls.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    V2,
 }
 
 /// How much a refused caller is told; the log always has it all.

@@ -1,9 +1,11 @@
 //! mTLS from peers to the own app.
 
 mod greeting;
+mod proxy_protocol;
 mod refused;
 mod tunnel;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 pub(crate) use tunnel::{end, settle};
 
-use crate::config::Inbound;
+use crate::config::{Inbound, ProxyProtocol};
 use crate::connection_line::ConnectionLine;
 use crate::credentials::Credentials;
 use crate::ending::{close_cleanly, farewell, reset_on_close};
@@ -27,7 +29,7 @@ use crate::metrics::Direction;
 use crate::pending::{Pending, Place, Progress};
 use crate::plane::Plane;
 use crate::refusals::Called;
-use crate::relay::relay;
+use crate::relay::{RelayError, relay};
 use crate::share::{self, Shares};
 use crate::tls::{Secured, TlsStream, client_hello};
 use crate::upstream::Upstreams;
@@ -172,6 +174,9 @@ impl InboundServer {
             }
         };
         reset_on_close(&app);
+        if let Err(error) = Box::pin(self.introduce(&mut app, tls.tcp(), registration)).await {
+            return registration.broke(&RelayError::App(error));
+        }
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 registration.ended();
@@ -179,6 +184,20 @@ impl InboundServer {
                 close_cleanly(tls.tcp());
             }
             Err(error) => registration.broke(&error),
+        }
+    }
+
+    /// Tells an app that wants to know it who calls.
+    async fn introduce(
+        &self,
+        app: &mut TcpStream,
+        peer: &TcpStream,
+        registration: &Registration,
+    ) -> io::Result<()> {
+        match (self.inbound.proxy_protocol, registration.peer()) {
+            (None, _) => Ok(()),
+            (Some(ProxyProtocol::V2), Some(id)) => proxy_protocol::announce(app, peer, &id).await,
+            (Some(ProxyProtocol::V2), None) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 

@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use postern_proto::identity::SpiffeId;
+use postern_proto::policy::Protocol;
 use toml::Spanned;
 
 use super::raw::{RawAdmin, RawInbound, RawOutbound, Text};
 use super::rules::Rules;
 use super::values::{clash, is_loopback};
-use super::{ADMIN_DEFAULT, HostPort, Inbound, LISTENERS_MAX, Outbound, Target, TellCallers, UPSTREAMS_MAX};
+use super::{
+    ADMIN_DEFAULT, HostPort, Inbound, LISTENERS_MAX, Outbound, ProxyProtocol, Target, TellCallers,
+    UPSTREAMS_MAX,
+};
 
 impl Rules<'_> {
     pub(super) fn listeners(
@@ -51,8 +55,24 @@ impl Rules<'_> {
                 &[("everything", TellCallers::Everything), ("nothing", TellCallers::Nothing)],
             )
             .unwrap_or_default();
+        let proxy_protocol = self.proxy_protocol(raw.proxy_protocol, protocol);
         let (name, span) = name?;
-        Some((Inbound { name, listen: listen?, app: app?, protocol: protocol?, tell_callers }, span))
+        Some((
+            Inbound { name, listen: listen?, app: app?, protocol: protocol?, tell_callers, proxy_protocol },
+            span,
+        ))
+    }
+
+    fn proxy_protocol(&mut self, value: Text, protocol: Option<Protocol>) -> Option<ProxyProtocol> {
+        let key = "inbound.proxy_protocol";
+        if let Some(value) = &value
+            && protocol == Some(Protocol::Http)
+        {
+            let rule =
+                "goes with protocol = \"tcp\"; an app of \"http\" reads who calls in x-forwarded-client-cert";
+            return self.refuse_value(key, value, rule);
+        }
+        self.one_of(key, value, &[("v2", ProxyProtocol::V2)])
     }
 
     fn outbound(&mut self, raw: Spanned<RawOutbound>, listeners: &mut Listeners) -> Option<Outbound> {

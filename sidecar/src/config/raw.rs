@@ -72,6 +72,7 @@ pub(super) struct RawInbound {
     pub(super) app: Text,
     pub(super) protocol: Text,
     pub(super) tell_callers: Text,
+    pub(super) proxy_protocol: Text,
 }
 
 #[derive(Deserialize)]

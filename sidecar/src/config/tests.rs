@@ -206,6 +206,19 @@ fn a_target_is_a_service_or_an_exact_id() {
 }
 
 #[test]
+fn an_app_of_tcp_alone_may_be_told_of_its_callers_by_the_proxy_protocol() {
+    let inbound = |protocol: &str, version: &str| {
+        let lines = format!("protocol = \"{protocol}\"\nproxy_protocol = \"{version}\"");
+        GOOD.replacen("protocol = \"http\"", &lines, 1)
+    };
+    assert_eq!(parse(&inbound("tcp", "v2")).unwrap().inbounds[0].proxy_protocol, Some(ProxyProtocol::V2));
+    assert_eq!(parse(GOOD).unwrap().inbounds[0].proxy_protocol, None);
+    assert_says(&refusal(&inbound("tcp", "v1")), &["inbound.proxy_protocol", "\"v1\"", "one of v2"]);
+    let rule = ["inbound.proxy_protocol", "protocol = \"tcp\"", "x-forwarded-client-cert"];
+    assert_says(&refusal(&inbound("http", "v2")), &rule);
+}
+
+#[test]
 fn listeners_and_names_are_unique() {
     assert_says(
         &with("127.0.0.1:9001", "127.0.0.1:8443"),

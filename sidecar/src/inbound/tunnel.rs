@@ -178,6 +178,13 @@ impl InboundServer {
         };
         reset_on_close(&app);
         wire.accept();
+        if let Err(error) = Box::pin(self.introduce(&mut app, wire.tls().tcp(), registration)).await {
+            registration.broke(&RelayError::App(error));
+            drop(app);
+            wire.reset(Vec::new());
+            Box::pin(settle(wire)).await?;
+            return Ok(Afterwards::Next);
+        }
         let relayed = tokio::select! {
             biased;
             () = registration.cut.cancelled() => return Ok(self.cut(wire, registration)),

@@ -121,7 +121,8 @@ impl OutboundServer {
         });
         match race(attempts, progress).await {
             Ok(Won { value: (found, mut leased), failed }) => {
-                let mut overtaken = std::mem::take(&mut *dialed.lock().unwrap_or_else(PoisonError::into_inner));
+                let mut overtaken =
+                    std::mem::take(&mut *dialed.lock().unwrap_or_else(PoisonError::into_inner));
                 overtaken.retain(|id| failed.iter().all(|failed| failed.id != *id));
                 attempt.won(&leased, &overtaken);
                 self.tell_all(failed.into_iter().filter_map(|failed| failed.error.err()).collect());

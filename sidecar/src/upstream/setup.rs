@@ -30,7 +30,7 @@ pub struct Setup {
 pub struct SystemFiles {
     hosts: PathBuf,
     resolv_conf: PathBuf,
-    last: Mutex<Option<([Option<Stamp>; 2], Arc<Setup>)>>,
+    last: Mutex<Option<(Stamps, Arc<Setup>)>>,
     /// The look at the files under way. One at most: a file system that hangs takes one thread, not all.
     look: tokio::sync::Mutex<Option<JoinHandle<Arc<Setup>>>>,
 }
@@ -50,6 +50,9 @@ struct Stamp {
     changed: (i64, i64),
     bytes: u64,
 }
+
+/// Of both files; of one that is not there, none.
+type Stamps = [Option<Stamp>; 2];
 
 impl Stamp {
     fn of(file: &Path) -> Option<Self> {

@@ -24,6 +24,7 @@ mod bursts;
 mod carrying;
 mod deciding_again;
 mod ending;
+mod introducing;
 mod knocking;
 mod lasting;
 mod names;

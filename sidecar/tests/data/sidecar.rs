@@ -10,8 +10,8 @@ use postern_proto::policy::{Policy, Protocol};
 use postern_sidecar::access_log::AccessLog;
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
-    AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, Shutdown,
-    Target, TellCallers, Tunnels,
+    AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, ProxyProtocol,
+    Shutdown, Target, TellCallers, Tunnels,
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Families, Until};
@@ -62,6 +62,7 @@ pub struct Spec {
     pub http: Http,
     pub protocol: Protocol,
     pub tell_callers: TellCallers,
+    pub proxy_protocol: Option<ProxyProtocol>,
     pub access_log: Option<AccessLogConfig>,
     pub identity: IdentitySource,
     pub policy_file: Option<PathBuf>,
@@ -85,6 +86,7 @@ impl Spec {
             http: Http::default(),
             protocol: Protocol::Tcp,
             tell_callers: TellCallers::default(),
+            proxy_protocol: None,
             access_log: None,
             identity: IdentitySource::Files {
                 svid: Path::new("svid.pem").to_owned(),
@@ -135,6 +137,7 @@ impl Spec {
             app,
             protocol: self.protocol,
             tell_callers: self.tell_callers,
+            proxy_protocol: self.proxy_protocol,
         });
         let outbound = (!self.to.is_empty()).then_some(Outbound {
             port: None,
