@@ -55,6 +55,38 @@ fn replay_says_what_would_now_be_denied_and_what_would_now_be_allowed() {
 }
 
 #[test]
+fn replay_answers_in_one_order_though_questions_differ_in_the_protocol_alone() {
+    let tcp = http("allow", "reports", None).replace("\"http\"", "\"tcp\"");
+    let lines = [http("allow", "reports", None), tcp, http("allow", "stock", None)];
+    let answer = || replay(&lines, &["--format", "json"]).1;
+    let first: Value = serde_json::from_str(&answer()).unwrap();
+    let protocols: Vec<_> = first["now_denied"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["protocol"].as_str().unwrap())
+        .collect();
+    assert_eq!(protocols.len(), 3);
+    assert_eq!(protocols[..2], ["http", "tcp"]);
+    // The tables are hashed with another seed in each run.
+    for _ in 0..16 {
+        assert_eq!(serde_json::from_str::<Value>(&answer()).unwrap(), first);
+    }
+    let (_, text, _) = replay(&lines, &[]);
+    assert!(text.contains("port \"api\" (http): ") && text.contains("port \"api\" (tcp): "), "{text}");
+}
+
+#[test]
+fn suggest_says_why_rules_that_are_an_inline_array_cannot_be_added_to() {
+    let policy = "trust_domain = \"shop.example\"\n[service.orders]\n[service.payments]\n\
+        allow = [ { from = [\"orders\"], calls = [\"GET /x\"] } ]\n";
+    let (code, out, _) = suggest(policy, &[line("deny", "orders", "POST /charge")], &[]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("the rules of payments are an inline array"), "{out}");
+    assert!(!out.contains("expired") && !out.contains("duplicate"), "{out}");
+}
+
+#[test]
 fn replay_of_what_stays_as_it_was_is_a_yes() {
     let lines = [line("allow", "orders", "POST /charge"), line("deny", "reports", "POST /charge")];
     let (code, out, err) = replay(&lines, &[]);

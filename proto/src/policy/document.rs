@@ -201,7 +201,8 @@ fn known_keys(table: &DeTable<'_>, known: &[&str], owner: &str, problems: &mut P
     for key in table.keys() {
         let name: &str = key.get_ref();
         if !known.contains(&name) {
-            let suggestion = problems.speller.nearest(name, known.iter().copied());
+            let absent = known.iter().copied().filter(|known| !table.contains_key(*known));
+            let suggestion = problems.speller.nearest(name, absent);
             let message = format!("unknown key {name:?}: {owner} has {}", known.join(", "));
             problems.report_with(ProblemKind::UnknownKey, key.span(), message, did_you_mean(suggestion));
         }

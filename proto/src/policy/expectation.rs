@@ -152,7 +152,10 @@ impl Reader<'_> {
             }
             Ok(id) => Some(id),
             Err(error) => {
-                report_peer(&error, at, self.by_name.keys().copied(), problems);
+                let reads = |text: &str| {
+                    peer::parse_one(text, self.own, identity_of).is_ok_and(|id| !id.is_reserved())
+                };
+                report_peer(&error, at, self.by_name.keys().copied(), reads, problems);
                 None
             }
         }
@@ -206,7 +209,10 @@ fn port(field: &Text<'_>, service: &Service, problems: &mut Problems<'_>) -> Opt
     let At { value, place } = field.given()?;
     match &service.ports {
         Some(ports) if ports.contains_key(*value) => {}
-        Some(ports) => unknown_port(value, place, &service.name, ports.keys().map(|name| &**name), problems),
+        Some(ports) => {
+            let names = ports.keys().map(|name| &**name);
+            unknown_port(value, place, &service.name, names, |_| true, problems);
+        }
         None => {
             let message = format!("port {value:?}: service {:?} declares no `ports`", service.name);
             problems.report(ProblemKind::UnknownPort, place.clone(), message);

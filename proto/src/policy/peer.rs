@@ -73,15 +73,18 @@ pub enum PeerError {
     Id(#[from] SpiffeIdError),
 }
 
-impl PeerError {
-    /// The spelling that would do, if there is one.
-    pub(super) fn right_spelling(&self) -> Option<&str> {
-        match self {
-            Self::TrustDomain(TrustDomainError::UpperCase { canonical, .. })
-            | Self::Id(SpiffeIdError::NotCanonical { canonical, .. }) => Some(canonical),
-            _ => None,
-        }
-    }
+/// The spelling that was probably meant: the nearest of a few that `reads` takes.
+pub(super) fn probably_meant(written: &str, reads: impl Fn(&str) -> bool) -> Option<String> {
+    let trimmed = written.trim();
+    let (domain, path) = match trimmed.split_once("://") {
+        Some((_, rest)) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        None => ("", trimmed),
+    };
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    let path: String = segments.flat_map(|segment| ["/", segment]).collect();
+    let id = format!("{SCHEME}{}{path}", domain.to_ascii_lowercase());
+    let candidates = if domain.is_empty() { vec![trimmed.to_owned(), path] } else { vec![id] };
+    candidates.into_iter().find(|candidate| candidate != written && reads(candidate))
 }
 
 #[cfg(test)]

@@ -129,7 +129,8 @@ fn required<'a>(document: &Document<'a>, problems: &mut Problems<'_>) -> Vec<&'a
     let entries = document.require.given().map(|list| list.value.as_slice()).unwrap_or_default();
     for At { value, place } in entries {
         if !REQUIRABLE.contains(value) {
-            let suggestion = problems.speller.nearest(value, REQUIRABLE);
+            let absent = |word: &&str| !entries.iter().any(|entry| entry.value == *word);
+            let suggestion = problems.speller.nearest(value, REQUIRABLE.into_iter().filter(absent));
             let message = format!("`require` has {value:?}; it may have {}", REQUIRABLE.join(", "));
             problems.report_with(ProblemKind::WrongValue, place.clone(), message, did_you_mean(suggestion));
         } else if first_places.insert(*value, place).is_some() {

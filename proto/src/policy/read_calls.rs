@@ -91,7 +91,10 @@ pub(super) fn port(
     };
     let Some(ports) = &declared.ports else {
         let message = format!("port {value:?}: service {service:?} declares no `ports`");
-        let suggestion = Some(format!("write ports = {{ {value} = \"http\" }} in [service.{service}]"));
+        let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let key = if value.bytes().all(bare) { (*value).to_owned() } else { format!("{value:?}") };
+        let suggestion = (!value.is_empty())
+            .then(|| format!("write ports = {{ {key} = \"http\" }} in [service.{service}]"));
         problems.report_with(ProblemKind::UnknownPort, place.clone(), message, suggestion);
         return None;
     };
@@ -107,7 +110,8 @@ pub(super) fn port(
         }
         Some(_) => Some(Some((*value).into())),
         None => {
-            unknown_port(value, place, service, ports.keys().map(|name| &**name), problems);
+            let fits = |name: &&str| !with_calls || ports.get(*name) == Some(&Protocol::Http);
+            unknown_port(value, place, service, ports.keys().map(|name| &**name), fits, problems);
             None
         }
     }
@@ -119,9 +123,10 @@ pub(super) fn unknown_port<'a>(
     place: &Range<usize>,
     service: &str,
     declared: impl Iterator<Item = &'a str> + Clone,
+    fits: impl Fn(&&'a str) -> bool,
     problems: &mut Problems<'_>,
 ) {
-    let suggestion = problems.speller.nearest(port, declared.clone());
+    let suggestion = problems.speller.nearest(port, declared.clone().filter(fits));
     let shown = declared.take(10).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     let message = format!("service {service:?} declares no port {port:?}; it has {shown}");
     problems.report_with(ProblemKind::UnknownPort, place.clone(), message, did_you_mean(suggestion));

@@ -127,7 +127,10 @@ impl RuleReader<'_> {
                 Some(peer)
             }
             Err(error) => {
-                report_peer(&error, at, self.declared.keys().copied(), problems);
+                let reads = |text: &str| {
+                    peer::parse(text, self.own, identity_of).is_ok_and(|peer| !peer.is_reserved())
+                };
+                report_peer(&error, at, self.declared.keys().copied(), reads, problems);
                 None
             }
         }
@@ -139,16 +142,18 @@ pub(super) fn report_peer<'a>(
     error: &peer::PeerError,
     at: &At<&str>,
     names: impl Iterator<Item = &'a str>,
+    reads: impl Fn(&str) -> bool,
     problems: &mut Problems<'_>,
 ) {
+    let meant = || peer::probably_meant(at.value, &reads);
     let (kind, suggestion) = match error {
         peer::PeerError::Undeclared { name } if name.contains('*') || name.contains('/') => {
-            (ProblemKind::Peer, Some(format!("a path starts with \"/\": {:?}", format!("/{name}"))))
+            (ProblemKind::Peer, meant().map(|right| format!("a path starts with \"/\": write {right:?}")))
         }
         peer::PeerError::Undeclared { name } => {
             (ProblemKind::UnknownService, did_you_mean(problems.speller.nearest(name, names)))
         }
-        _ => (ProblemKind::Peer, error.right_spelling().map(|right| format!("write {right:?}"))),
+        _ => (ProblemKind::Peer, meant().map(|right| format!("write {right:?}"))),
     };
     problems.report_with(kind, at.place.clone(), error.to_string(), suggestion);
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::document::{At, RawService, Text};
-use super::peer::PeerError;
+use super::peer::{PeerError, probably_meant};
 use super::problem::ProblemKind;
 use super::problems::{Problems, did_you_mean};
 use super::service::{Mode, Protocol};
@@ -32,7 +32,7 @@ pub(super) fn declare<'a>(
     let mut holders: HashMap<SpiffeId, &str> = HashMap::new();
     for (number, raw) in services.iter().enumerate() {
         let name = &raw.name;
-        check_name(name, problems);
+        check_name(name, |right| services.iter().any(|other| other.name.value == right), problems);
         let identity = identity(raw, own, problems);
         if let Some(identity) = &identity
             && let Some(other) = holders.insert(identity.clone(), name.value)
@@ -61,13 +61,13 @@ pub(super) fn is_service_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.bytes().all(fits)
 }
 
-fn check_name(name: &At<&str>, problems: &mut Problems<'_>) {
+fn check_name(name: &At<&str>, is_taken: impl Fn(&str) -> bool, problems: &mut Problems<'_>) {
     let At { value, place } = name;
     if !is_service_name(value) {
         let message =
             format!("{value:?} is no service name: expected 1 to {NAME_CHARS_MAX} of a-z, 0-9 and \"-\"");
         let right = value.to_ascii_lowercase().replace(['_', '.', ' '], "-");
-        let suggestion = is_service_name(&right).then(|| format!("write {right:?}"));
+        let suggestion = (is_service_name(&right) && !is_taken(&right)).then(|| format!("write {right:?}"));
         problems.report_with(ProblemKind::ServiceName, place.clone(), message, suggestion);
     }
 }
@@ -88,13 +88,11 @@ fn identity(raw: &RawService<'_>, own: &TrustDomain, problems: &mut Problems<'_>
         // An unusable name has been told already.
         Err(_) if raw.identity.is_absent() => None,
         Err(error) => {
-            let suggestion = match error.right_spelling() {
-                Some(right) => Some(format!("write {right:?}")),
-                None if written.contains('*') => Some("an identity is exact: it has no wildcard".to_owned()),
-                None => SpiffeId::parse_under(own, &written).ok().map(|id| {
-                    let right = if id.trust_domain() == own { id.path() } else { id.as_str() };
-                    format!("write {right:?}")
-                }),
+            let suggestion = if written.contains('*') {
+                Some("an identity is exact: it has no wildcard".to_owned())
+            } else {
+                let reads = |text: &str| exact_identity(text, own).is_ok_and(|id| !id.is_reserved());
+                probably_meant(&written, reads).map(|right| format!("write {right:?}"))
             };
             problems.report_with(ProblemKind::Identity, place, error.to_string(), suggestion);
             None

@@ -17,4 +17,5 @@ mod reference;
 mod robust;
 mod rules;
 mod slices;
+mod suggestions;
 mod verdicts;

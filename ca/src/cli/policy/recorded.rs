@@ -81,11 +81,18 @@ impl Question {
         self.from.as_str().len() + self.to.as_str().len() + self.port.len() + call
     }
 
+    /// The order in which questions are shown: no two have the same place in it.
+    pub(super) fn order(&self, policy: &Policy) -> (String, &'static str) {
+        (self.spelled(policy), self.protocol.as_str())
+    }
+
     /// For people, in the words of a policy.
     pub(super) fn spelled(&self, policy: &Policy) -> String {
         let (from, to) = (policy.spelling_of_id(&self.from), policy.spelling_of_id(&self.to));
         let call = self.call.as_ref().map(|(method, path)| format!(" {}", Call { method, path }));
-        format!("{from} -> {to} port {:?}{}", self.port, call.unwrap_or_default())
+        // A connection of http was refused before its first call.
+        let call = call.unwrap_or_else(|| format!(" ({})", self.protocol.as_str()));
+        format!("{from} -> {to} port {:?}{call}", self.port)
     }
 }
 

@@ -84,7 +84,7 @@ fn replay<'a>(policy: &Policy, recorded: &'a Recorded, now: OffsetDateTime) -> F
     }
     for changes in [&mut found.denied, &mut found.allowed] {
         // The most frequent first; the rest of the order only makes it the same each time.
-        changes.sort_by_cached_key(|change| (u64::MAX - change.count, change.question.spelled(policy)));
+        changes.sort_by_cached_key(|change| (u64::MAX - change.count, change.question.order(policy)));
     }
     found
 }
@@ -128,6 +128,7 @@ fn as_json(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> Value {
             "from": question.from.as_str(),
             "to": question.to.as_str(),
             "port": question.port,
+            "protocol": question.protocol.as_str(),
             "call": question.call.as_ref().map(|(method, path)| format!("{method} {path}")),
             "verdict": decision.as_str(),
             "rule": match decision {

@@ -90,7 +90,7 @@ fn missing<'a>(recorded: &'a Recorded, policy: &Policy, now: OffsetDateTime) -> 
         (count > 0 && !allowed).then_some((question, count))
     };
     let mut missing: Vec<_> = recorded.questions.iter().filter_map(not_allowed).collect();
-    missing.sort_by_cached_key(|(question, _)| question.spelled(policy));
+    missing.sort_by_cached_key(|(question, _)| question.order(policy));
     missing
 }
 

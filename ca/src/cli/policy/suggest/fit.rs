@@ -133,6 +133,12 @@ impl Rule<'_> {
     /// Why the rule cannot be added.
     fn refused_for(&self, problem: &Problem) -> String {
         match problem.kind {
+            // The reader of TOML says so, not the reader of rules.
+            ProblemKind::Duplicate if problem.message == "duplicate key" => format!(
+                "the rules of {0} are an inline array (`allow = [ … ]`), which cannot be added to from below; write \
+                 them as [[service.{0}.allow]] tables, and ask again",
+                self.service
+            ),
             // A rule that says the same and still did not allow it is over.
             ProblemKind::Duplicate => {
                 format!("{}; it has expired: if it should be good again, give it a new end", problem.message)
