@@ -433,10 +433,12 @@ fn certificate_error(error: &VerifyError) -> CertificateError {
         VerifyError::NotYetValid { .. } | VerifyError::IssuerNotYetValid => CertificateError::NotValidYet,
         VerifyError::UnknownTrustDomain { .. }
         | VerifyError::NoUsableRoot { .. }
+        | VerifyError::IssuerPassedOver { .. }
         | VerifyError::UnknownIssuer => CertificateError::UnknownIssuer,
         VerifyError::BadSignature => CertificateError::BadSignature,
         VerifyError::ExtendedKeyUsage { .. } => CertificateError::InvalidPurpose,
         VerifyError::Malformed { .. }
+        | VerifyError::PathMalformed { .. }
         | VerifyError::RepeatedExtension { .. }
         | VerifyError::Serial { .. }
         | VerifyError::SignatureAlgorithmMismatch { .. } => CertificateError::BadEncoding,

@@ -125,7 +125,10 @@ impl Holder {
 
     /// Tells that nothing stands in the way any more, though the identity is the same.
     pub fn recovered(&mut self) {
-        self.status.send_if_modified(|status| status.last_error.take().is_some());
+        let over = self.status.borrow().last_error.as_ref().map(|error| error.code);
+        let Some(code) = over else { return };
+        info!(code, "the problem is over; the identity in place stays");
+        self.status.send_modify(|status| status.last_error = None);
     }
 
     /// Tells when the CA is asked next.
@@ -206,6 +209,20 @@ mod tests {
         let reason = &status.last_error.as_ref().unwrap().reason;
         assert_eq!(reason, "no TLS connection to CA ca.internal:7443: first\\n\\u{1b}[31msecond");
         assert_eq!(status.failures, 1);
+    }
+
+    #[test]
+    fn the_end_of_a_problem_is_logged_once() {
+        let (mut holder, status) = Holder::new(Arc::default(), Arc::new(SystemClock));
+        assert_eq!(logged(|| holder.recovered()), "");
+        holder.failed("file_unreadable", &io::Error::other("permission denied"));
+        let told = logged(|| {
+            holder.recovered();
+            holder.recovered();
+        });
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains("INFO") && told.contains("file_unreadable"), "{told}");
+        assert_eq!(status.borrow().last_error, None);
     }
 
     #[test]

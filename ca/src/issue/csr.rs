@@ -1,5 +1,6 @@
 //! A certificate signing request (PKCS#10, RFC 2986): its public key is taken; everything else is ignored and said so.
 
+use postern_proto::identity::{PublicKeyError, check_public_key};
 use rcgen::{PublicKeyData as _, SubjectPublicKeyInfo};
 use ring::digest;
 use ring::signature::{
@@ -33,6 +34,8 @@ pub enum CsrError {
     Malformed,
     #[error("CSR has a key that is not accepted; P-256, P-384 and Ed25519 are")]
     Key,
+    #[error("CSR has a key that is not accepted: {0}")]
+    UnfitKey(PublicKeyError),
     #[error("CSR is not signed by its own key, with SHA-256 or better")]
     Signature,
 }
@@ -62,6 +65,7 @@ impl Csr {
         let info = &request.certification_request_info;
         let key: &[u8] = &info.subject_pki.subject_public_key.data;
         let algorithm = algorithm(&info.subject_pki.algorithm, &request.signature_algorithm)?;
+        check_public_key(info.subject_pki.raw).map_err(CsrError::UnfitKey)?;
         UnparsedPublicKey::new(algorithm, key)
             .verify(info.raw, &request.signature_value.data)
             .map_err(|_| CsrError::Signature)?;
@@ -95,8 +99,7 @@ impl Csr {
     }
 }
 
-/// How the request's signature is checked, for the kinds of key that are accepted. ring checks that the point lies
-/// on its curve.
+/// How the request's signature is checked, for the kinds of key that are accepted.
 fn algorithm(
     key: &AlgorithmIdentifier<'_>,
     signature: &AlgorithmIdentifier<'_>,

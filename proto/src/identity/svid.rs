@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
 use thiserror::Error;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use super::pem::{Block, PemError, blocks};
 use super::{SpiffeId, TrustBundles, VerifiedSvid, VerifyError, verify};
 
 /// A private key in PKCS#8, SEC1 or PKCS#1 DER. It never shows itself and is wiped when dropped.
@@ -20,14 +22,31 @@ impl PrivateKey {
     }
 
     /// Reads the one unencrypted private key of a PEM text: PKCS#8 (RFC 5958), SEC1 (RFC 5915) or PKCS#1 (RFC 8017).
+    /// Blocks that are no private key may be there, too.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PrivateKeyError> {
-        let mut keys = PrivateKeyDer::pem_slice_iter(pem).map(|key| key.map(Zeroizing::new));
+        let blocks = blocks(pem)?;
+        let mut keys = blocks.iter().filter(|block| block.label.ends_with(LABEL));
         match (keys.next(), keys.next()) {
             (None, _) => Err(PrivateKeyError::None),
-            (Some(Ok(key)), None) => Ok(Self(key)),
-            (Some(Ok(_)), Some(Ok(_))) => Err(PrivateKeyError::Several),
-            (Some(Err(_)), _) | (_, Some(Err(_))) => Err(PrivateKeyError::Pem),
+            (Some(first), Some(second)) => {
+                Err(PrivateKeyError::Several { first: first.line, second: second.line })
+            }
+            (Some(key), None) => Self::from_block(key),
         }
+    }
+
+    fn from_block(block: &Block) -> Result<Self, PrivateKeyError> {
+        let &Block { line, ref label, encrypted, .. } = block;
+        if encrypted || label == ENCRYPTED_LABEL {
+            return Err(PrivateKeyError::Encrypted { line });
+        }
+        let key = match label.as_str() {
+            LABEL => PrivateKeyDer::from(PrivatePkcs8KeyDer::from(block.decode()?.to_vec())),
+            SEC1_LABEL => PrivateSec1KeyDer::from(block.decode()?.to_vec()).into(),
+            PKCS1_LABEL => PrivatePkcs1KeyDer::from(block.decode()?.to_vec()).into(),
+            _ => return Err(PrivateKeyError::Kind { line, label: label.clone() }),
+        };
+        Ok(Self(Zeroizing::new(key)))
     }
 
     /// The key for a TLS configuration or a signature.
@@ -42,18 +61,47 @@ impl Clone for PrivateKey {
     }
 }
 
-/// Why a text holds no private key. It never repeats the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+const LABEL: &str = "PRIVATE KEY";
+const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
+const SEC1_LABEL: &str = "EC PRIVATE KEY";
+const PKCS1_LABEL: &str = "RSA PRIVATE KEY";
+
+/// Why a text holds no private key. It never repeats the text. Lines count from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PrivateKeyError {
-    /// No block of a kind that is known; an encrypted key is not.
-    #[error("no unencrypted private key found")]
+    /// No block is a private key.
+    #[error("no private key found: no block is a PRIVATE KEY")]
     None,
+    /// There is nobody to ask for its password.
+    #[error(
+        "the private key at line {line} is encrypted; decrypt it, for example with `openssl pkey -in OLD -out NEW`"
+    )]
+    Encrypted {
+        /// Of the block's begin.
+        line: usize,
+    },
+    /// OpenSSH's form, DSA and others.
+    #[error(
+        "the private key at line {line} is of the kind {label:?}; PRIVATE KEY (PKCS#8), EC PRIVATE KEY and \
+         RSA PRIVATE KEY are read"
+    )]
+    Kind {
+        /// Of the block's begin.
+        line: usize,
+        /// What the block says it is.
+        label: String,
+    },
     /// Which one is meant is anyone's guess.
-    #[error("more than one private key found")]
-    Several,
-    /// A block without its end, or not in base64.
-    #[error("private key is not readable PEM")]
-    Pem,
+    #[error("more than one private key found, at lines {first} and {second}; leave one")]
+    Several {
+        /// Where the first begins.
+        first: usize,
+        /// Where the second begins.
+        second: usize,
+    },
+    /// No PEM, a block without its end, or not in base64.
+    #[error("private key is not readable: {0}")]
+    Pem(#[from] PemError),
 }
 
 impl fmt::Debug for PrivateKey {
@@ -138,14 +186,40 @@ mod tests {
     }
 
     #[test]
-    fn no_key_two_keys_and_half_a_key_are_refused() {
+    fn a_key_is_read_as_people_and_tools_write_it() {
+        let key = block("PRIVATE KEY");
+        let certificate = block("CERTIFICATE");
+        for pem in [
+            format!("\u{feff}{key}"),
+            key.replace('\n', "\r\n"),
+            format!("# -----BEGIN PRIVATE KEY-----\n{key}"),
+            format!("{certificate}{key}{certificate}"),
+        ] {
+            assert_eq!(PrivateKey::from_pem(pem.as_bytes()).unwrap().der().secret_der(), [0; 3], "{pem}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_by_its_name() {
         let refused = |pem: &str| PrivateKey::from_pem(pem.as_bytes()).unwrap_err();
         let key = block("PRIVATE KEY");
         assert_eq!(refused(""), PrivateKeyError::None);
-        assert_eq!(refused(&block("ENCRYPTED PRIVATE KEY")), PrivateKeyError::None);
-        assert_eq!(refused(&key.repeat(2)), PrivateKeyError::Several);
-        assert_eq!(refused(key.split("-----END").next().unwrap()), PrivateKeyError::Pem);
-        assert_eq!(refused(&key.replace("AAAA", "A*AA")), PrivateKeyError::Pem);
+        assert_eq!(refused(&block("CERTIFICATE")), PrivateKeyError::None);
+        assert_eq!(refused(&block("ENCRYPTED PRIVATE KEY")), PrivateKeyError::Encrypted { line: 1 });
+        let old = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA";
+        let old = format!("\n{}", block("EC PRIVATE KEY").replace("AAAA", old));
+        assert_eq!(refused(&old), PrivateKeyError::Encrypted { line: 2 });
+        let label = "OPENSSH PRIVATE KEY".to_owned();
+        assert_eq!(refused(&block(&label)), PrivateKeyError::Kind { line: 1, label });
+        assert_eq!(refused(&key.repeat(2)), PrivateKeyError::Several { first: 1, second: 4 });
+        let never_ends = PemError::NoEnd { line: 1 };
+        assert_eq!(refused(key.split("-----END").next().unwrap()), PrivateKeyError::Pem(never_ends));
+        assert!(matches!(
+            refused(&key.replace("AAAA", "A*AA")),
+            PrivateKeyError::Pem(PemError::Base64 { .. })
+        ));
+        let der = PrivateKey::from_pem(&[0x30, 0x81, 0x87, 2, 1, 0]).unwrap_err();
+        assert!(der.to_string().contains("it is not PEM: it is DER"), "{der}");
     }
 
     #[test]

@@ -8,7 +8,10 @@ pub mod authority;
 pub mod handshake;
 
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    KeyPair as _,
+};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -118,15 +121,62 @@ pub fn spki(algorithm: &[Vec<u8>], key: &[u8]) -> Vec<u8> {
     sequence(&[sequence(algorithm), tlv(0x03, &[&[0], key].concat())])
 }
 
-/// An RSA key of exactly `bits` bits that nobody holds.
+/// An RSA key of exactly `bits` bits that nobody holds, with a modulus that no small number divides.
 pub fn rsa_spki(bits: usize) -> Vec<u8> {
     let mut modulus = vec![0xff; bits.div_ceil(8)];
     modulus[0] = 0xff >> (modulus.len() * 8 - bits);
-    if modulus[0] >= 0x80 {
-        modulus.insert(0, 0);
+    let remainder =
+        |number: &[u8], by: u32| number.iter().fold(0_u32, |rest, byte| (rest * 256 + u32::from(*byte)) % by);
+    while (2..1000).any(|divisor| remainder(&modulus, divisor) == 0) {
+        let end = modulus.len() - 2;
+        let low = u16::from_be_bytes([modulus[end], modulus[end + 1]]) - 1;
+        modulus[end..].copy_from_slice(&low.to_be_bytes());
     }
-    let key = sequence(&[tlv(0x02, &modulus), tlv(0x02, &[1, 0, 1])]);
+    rsa_spki_of(&modulus, &[1, 0, 1])
+}
+
+/// An RSA key of these numbers.
+pub fn rsa_spki_of(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    let positive = |number: &[u8]| match number.first() {
+        Some(0x80..) => [&[0], number].concat(),
+        _ => number.to_vec(),
+    };
+    let (modulus, exponent) = (positive(modulus), positive(exponent));
+    let key = sequence(&[tlv(0x02, &modulus), tlv(0x02, &exponent)]);
     spki(&[oid(OID_RSA), tlv(0x05, &[])], &key)
+}
+
+/// The point of a new P-384 key.
+pub fn p384_point() -> Vec<u8> {
+    let random = SystemRandom::new();
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8.as_ref(), &random).unwrap();
+    pair.public_key().as_ref().to_vec()
+}
+
+/// A new Ed25519 key.
+pub fn ed25519_key() -> Vec<u8> {
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+    Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap().public_key().as_ref().to_vec()
+}
+
+/// A reason is a sentence: it has none of the shapes in which Rust prints its values for debugging.
+pub fn assert_sentence(reason: &str) {
+    let camel = |word: &str| {
+        let bytes = word.as_bytes();
+        let upper_later = bytes.iter().skip(2).position(u8::is_ascii_uppercase);
+        bytes.len() > 3
+            && bytes[0].is_ascii_uppercase()
+            && bytes[1].is_ascii_lowercase()
+            && upper_later.is_some_and(|at| bytes[1..at + 2].iter().all(u8::is_ascii_lowercase))
+    };
+    let words = reason.split(|c: char| !c.is_ascii_alphanumeric());
+    let debug = words.filter(|word| camel(word)).next();
+    assert!(debug.is_none(), "{debug:?} in {reason:?}");
+    for shape in ["Some(", "None", "Ok(", "Err(", " { ", "Error"] {
+        assert!(!reason.contains(shape), "{shape:?} in {reason:?}");
+    }
+    assert!(reason.len() < 4_096, "{} bytes: {reason:?}", reason.len());
 }
 
 /// A P-256 key that can sign.

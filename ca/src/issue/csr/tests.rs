@@ -8,6 +8,7 @@ const P384: &[u8] = &[0x2b, 0x81, 4, 0, 0x22];
 const P521: &[u8] = &[0x2b, 0x81, 4, 0, 0x23];
 const SECP256K1: &[u8] = &[0x2b, 0x81, 4, 0, 10];
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+const ED25519_KEY: &[u8] = &[0x2b, 0x65, 0x70];
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const ECDSA_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1];
 const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
@@ -109,14 +110,28 @@ fn a_key_that_is_not_written_in_the_one_way_is_refused_though_it_is_well_signed(
     for (what, info) in refused {
         let refused = Csr::parse(&holder.with_key(&info));
         assert!(
-            matches!(refused, Err(CsrError::Key | CsrError::Signature | CsrError::Malformed)),
+            matches!(refused, Err(CsrError::Key | CsrError::UnfitKey(_) | CsrError::Malformed)),
             "{what}: {refused:?}"
         );
     }
     let mut off_curve = point.to_vec();
     off_curve[64] ^= 1;
     let info = key_info(EC_PUBLIC_KEY, &oid(P256), 0, &off_curve);
-    assert_eq!(refusal(&holder.with_key(&info)), CsrError::Signature);
+    assert_eq!(
+        refusal(&holder.with_key(&info)).to_string(),
+        "CSR has a key that is not accepted: EC point that is not on P-256"
+    );
+}
+
+#[test]
+fn a_key_for_which_everybody_can_sign_is_refused_by_its_name() {
+    // Of order four: with R the same point and S zero, half of all messages have a good signature.
+    let info = key_info(ED25519_KEY, &[], 0, &[0; 32]);
+    let wanted = element(0x30, &[&[2, 1, 0], &element(0x30, &[]), &info, &element(0xa0, &[])]);
+    let algorithm = element(0x30, &[&oid(ED25519_KEY)]);
+    let request = element(0x30, &[&wanted, &algorithm, &element(3, &[&[0; 65]])]);
+    let refused = refusal(&request).to_string();
+    assert!(refused.contains("small order"), "{refused}");
 }
 
 #[test]

@@ -90,9 +90,17 @@ verify_errors! {
     /// X509-SVID §5: only the bundle of the ID's own trust domain counts.
     UnknownTrustDomain { trust_domain: TrustDomain } "unknown_trust_domain"
         "no trust bundle for trust domain {trust_domain}";
-    /// A root is an unexpired CA of the ID's trust domain.
-    NoUsableRoot { trust_domain: TrustDomain } "no_usable_root"
-        "no certificate in the bundle of {trust_domain} is a CA of that domain and valid now";
+    /// A root is an unexpired CA of the ID's trust domain that keeps the rules of any certificate.
+    NoUsableRoot { trust_domain: TrustDomain, passed_over: PassedOver } "no_usable_root"
+        "no root in the bundle of {trust_domain} can be used: {passed_over}";
+    /// The same, where other roots can be used and none of them issued the chain.
+    IssuerPassedOver { passed_over: PassedOver } "issuer_passed_over"
+        "no path from the leaf to a root of its trust domain; a root of the issuer's name cannot be used: {passed_over}";
+    /// A root belongs to the domain of its own URI name.
+    RootOfOtherDomain { trust_domain: TrustDomain } "root_of_other_domain"
+        "root is of trust domain {trust_domain}";
+    /// RFC 5280 §4.1.2.1: only version 3 has extensions, which say what a certificate may do.
+    Version { place: Place, version: u32 } "version" "{place} is of X.509 version {version}; version 3 is needed";
     /// RFC 5280 §4.1.2.5.
     Expired { not_after: OffsetDateTime, now: OffsetDateTime } "expired"
         "certificate expired: it was valid until {not_after}, now is {now}";
@@ -132,10 +140,43 @@ verify_errors! {
     IssuerNotYetValid "issuer_not_yet_valid" "a certificate above the leaf is not yet valid";
     /// RFC 5280 §6.1.4 (m), and the depth of eight.
     PathLength "path_length" "path is longer than a CA in it, or the limit of eight, allows";
-    /// RFC 5280 §4.2.1.10; constraints on URIs cannot be judged, and are refused.
+    /// RFC 5280 §4.2.1.10.
     NameConstraints "name_constraints" "a name constraint in the path does not allow the leaf's names";
+    /// RFC 5280 §4.2.1.10, on URIs: rustls-webpki cannot judge them.
+    UriConstraints { place: Place } "uri_constraints"
+        "{place} has a name constraint on URIs, and these are not supported";
     /// RFC 5280 §4.2.
     CriticalExtension "critical_extension" "a certificate in the path has a critical extension that is not understood";
+    /// RFC 5280 §6.1.3 (a) (1): an algorithm that does not fit the issuer's key.
+    PathSignatureAlgorithm "path_signature_algorithm"
+        "a signature in the path is of an algorithm that is not accepted, or not for the issuer's key";
+    /// A bound on the work that one chain may cost.
+    PathTooCostly "path_too_costly" "more certificates and signatures must be tried for a path than are allowed";
+    /// X.690, in a certificate above the leaf.
+    PathMalformed { what: &'static str } "path_malformed" "a certificate in the path is malformed: {what}";
     /// Anything else that path validation refuses.
-    Path { detail: String } "path" "no valid path to a root: {detail}";
+    Path { rule: &'static str } "path" "no valid path to a root: {rule}";
+}
+
+/// So many roots are named in one refusal.
+const ROOTS_NAMED_MAX: usize = 5;
+
+/// The roots that were not used, each by its subject and the rule that it breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver(pub(super) Vec<(String, VerifyError)>);
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("the bundle has none");
+        }
+        for (at, (subject, error)) in self.0.iter().take(ROOTS_NAMED_MAX).enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            write!(f, "{separator}{subject:?}: {error}")?;
+        }
+        match self.0.len().saturating_sub(ROOTS_NAMED_MAX) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
 }

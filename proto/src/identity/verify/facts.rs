@@ -3,12 +3,15 @@
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{ExtendedKeyUsage, KeyUsage, ParsedExtension, X509Extension};
+use x509_parser::error::X509Error;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExtension, X509Extension};
+use x509_parser::nom;
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
     OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
 use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Version;
 
 use super::algorithms::{check_key, check_signature};
 use super::{Place, VerifyError, der};
@@ -30,8 +33,42 @@ impl<'a> Facts<'a> {
         if der::single(der).is_none() {
             return Err(malformed("not one DER element".to_owned()));
         }
-        let (_, cert) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        let (_, cert) =
+            X509Certificate::from_der(der).map_err(|error| malformed(what_is_broken(&error).to_owned()))?;
         Ok(Self { place, cert })
+    }
+
+    /// RFC 5280 §4.1.2.1.
+    pub(super) fn check_version(&self) -> Result<(), VerifyError> {
+        match self.cert.version() {
+            X509Version::V3 => Ok(()),
+            X509Version(other) => {
+                let version = other.saturating_add(1);
+                Err(VerifyError::Version { place: self.place.clone(), version })
+            }
+        }
+    }
+
+    /// RFC 5280 §4.2.1.10: constraints on URIs are none that webpki can judge.
+    pub(super) fn check_name_constraints(&self) -> Result<(), VerifyError> {
+        let extension = self.extension(&OID_X509_EXT_NAME_CONSTRAINTS).map(X509Extension::parsed_extension);
+        let Some(ParsedExtension::NameConstraints(constraints)) = extension else { return Ok(()) };
+        let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
+        let mut bases = subtrees.into_iter().flatten().flatten().map(|subtree| &subtree.base);
+        if bases.any(|base| matches!(base, GeneralName::URI(_))) {
+            return Err(VerifyError::UriConstraints { place: self.place.clone() });
+        }
+        Ok(())
+    }
+
+    /// The subject, DER.
+    pub(super) fn raw_subject(&self) -> &[u8] {
+        self.cert.subject().as_raw()
+    }
+
+    /// By whom it says it was issued, DER.
+    pub(super) fn raw_issuer(&self) -> &[u8] {
+        self.cert.issuer().as_raw()
     }
 
     /// The subject as people read it.
@@ -182,5 +219,26 @@ impl<'a> Facts<'a> {
             [_] => Err(VerifyError::UriNotText { place: self.place.clone() }),
             many => Err(VerifyError::ManyUris { place: self.place.clone(), count: many.len() }),
         }
+    }
+}
+
+/// The parser's finding as a sentence.
+fn what_is_broken(error: &nom::Err<X509Error>) -> &'static str {
+    let error = match error {
+        nom::Err::Error(error) | nom::Err::Failure(error) => error,
+        nom::Err::Incomplete(_) => return "it ends too early",
+    };
+    match error {
+        X509Error::InvalidVersion => "its version cannot be read",
+        X509Error::InvalidSerial => "its serial number cannot be read",
+        X509Error::InvalidAlgorithmIdentifier => "an algorithm in it cannot be read",
+        X509Error::InvalidX509Name => "its issuer or subject cannot be read",
+        X509Error::InvalidDate => "its validity cannot be read",
+        X509Error::InvalidSPKI => "its public key cannot be read",
+        X509Error::InvalidSubjectUID | X509Error::InvalidIssuerUID => "its unique identifiers cannot be read",
+        X509Error::InvalidExtensions => "its extensions cannot be read",
+        X509Error::DuplicateExtensions => "it has an extension twice",
+        X509Error::InvalidSignatureValue => "its signature cannot be read",
+        _ => "it is no certificate in DER (X.690, RFC 5280 §4.1)",
     }
 }

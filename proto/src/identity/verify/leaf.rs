@@ -45,9 +45,17 @@ pub(super) fn check_leaf(leaf: &Facts<'_>) -> Result<(), VerifyError> {
     Ok(())
 }
 
-/// Valid from notBefore through the whole second of notAfter.
+/// The leaf's time.
 pub(super) fn check_time(leaf: &Facts<'_>, now: OffsetDateTime) -> Result<(), VerifyError> {
-    let (not_before, not_after) = (leaf.not_before(), leaf.not_after());
+    check_validity(leaf.not_before(), leaf.not_after(), now)
+}
+
+/// Valid from notBefore through the whole second of notAfter.
+pub(super) fn check_validity(
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+    now: OffsetDateTime,
+) -> Result<(), VerifyError> {
     if now < not_before {
         return Err(VerifyError::NotYetValid { not_before, now });
     }

@@ -6,7 +6,10 @@ mod error;
 mod facts;
 mod leaf;
 mod path;
+mod path_error;
+mod points;
 mod root;
+mod rsa;
 mod window;
 
 use std::sync::Arc;
@@ -14,7 +17,8 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-pub use error::{Place, VerifyError};
+pub use algorithms::{PublicKeyError, check_public_key};
+pub use error::{PassedOver, Place, VerifyError};
 use facts::Facts;
 use root::Fingerprint;
 pub(super) use root::Root;

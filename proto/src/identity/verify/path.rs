@@ -7,6 +7,8 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
+use super::error::PassedOver;
+use super::path_error::path_error;
 use super::root::{Fingerprint, Root};
 use super::{Facts, Place, VerifyError};
 use crate::identity::{TrustBundle, TrustDomain};
@@ -20,7 +22,8 @@ pub(super) fn check_path(
     let trust_domain = bundle.trust_domain();
     let (roots, anchors) = usable(bundle, trust_domain, now);
     if anchors.is_empty() {
-        return Err(VerifyError::NoUsableRoot { trust_domain: trust_domain.clone() });
+        let passed_over = passed_over(bundle, now, |_| true);
+        return Err(VerifyError::NoUsableRoot { trust_domain: trust_domain.clone(), passed_over });
     }
     let Some((leaf, issuers)) = chain.split_first() else { return Err(VerifyError::EmptyChain) };
     let leaf = EndEntityCert::try_from(leaf).map_err(|error| path_error(&error))?;
@@ -50,9 +53,39 @@ pub(super) fn check_path(
     match (outcome, error) {
         (Ok(()), _) => vouched.ok_or(VerifyError::UnknownIssuer),
         (Err(_), Some(specific)) => Err(specific),
-        (Err(error @ VerifyError::Path { .. }), None) => Err(first_fault(issuers).unwrap_or(error)),
-        (Err(error), None) => Err(error),
+        (Err(VerifyError::UnknownIssuer), None) => Err(unknown_issuer(chain, bundle, now)),
+        (Err(error), None) => Err(match error {
+            VerifyError::NameConstraints
+            | VerifyError::PathSignatureAlgorithm
+            | VerifyError::PathMalformed { .. }
+            | VerifyError::Path { .. } => first_fault(issuers).unwrap_or(error),
+            specific => specific,
+        }),
     }
+}
+
+/// Says of a root with the name of a presented certificate's issuer why it was not used.
+fn unknown_issuer(chain: &[CertificateDer<'_>], bundle: &TrustBundle, now: OffsetDateTime) -> VerifyError {
+    let presented = chain.iter().enumerate();
+    let parsed =
+        presented.filter_map(|(above_leaf, der)| Facts::parse(Place::Issuer { above_leaf }, der).ok());
+    let issuers: Vec<Vec<u8>> = parsed.map(|facts| facts.raw_issuer().to_vec()).collect();
+    let passed_over = passed_over(bundle, now, |root| issuers.iter().any(|issuer| root.is_named(issuer)));
+    if passed_over.0.is_empty() {
+        VerifyError::UnknownIssuer
+    } else {
+        VerifyError::IssuerPassedOver { passed_over }
+    }
+}
+
+/// The roots that are not used, each with the rule that it breaks.
+fn passed_over(bundle: &TrustBundle, now: OffsetDateTime, which: impl Fn(&Root) -> bool) -> PassedOver {
+    let roots = bundle.parsed_roots().iter().filter(|root| which(root));
+    let broken = roots.filter_map(|root| {
+        let rule = root.anchor_for(bundle.trust_domain(), now).err()?;
+        Some((root.subject().to_owned(), rule))
+    });
+    PassedOver(broken.collect())
 }
 
 /// A rule that one of the presented issuers breaks: says more than webpki does of an issuer it cannot read.
@@ -83,7 +116,7 @@ fn usable<'b>(
     now: OffsetDateTime,
 ) -> (Vec<&'b Root>, Vec<TrustAnchor<'b>>) {
     let roots = bundle.parsed_roots().iter();
-    roots.filter_map(|root| Some((root, root.anchor_for(trust_domain, now)?.clone()))).unzip()
+    roots.filter_map(|root| Some((root, root.anchor_for(trust_domain, now).ok()?.clone()))).unzip()
 }
 
 fn unix_time(now: OffsetDateTime) -> UnixTime {
@@ -112,6 +145,7 @@ fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vouched, VerifyEr
 
 fn check_issuer(issuer: &Facts<'_>) -> Result<(), VerifyError> {
     issuer.check_form()?;
+    issuer.check_name_constraints()?;
     let place = || issuer.place.clone();
     let (ca, _) = issuer.basic_constraints();
     if !ca {
@@ -127,24 +161,5 @@ fn check_issuer(issuer: &Facts<'_>) -> Result<(), VerifyError> {
     match issuer.spiffe_id()? {
         Some(id) if !id.path().is_empty() => Err(VerifyError::IssuerWithPath { place: place(), id }),
         _ => Ok(()),
-    }
-}
-
-/// webpki's word for what is wrong, in ours.
-fn path_error(error: &webpki::Error) -> VerifyError {
-    use webpki::Error;
-    match error {
-        Error::UnknownIssuer => VerifyError::UnknownIssuer,
-        Error::InvalidSignatureForPublicKey => VerifyError::BadSignature,
-        Error::CertExpired { .. } => VerifyError::IssuerExpired,
-        Error::CertNotValidYet { .. } => VerifyError::IssuerNotYetValid,
-        Error::PathLenConstraintViolated | Error::MaximumPathDepthExceeded => VerifyError::PathLength,
-        Error::NameConstraintViolation => VerifyError::NameConstraints,
-        Error::UnsupportedCriticalExtension => VerifyError::CriticalExtension,
-        Error::EndEntityUsedAsCa => VerifyError::IssuerNotCa { place: Place::Issuer { above_leaf: 1 } },
-        Error::RequiredEkuNotFoundContext(_) => {
-            VerifyError::ExtendedKeyUsage { place: Place::Issuer { above_leaf: 1 } }
-        }
-        other => VerifyError::Path { detail: format!("{other:?}") },
     }
 }

@@ -4,6 +4,8 @@ use ring::digest;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use time::OffsetDateTime;
 
+use super::leaf::check_validity;
+use super::path_error::path_error;
 use super::{Facts, Place, VerifyError};
 use crate::identity::{SpiffeId, TrustDomain};
 
@@ -20,8 +22,10 @@ pub(crate) struct Root {
     path_len: Option<u32>,
     /// Its own URI name.
     id: Option<SpiffeId>,
-    /// Absent where the certificate vouches for nothing, not even for itself.
-    anchor: Option<TrustAnchor<'static>>,
+    /// The rule that it breaks, where it vouches for nothing, not even for itself.
+    anchor: Result<TrustAnchor<'static>, VerifyError>,
+    /// The subject in DER, by which its issuing is recognised.
+    raw_subject: Vec<u8>,
 }
 
 impl Root {
@@ -30,8 +34,10 @@ impl Root {
         let facts = Facts::parse(Place::Root, der)?;
         let (_, path_len) = facts.basic_constraints();
         let id = facts.spiffe_id();
-        let fit = check_root(&facts).is_ok() && id.as_ref().is_ok_and(names_a_domain);
-        let anchor = webpki::anchor_from_trusted_cert(der).ok().filter(|_| fit);
+        let anchor = check_root(&facts).and_then(|()| names_a_domain(&id)).and_then(|()| {
+            let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| path_error(&error))?;
+            Ok(anchor.to_owned())
+        });
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
         Ok(Self {
@@ -41,7 +47,8 @@ impl Root {
             not_after: facts.not_after(),
             path_len,
             id: id.ok().flatten(),
-            anchor: anchor.map(|anchor| anchor.to_owned()),
+            anchor,
+            raw_subject: facts.raw_subject().to_vec(),
         })
     }
 
@@ -62,20 +69,28 @@ impl Root {
         self.not_after
     }
 
-    /// What it vouches with for `trust_domain` at `now`, if it does.
+    /// What it vouches with for `trust_domain` at `now`, or the rule by which it does not.
     pub(super) fn anchor_for(
         &self,
         trust_domain: &TrustDomain,
         now: OffsetDateTime,
-    ) -> Option<&TrustAnchor<'static>> {
-        let own = self.trust_domain().is_none_or(|claimed| claimed == trust_domain);
-        let valid = self.not_before <= now && now.unix_timestamp() <= self.not_after.unix_timestamp();
-        self.anchor.as_ref().filter(|_| own && valid)
+    ) -> Result<&TrustAnchor<'static>, VerifyError> {
+        let anchor = self.anchor.as_ref().map_err(VerifyError::clone)?;
+        if let Some(claimed) = self.trust_domain().filter(|claimed| *claimed != trust_domain) {
+            return Err(VerifyError::RootOfOtherDomain { trust_domain: claimed.clone() });
+        }
+        check_validity(self.not_before, self.not_after, now)?;
+        Ok(anchor)
+    }
+
+    /// Whether it has the name by which a certificate names its issuer.
+    pub(super) fn is_named(&self, issuer: &[u8]) -> bool {
+        self.raw_subject == issuer
     }
 
     /// Whether webpki's anchor is this root.
     pub(super) fn is_anchor(&self, anchor: &TrustAnchor<'_>) -> bool {
-        self.anchor.as_ref().is_some_and(|own| {
+        self.anchor.as_ref().is_ok_and(|own| {
             own.subject == anchor.subject && own.subject_public_key_info == anchor.subject_public_key_info
         })
     }
@@ -91,16 +106,29 @@ impl Root {
 
 /// A root is a CA, signs certificates where it says what it is for, and keeps the rules of any certificate.
 fn check_root(facts: &Facts<'_>) -> Result<(), VerifyError> {
+    facts.check_version()?;
     facts.check_form()?;
+    facts.check_name_constraints()?;
     if facts.has_unknown_critical_extension() {
         return Err(VerifyError::CriticalExtension);
     }
     let (ca, _) = facts.basic_constraints();
     let signs = facts.key_usage().is_none_or(|usage| usage.key_cert_sign());
-    if ca && signs { Ok(()) } else { Err(VerifyError::IssuerNotCa { place: facts.place.clone() }) }
+    let place = || facts.place.clone();
+    match (ca, signs) {
+        (true, true) => Ok(()),
+        (false, _) => Err(VerifyError::IssuerNotCa { place: place() }),
+        (true, false) => Err(VerifyError::IssuerDoesNotSign { place: place() }),
+    }
 }
 
 /// X509-SVID §4.1: a signing certificate's SPIFFE ID has no path.
-fn names_a_domain(id: &Option<SpiffeId>) -> bool {
-    id.as_ref().is_none_or(|id| id.path().is_empty())
+fn names_a_domain(id: &Result<Option<SpiffeId>, VerifyError>) -> Result<(), VerifyError> {
+    match id {
+        Err(error) => Err(error.clone()),
+        Ok(Some(id)) if !id.path().is_empty() => {
+            Err(VerifyError::IssuerWithPath { place: Place::Root, id: id.clone() })
+        }
+        Ok(_) => Ok(()),
+    }
 }
