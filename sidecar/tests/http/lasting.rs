@@ -18,9 +18,9 @@ use crate::sidecar::{Sidecar, eventually};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Looks at the times of `payments`, as it does itself, when so much time has passed.
-fn look_after(payments: &Sidecar, passed: Duration) {
+async fn look_after(payments: &Sidecar, passed: Duration) {
     let plane = &payments.plane;
-    plane.register.end_outlived(&plane.config.limits, plane.clock.now(), Instant::now() + passed);
+    plane.register.end_outlived(&plane.config.limits, plane.clock.now(), Instant::now() + passed).await;
 }
 
 /// An HTTP/1.1 answer that goes on.
@@ -47,14 +47,14 @@ async fn what_streams_is_reset_soon_after_its_connection_is_too_old() {
         let mut http1 = streaming(&live).await;
         let mut http2 = Http2::through(&live.orders).await.open("/charge").await;
         let mut socket = switched(live.orders.outbound.unwrap()).await;
-        look_after(&live.payments, Duration::ZERO);
+        look_after(&live.payments, Duration::ZERO).await;
         echoed(&mut socket).await.unwrap();
         http2.echoed().await.unwrap();
         if age == MaxAge::Svid {
             clock.set_wrong_by(time::Duration::HOUR + time::Duration::seconds(2));
         }
-        look_after(&live.payments, HOUR);
-        look_after(&live.payments, HOUR + Duration::from_secs(3));
+        look_after(&live.payments, HOUR).await;
+        look_after(&live.payments, HOUR + Duration::from_secs(3)).await;
         expect_reset(&mut http1).await;
         http2.expect_reset().await;
         expect_reset(&mut socket).await;
@@ -74,7 +74,7 @@ async fn a_request_under_way_has_time_to_finish_and_the_next_has_another_connect
     assert_eq!(asked(&mut one, "POST /charge").await.unwrap(), 200);
     let other = Http2::over(live.direct("orders", b"h2").await).await;
     let mut stream = other.open("/charge").await;
-    look_after(&live.payments, HOUR);
+    look_after(&live.payments, HOUR).await;
     assert_eq!(one.read(&mut [0; 1]).await.unwrap(), 0, "ended in order");
     other.goaway().await;
     stream.echoed().await.unwrap();
@@ -89,9 +89,9 @@ async fn the_caller_looks_at_the_age_of_its_connections_too() {
     .await;
     let mut http2 = Http2::through(&live.orders).await.open("/charge").await;
     let mut socket = switched(live.orders.outbound.unwrap()).await;
-    look_after(&live.orders, HOUR);
+    look_after(&live.orders, HOUR).await;
     http2.echoed().await.unwrap();
-    look_after(&live.orders, HOUR + Duration::from_secs(3));
+    look_after(&live.orders, HOUR + Duration::from_secs(3)).await;
     http2.expect_reset().await;
     expect_reset(&mut socket).await;
 }
