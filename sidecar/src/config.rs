@@ -24,7 +24,7 @@ use postern_proto::identity::SpiffeId;
 use postern_proto::policy::Protocol;
 
 pub use bounds::*;
-pub use http::Http;
+pub use http::{AppHttp, Http};
 pub use limits::{Limits, MaxAge};
 pub use problem::{ConfigError, Problem};
 pub use restart::Restart;
@@ -120,6 +120,8 @@ pub struct Inbound {
     pub listen: SocketAddr,
     pub app: HostPort,
     pub protocol: Protocol,
+    /// Of an `http` inbound.
+    pub app_http: AppHttp,
     /// Of an `http` inbound.
     pub tell_callers: TellCallers,
     /// Of a `tcp` inbound: how the app is told who calls.

@@ -132,6 +132,12 @@ impl Serve for InboundServer {
         self.http.is_some()
     }
 
+    fn look(&self) {
+        if let Some(http) = &self.http {
+            http.look();
+        }
+    }
+
     async fn tend(&self, over: CancellationToken) {
         self.app.tend(over).await;
     }

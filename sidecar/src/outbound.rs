@@ -25,6 +25,7 @@ use crate::relay::{RelayError, relay};
 use crate::tls::TlsStream;
 use crate::tunnel::Pool;
 use crate::upstream::{Leased, Upstreams};
+pub(crate) use dial::Unmet;
 use refused::PEER_FAILED;
 use slots::HandshakeSlots;
 
@@ -44,8 +45,9 @@ pub struct OutboundServer {
 
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
-        let http = (outbound.protocol == Protocol::Http).then(|| HttpOutbound::new(&plane.config.http));
         let upstreams = plane.upstreams(Direction::Outbound, index, &outbound.to);
+        let http = (outbound.protocol == Protocol::Http)
+            .then(|| HttpOutbound::new(upstreams.clone(), &plane.config.http));
         let pool = plane.pool(outbound.target.to_string());
         Self { plane, index, outbound, upstreams, http, pool, slots: HandshakeSlots::default() }
     }
@@ -107,6 +109,9 @@ impl Serve for OutboundServer {
     fn look(&self) {
         self.look_after_pool();
         self.slots.forget_unused();
+        if let Some(http) = &self.http {
+            http.look(self);
+        }
     }
 
     async fn tend(&self, over: CancellationToken) {

@@ -93,10 +93,22 @@ impl Plane {
 
     /// Looks at the levels that nobody keeps count of.
     pub fn measure(&self) {
+        let inbounds = self.config.inbounds.iter().map(|one| (one.protocol, one.name.clone()));
+        self.measure_waiting(Direction::Inbound, inbounds);
+        let outbounds = self.config.outbounds.iter().map(|one| (one.protocol, one.target.to_string()));
+        self.measure_waiting(Direction::Outbound, outbounds);
         let most_of_one_peer = self.shares.iter().map(|shares| shares.most()).max().unwrap_or(0);
         match descriptors::in_use() {
             Ok(open) => self.metrics.levels.measured(most_of_one_peer, open, descriptors::limit()),
             Err(error) => tracing::debug!(%error, "cannot count file descriptors"),
+        }
+    }
+
+    fn measure_waiting(&self, direction: Direction, listeners: impl Iterator<Item = (Protocol, String)>) {
+        for (index, (_, name)) in
+            listeners.enumerate().filter(|(_, (protocol, _))| *protocol == Protocol::Http)
+        {
+            self.metrics.levels.waiting(direction, name, self.upstreams.waiting(direction, index));
         }
     }
 

@@ -14,6 +14,7 @@ mod shown;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use crate::dial::{DialError, Progress, Won, race};
 use crate::holder::in_one_line;
 use crate::metrics::{Direction, Metrics};
 pub use attempt::{Attempt, Leased};
-use choice::{AddressId, Choice, Picked, Record};
+use choice::{Address, AddressId, Choice, Listing, Picked, Record};
 use lookup::{NameServers, OTHER_FAMILY_DELAY, OTHER_FAMILY_DELAY_UNHURRIED};
 use name::{Answer, Standing};
 use place::Place;
@@ -92,6 +93,13 @@ impl fmt::Display for Unreached {
     }
 }
 
+/// One address, for those who choose among all.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownAddress {
+    pub(crate) id: AddressId,
+    pub(crate) listing: Listing,
+}
+
 /// The addresses of one place.
 #[derive(Debug)]
 pub struct Upstreams {
@@ -100,6 +108,10 @@ pub struct Upstreams {
     name_servers: NameServers,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Changes of the addresses so far.
+    version: AtomicU64,
+    /// Requests that wait for a connection.
+    pub(crate) waiting: AtomicUsize,
     /// Tells those who wait for the first answer about a name.
     changed: watch::Sender<()>,
 }
@@ -123,7 +135,8 @@ impl Upstreams {
         let mut state = State { places, choice: Choice::default(), random: Random::new() };
         state.take_over_addresses();
         let (state, changed) = (Mutex::new(state), watch::Sender::default());
-        Arc::new(Self { direction, limits, name_servers, metrics, state, changed })
+        let (version, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
+        Arc::new(Self { direction, limits, name_servers, metrics, state, version, waiting, changed })
     }
 
     /// Keeps what is known of the names fresh, so that no connection waits for it, until `over`.
@@ -157,6 +170,7 @@ impl Upstreams {
         let is_other = known.addresses != before.addresses;
         if is_other {
             state.take_over_addresses();
+            self.version.fetch_add(1, Ordering::Release);
         }
         drop(state);
         self.changed.send_replace(());
@@ -237,11 +251,6 @@ impl Upstreams {
         self.state().choice.left(id);
     }
 
-    /// Over how many addresses new work is spread.
-    pub fn spread(&self) -> usize {
-        self.state().choice.spread(now())
-    }
-
     fn all_ejected(&self) -> bool {
         self.state().choice.all_ejected(now())
     }
@@ -257,6 +266,57 @@ impl Upstreams {
             unresolved.collect(),
             addresses.iter().filter(|address| tried.iter().all(|(id, _)| *id != address.id())).count(),
         )
+    }
+
+    /// How often the addresses have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// All addresses, in an order that differs from process to process.
+    pub(crate) fn known(&self) -> Vec<KnownAddress> {
+        let mut state = self.state();
+        let random = state.random.next() as usize;
+        let known = |address: &Address| KnownAddress { id: address.id(), listing: address.listing().clone() };
+        let mut all: Vec<_> = state.choice.addresses().iter().map(known).collect();
+        let middle = random.checked_rem(all.len()).unwrap_or_default();
+        all.rotate_left(middle);
+        all
+    }
+
+    /// The address with this identifier, counted as in flight, if it is still one.
+    pub(crate) fn lease(self: &Arc<Self>, id: AddressId) -> Option<Leased> {
+        let mut state = self.state();
+        let random = state.random.next();
+        let picked = state.choice.take(id, now(), random)?;
+        drop(state);
+        Some(Leased::new(self.clone(), picked))
+    }
+
+    /// Waits for the first address while there is a name about which nobody has answered yet, no longer than a connection
+    /// may take.
+    pub(crate) async fn first_address(&self) {
+        let mut changes = self.changes();
+        let known = || {
+            let state = self.state();
+            let asked = state.places.iter().any(|place| place.standing() == &Standing::Asked);
+            !asked || !state.choice.addresses().is_empty()
+        };
+        let answered = async { while !known() && changes.changed().await.is_ok() {} };
+        // Whether there is an address then shows.
+        let _in_time = tokio::time::timeout(self.limits.connect_timeout, answered).await;
+    }
+
+    /// Why no address was reached, beside the errors at those that were tried: names that lead nowhere, and whether all
+    /// addresses had failed before.
+    pub(crate) fn beside(&self) -> Unreached {
+        let state = self.state();
+        let nowhere = state.places.iter().filter(|place| place.endpoints().is_empty());
+        let errors = nowhere
+            .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() })
+            .collect();
+        drop(state);
+        Unreached { errors, untried: 0, all_were_ejected: self.all_ejected() }
     }
 
     fn changes(&self) -> watch::Receiver<()> {

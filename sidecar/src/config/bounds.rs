@@ -56,6 +56,10 @@ pub const URI_BYTES_MAX: usize = 65_534;
 /// `[http] streams_max`: requests under way on one HTTP/2 connection.
 pub const STREAMS_DEFAULT: usize = 100;
 pub const STREAMS_MAX: usize = 10_000;
+/// `[http] http2_connections_max`: with what a peer's sidecar allows by default on each, more than one identity may have
+/// under way at one inbound.
+pub const HTTP2_CONNECTIONS_DEFAULT: usize = 128;
+pub const HTTP2_CONNECTIONS_MAX: usize = 10_000;
 /// `[http] requests_per_peer_max`: requests under way of one identity, over all its connections to one inbound.
 pub const REQUESTS_PER_PEER_DEFAULT: usize = 10_000;
 pub const REQUESTS_PER_PEER_MAX: usize = 1_000_000;

@@ -6,10 +6,21 @@ use super::raw::RawHttp;
 use super::rules::Rules;
 use super::{
     HEADER_BYTES_DEFAULT, HEADER_BYTES_MAX, HEADER_TIMEOUT_DEFAULT, HEADERS_DEFAULT, HEADERS_MAX,
-    IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, REQUESTS_PER_PEER_DEFAULT, REQUESTS_PER_PEER_MAX,
-    STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT, STREAMS_MAX, TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT,
-    URI_BYTES_MAX,
+    HTTP2_CONNECTIONS_DEFAULT, HTTP2_CONNECTIONS_MAX, IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX,
+    REQUESTS_PER_PEER_DEFAULT, REQUESTS_PER_PEER_MAX, STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT,
+    STREAMS_MAX, TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT, URI_BYTES_MAX,
 };
+
+/// Which HTTP the app of an inbound speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AppHttp {
+    /// HTTP/2 for gRPC; for everything else what the app turns out to speak.
+    #[default]
+    Auto,
+    Http1,
+    /// Without TLS, by prior knowledge (RFC 9113 §3.3).
+    Http2,
+}
 
 /// Bounds of `protocol = "http"`, each with a default.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +33,8 @@ pub struct Http {
     pub uri_bytes_max: usize,
     /// Requests under way on one HTTP/2 connection.
     pub streams_max: usize,
+    /// HTTP/2 connections to one address of the app or of a called service.
+    pub http2_connections_max: usize,
     /// Requests under way of one identity, over all its connections to one inbound.
     pub requests_per_peer_max: usize,
     /// From the first byte of a header block to its last.
@@ -39,6 +52,7 @@ impl Default for Http {
             headers_max: HEADERS_DEFAULT,
             uri_bytes_max: URI_BYTES_DEFAULT,
             streams_max: STREAMS_DEFAULT,
+            http2_connections_max: HTTP2_CONNECTIONS_DEFAULT,
             requests_per_peer_max: REQUESTS_PER_PEER_DEFAULT,
             header_timeout: HEADER_TIMEOUT_DEFAULT,
             idle_timeout: IDLE_TIMEOUT_DEFAULT,
@@ -54,6 +68,8 @@ impl Rules<'_> {
         let headers = self.count("http.headers_max", raw.headers_max, HEADERS_MAX);
         let uri_bytes = self.count("http.uri_bytes_max", raw.uri_bytes_max, URI_BYTES_MAX);
         let streams = self.count("http.streams_max", raw.streams_max, STREAMS_MAX);
+        let connections =
+            self.count("http.http2_connections_max", raw.http2_connections_max, HTTP2_CONNECTIONS_MAX);
         let requests = raw.requests_per_peer_max;
         let requests = self.count("http.requests_per_peer_max", requests, REQUESTS_PER_PEER_MAX);
         let header = self.duration("http.header_timeout", raw.header_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
@@ -68,6 +84,7 @@ impl Rules<'_> {
             headers_max: headers.unwrap_or(default.headers_max),
             uri_bytes_max: uri_bytes.unwrap_or(default.uri_bytes_max),
             streams_max: streams.unwrap_or(default.streams_max),
+            http2_connections_max: connections.unwrap_or(default.http2_connections_max),
             requests_per_peer_max: requests.unwrap_or(default.requests_per_peer_max),
             header_timeout: header.unwrap_or(default.header_timeout),
             idle_timeout: idle.unwrap_or(default.idle_timeout),

@@ -11,7 +11,7 @@ use super::raw::{RawAdmin, RawInbound, RawOutbound, Text};
 use super::rules::Rules;
 use super::values::{clash, is_loopback};
 use super::{
-    ADMIN_DEFAULT, HostPort, Inbound, LISTENERS_MAX, Outbound, ProxyProtocol, Target, TellCallers,
+    ADMIN_DEFAULT, AppHttp, HostPort, Inbound, LISTENERS_MAX, Outbound, ProxyProtocol, Target, TellCallers,
     UPSTREAMS_MAX,
 };
 
@@ -48,6 +48,18 @@ impl Rules<'_> {
         let app =
             self.demand(&section, "inbound.app", raw.app).and_then(|app| self.host_port("inbound.app", &app));
         let protocol = self.protocol(&section, "inbound.protocol", raw.protocol);
+        let app_http = raw.app_http.as_ref().map(Spanned::span);
+        let of_http = protocol.is_none_or(|protocol| protocol == Protocol::Http);
+        if let Some(span) = app_http.filter(|_| !of_http) {
+            self.refuse::<()>(span, "inbound.app_http", "goes with protocol = \"http\" only");
+        }
+        let app_http = self
+            .one_of(
+                "inbound.app_http",
+                raw.app_http,
+                &[("auto", AppHttp::Auto), ("1.1", AppHttp::Http1), ("2", AppHttp::Http2)],
+            )
+            .unwrap_or_default();
         let tell_callers = self
             .one_of(
                 "inbound.tell_callers",
@@ -58,7 +70,15 @@ impl Rules<'_> {
         let proxy_protocol = self.proxy_protocol(raw.proxy_protocol, protocol);
         let (name, span) = name?;
         Some((
-            Inbound { name, listen: listen?, app: app?, protocol: protocol?, tell_callers, proxy_protocol },
+            Inbound {
+                name,
+                listen: listen?,
+                app: app?,
+                protocol: protocol?,
+                app_http,
+                tell_callers,
+                proxy_protocol,
+            },
             span,
         ))
     }

@@ -71,6 +71,7 @@ pub(super) struct RawInbound {
     pub(super) listen: Text,
     pub(super) app: Text,
     pub(super) protocol: Text,
+    pub(super) app_http: Text,
     pub(super) tell_callers: Text,
     pub(super) proxy_protocol: Text,
 }
@@ -123,6 +124,7 @@ pub(super) struct RawHttp {
     pub(super) headers_max: Count,
     pub(super) uri_bytes_max: Count,
     pub(super) streams_max: Count,
+    pub(super) http2_connections_max: Count,
     pub(super) requests_per_peer_max: Count,
     pub(super) header_timeout: Text,
     pub(super) idle_timeout: Text,

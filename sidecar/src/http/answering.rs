@@ -9,9 +9,9 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::app::Failure;
 use super::body::Answer;
 use super::call::{CallFacts, Calls, OpenCall};
+use super::failure::Failure;
 use super::fields;
 use super::framing::{Head, Heads};
 use super::problem::Asked;

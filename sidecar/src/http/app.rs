@@ -3,96 +3,98 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{StatusCode, Version};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, info};
 
-use super::call::CutBy;
-use super::exchange::{ExchangeError, Lend};
-use super::pool::{Dial, Dialed, End, Kind, Leased, Pool};
+use super::client::{http1_builder, http2_builder, pings};
+use super::exchange::{Lend, Otherwise};
+use super::failure::Failure;
+use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
+use super::preface::Preface;
 use super::tasks::ConnectionTasks;
 use super::watched::Watched;
-use super::{
-    APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES, BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES,
-    FRAME_BYTES_MAX, STREAM_WINDOW_BYTES,
-};
-use crate::config::Http;
+use super::{APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES};
+use crate::config::{AppHttp, Config, Http};
 use crate::holder::in_one_line;
-use crate::upstream::Upstreams;
+use crate::refusals::Refusal;
+use crate::upstream::choice::Speaks;
+use crate::upstream::{self, Upstreams};
 
 /// One app.
 #[derive(Debug)]
 pub(super) struct App {
+    place: AppPlace,
+    pool: Arc<Pool<AppPlace>>,
+}
+
+/// Where it is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub(super) struct AppPlace {
     at: Arc<Upstreams>,
-    dead_after: Duration,
+    /// What the configuration says that it speaks.
+    app_http: AppHttp,
     http: Http,
-    pool: Arc<Pool<(), Failure>>,
+    dead_after: Duration,
+    connect_timeout: Duration,
     connections: TaskTracker,
     /// Ends all connections at once.
     over: CancellationToken,
 }
 
-/// Why the app, or a peer, cannot be asked.
-#[derive(Debug, Clone)]
-pub(super) struct Failure {
-    pub(super) status: StatusCode,
-    /// A stable word.
-    pub(super) reason: &'static str,
-    pub(super) detail: String,
-    /// What to type to learn more.
-    pub(super) explain: Option<String>,
-}
-
-impl Failure {
-    /// An answer that broke off, or never came.
-    pub(super) fn broken(detail: String) -> Self {
-        Self { status: StatusCode::BAD_GATEWAY, reason: "broke_off", detail, explain: None }
+impl App {
+    pub(super) fn new(at: Arc<Upstreams>, app_http: AppHttp, config: &Config) -> Self {
+        let (http, limits) = (config.http, config.limits);
+        let (connections, over) = (TaskTracker::new(), CancellationToken::new());
+        let bounds = Bounds { idle_timeout: http.idle_timeout, shared_max: http.http2_connections_max };
+        let pool = Pool::new(at.clone(), bounds, ConnectionTasks::new(&connections, &over));
+        let (dead_after, connect_timeout) = (limits.dead_after, limits.connect_timeout);
+        let place = AppPlace { at, app_http, http, dead_after, connect_timeout, connections, over };
+        Self { place, pool }
     }
 
-    /// One identity has all under way that it may.
-    pub(super) fn busy(max: usize) -> Self {
-        let detail =
-            format!("{max} requests of this identity are under way, as many as it may have here at once");
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        Self { status, reason: "requests_per_peer_max", detail, explain: None }
-    }
-
-    /// A tunnel is asked for, which no policy can see into.
-    pub(super) fn connect() -> Self {
-        let detail = "CONNECT is not supported: no rule could say what passes through it".to_owned();
-        Self { status: StatusCode::NOT_IMPLEMENTED, reason: "connect", detail, explain: None }
-    }
-}
-
-impl From<CutBy> for Failure {
-    fn from(by: CutBy) -> Self {
-        let (status, detail) = match by {
-            CutBy::Policy => (StatusCode::FORBIDDEN, "the call is no longer allowed"),
-            CutBy::Idle => (StatusCode::GATEWAY_TIMEOUT, "nothing of the call moved for too long"),
-        };
-        Self { status, reason: by.code(), detail: detail.to_owned(), explain: None }
-    }
-}
-
-impl From<ExchangeError> for Failure {
-    fn from(error: ExchangeError) -> Self {
-        match error {
-            ExchangeError::Unreached(failure) => failure,
-            ExchangeError::Broken(error, _) => Self::broken(in_one_line(&error)),
+    /// On which kind of connection a request goes; gRPC is HTTP/2 (gRPC over HTTP/2).
+    pub(super) fn kind(&self, is_grpc: bool) -> Result<Kind, Failure> {
+        match (self.place.app_http, is_grpc) {
+            (AppHttp::Http1, true) => {
+                Err(no_grpc("app_http = \"1.1\" says that the app speaks HTTP/1.1".to_owned()))
+            }
+            (AppHttp::Http1, false) => Ok(Kind::Single),
+            (AppHttp::Http2, _) | (AppHttp::Auto, true) => Ok(Kind::Shared),
+            (AppHttp::Auto, false) => Ok(Kind::Any),
         }
     }
+
+    /// Closes what is of no use any more.
+    pub(super) fn look(&self) {
+        self.pool.clean(OffsetDateTime::UNIX_EPOCH);
+    }
+
+    /// Closes what is kept.
+    pub(super) async fn end(&self) {
+        self.pool.retire();
+        self.place.over.cancel();
+        self.place.connections.close();
+        self.place.connections.wait().await;
+    }
 }
 
-impl App {
-    pub(super) fn new(at: Arc<Upstreams>, dead_after: Duration, http: Http) -> Self {
-        let pool = Arc::new(Pool::new(http.idle_timeout));
-        let (connections, over) = (TaskTracker::new(), CancellationToken::new());
-        Self { at, dead_after, http, pool, connections, over }
+fn no_grpc(why: String) -> Failure {
+    let detail = format!(
+        "gRPC needs HTTP/2, and {why}: have the app serve HTTP/2 without TLS (h2c, prior knowledge) here, \
+         or give its gRPC port an inbound of its own"
+    );
+    let status = StatusCode::BAD_GATEWAY;
+    Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false }
+}
+
+impl AppPlace {
+    fn tasks(&self) -> ConnectionTasks {
+        ConnectionTasks::new(&self.connections, &self.over)
     }
 
     async fn single(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
@@ -101,14 +103,46 @@ impl App {
         Ok(Dialed::Single(sender, end))
     }
 
-    async fn shared(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
-        let mut builder = http2_builder(&self.http, self.dead_after, self.tasks());
+    async fn shared(
+        &self,
+        stream: TokioIo<Watched<TcpStream>>,
+        end: End,
+        kind: Kind,
+    ) -> Result<Dialed, DialError> {
+        let (address, says) = (end.address, end.says.clone());
+        let mut builder = http2_builder(&self.http, pings(address.ip()), self.dead_after, self.tasks());
         builder
             .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
-        let (sender, connection) = builder.handshake(stream).await?;
+        let (sender, connection) = builder.handshake(stream).await.map_err(unreachable)?;
         self.drive(connection);
-        Ok(Dialed::Shared(sender, end))
+        let begun = tokio::time::timeout(self.connect_timeout, says.begun()).await;
+        let answered = match begun.unwrap_or(Preface::Awaited) {
+            Preface::Http2 if says.streams_max() == 0 => {
+                return Err(failed(no_streams(&address.to_string())));
+            }
+            Preface::Http2 => {
+                if kind == Kind::Any && end.listing.learn(Some(Speaks::Http2)) {
+                    info!(app = %address, http = Speaks::Http2.as_str(), "learned which HTTP the app speaks");
+                }
+                return Ok(Dialed::Shared(sender, end));
+            }
+            _ if kind == Kind::Any => return Err(DialError::Speaks(None)),
+            Preface::Other => "answered with something else",
+            Preface::Ended => "closed the connection",
+            Preface::Awaited => "did not answer",
+        };
+        let why = format!("the app at {address} was greeted in HTTP/2 without TLS and {answered}");
+        Err(failed(match self.app_http {
+            AppHttp::Http2 => {
+                let detail = format!(
+                    "app_http = \"2\" says that the app speaks HTTP/2, but {why}: set \"auto\" or \"1.1\""
+                );
+                let status = StatusCode::BAD_GATEWAY;
+                Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false }
+            }
+            AppHttp::Auto | AppHttp::Http1 => no_grpc(why),
+        }))
     }
 
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
@@ -118,91 +152,102 @@ impl App {
             }
         });
     }
-
-    fn tasks(&self) -> ConnectionTasks {
-        ConnectionTasks::new(&self.connections, &self.over)
-    }
-
-    /// Closes what is kept.
-    pub(super) async fn end(&self) {
-        self.pool.retire();
-        self.over.cancel();
-        self.connections.close();
-        self.connections.wait().await;
-    }
 }
 
-impl Dial<Failure> for App {
-    fn spread(&self) -> usize {
-        self.at.spread()
+fn failed(failure: Failure) -> DialError {
+    DialError::Failed(DialFailure::new(failure, None))
+}
+
+fn unreachable(error: impl std::error::Error) -> DialError {
+    failed(Failure::unreachable("app_unreachable", in_one_line(&error)))
+}
+
+/// Whoever is there takes no request at all.
+pub(super) fn no_streams(who: &str) -> Failure {
+    let detail =
+        format!("{who} allows no request on its HTTP/2 connections: SETTINGS_MAX_CONCURRENT_STREAMS is 0");
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    Failure { status, reason: "no_streams", detail, explain: None, is_unreachable: false }
+}
+
+impl pool::Place for AppPlace {
+    /// Nobody vouches for the own app.
+    type Epoch = ();
+
+    fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.at
     }
 
-    async fn dial(&self, kind: Kind) -> Result<Dialed, Failure> {
-        let unreachable = |detail| Failure {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: "app_unreachable",
-            detail,
-            explain: None,
-        };
-        let (stream, leased) = self.at.connect().await.map_err(|error| unreachable(error.to_string()))?;
-        let end = End { listing: leased.listing(), ..End::default() };
-        let stream = TokioIo::new(Watched::new(stream).lease(leased));
-        let broken = |error: hyper::Error| unreachable(in_one_line(&error));
-        match kind {
-            Kind::Shared => self.shared(stream, end).await.map_err(broken),
-            Kind::Single | Kind::Any => self.single(stream, end).await.map_err(broken),
+    fn unknown(&self) -> Path {
+        Path::Single
+    }
+
+    async fn dial(&self, mut leased: upstream::Leased, kind: Kind, path: Path) -> Result<Dialed, DialError> {
+        let connected = leased.connect().await.map_err(unreachable);
+        if connected.is_err() {
+            // When it comes back it may be another.
+            leased.listing().learn(None);
+        }
+        let stream = connected?;
+        leased.succeeded();
+        let end = End::new(&leased, self.over.clone());
+        let stream = TokioIo::new(Watched::new(stream).says(end.says.clone()).lease(leased));
+        match path {
+            Path::Shared => self.shared(stream, end, kind).await,
+            Path::Single => self.single(stream, end).await.map_err(unreachable),
         }
     }
+
+    /// There is none: the app refuses nobody before it is asked.
+    fn tell(&self, _: Refusal) {}
+
+    fn unreached(&self, detail: String) -> Failure {
+        Failure::unreachable("app_unreachable", detail)
+    }
 }
 
-/// Lends connections to the app, of the version that a request needs.
+/// Lends connections to the app.
 #[derive(Debug)]
-pub(super) struct ToApp<'a>(pub(super) &'a App, pub(super) Version);
+pub(super) struct ToApp<'a>(pub(super) &'a App, pub(super) Kind);
 
 impl Lend for ToApp<'_> {
     async fn lease(&self) -> Result<Leased, Failure> {
-        let Self(app, version) = self;
-        let kind = if *version == Version::HTTP_2 { Kind::Shared } else { Kind::Single };
-        // Nobody vouches for the own app, so the time does not matter.
-        app.pool.lease(&(), kind, OffsetDateTime::UNIX_EPOCH, *app).await
+        let Self(app, kind) = self;
+        // The time does not matter, as nobody vouches.
+        app.pool.lease(&(), *kind, OffsetDateTime::UNIX_EPOCH, &app.place).await
     }
-}
 
-/// Lends connections to the app that no other request uses, before or after.
-#[derive(Debug)]
-pub(super) struct ToAppAlone<'a>(pub(super) &'a App);
-
-impl Lend for ToAppAlone<'_> {
-    async fn lease(&self) -> Result<Leased, Failure> {
-        self.0.dial(Kind::Single).await.map(Leased::fresh)
+    fn answered(&self, leased: &Leased) {
+        if let Some(end) = leased.end().filter(|_| self.1 == Kind::Any && !leased.is_shared())
+            && end.listing.learn(Some(Speaks::Http1))
+        {
+            info!(app = %end.address, http = Speaks::Http1.as_str(), "learned which HTTP the app speaks");
+        }
     }
-}
 
-/// How HTTP/1.1 is spoken to whoever answers.
-pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .max_headers(limits.headers_max)
-        .max_header_size(limits.header_bytes_max)
-        .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
-    builder
-}
+    fn otherwise(&self, leased: &Leased) -> Otherwise {
+        let Some(end) = leased.end().filter(|_| self.1 == Kind::Any && !leased.is_shared()) else {
+            return Otherwise::No;
+        };
+        match end.says.preface() {
+            Preface::Http2 => {
+                end.listing.try_http2();
+                Otherwise::Surely
+            }
+            Preface::Ended if !leased.was_kept() => {
+                if end.listing.speaks().is_some() {
+                    end.listing.learn(None);
+                    return Otherwise::No;
+                }
+                end.listing.try_http2();
+                Otherwise::Perhaps
+            }
+            _ => Otherwise::No,
+        }
+    }
 
-/// How HTTP/2 is spoken to whoever answers.
-pub(super) fn http2_builder(
-    limits: &Http,
-    dead_after: Duration,
-    tasks: ConnectionTasks,
-) -> http2::Builder<ConnectionTasks> {
-    let mut builder = http2::Builder::new(tasks);
-    builder
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
-        // Asked only while requests are under way: an idle connection that is dead shows when it is used.
-        .keep_alive_interval(dead_after / 2)
-        .keep_alive_timeout(dead_after / 2)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    builder
+    fn is_unsure(&self, leased: &Leased) -> bool {
+        let speaks = leased.end().and_then(|end| end.listing.speaks());
+        self.1 == Kind::Any && speaks.is_none()
+    }
 }

@@ -15,7 +15,7 @@ use super::again::Kept;
 use super::call::{OpenCall, Part};
 use super::expect::Held;
 use super::framing::Heads;
-use super::pool::Leased;
+use super::pool::{Leased, StreamPermit};
 use super::{ended, fields};
 use crate::access_log::{EndedBy, EndedWith};
 
@@ -42,6 +42,8 @@ pub(super) struct RequestBody {
     to: To,
     /// Which time it is sent.
     turn: usize,
+    /// Counts it on the connection on which it is sent.
+    permit: Option<Arc<StreamPermit>>,
 }
 
 /// Where a body comes from, whichever time it is sent.
@@ -77,7 +79,12 @@ impl RequestBody {
             call.request_over();
         }
         let flow = Flow { inner, version, held: None, heads, kept: Kept::default(), turn: 0 };
-        Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0 }
+        Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0, permit: None }
+    }
+
+    /// Is counted until it is over.
+    pub(super) fn occupy(&mut self, permit: Arc<StreamPermit>) {
+        self.permit = Some(permit);
     }
 
     /// Takes nothing of it until it is wanted.
@@ -87,7 +94,7 @@ impl RequestBody {
 
     /// The same body while it is being sent.
     pub(super) fn spare(&self) -> Self {
-        Self { flow: self.flow.clone(), call: self.call.clone(), to: self.to, turn: self.turn }
+        Self { flow: self.flow.clone(), call: self.call.clone(), to: self.to, turn: self.turn, permit: None }
     }
 
     /// From its beginning on, if that is still known; whoever was sending it sends no more.

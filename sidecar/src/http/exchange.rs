@@ -6,9 +6,9 @@ use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 
 use super::again::{is_repeatable, is_unprocessed};
-use super::app::Failure;
 use super::body::RequestBody;
 use super::ended;
+use super::failure::Failure;
 use super::fields::Trailers;
 use super::interim::Interim;
 use super::pool::Leased;
@@ -21,6 +21,29 @@ const ATTEMPTS_MAX: usize = 4;
 /// Lends connections to whoever answers.
 pub(super) trait Lend: Sync {
     fn lease(&self) -> impl Future<Output = Result<Leased, Failure>> + Send;
+
+    /// An answer came on this connection.
+    fn answered(&self, _: &Leased) {}
+
+    /// Whether a request may be sent again in another version of HTTP, because this connection broke.
+    fn otherwise(&self, _: &Leased) -> Otherwise {
+        Otherwise::No
+    }
+
+    /// Whether what is spoken on this connection is not known yet.
+    fn is_unsure(&self, _: &Leased) -> bool {
+        false
+    }
+}
+
+/// Whether another version of HTTP is spoken than was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Otherwise {
+    No,
+    /// The other side said nothing.
+    Perhaps,
+    /// So it has understood nothing of the request.
+    Surely,
 }
 
 /// A request without its hop: what is left is the same on every connection.
@@ -53,16 +76,20 @@ impl Prepared {
             let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
             self.address(leased.is_shared());
             self.interim.listen(&mut self.request);
-            let spare = Spare::of(&self.request);
+            let spare = Spare::of(&self.request, &leased, lender);
             match leased.send(self.request).await {
                 Ok(response) => {
-                    spare.body.settle();
+                    if let Some(spare) = spare {
+                        spare.body.settle();
+                    }
+                    lender.answered(&leased);
                     return Ok((response, leased));
                 }
                 Err(mut error) => {
                     let unsent = error.take_message();
                     let error = error.into_error();
-                    let again = unsent.or_else(|| spare.again(&error, &leased));
+                    let otherwise = lender.otherwise(&leased);
+                    let again = unsent.or_else(|| spare?.again(&error, &leased, otherwise));
                     match again.filter(|_| attempt < ATTEMPTS_MAX && leased.alert().is_none()) {
                         Some(request) => (self.request, attempt) = (request, attempt + 1),
                         None => {
@@ -104,15 +131,31 @@ struct Spare {
 }
 
 impl Spare {
-    fn of(request: &Request<RequestBody>) -> Self {
+    /// Only where the request might be sent again.
+    fn of(request: &Request<RequestBody>, leased: &Leased, lender: &impl Lend) -> Option<Self> {
+        let kept = leased.was_kept() && request.method().is_idempotent();
+        if !kept && !leased.is_shared() && !lender.is_unsure(leased) {
+            request.body().settle();
+            return None;
+        }
         let (method, headers) = (request.method().clone(), request.headers().clone());
-        Self { method, headers, body: request.body().spare() }
+        Some(Self { method, headers, body: request.body().spare() })
     }
 
     /// The request once more, if this error says that it may be sent once more.
-    fn again(self, error: &hyper::Error, leased: &Leased) -> Option<Request<RequestBody>> {
+    fn again(
+        self,
+        error: &hyper::Error,
+        leased: &Leased,
+        otherwise: Otherwise,
+    ) -> Option<Request<RequestBody>> {
         let kept = leased.was_kept() && is_repeatable(error, &self.method);
-        let mut request = Request::new(self.body.again().filter(|_| kept || is_unprocessed(error))?);
+        let untaken = match otherwise {
+            Otherwise::Surely => true,
+            Otherwise::Perhaps => self.method.is_idempotent(),
+            Otherwise::No => is_unprocessed(error),
+        };
+        let mut request = Request::new(self.body.again().filter(|_| kept || untaken)?);
         (*request.method_mut(), *request.headers_mut()) = (self.method, self.headers);
         Some(request)
     }

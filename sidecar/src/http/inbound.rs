@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::uri::Scheme;
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
@@ -18,13 +18,15 @@ use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
 use super::answering::{Answering, Side};
-use super::app::{App, Failure, ToApp, ToAppAlone};
+use super::app::{App, ToApp};
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, Teller};
 use super::exchange::Prepared;
 use super::expect::Held;
+use super::failure::Failure;
 use super::framing::Heads;
 use super::interim::Interim;
+use super::pool::Kind;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
 use super::target::{Bad, Target};
@@ -57,7 +59,7 @@ pub struct HttpInbound {
 
 impl HttpInbound {
     pub fn new(plane: Arc<Plane>, inbound: Arc<Inbound>, at: Arc<Upstreams>) -> Self {
-        let app = App::new(at, plane.config.limits.dead_after, plane.config.http);
+        let app = App::new(at, inbound.app_http, &plane.config);
         Self { plane, inbound, app, shares: Arc::default(), tasks: TaskTracker::new() }
     }
 
@@ -116,6 +118,11 @@ impl HttpInbound {
         Called { id: Some(own.to_string()), service, port: Some(self.inbound.name.clone()), address: None }
     }
 
+    /// Closes what is of no use any more.
+    pub fn look(&self) {
+        self.app.look();
+    }
+
     /// Waits for the tasks of its connections, which have ended, and closes the connections to the app.
     pub async fn end(&self) {
         self.tasks.close();
@@ -172,10 +179,10 @@ impl Side for Client {
         target: Target,
         call: &Arc<OpenCall>,
     ) -> Result<Response<Answer>, Failure> {
-        let version = if is_grpc(request.headers()) { Version::HTTP_2 } else { Version::HTTP_11 };
         let app = &self.server.app;
+        let kind = app.kind(is_grpc(request.headers()))?;
         let prepared = self.prepare(request, target, call);
-        let (mut response, lease) = prepared.exchange(&ToApp(app, version)).await?;
+        let (mut response, lease) = prepared.exchange(&ToApp(app, kind)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::broken("the app switched protocols unasked".to_owned()));
         }
@@ -194,7 +201,7 @@ impl Side for Client {
         let app = &self.server.app;
         let mut prepared = self.prepare(request, target, call);
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let (mut response, lease) = prepared.exchange(&ToAppAlone(app)).await?;
+        let (mut response, lease) = prepared.exchange(&ToApp(app, Kind::Fresh)).await?;
         let chosen = fields::switched_to(&protocol, response.headers());
         fields::remove_hop(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answering::{Answering, Side};
-use super::app::Failure;
 use super::body::{Answer, RequestBody, To};
 use super::call::{Calls, OpenCall, Teller};
 use super::exchange::{ExchangeError, Prepared};
 use super::expect::Held;
+use super::failure::Failure;
 use super::framing::Heads;
 use super::interim::Interim;
-use super::peer::{Peers, ToPeer, ToPeerAlone};
+use super::peer::{PeerPlace, Peers, ToPeer};
 use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
@@ -35,6 +35,7 @@ use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::refusals::{Instance, Refusal};
 use crate::tls::TlsStream;
+use crate::upstream::Upstreams;
 
 /// One outbound that speaks HTTP.
 #[derive(Debug)]
@@ -45,8 +46,8 @@ pub struct HttpOutbound {
 }
 
 impl HttpOutbound {
-    pub fn new(limits: &Http) -> Self {
-        Self { peers: Arc::new(Peers::new(limits)), tasks: TaskTracker::new() }
+    pub fn new(upstreams: Arc<Upstreams>, limits: &Http) -> Self {
+        Self { peers: Arc::new(Peers::new(upstreams, limits)), tasks: TaskTracker::new() }
     }
 
     /// Serves a connection of the app to its end.
@@ -82,8 +83,7 @@ impl HttpOutbound {
         };
         let switched = TaskTracker::new();
         let app = App {
-            server: server.clone(),
-            peers: self.peers.clone(),
+            place: PeerPlace { server: server.clone(), peers: self.peers.clone() },
             calls,
             heads,
             switched: switched.clone(),
@@ -96,6 +96,11 @@ impl HttpOutbound {
             switched.wait().await;
         };
         until.abort.run_until_cancelled(served).await;
+    }
+
+    /// Closes what is of no use any more.
+    pub fn look(&self, server: &OutboundServer) {
+        self.peers.look(server);
     }
 
     /// Waits for the tasks of the app's connections, which have ended, and closes the connections to peers.
@@ -115,8 +120,7 @@ async fn at_the_end(until: &Until, time: Duration) {
 /// One connection of the app.
 #[derive(Debug)]
 struct App {
-    server: Arc<OutboundServer>,
-    peers: Arc<Peers>,
+    place: PeerPlace,
     calls: Arc<Calls>,
     heads: Arc<Heads>,
     /// What stopped being HTTP on this connection.
@@ -127,7 +131,7 @@ struct App {
 
 impl Side for App {
     fn plane(&self) -> &Plane {
-        &self.server.plane
+        &self.place.server.plane
     }
 
     fn calls(&self) -> &Arc<Calls> {
@@ -150,7 +154,7 @@ impl Side for App {
         call: &Arc<OpenCall>,
     ) -> Result<Response<Answer>, Failure> {
         let held = expect::is_held(request.headers(), request.version());
-        let to_peer = ToPeer { kind: if held { Kind::Single } else { Kind::Any }, ..self.to_peer() };
+        let to_peer = ToPeer { place: &self.place, kind: if held { Kind::Single } else { Kind::Any } };
         let prepared = self.prepare(request, target, call);
         let exchanged = prepared.exchange(&to_peer).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
@@ -171,7 +175,7 @@ impl Side for App {
         let own = hyper::upgrade::on(&mut request);
         let mut prepared = self.prepare(request, target, call);
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let exchanged = prepared.exchange(&ToPeerAlone(self.to_peer())).await;
+        let exchanged = prepared.exchange(&ToPeer { place: &self.place, kind: Kind::Fresh }).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
         let chosen = fields::switched_to(&protocol, response.headers());
         fields::remove_hop(response.headers_mut());
@@ -186,7 +190,7 @@ impl Side for App {
                 peer: hyper::upgrade::on(&mut response),
                 call: call.clone(),
                 direction: Direction::Outbound,
-                limits: self.server.plane.config.limits,
+                limits: self.place.server.plane.config.limits,
                 cut: [self.abort.clone(), lease.cut()],
             };
             upgrade::name_protocol(response.headers_mut(), chosen);
@@ -199,15 +203,15 @@ impl Side for App {
     }
 
     fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
-        let Failure { status, reason, detail, explain } = failure;
+        let Failure { status, reason, detail, explain, .. } = failure;
         let explain = explain.map(|explain| format!("{explain} --call {}", call.facts.quoted()));
-        let refusal = self.server.refusal(reason, detail.clone(), None, explain.clone());
+        let refusal = self.place.server.refusal(reason, detail.clone(), None, explain.clone());
         let question = Question {
             caller: Some(refusal.from.clone()),
             service: refusal.called.id.clone().or(refusal.called.service.clone()),
             port: None,
             call: Some(call.facts.to_string()),
-            policy: self.server.plane.policy.current().map(|policy| policy.digest().to_owned()),
+            policy: self.place.server.plane.policy.current().map(|policy| policy.digest().to_owned()),
             explain,
         };
         let mut problem = Problem::new(status, reason, self.tell(call, refusal));
@@ -216,7 +220,7 @@ impl Side for App {
     }
 
     fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
-        let refusal = self.server.refusal(bad.code(), bad.to_string(), None, None);
+        let refusal = self.place.server.refusal(bad.code(), bad.to_string(), None, None);
         let mut problem = Problem::new(bad.status(), bad.code(), self.tell(call, refusal));
         problem.detail = Some(bad.to_string());
         problem.response(asked)
@@ -235,24 +239,20 @@ impl App {
         Prepared { request, target, scheme: Scheme::HTTPS, trailers, interim }
     }
 
-    fn to_peer(&self) -> ToPeer<'_> {
-        ToPeer { peers: &self.peers, server: &self.server, kind: Kind::Any }
-    }
-
     /// What a failed exchange means: an alert says more than the connection that broke with it.
     fn failed(&self, error: ExchangeError) -> Failure {
         if let ExchangeError::Broken(_, lease) = &error
             && let Some(alert) = lease.alert()
-            && let Some(address) = lease.end().and_then(|end| end.address)
+            && let Some(end) = lease.end()
         {
-            return vec![self.server.of_alert(alert, address)].into();
+            return self.place.server.of_alert(alert, end.address).into();
         }
         error.into()
     }
 
     fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {
         call.tell(|story| story.refused(refusal.reason, &refusal.detail));
-        let refusals = &self.server.plane.refusals;
+        let refusals = &self.place.server.plane.refusals;
         let instance = refusals.number();
         refusals.tell(Refusal { instance: Some(instance.to_string()), ..refusal });
         instance

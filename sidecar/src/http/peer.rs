@@ -6,25 +6,32 @@ use std::sync::Arc;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use postern_proto::identity::SpiffeId;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::app::{Failure, http1_builder, http2_builder};
+use super::app::no_streams;
+use super::client::{http1_builder, http2_builder, pings};
 use super::exchange::Lend;
-use super::pool::{Dial, Dialed, End, Kind, Leased, Pool};
+use super::failure::Failure;
+use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
+use super::preface::Preface;
 use super::tasks::ConnectionTasks;
 use super::watched::Watched;
 use super::{ALPN, ALPN_H1, ALPN_H2};
 use crate::config::Http;
 use crate::holder::in_one_line;
-use crate::outbound::OutboundServer;
+use crate::outbound::{OutboundServer, Unmet};
 use crate::refusals::Refusal;
+use crate::tls::TlsStream;
+use crate::upstream::choice::Speaks;
+use crate::upstream::{self, Upstreams};
 
 /// The peers behind one outbound.
 #[derive(Debug)]
 pub(super) struct Peers {
-    pool: Arc<Pool<Epoch, Failure>>,
+    pool: Arc<Pool<PeerPlace>>,
     connections: TaskTracker,
     /// Ends all connections at once.
     over: CancellationToken,
@@ -32,21 +39,23 @@ pub(super) struct Peers {
 
 /// What connections are made under.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Epoch {
+pub(super) struct Epoch {
     /// Of the own credentials.
     generation: u64,
     expected: SpiffeId,
 }
 
 impl Peers {
-    pub(super) fn new(limits: &Http) -> Self {
-        let pool = Arc::new(Pool::new(limits.idle_timeout));
-        Self { pool, connections: TaskTracker::new(), over: CancellationToken::new() }
+    pub(super) fn new(upstreams: Arc<Upstreams>, limits: &Http) -> Self {
+        let (connections, over) = (TaskTracker::new(), CancellationToken::new());
+        let bounds = Bounds { idle_timeout: limits.idle_timeout, shared_max: limits.http2_connections_max };
+        let pool = Pool::new(upstreams, bounds, ConnectionTasks::new(&connections, &over));
+        Self { pool, connections, over }
     }
 
-    /// The tasks of a connection that ends when this is cancelled.
-    fn tasks(&self, cut: &CancellationToken) -> ConnectionTasks {
-        ConnectionTasks::new(&self.connections, cut)
+    /// Closes what is of no use any more.
+    pub(super) fn look(&self, server: &OutboundServer) {
+        self.pool.clean(server.plane.clock.now());
     }
 
     /// Closes what is kept.
@@ -61,65 +70,126 @@ impl Peers {
 /// Lends connections to the called service.
 #[derive(Debug)]
 pub(super) struct ToPeer<'a> {
-    pub(super) peers: &'a Peers,
-    pub(super) server: &'a OutboundServer,
+    pub(super) place: &'a PeerPlace,
     pub(super) kind: Kind,
+}
+
+/// Where it is.
+#[derive(Debug, Clone)]
+pub(super) struct PeerPlace {
+    pub(super) server: Arc<OutboundServer>,
+    pub(super) peers: Arc<Peers>,
 }
 
 impl Lend for ToPeer<'_> {
     async fn lease(&self) -> Result<Leased, Failure> {
-        let plane = &self.server.plane;
-        let denied = |denial| Failure::from(vec![self.server.of_denial(denial)]);
+        let PeerPlace { server, peers } = self.place;
+        let plane = &server.plane;
+        let denied = |denial| Failure::from(server.of_denial(denial));
         let own = plane.valid_credentials().map_err(denied)?;
-        let expected = plane.expected(&self.server.outbound.target).map_err(denied)?;
+        let expected = plane.expected(&server.outbound.target).map_err(denied)?;
         let epoch = Epoch { generation: own.generation, expected };
-        self.peers.pool.lease(&epoch, self.kind, plane.clock.now(), self).await
+        peers.pool.lease(&epoch, self.kind, plane.clock.now(), self.place).await
     }
 }
 
-/// Lends connections that no other request uses, and that can switch to another protocol.
-#[derive(Debug)]
-pub(super) struct ToPeerAlone<'a>(pub(super) ToPeer<'a>);
-
-impl Lend for ToPeerAlone<'_> {
-    async fn lease(&self) -> Result<Leased, Failure> {
-        self.0.dial(Kind::Single).await.map(Leased::fresh)
-    }
-}
-
-impl Dial<Failure> for ToPeer<'_> {
-    fn spread(&self) -> usize {
-        self.server.upstreams.spread()
-    }
-
-    async fn dial(&self, kind: Kind) -> Result<Dialed, Failure> {
-        let server = self.server;
-        let registration = Arc::new(server.plane.register.enter(server.facts(), &self.peers.over));
-        let alpn: &[&[u8]] = if kind == Kind::Single { &[ALPN_H1] } else { &ALPN };
-        let (reached, leased) = Box::pin(server.dial(&registration, alpn)).await?;
-        let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
-        let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
-        let (address, listing) = (Some(leased.address()), leased.listing());
-        let (cut, tasks) = (registration.cut.clone(), self.peers.tasks(&registration.cut));
-        let end = End { address, vouched_until, listing, cut, ..End::default() };
-        let stream = Watched::new(reached.secured.stream);
-        let stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
-        let (stream, limits) = (TokioIo::new(stream), &server.plane.config.http);
-        let broken = |error: hyper::Error| Failure::broken(in_one_line(&error));
-        if shared {
-            let (sender, connection) =
-                http2_builder(limits, server.plane.config.limits.dead_after, tasks.clone())
-                    .handshake(stream)
-                    .await
-                    .map_err(broken)?;
-            drive(&tasks, connection);
-            Ok(Dialed::Shared(sender, end))
-        } else {
-            let (sender, connection) = http1_builder(limits).handshake(stream).await.map_err(broken)?;
-            drive(&tasks, connection.with_upgrades());
-            Ok(Dialed::Single(sender, end))
+impl PeerPlace {
+    async fn shared(
+        &self,
+        stream: TokioIo<Watched<TlsStream>>,
+        end: End,
+        tasks: ConnectionTasks,
+    ) -> Result<Dialed, DialError> {
+        let (plane, address) = (&self.server.plane, end.address);
+        let limits = plane.config.limits;
+        let builder =
+            http2_builder(&plane.config.http, pings(address.ip()), limits.dead_after, tasks.clone());
+        let (sender, connection) = builder.handshake(stream).await.map_err(|error| broken(&error))?;
+        drive(&tasks, connection);
+        // In TLS 1.3 a server's refusal comes when the client's handshake is done.
+        match timeout(limits.handshake_timeout, end.says.begun()).await {
+            Ok(Preface::Http2) if end.says.streams_max() == 0 => {
+                Err(failed(no_streams(&address.to_string())))
+            }
+            Ok(Preface::Http2) => Ok(Dialed::Shared(sender, end)),
+            Ok(_) if end.alert.get().is_some() => {
+                let alert = end.alert.get().copied().map(|alert| self.server.of_alert(alert, address));
+                Err(refused(alert.into_iter().collect()))
+            }
+            Ok(_) => {
+                Err(failed(Failure::broken(format!("{address} ended the connection before it spoke HTTP/2"))))
+            }
+            Err(_) => {
+                let detail = format!("{address} spoke no HTTP/2 within {:?}", limits.handshake_timeout);
+                Err(refused(vec![self.server.refusal("handshake_timeout", detail, Some(address), None)]))
+            }
         }
     }
+}
+
+impl pool::Place for PeerPlace {
+    type Epoch = Epoch;
+
+    fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.server.upstreams
+    }
+
+    /// The handshake tells.
+    fn unknown(&self) -> Path {
+        Path::Shared
+    }
+
+    async fn dial(&self, mut leased: upstream::Leased, kind: Kind, _: Path) -> Result<Dialed, DialError> {
+        let Self { server, peers } = self;
+        let registration = Arc::new(server.plane.register.enter(server.facts(), &peers.over));
+        // What it speaks is asked anew for each connection.
+        let alpn: &[&[u8]] = if kind == Kind::Any { &ALPN } else { &[ALPN_H1] };
+        let reached = match Box::pin(server.dial(&mut leased, &registration, alpn)).await {
+            Ok(reached) => reached,
+            Err(Unmet::Unreached(error)) => {
+                return Err(failed(Failure::unreachable("unreachable", in_one_line(&error))));
+            }
+            Err(Unmet::Refused(refusal)) => return Err(refused(vec![refusal])),
+        };
+        let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
+        if kind == Kind::Any {
+            leased.listing().learn(Some(if shared { Speaks::Http2 } else { Speaks::Http1 }));
+        }
+        let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
+        let tasks = ConnectionTasks::new(&peers.connections, &registration.cut);
+        let end = End { vouched_until, ..End::new(&leased, registration.cut.clone()) };
+        let stream = Watched::new(reached.secured.stream).says(end.says.clone());
+        let stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
+        let stream = TokioIo::new(stream);
+        if shared {
+            return self.shared(stream, end, tasks).await;
+        }
+        let handshake = http1_builder(&server.plane.config.http).handshake(stream);
+        let (sender, connection) = handshake.await.map_err(|error| broken(&error))?;
+        drive(&tasks, connection.with_upgrades());
+        Ok(Dialed::Single(sender, end))
+    }
+
+    fn tell(&self, refusal: Refusal) {
+        self.server.plane.refusals.tell(refusal);
+    }
+
+    fn unreached(&self, detail: String) -> Failure {
+        Failure::unreachable("unreachable", detail)
+    }
+}
+
+fn failed(failure: Failure) -> DialError {
+    DialError::Failed(DialFailure::new(failure, None))
+}
+
+fn refused(refusals: Vec<Refusal>) -> DialError {
+    let failures = refusals.iter().cloned().map(Failure::from).collect();
+    DialError::Failed(DialFailure::new(Failure::joined(failures), refusals.into_iter().next()))
+}
+
+fn broken(error: &hyper::Error) -> DialError {
+    failed(Failure::broken(in_one_line(error)))
 }
 
 fn drive(tasks: &ConnectionTasks, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
@@ -130,19 +200,14 @@ fn drive(tasks: &ConnectionTasks, connection: impl Future<Output = hyper::Result
     });
 }
 
-impl From<Vec<Refusal>> for Failure {
-    fn from(refused: Vec<Refusal>) -> Self {
-        let details: Vec<_> = refused.iter().map(|refusal| refusal.detail.as_str()).collect();
-        let detail = details.join("; ");
-        // What a peer said weighs more than that another was not there.
-        let told = refused.iter().find(|refusal| refusal.reason != "unreachable").or(refused.first());
-        let (reason, explain) =
-            told.map_or(("unreachable", None), |told| (told.reason, told.explain.clone()));
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { reason, detail, explain, .. } = refusal;
         let status = match reason {
             "access_denied" => StatusCode::FORBIDDEN,
             "handshake_timeout" => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { status, reason, detail, explain }
+        Self { status, reason, detail, explain, is_unreachable: reason == "unreachable" }
     }
 }

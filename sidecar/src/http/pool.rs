@@ -1,164 +1,421 @@
-//! Connections that are kept for the next request: shared ones (HTTP/2) and single ones (HTTP/1.1).
+//! Connections that are kept for the next request, address by address: shared ones (HTTP/2) and single ones (HTTP/1.1).
+//!
+//! Each request goes to the address with the fewest requests under way that has a connection. An address without one is
+//! dialed beside that, and has its share once it is connected. A dial belongs to the pool: a request that is taken back
+//! ends none.
 
+mod endpoint;
 mod leased;
 mod state;
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
-pub(super) use leased::{Dialed, End, Leased};
-use leased::{Home, Sender, Single};
-use state::{Bounds, State, Turn};
+use super::failure::Failure;
+use super::tasks::ConnectionTasks;
+use crate::refusals::Refusal;
+use crate::upstream::choice::Speaks;
+use crate::upstream::{self, Upstreams};
+pub(super) use leased::{Dialed, End, Leased, StreamPermit};
+use leased::{Home, ReturnTo, Sender, Shared, Single};
+use state::{Ask, Order, State, Turn};
 
-/// Idle single connections kept at one place; the one used last is used next.
-pub(super) const SINGLES_MAX: usize = 1_024;
-/// Shared connections to one place. A new one is opened only when all have [`STREAMS_BEFORE_NEXT`] requests.
-pub(super) const SHARED_MAX: usize = 16;
-/// Measured: fewer connections carry more requests in one record and one system call.
-pub(super) const STREAMS_BEFORE_NEXT: usize = 48;
+/// While no address answers, one more is tried after so long (RFC 8305 §5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// A request waits for a connection no longer than this.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Connections to one place, all made under what `E` says (identity, its generation), as far as that still holds.
-pub(super) struct Pool<E, F> {
-    state: Mutex<State<E, F>>,
-    idle_timeout: Duration,
+/// Connections to one place, all made under what its epoch says (identity, its generation), as far as that still holds.
+pub(super) struct Pool<P: Place> {
+    state: Mutex<State<P::Epoch>>,
+    bounds: Bounds,
+    changes: Arc<Changes>,
+    tasks: ConnectionTasks,
 }
 
-/// Makes connections to one place.
-pub(super) trait Dial<F>: Sync {
-    fn dial(&self, kind: Kind) -> impl Future<Output = Result<Dialed, F>> + Send;
+/// How far a pool goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// A connection that has no request for so long is not used again.
+    pub(super) idle_timeout: Duration,
+    /// Shared connections to one address.
+    pub(super) shared_max: usize,
+}
 
-    /// Over how many addresses its requests are spread.
-    fn spread(&self) -> usize;
+/// Makes connections to the addresses of one place.
+pub(super) trait Place: Clone + Send + Sync + 'static {
+    type Epoch: Clone + PartialEq + Send + 'static;
+
+    fn upstreams(&self) -> &Arc<Upstreams>;
+
+    /// How a request is carried that any version will do for, where it is not known yet what an address speaks.
+    fn unknown(&self) -> Path;
+
+    /// Makes a connection to the leased address.
+    fn dial(
+        &self,
+        leased: upstream::Leased,
+        kind: Kind,
+        path: Path,
+    ) -> impl Future<Output = Result<Dialed, DialError>> + Send;
+
+    /// Tells a refusal that no request is answered with.
+    fn tell(&self, refusal: Refusal);
+
+    /// Nothing was reached.
+    fn unreached(&self, detail: String) -> Failure;
 }
 
 /// Which kind of connection a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// HTTP/2 where the place speaks it, else HTTP/1.1.
+    /// What the address speaks.
     Any,
+    /// HTTP/2.
+    Shared,
+    /// HTTP/1.1.
+    Single,
+    /// HTTP/1.1, on a connection that carried no request before.
+    Fresh,
+}
+
+/// How a request is carried at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
     Shared,
     Single,
 }
 
-impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'static> Pool<E, F> {
-    pub(super) fn new(idle_timeout: Duration) -> Self {
-        Self { state: Mutex::default(), idle_timeout }
+/// Why a dial brought no connection.
+#[derive(Debug)]
+pub(super) enum DialError {
+    Failed(DialFailure),
+    /// The address speaks something else than was hoped, or it is not known any more what it speaks.
+    Speaks(Option<Speaks>),
+}
+
+/// How a dial failed.
+#[derive(Debug, Clone)]
+pub(super) struct DialFailure {
+    failure: Failure,
+    /// Told once, whoever hears of it.
+    untold: Arc<Mutex<Option<Refusal>>>,
+}
+
+impl DialFailure {
+    pub(super) fn new(failure: Failure, untold: Option<Refusal>) -> Self {
+        Self { failure, untold: Arc::new(Mutex::new(untold)) }
+    }
+
+    fn take_untold(&self) -> Option<Refusal> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Wakes the requests that wait.
+#[derive(Debug)]
+pub(super) struct Changes {
+    count: watch::Sender<u64>,
+    /// Who counts those that wait.
+    upstreams: Arc<Upstreams>,
+}
+
+impl Changes {
+    fn happened(&self) {
+        self.count.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// There is room for a request.
+    fn room(&self) {
+        if self.waiting() > 0 {
+            self.happened();
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.upstreams.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// One that waits, counted as such.
+struct Waiting<'a>(&'a Changes);
+
+impl<'a> Waiting<'a> {
+    fn new(changes: &'a Changes) -> Self {
+        changes.upstreams.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(changes)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.upstreams.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<P: Place> Pool<P> {
+    /// Its dials are among these tasks.
+    pub(super) fn new(upstreams: Arc<Upstreams>, bounds: Bounds, tasks: ConnectionTasks) -> Arc<Self> {
+        let changes = Arc::new(Changes { count: watch::Sender::default(), upstreams });
+        Arc::new(Self { state: Mutex::default(), bounds, changes, tasks })
     }
 
     /// A connection of this epoch: one that is there and vouched for at `now`, or a new one.
     pub(super) async fn lease(
         self: &Arc<Self>,
-        epoch: &E,
+        epoch: &P::Epoch,
         kind: Kind,
         now: OffsetDateTime,
-        place: &impl Dial<F>,
-    ) -> Result<Leased, F> {
+        place: &P,
+    ) -> Result<Leased, Failure> {
+        let mut request = Request::new();
         loop {
-            let bounds = Bounds { idle_timeout: self.idle_timeout, spread: place.spread() };
-            let turn = self.lock().turn(epoch, kind, now, bounds);
-            match turn {
-                Turn::Ready(sender) => return Ok(self.leased(epoch, sender)),
-                Turn::Alone => {
-                    return match place.dial(Kind::Single).await? {
-                        Dialed::Single(sender, end) => Ok(self.leased(epoch, Sender::single(sender, end))),
-                        Dialed::Shared(sender, end) => {
-                            let sender = self.lock().keep(epoch, sender, end);
-                            Ok(self.leased(epoch, sender))
-                        }
-                    };
+            // Read before the state is: what changes later wakes.
+            let seen = request.waits.as_ref().map(|_| *self.changes.count.borrow());
+            let (turn, era) = self.turn(epoch, kind, now, place, &mut request);
+            match (turn, seen) {
+                (Turn::Ready(sender, permit), _) => {
+                    self.tell_failed(&request, place);
+                    return Ok(self.leased(sender, permit, era));
                 }
-                Turn::ForAll(says) => {
-                    let dialed = place.dial(kind).await;
-                    let mut state = self.lock();
-                    state.dialing = None;
-                    return match dialed {
-                        Ok(Dialed::Shared(sender, end)) => {
-                            let sender = state.keep(epoch, sender, end);
-                            drop(state);
-                            Ok(self.leased(epoch, sender))
-                        }
-                        Ok(Dialed::Single(sender, end)) => {
-                            state.only_singles = true;
-                            drop(state);
-                            Ok(self.leased(epoch, Sender::single(sender, end)))
-                        }
-                        Err(failure) => {
-                            // Where another address was wanted, one that is reached will do.
-                            if let Some(sender) = state.share_of(epoch) {
-                                drop(state);
-                                return Ok(self.leased(epoch, sender));
-                            }
-                            drop(state);
-                            says.send_replace(Some(failure.clone()));
-                            Err(failure)
-                        }
-                    };
-                }
-                Turn::Wait(mut says) => {
-                    // An end without a word: whoever connected has gone, or has succeeded.
-                    let _ended = says.changed().await;
-                    let failed = says.borrow().clone();
-                    match failed {
-                        Some(failure) => return Err(failure),
-                        None => self.forget_dial(&says),
+                (Turn::Own(order, permit), _) => {
+                    request.has_waited = true;
+                    let (hand, handed) = oneshot::channel();
+                    self.dial(order, kind, place, Some(hand));
+                    if let Ok(single) = handed.await {
+                        self.tell_failed(&request, place);
+                        return Ok(self.leased(Sender::Single(Some(single)), permit, era));
                     }
                 }
+                (Turn::Wait, None) => {
+                    request.has_waited = true;
+                    request.waits = Some(Waiting::new(&self.changes));
+                }
+                (Turn::Wait, Some(_)) if request.began.elapsed() > WAIT_MAX => {
+                    return Err(self.unreached(&request, place));
+                }
+                (Turn::Wait, Some(seen)) => {
+                    let mut count = self.changes.count.subscribe();
+                    let changed = timeout(NEXT_ADDRESS_AFTER, count.wait_for(|count| *count != seen)).await;
+                    request.is_late = changed.is_err();
+                }
+                (Turn::Full, _) => return Err(self.full()),
+                (Turn::Failed, _) if self.lock().endpoints.is_empty() && !request.has_asked => {
+                    request.has_asked = true;
+                    place.upstreams().first_address().await;
+                }
+                (Turn::Failed, _) => return Err(self.unreached(&request, place)),
             }
         }
     }
 
+    fn turn(
+        self: &Arc<Self>,
+        epoch: &P::Epoch,
+        kind: Kind,
+        now: OffsetDateTime,
+        place: &P,
+        request: &mut Request<'_>,
+    ) -> (Turn, u64) {
+        let mut state = self.lock();
+        state.take_over(epoch, place.upstreams());
+        let dials = *request.dials.get_or_insert(state.dials);
+        let waiting = self.changes.waiting();
+        let (unknown, is_late, shared_max) = (place.unknown(), request.is_late, self.bounds.shared_max);
+        let (turn, order) = state.turn(Ask { kind, unknown, now, dials, is_late, waiting, shared_max });
+        let era = state.era;
+        drop(state);
+        if let Some(order) = order {
+            self.dial(order, kind, place, None);
+        }
+        (turn, era)
+    }
+
     /// Uses none of the present connections for another request.
     pub(super) fn retire(&self) {
-        let mut state = self.lock();
-        state.shared.clear();
-        state.singles.clear();
+        self.lock().endpoints.clear();
     }
 
-    fn leased(self: &Arc<Self>, epoch: &E, sender: Sender) -> Leased {
-        let home: Option<Arc<dyn Home>> = match &sender {
-            Sender::Shared(_) => None,
-            Sender::Single(_) => Some(Arc::new(Place { pool: self.clone(), epoch: epoch.clone() })),
-        };
-        Leased { sender, home }
+    /// Closes what is of no use any more.
+    pub(super) fn clean(&self, now: OffsetDateTime) {
+        let (mut state, instant) = (self.lock(), Instant::now());
+        state.endpoints.iter_mut().for_each(|endpoint| endpoint.clean(now, instant));
     }
 
-    /// Whoever connected for all was dropped on the way.
-    fn forget_dial(&self, ended: &watch::Receiver<Option<F>>) {
-        let mut state = self.lock();
-        if state.dialing.as_ref().is_some_and(|dialing| dialing.same_channel(ended)) {
-            state.dialing = None;
+    fn leased(self: &Arc<Self>, sender: Sender, permit: Arc<StreamPermit>, era: u64) -> Leased {
+        let home = matches!(sender, Sender::Single(_)).then(|| ReturnTo { pool: self.clone(), era });
+        Leased { sender, home, permit }
+    }
+
+    /// Begins a dial, which goes on when whoever it is for has gone.
+    fn dial(self: &Arc<Self>, order: Order, kind: Kind, place: &P, hand: Option<oneshot::Sender<Single>>) {
+        let (place, dial) = (place.clone(), Dial { pool: self.clone(), order, ended: false });
+        self.tasks.spawn(async move {
+            let Some(leased) = place.upstreams().lease(order.id) else { return };
+            let dialed = place.dial(leased, kind, order.path).await;
+            dial.end(dialed, hand, &place);
+        });
+    }
+
+    /// What other addresses said before one was reached.
+    fn tell_failed(&self, request: &Request<'_>, place: &P) {
+        if request.has_waited {
+            let failed = self.lock().failed_since(request.dials.unwrap_or_default());
+            failed.iter().filter_map(DialFailure::take_untold).for_each(|refusal| place.tell(refusal));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<E, F>> {
+    /// All that went wrong since the request came. Whoever hears of it tells it.
+    fn unreached(&self, request: &Request<'_>, place: &P) -> Failure {
+        let failed = self.lock().failed_since(request.dials.unwrap_or_default());
+        failed.iter().for_each(|failure| drop(failure.take_untold()));
+        let beside = place.upstreams().beside().to_string();
+        let beside = beside.strip_prefix("; ").unwrap_or(&beside);
+        let beside = (!beside.is_empty() || failed.is_empty()).then(|| place.unreached(beside.to_owned()));
+        let failures: Vec<_> = failed.into_iter().map(|failed| failed.failure).chain(beside).collect();
+        Failure::joined(failures)
+    }
+
+    fn full(&self) -> Failure {
+        let (state, max) = (self.lock(), self.bounds.shared_max);
+        let connections: usize = state.endpoints.iter().map(|endpoint| endpoint.shared_count()).sum();
+        let failed = state.endpoints.iter().filter_map(|endpoint| endpoint.failed.as_ref());
+        let failed: Vec<_> = failed.map(|(_, failure)| failure.failure.detail.clone()).collect();
+        drop(state);
+        let detail = format!(
+            "all {connections} HTTP/2 connections carry as many requests as the other side allows \
+             (SETTINGS_MAX_CONCURRENT_STREAMS), and no more are opened: http.http2_connections_max = {max} for each address{}",
+            failed.iter().map(|detail| format!("; {detail}")).collect::<String>(),
+        );
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Failure { status, reason: "http2_connections_max", detail, explain: None, is_unreachable: false }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<P::Epoch>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Place<E, F> {
-    pool: Arc<Pool<E, F>>,
-    epoch: E,
+/// What is known of a request that needs a connection.
+struct Request<'a> {
+    began: Instant,
+    /// That had ended when it came.
+    dials: Option<u64>,
+    is_late: bool,
+    waits: Option<Waiting<'a>>,
+    /// A dial may have failed meanwhile.
+    has_waited: bool,
+    /// It has waited for the first address.
+    has_asked: bool,
 }
 
-impl<E: Clone + PartialEq + Send + Sync + 'static, F: Clone + Send + Sync + 'static> Home for Place<E, F> {
-    fn take(&self, single: Single) {
-        let mut state = self.pool.lock();
-        state.drop_idle(self.pool.idle_timeout);
-        if state.epoch.as_ref() == Some(&self.epoch)
-            && state.singles.len() < SINGLES_MAX
-            && !single.sender.is_closed()
-        {
-            state.singles.push_back((single, Instant::now()));
+impl Request<'_> {
+    fn new() -> Self {
+        let began = Instant::now();
+        Self { began, dials: None, is_late: false, waits: None, has_waited: false, has_asked: false }
+    }
+}
+
+/// A dial under way.
+struct Dial<P: Place> {
+    pool: Arc<Pool<P>>,
+    order: Order,
+    ended: bool,
+}
+
+impl<P: Place> Dial<P> {
+    fn end(mut self, dialed: Result<Dialed, DialError>, hand: Option<oneshot::Sender<Single>>, place: &P) {
+        let mut refused = None;
+        let (pool, instant) = (self.pool.clone(), Instant::now());
+        let mut state = pool.lock();
+        self.ended = true;
+        state.dials += 1;
+        let (dials, is_same) = (state.dials, state.era == self.order.era);
+        let mut endpoint =
+            state.endpoints.iter_mut().find(|endpoint| is_same && endpoint.id == self.order.id);
+        if let Some(endpoint) = &mut endpoint {
+            endpoint.end_dial(self.order.path);
+        }
+        match (dialed, endpoint) {
+            (Ok(Dialed::Shared(sender, end)), Some(endpoint)) => {
+                endpoint.succeeded();
+                endpoint.keep_shared(Shared::new(sender, end, pool.changes.clone()));
+            }
+            (Ok(Dialed::Single(sender, end)), endpoint) => {
+                let single = Single::new(sender, end);
+                let left = match hand {
+                    Some(hand) => hand.send(single).err(),
+                    None => Some(single),
+                };
+                if let Some(endpoint) = endpoint {
+                    endpoint.succeeded();
+                    // Whoever wanted it has gone; the next will.
+                    if let Some(single) = left {
+                        endpoint.keep_idle(single, instant + pool.bounds.idle_timeout);
+                    }
+                }
+            }
+            (Err(DialError::Failed(failure)), endpoint) => {
+                let is_awaited = pool.changes.waiting() > 0 || hand.is_some_and(|hand| !hand.is_closed());
+                refused = failure.take_untold_unless(is_awaited);
+                if let Some(endpoint) = endpoint {
+                    endpoint.fails(dials, failure, instant);
+                }
+            }
+            (Err(DialError::Speaks(speaks)), Some(endpoint)) => {
+                endpoint.listing.learn(speaks);
+            }
+            // Its address is none any more, or the identity is another.
+            (Ok(Dialed::Shared(..)) | Err(DialError::Speaks(_)), None) => {}
+        }
+        drop(state);
+        pool.changes.happened();
+        if let Some(refusal) = refused {
+            place.tell(refusal);
         }
     }
 }
 
-impl<E, F> fmt::Debug for Pool<E, F> {
+impl<P: Place> Drop for Dial<P> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut state = self.pool.lock();
+            let (id, is_same) = (self.order.id, state.era == self.order.era);
+            if let Some(endpoint) = state.endpoints.iter_mut().find(|one| is_same && one.id == id) {
+                endpoint.end_dial(self.order.path);
+            }
+            drop(state);
+            self.pool.changes.happened();
+        }
+    }
+}
+
+impl DialFailure {
+    fn take_untold_unless(&self, is_awaited: bool) -> Option<Refusal> {
+        if is_awaited { None } else { self.take_untold() }
+    }
+}
+
+impl<P: Place> Home for Pool<P> {
+    fn take(&self, era: u64, single: Single) {
+        let mut state = self.lock();
+        let (is_same, id) = (state.era == era, single.id());
+        if let Some(endpoint) = state.endpoints.iter_mut().find(|one| is_same && one.id == id) {
+            let until = Instant::now() + single.idle_for(self.bounds.idle_timeout);
+            endpoint.keep_idle(single, until);
+        }
+    }
+}
+
+impl<P: Place> fmt::Debug for Pool<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("idle_timeout", &self.idle_timeout).finish_non_exhaustive()
+        f.debug_struct("Pool").field("bounds", &self.bounds).finish_non_exhaustive()
     }
 }

@@ -20,20 +20,19 @@ use tracing::debug;
 
 use super::body::Answer;
 use super::call::Calls;
+use super::client::pings;
 use super::frames::{Frames, PREFACE, Unfinished};
 use super::framing::Heads;
 use super::tasks::ConnectionTasks;
 use super::upgrade::OverTcp;
 use super::watched::{ResetProbe, Watched};
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
-use crate::config::Http;
+use crate::config::{Config, Http};
 use crate::live::Traffic;
 use crate::plane::Plane;
 
 /// Times are looked at this often at least, and at least twice within each limit.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487).
-const RESETS_PENDING_MAX: usize = 20;
 /// Streams that we may have to reset for a client's faults (MadeYouReset, CVE-2025-8671).
 const RESETS_CAUSED_MAX: usize = 100;
 /// Of one response so much waits for the client's window.
@@ -104,11 +103,12 @@ where
                 .await;
         }
         Speaks::Http2 => {
+            // Who has gone already needs no PING.
+            let pings = stream.stream().tcp().peer_addr().ok().and_then(|peer| pings(peer.ip()));
             let unfinished = Arc::<Unfinished>::default();
             let stream = stream.frames(Frames::new(unfinished.clone()));
-            let connection =
-                http2_builder(limits, session.plane.config.limits.dead_after, session.tasks.clone())
-                    .serve_connection(TokioIo::new(stream), service);
+            let connection = http2_builder(&session.plane.config, pings, session.tasks.clone())
+                .serve_connection(TokioIo::new(stream), service);
             let stalled = |limit, now| unfinished.is_stalled(limit, now);
             drive(connection, http2::Connection::graceful_shutdown, stalled, &begun, session).await;
         }
@@ -130,19 +130,22 @@ fn http1_builder(limits: &Http) -> http1::Builder {
 }
 
 fn http2_builder(
-    limits: &Http,
-    dead_after: Duration,
+    config: &Config,
+    pings: Option<Duration>,
     tasks: ConnectionTasks,
 ) -> http2::Builder<ConnectionTasks> {
+    let limits = &config.http;
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
+        // Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487): as many as it may have
+        // open, as all who share the connection may take back what they have under way.
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_pending_accept_reset_streams(limits.streams_max)
         .max_local_error_reset_streams(RESETS_CAUSED_MAX)
-        .keep_alive_interval(dead_after / 2)
-        .keep_alive_timeout(dead_after / 2)
+        .keep_alive_interval(pings)
+        .keep_alive_timeout(config.limits.dead_after)
         .max_send_buf_size(SEND_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::frames::Frames;
 use super::framing::Heads;
 use super::interim::InterimQueue;
+use super::preface::{ServerSays, SettingsReader};
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
 use crate::live::{Registration, Traffic};
@@ -26,6 +27,7 @@ pub(super) struct Watched<S> {
     first: Vec<u8>,
     heads: Option<Arc<Heads>>,
     frames: Option<Frames>,
+    settings: Option<SettingsReader>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
     leased: Option<Leased>,
     /// Of a peer's connection, which is registered until it is closed: what is read goes to the app.
@@ -63,6 +65,7 @@ impl<S> Watched<S> {
             first: Vec::new(),
             heads: None,
             frames: None,
+            settings: None,
             alert: None,
             leased: None,
             registration: None,
@@ -93,6 +96,12 @@ impl<S> Watched<S> {
     /// Shows the frames of HTTP/2 requests.
     pub(super) fn frames(mut self, frames: Frames) -> Self {
         self.frames = Some(frames);
+        self
+    }
+
+    /// Reads what a server says of itself.
+    pub(super) fn says(mut self, says: Arc<ServerSays>) -> Self {
+        self.settings = Some(SettingsReader::new(says));
         self
     }
 
@@ -174,6 +183,9 @@ impl<S: AsyncRead + Unpin> Watched<S> {
                 leased.failed();
             }
         }
+        if let (Err(_), Some(settings)) = (&read, &self.settings) {
+            settings.ended();
+        }
         Poll::Ready(read)
     }
 }
@@ -199,6 +211,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         if let Some(frames) = &mut self.frames {
             frames.pass(read);
+        }
+        if let Some(settings) = &mut self.settings {
+            if read.is_empty() { settings.ended() } else { settings.pass(read) }
         }
         if let Some(bytes) = self.traffic() {
             bytes.to_app.fetch_add(read.len() as u64, Ordering::Relaxed);

@@ -25,6 +25,7 @@ pub struct Levels {
     /// Handshakes of peers under way.
     pub handshakes_pending: Gauge,
     connections: Family<ByListener, Gauge>,
+    http_requests_waiting: Family<ByListener, Gauge>,
     most_of_one_peer: Gauge,
     descriptors: Gauge,
     limits: Family<ByLimit, Gauge>,
@@ -36,6 +37,8 @@ impl Levels {
         registry.register("handshakes_pending", "Handshakes of peers under way", pending);
         let connections = self.connections.clone();
         registry.register("listener_connections", "Accepted and still open", connections);
+        let waiting = self.http_requests_waiting.clone();
+        registry.register("http_requests_waiting", "Requests that wait for a connection", waiting);
         let most = self.most_of_one_peer.clone();
         registry.register("connections_of_one_peer", "The most that one identity has at one inbound", most);
         registry.register("descriptors", "File descriptors in use", self.descriptors.clone());
@@ -56,6 +59,12 @@ impl Levels {
     /// Open connections of one listener, to be set by it.
     pub fn of_listener(&self, direction: Direction, listener: String) -> Gauge {
         self.connections.get_or_create(&ByListener { direction, listener }).clone()
+    }
+
+    /// Requests of one listener that wait for a connection.
+    pub fn waiting(&self, direction: Direction, listener: String, requests: usize) {
+        let gauge = self.http_requests_waiting.get_or_create(&ByListener { direction, listener });
+        gauge.set(signed(requests as u64));
     }
 
     /// Takes over what is looked at only when somebody asks.

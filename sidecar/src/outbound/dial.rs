@@ -47,6 +47,15 @@ pub(super) enum Found<K> {
     New(Box<Reached>),
 }
 
+/// Why the service was not reached at an address.
+#[derive(Debug)]
+pub(crate) enum Unmet {
+    /// Nobody answers.
+    Unreached(ConnectError),
+    /// We refuse who is there, or the other way round.
+    Refused(Refusal),
+}
+
 /// Notes that an address is dialled now. What has only waited for its turn says nothing about the address.
 fn begin(dialed: &Mutex<Vec<AddressId>>, id: AddressId) {
     dialed.lock().unwrap_or_else(PoisonError::into_inner).push(id);
@@ -60,15 +69,35 @@ struct FailedAttempt {
 }
 
 impl OutboundServer {
-    /// Reaches the service by a new connection.
+    /// Reaches the service at one address.
     pub(crate) async fn dial(
         &self,
+        leased: &mut Leased,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<(Box<Reached>, Leased), Vec<Refusal>> {
-        match self.find(registration, alpn, |_| None::<std::convert::Infallible>).await? {
-            (Found::New(reached), leased) => Ok((reached, leased)),
-            (Found::Kept(never), _) => match never {},
+    ) -> Result<Box<Reached>, Unmet> {
+        let credentials =
+            self.plane.valid_credentials().map_err(|denial| Unmet::Refused(self.of_denial(denial)))?;
+        let address = leased.address();
+        let permit = match self.turn(address, &|_| None::<std::convert::Infallible>).await {
+            Turn::Kept(never) => match never {},
+            Turn::Dial(permit) => permit,
+            Turn::Stuck => return Err(Unmet::Refused(self.of_stuck(address))),
+        };
+        // Boxed, so that the handshake's state is gone while bytes are carried.
+        match Box::pin(self.reach(leased, (&credentials, registration, alpn), &Progress::default())).await {
+            Ok(reached) => {
+                permit.succeeded();
+                leased.succeeded();
+                Ok(reached)
+            }
+            Err(Failure::Unreached(error)) => Err(Unmet::Unreached(error)),
+            Err(failure) => {
+                if !matches!(failure, Failure::Config(_)) {
+                    leased.failed();
+                }
+                Err(Unmet::Refused(self.of_failure(failure, address).await))
+            }
         }
     }
 

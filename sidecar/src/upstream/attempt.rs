@@ -51,7 +51,7 @@ impl Attempt {
         };
         let picked = timeout(self.upstreams.limits.connect_timeout, found).await.ok()??;
         self.tried.push((picked.id, picked.at));
-        Some(Leased { upstreams: self.upstreams.clone(), picked, before: None })
+        Some(Leased::new(self.upstreams.clone(), picked))
     }
 
     fn is_over(&self) -> bool {
@@ -98,6 +98,10 @@ pub struct Leased {
 }
 
 impl Leased {
+    pub(super) fn new(upstreams: Arc<Upstreams>, picked: Picked) -> Self {
+        Self { upstreams, picked, before: None }
+    }
+
     pub fn id(&self) -> AddressId {
         self.picked.id
     }

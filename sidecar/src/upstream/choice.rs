@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// After so many failures in a row an address is ejected.
@@ -36,18 +36,78 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// Whether an address is still one of its place, for connections there that are kept.
+/// An address, for connections there that are kept.
 #[derive(Debug, Clone, Default)]
-pub struct Listing(Arc<AtomicBool>);
+pub struct Listing(Arc<Listed>);
+
+/// Of `speaks`: nothing known contradicts it.
+const HTTP2_IS_TRIED: u8 = 3;
+
+#[derive(Debug, Default)]
+struct Listed {
+    over: AtomicBool,
+    /// Requests under way there.
+    requests: AtomicUsize,
+    speaks: AtomicU8,
+}
+
+/// The version of HTTP that is spoken with an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Http1 = 1,
+    Http2 = 2,
+}
+
+impl Speaks {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "1.1",
+            Self::Http2 => "2",
+        }
+    }
+}
 
 impl Listing {
     /// It is none of the place's any more: what is open may end by itself, but nothing new begins there.
     pub fn is_over(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.over.load(Ordering::Relaxed)
     }
 
     fn end(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests under way there.
+    pub fn requests(&self) -> usize {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn request_begins(&self) {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn request_ends(&self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Which HTTP is spoken there, once it is known.
+    pub fn speaks(&self) -> Option<Speaks> {
+        match self.0.speaks.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Speaks::Http1),
+            _ => Some(Speaks::Http2),
+        }
+    }
+
+    /// HTTP/2 is tried there next.
+    pub(crate) fn try_http2(&self) {
+        self.0.speaks.store(HTTP2_IS_TRIED, Ordering::Relaxed);
+    }
+
+    /// Keeps which HTTP is spoken there, and says whether that is new.
+    pub(crate) fn learn(&self, speaks: Option<Speaks>) -> bool {
+        let known = speaks.map_or(0, |speaks| speaks as u8);
+        self.0.speaks.swap(known, Ordering::Relaxed) != known
     }
 }
 
@@ -88,6 +148,10 @@ impl Address {
     /// The address of the same instance where it did not answer last.
     fn also(&self) -> Option<SocketAddr> {
         [Some(self.endpoint.at), self.endpoint.also].into_iter().flatten().find(|other| *other != self.at)
+    }
+
+    pub fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     pub fn is_ejected(&self, now: Instant) -> bool {
@@ -143,6 +207,11 @@ impl Choice {
         };
         let id = self.lighter(random, of_other_family).or_else(|| self.lighter(random, ready));
         let id = id.or_else(|| self.lighter(random, untried))?;
+        self.take(id, now, random)
+    }
+
+    /// This address, counted as in flight.
+    pub fn take(&mut self, id: AddressId, now: Instant, random: u64) -> Option<Picked> {
         let address = self.known(id)?;
         address.in_flight += 1;
         if address.record.ejections > 0 && !address.is_ejected(now) {
@@ -214,12 +283,6 @@ impl Choice {
 
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
-    }
-
-    /// Over how many addresses new work is spread: those that are not ejected, or all.
-    pub fn spread(&self, now: Instant) -> usize {
-        let ready = self.addresses.iter().filter(|address| !address.is_ejected(now)).count();
-        if ready == 0 { self.addresses.len() } else { ready }
     }
 
     /// Whether there are addresses, and each is ejected.

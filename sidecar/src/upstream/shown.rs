@@ -1,12 +1,13 @@
 //! What `/status` shows of the addresses behind each listener.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::choice::Address;
+use super::choice::{Address, Speaks};
 use super::name::Standing;
 use super::place::Place;
 use super::{Upstreams, now};
@@ -35,6 +36,14 @@ impl UpstreamRegister {
     }
 }
 
+impl UpstreamRegister {
+    /// Requests of the listener with this number that wait for a connection.
+    pub fn waiting(&self, direction: Direction, listener: usize) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(direction, listener)).map_or(0, |one| one.waiting.load(Ordering::Relaxed))
+    }
+}
+
 impl Upstreams {
     fn shown(&self) -> Value {
         let (state, now) = (self.state(), now());
@@ -44,7 +53,9 @@ impl Upstreams {
         addresses.sort_by_key(|one| (u32::MAX - one.record.failures, u32::MAX - one.in_flight, one.at));
         let more = addresses.len().saturating_sub(ADDRESSES_SHOWN_MAX);
         let addresses = addresses.iter().take(ADDRESSES_SHOWN_MAX).map(|one| address_shown(one, now));
-        json!({ "addresses": addresses.collect::<Vec<_>>(), "more": more, "names": names })
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let addresses: Vec<_> = addresses.collect();
+        json!({ "addresses": addresses, "more": more, "names": names, "requests_waiting": waiting })
     }
 }
 
@@ -53,6 +64,8 @@ fn address_shown(one: &Address, now: Instant) -> Value {
     json!({
         "address": one.at,
         "in_flight": one.in_flight,
+        "requests": one.listing().requests(),
+        "http": one.listing().speaks().map(Speaks::as_str),
         "failures": one.record.failures,
         "ejected_for": left.filter(|left| !left.is_zero()).map(|left| format!("{left:.1?}")),
     })

@@ -22,7 +22,16 @@ impl App {
         F: Future<Output = io::Result<()>> + Send + 'static,
         S: Fn(TcpStream) -> F + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve_at("127.0.0.1:0", serve).await
+    }
+
+    /// The same at this address.
+    pub async fn serve_at<F, S>(at: &str, serve: S) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+        S: Fn(TcpStream) -> F + Send + 'static,
+    {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

@@ -10,11 +10,12 @@ use postern_proto::policy::{Policy, Protocol};
 use postern_sidecar::access_log::AccessLog;
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
-    AccessLogConfig, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound, ProxyProtocol,
-    Shutdown, Target, TellCallers, Tunnels,
+    AccessLogConfig, AppHttp, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound,
+    ProxyProtocol, Shutdown, Target, TellCallers, Tunnels,
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Families, Until};
+use postern_sidecar::metrics::Direction;
 use postern_sidecar::outbound::OutboundServer;
 use postern_sidecar::plane::Plane;
 use postern_sidecar::upstream::lookup::NameServers;
@@ -61,6 +62,7 @@ pub struct Spec {
     pub limits: Limits,
     pub http: Http,
     pub protocol: Protocol,
+    pub app_http: AppHttp,
     pub tell_callers: TellCallers,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub access_log: Option<AccessLogConfig>,
@@ -85,6 +87,7 @@ impl Spec {
             limits: Limits::default(),
             http: Http::default(),
             protocol: Protocol::Tcp,
+            app_http: AppHttp::default(),
             tell_callers: TellCallers::default(),
             proxy_protocol: None,
             access_log: None,
@@ -136,6 +139,7 @@ impl Spec {
             listen: self.listen,
             app,
             protocol: self.protocol,
+            app_http: self.app_http,
             tell_callers: self.tell_callers,
             proxy_protocol: self.proxy_protocol,
         });
@@ -227,6 +231,12 @@ impl Sidecar {
     /// How many connections are live.
     pub fn live(&self) -> u64 {
         self.plane.register.shown()["live"].as_u64().unwrap()
+    }
+
+    /// Requests under way at the addresses of its outbound.
+    pub fn requests(&self) -> u64 {
+        let shown = self.plane.upstreams.shown(Direction::Outbound, 0);
+        shown["addresses"].as_array().unwrap().iter().map(|one| one["requests"].as_u64().unwrap()).sum()
     }
 
     /// Waits until all tasks have ended, as they must once no connection is left.

@@ -85,13 +85,14 @@ async fn a_body_too_long_to_keep_is_not_sent_again() {
 }
 
 /// An app that answers one request on each connection, and closes it when the next one comes.
-async fn closing_app() -> App {
-    App::serve(async |mut stream: TcpStream| {
+async fn closing_app(fields: &'static str) -> App {
+    App::serve(move |mut stream: TcpStream| async move {
         let mut request = Vec::new();
         while !request.ends_with(b"word") {
             stream.read_buf(&mut request).await?;
         }
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}content-length: 2\r\n\r\nok");
+        stream.write_all(answer.as_bytes()).await?;
         stream.read_u8().await.map(|_| ())
     })
     .await
@@ -99,10 +100,20 @@ async fn closing_app() -> App {
 
 #[tokio::test]
 async fn only_an_idempotent_request_is_repeated_when_the_app_closes_a_kept_connection() {
-    let live = Live::with(closing_app().await).await;
+    let live = Live::with(closing_app("").await).await;
     live.payments.apply(&policy(Some("\"PUT /charge\", \"POST /charge\""), None));
     let mut orders = live.direct("orders", b"http/1.1").await;
     for (request, status) in [("PUT", 200), ("PUT", 200), ("POST", 502), ("POST", 200), ("POST", 502)] {
         assert_eq!(asked(&mut orders, &format!("{request} /charge")).await.unwrap(), status, "{request}");
+    }
+}
+
+/// The app closes such a connection when the next request is just there, so that each would be lost.
+#[tokio::test]
+async fn no_request_goes_on_a_connection_that_the_app_no_longer_keeps() {
+    let live = Live::with(closing_app("Keep-Alive: timeout=0\r\n").await).await;
+    let mut orders = live.direct("orders", b"http/1.1").await;
+    for _ in 0..5 {
+        assert_eq!(asked(&mut orders, "POST /charge").await.unwrap(), 200);
     }
 }

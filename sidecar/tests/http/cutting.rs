@@ -4,24 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_proto::identity::TrustBundles;
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, server_config};
 use postern_proto::policy::Protocol;
-use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
-use tokio_rustls::TlsAcceptor;
 
 use crate::apps::{App, expect_reset};
-use crate::authority::{Authority, Validity, id};
+use crate::authority::{Authority, id};
 use crate::live::{ALL, Http2, asked, echo, policy, switched};
+use crate::peers::acceptor;
 use crate::sidecar::{Sidecar, Spec, eventually};
 
 /// `payments` without a sidecar, which hears of no policy, revocation or root, and echoes.
 async fn foreign_payments(authority: &Authority) -> App {
-    let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
-    let identity = TlsIdentity::new(&authority.svid(&id("payments"), validity)).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
-    let acceptor = TlsAcceptor::from(server_config(&identity, judge, &[b"h2", b"http/1.1"]).unwrap());
+    let acceptor = acceptor(authority, &[b"h2", b"http/1.1"]);
     App::serve(move |stream: TcpStream| {
         let acceptor = acceptor.clone();
         async move { echo(acceptor.accept(stream).await?).await }

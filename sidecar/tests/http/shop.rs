@@ -146,7 +146,12 @@ impl Seen {
 
 /// Says these bytes to a sidecar of a caller, and returns all it answers until it closes.
 pub async fn say(sidecar: &Sidecar, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(sidecar.outbound.unwrap()).await.unwrap();
+    say_to(sidecar.outbound.unwrap(), bytes).await
+}
+
+/// The same at this address.
+pub async fn say_to(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(at).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
     // Reset or end: either way it is over.

@@ -2,24 +2,37 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use rustls::AlertDescription;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
+use super::Changes;
 use crate::credentials::holds_until;
 use crate::http::body::RequestBody;
-use crate::upstream::choice::Listing;
+use crate::http::preface::ServerSays;
+use crate::upstream;
+use crate::upstream::choice::{AddressId, Listing};
+
+/// A request that was taken back before its answer counts as a stream for so long: a server that is asked and told
+/// "never mind" in one breath may take that for an attack (rapid reset, CVE-2023-44487). So a connection has no more of
+/// these, within this time, than the server allows streams.
+pub(super) const RESET_COUNTS_FOR: Duration = Duration::from_secs(1);
+
+/// So much before the other side may close an idle connection it is not used any more, or after half of its time.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// A connection for one request.
 pub(in crate::http) struct Leased {
     pub(super) sender: Sender,
-    pub(super) home: Option<Arc<dyn Home>>,
+    pub(super) home: Option<ReturnTo>,
+    pub(super) permit: Arc<StreamPermit>,
 }
 
 pub(super) enum Sender {
@@ -28,40 +41,67 @@ pub(super) enum Sender {
 }
 
 /// Where a single connection goes when it is free again.
-pub(super) trait Home: Send + Sync {
-    fn take(&self, single: Single);
+pub(super) struct ReturnTo {
+    pub(super) pool: Arc<dyn Home>,
+    /// Which of its epochs the connection is of.
+    pub(super) era: u64,
 }
 
-impl Sender {
-    pub(super) fn single(sender: http1::SendRequest<RequestBody>, end: End) -> Self {
-        Self::Single(Some(Single { sender, end, kept: false }))
+/// A pool, whatever it is a pool of.
+pub(super) trait Home: Send + Sync {
+    fn take(&self, era: u64, single: Single);
+}
+
+/// Counts a request at its address and its connection, until both its answer and its body are over.
+#[derive(Debug)]
+pub(in crate::http) struct StreamPermit {
+    shared: Option<Arc<Shared>>,
+    listing: Listing,
+    answered: AtomicBool,
+}
+
+impl StreamPermit {
+    /// For a connection of its own.
+    pub(super) fn of(listing: &Listing) -> Arc<Self> {
+        listing.request_begins();
+        Arc::new(Self { shared: None, listing: listing.clone(), answered: AtomicBool::new(false) })
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.listing.request_ends();
+        if let Some(shared) = &self.shared {
+            shared.leave(self.answered.load(Ordering::Relaxed));
+        }
     }
 }
 
 impl Leased {
-    /// A connection just made, for one request alone.
-    pub(in crate::http) fn fresh(dialed: Dialed) -> Self {
-        let sender = match dialed {
-            Dialed::Single(sender, end) => Sender::single(sender, end),
-            Dialed::Shared(sender, end) => Sender::Shared(Arc::new(Shared::new(sender, end))),
-        };
-        Self { sender, home: None }
-    }
-
     /// Sends a request. It comes back when nothing of it was sent, because the connection had ended before.
     pub(in crate::http) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.sender {
-            Sender::Shared(shared) => shared.sender.clone().try_send_request(request).await,
+        let answered = match &mut self.sender {
+            Sender::Shared(shared) => {
+                request.body_mut().occupy(self.permit.clone());
+                shared.sender.clone().try_send_request(request).await
+            }
             Sender::Single(Some(single)) => {
                 // A connection that comes back from a request may still be at its end.
                 let _closed_shows_below = single.sender.ready().await;
                 single.sender.try_send_request(request).await
             }
             Sender::Single(None) => std::future::pending().await,
+        };
+        if let Ok(response) = &answered {
+            self.permit.answered.store(true, Ordering::Relaxed);
+            if let Sender::Single(Some(single)) = &mut self.sender {
+                single.keep_alive = keep_alive(response.headers());
+            }
         }
+        answered
     }
 
     /// Who is at the other end.
@@ -102,15 +142,7 @@ impl Leased {
         if let (Sender::Single(single), Some(home)) = (&mut self.sender, &self.home)
             && let Some(single) = single.take()
         {
-            home.take(Single { kept: true, ..single });
-        }
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        if let Sender::Shared(shared) = &self.sender {
-            shared.open.fetch_sub(1, Ordering::Relaxed);
+            home.pool.take(home.era, Single { kept: true, ..single });
         }
     }
 }
@@ -121,29 +153,101 @@ impl fmt::Debug for Leased {
     }
 }
 
+fn idle_for(keep_alive: Option<Duration>, idle_timeout: Duration) -> Duration {
+    let kept = keep_alive.map(|kept| kept - KEEP_ALIVE_MARGIN.min(kept / 2));
+    kept.map_or(idle_timeout, |kept| kept.min(idle_timeout))
+}
+
+/// How long an answer says that its connection is kept idle: `Keep-Alive: timeout=N`, in seconds.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok());
+    let parameters = values.flat_map(|value| value.split(',')).filter_map(|one| one.split_once('='));
+    let timeouts = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
+    timeouts
+        .filter_map(|(_, seconds)| seconds.trim().trim_matches('"').parse().ok().map(Duration::from_secs))
+        .min()
+}
+
 /// A connection that many requests share.
 pub(super) struct Shared {
-    pub(super) sender: http2::SendRequest<RequestBody>,
+    sender: http2::SendRequest<RequestBody>,
+    pub(super) end: End,
     /// Requests on it now.
-    pub(super) open: AtomicUsize,
+    open: AtomicUsize,
     /// Its last request's number among all: of equals, the one unused longest is next.
     pub(super) last: AtomicU64,
-    pub(super) end: End,
+    /// When requests were taken back that still count.
+    resets: Mutex<Vec<Instant>>,
+    changes: Arc<Changes>,
 }
 
 impl Shared {
-    /// A new one with its first request.
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>, end: End) -> Self {
-        Self { sender, open: AtomicUsize::new(1), last: AtomicU64::new(0), end }
+    pub(super) fn new(sender: http2::SendRequest<RequestBody>, end: End, changes: Arc<Changes>) -> Self {
+        let (open, last, resets) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
+        Self { sender, end, open, last, resets, changes }
+    }
+
+    pub(super) fn is_usable(&self, now: OffsetDateTime) -> bool {
+        !self.sender.is_closed() && self.end.is_good(now)
+    }
+
+    /// Requests that count now.
+    pub(super) fn requests(&self, now: Instant) -> usize {
+        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
+        resets.retain(|at| now.saturating_duration_since(*at) < RESET_COUNTS_FOR);
+        self.open.load(Ordering::Relaxed) + resets.len()
+    }
+
+    /// One more request.
+    pub(super) fn enter(self: &Arc<Self>, listing: &Listing) -> Arc<StreamPermit> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        listing.request_begins();
+        let (shared, listing) = (Some(self.clone()), listing.clone());
+        Arc::new(StreamPermit { shared, listing, answered: AtomicBool::new(false) })
+    }
+
+    fn leave(&self, answered: bool) {
+        if !answered {
+            self.resets.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.changes.room();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("end", &self.end).finish_non_exhaustive()
     }
 }
 
 /// A connection that one request has at a time.
-pub(super) struct Single {
+pub(in crate::http) struct Single {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) end: End,
     /// It has carried a request before.
     pub(super) kept: bool,
+    /// As long as it may be idle by the word of the other side (RFC 2068 §19.7.1.1).
+    keep_alive: Option<Duration>,
+}
+
+impl Single {
+    pub(super) fn id(&self) -> AddressId {
+        self.end.id
+    }
+
+    /// How long it may be idle: less than the other side keeps it, which may close it at any moment then.
+    pub(super) fn idle_for(&self, idle_timeout: Duration) -> Duration {
+        idle_for(self.keep_alive, idle_timeout)
+    }
+
+    pub(super) fn new(sender: http1::SendRequest<RequestBody>, end: End) -> Self {
+        Self { sender, end, kept: false, keep_alive: None }
+    }
+
+    pub(super) fn is_usable(&self, now: OffsetDateTime) -> bool {
+        !self.sender.is_closed() && self.end.is_good(now)
+    }
 }
 
 /// A connection just made.
@@ -153,9 +257,10 @@ pub(in crate::http) enum Dialed {
 }
 
 /// The other end of a connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::http) struct End {
-    pub(in crate::http) address: Option<SocketAddr>,
+    pub(in crate::http) id: AddressId,
+    pub(in crate::http) address: SocketAddr,
     /// Until then its certificate vouches for it.
     pub(in crate::http) vouched_until: Option<OffsetDateTime>,
     /// Whether it is still an address of its place.
@@ -164,11 +269,69 @@ pub(in crate::http) struct End {
     pub(in crate::http) alert: Arc<OnceLock<AlertDescription>>,
     /// Cancelled when the connection is cut.
     pub(in crate::http) cut: CancellationToken,
+    pub(in crate::http) says: Arc<ServerSays>,
 }
 
 impl End {
+    /// Of a connection that is made to a leased address.
+    pub(in crate::http) fn new(leased: &upstream::Leased, cut: CancellationToken) -> Self {
+        Self {
+            id: leased.id(),
+            address: leased.address(),
+            vouched_until: None,
+            listing: leased.listing(),
+            alert: Arc::default(),
+            cut,
+            says: Arc::default(),
+        }
+    }
+
     /// Whether another request may use it.
-    pub(super) fn is_good(&self, now: OffsetDateTime) -> bool {
+    fn is_good(&self, now: OffsetDateTime) -> bool {
         !self.listing.is_over() && self.vouched_until.is_none_or(|until| holds_until(until, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(values: &[&'static str]) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("keep-alive", http::HeaderValue::from_static(value));
+        }
+        keep_alive(&headers)
+    }
+
+    #[test]
+    fn the_shortest_time_that_is_said_is_the_one_that_holds() {
+        for (values, seconds) in [
+            (&["timeout=5"][..], Some(5)),
+            (&["max=100, Timeout = 7"], Some(7)),
+            (&["timeout=\"3\", max=10"], Some(3)),
+            (&["timeout=9", "timeout=2"], Some(2)),
+            (&["timeout=0"], Some(0)),
+            (&["timeout"], None),
+            (&["timeout=-1"], None),
+            (&["timeout=18446744073709551616"], None),
+            (&[], None),
+        ] {
+            assert_eq!(kept(values), seconds.map(Duration::from_secs), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_used_no_more_some_time_before_its_server_may_close_it() {
+        let idle_timeout = Duration::from_secs(300);
+        for (said, used) in [
+            (None, idle_timeout),
+            (Some(u64::MAX), idle_timeout),
+            (Some(5), Duration::from_secs(4)),
+            (Some(1), Duration::from_millis(500)),
+            (Some(0), Duration::ZERO),
+        ] {
+            assert_eq!(idle_for(said.map(Duration::from_secs), idle_timeout), used, "{said:?}");
+        }
     }
 }

@@ -1,136 +1,225 @@
 //! What a pool holds at one moment, and what a request does next.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hyper::client::conn::http2;
 use time::OffsetDateTime;
-use tokio::sync::watch;
 
-use super::leased::{End, Sender, Shared, Single};
-use super::{Kind, SHARED_MAX, STREAMS_BEFORE_NEXT};
-use crate::http::body::RequestBody;
+use super::endpoint::Endpoint;
+use super::leased::{Sender, StreamPermit};
+use super::{DialFailure, Kind, Path};
+use crate::upstream::Upstreams;
+use crate::upstream::choice::AddressId;
 
-/// The connections of one epoch.
-pub(super) struct State<E, F> {
-    pub(super) epoch: Option<E>,
-    pub(super) shared: Vec<Arc<Shared>>,
-    /// The longest idle first.
-    pub(super) singles: VecDeque<(Single, Instant)>,
-    /// What the one who is connecting for all will say.
-    pub(super) dialing: Option<watch::Receiver<Option<F>>>,
-    /// The place speaks HTTP/1.1 only.
-    pub(super) only_singles: bool,
-    /// On shared connections so far.
+/// The connections of one epoch, address by address.
+pub(super) struct State<E> {
+    epoch: Option<E>,
+    /// Which epoch this is.
+    pub(super) era: u64,
+    /// Of the addresses.
+    version: u64,
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Requests so far.
     requests: u64,
+    /// Dials that have ended so far.
+    pub(super) dials: u64,
 }
 
-/// How far the pool goes.
+/// What a request wants.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) idle_timeout: Duration,
-    /// The addresses of the place: so many shared connections are wanted.
-    pub(super) spread: usize,
+pub(super) struct Ask {
+    pub(super) kind: Kind,
+    /// Where it is not known yet what an address speaks.
+    pub(super) unknown: Path,
+    pub(super) now: OffsetDateTime,
+    /// Dials that had ended when it came: an address where one has failed since is not dialed for it again.
+    pub(super) dials: u64,
+    /// It has waited for long: one more address is tried beside those that do not answer.
+    pub(super) is_late: bool,
+    /// Requests that wait for a connection.
+    pub(super) waiting: usize,
+    /// Shared connections to one address.
+    pub(super) shared_max: usize,
 }
 
-/// What a request does next.
-pub(super) enum Turn<F> {
-    Ready(Sender),
-    /// Connects for itself.
-    Alone,
-    /// Connects for all who wait, and tells them when that fails.
-    ForAll(watch::Sender<Option<F>>),
-    Wait(watch::Receiver<Option<F>>),
+/// What it does next.
+pub(super) enum Turn {
+    Ready(Sender, Arc<StreamPermit>),
+    /// It waits for a connection of its own, which is dialed.
+    Own(Order, Arc<StreamPermit>),
+    /// It waits until something changes.
+    Wait,
+    /// All connections have all requests that they may have.
+    Full,
+    /// Every address has failed since it came.
+    Failed,
 }
 
-impl<E, F> Default for State<E, F> {
+/// A dial to begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub(super) id: AddressId,
+    pub(super) path: Path,
+    pub(super) era: u64,
+}
+
+impl<E> Default for State<E> {
     fn default() -> Self {
-        Self {
-            epoch: None,
-            shared: Vec::new(),
-            singles: VecDeque::new(),
-            dialing: None,
-            only_singles: false,
-            requests: 0,
+        Self { epoch: None, era: 0, version: 0, endpoints: Vec::new(), requests: 0, dials: 0 }
+    }
+}
+
+impl<E: Clone + PartialEq> State<E> {
+    /// Takes over what has changed: under what connections are made, and the addresses.
+    pub(super) fn take_over(&mut self, epoch: &E, upstreams: &Upstreams) {
+        if self.epoch.as_ref() != Some(epoch) {
+            (self.epoch, self.version) = (Some(epoch.clone()), 0);
+            self.era += 1;
+            self.endpoints.clear();
+        }
+        let version = upstreams.version();
+        if self.version != version {
+            self.version = version;
+            self.endpoints.retain(|endpoint| !endpoint.listing.is_over());
+            for address in upstreams.known() {
+                if self.endpoints.iter().all(|endpoint| endpoint.id != address.id) {
+                    self.endpoints.push(Endpoint::new(address));
+                }
+            }
         }
     }
 }
 
-impl<E: Clone + PartialEq, F> State<E, F> {
-    pub(super) fn turn(&mut self, epoch: &E, kind: Kind, now: OffsetDateTime, bounds: Bounds) -> Turn<F> {
-        if self.epoch.as_ref() != Some(epoch) {
-            (self.shared, self.singles, self.only_singles) = (Vec::new(), VecDeque::new(), false);
-            self.epoch = Some(epoch.clone());
-        }
-        if kind == Kind::Single || (kind == Kind::Any && self.only_singles) {
-            return self
-                .single(now, bounds.idle_timeout)
-                .map_or(Turn::Alone, |one| Turn::Ready(Sender::Single(Some(one))));
-        }
-        self.shared.retain(|shared| !shared.sender.is_closed() && shared.end.is_good(now));
-        let wanted = bounds.spread.min(SHARED_MAX);
-        let room = |shared: &Arc<Shared>| {
-            (shared.open.load(Ordering::Relaxed) < STREAMS_BEFORE_NEXT && self.shared.len() >= wanted)
-                || self.shared.len() >= SHARED_MAX
-                || self.dialing.is_some()
-        };
-        if self.least().is_some_and(room)
-            && let Some(sender) = self.share()
-        {
-            return Turn::Ready(sender);
-        }
-        if let Some(dialing) = &self.dialing {
-            return Turn::Wait(dialing.clone());
-        }
-        let (says, listen) = watch::channel(None);
-        self.dialing = Some(listen);
-        Turn::ForAll(says)
-    }
-
-    /// The shared connection with the fewest requests.
-    fn least(&self) -> Option<&Arc<Shared>> {
-        let order = |shared: &&Arc<Shared>| {
-            (shared.open.load(Ordering::Relaxed), shared.last.load(Ordering::Relaxed))
-        };
-        self.shared.iter().min_by_key(order)
-    }
-
-    /// One more request on the shared connection with the fewest, if there is any.
-    fn share(&mut self) -> Option<Sender> {
+impl<E> State<E> {
+    /// What the request does, and a dial that is to begin: for it, or so that the next requests have one more connection.
+    pub(super) fn turn(&mut self, ask: Ask) -> (Turn, Option<Order>) {
+        let instant = Instant::now();
+        let found = self.look(ask, instant);
         self.requests += 1;
-        let least = self.least()?.clone();
-        least.last.store(self.requests, Ordering::Relaxed);
-        least.open.fetch_add(1, Ordering::Relaxed);
-        Some(Sender::Shared(least))
+        let Some((_, at, offer)) = found.best else { return self.wait(ask, &found) };
+        let turn = self.take(at, offer, ask, instant).unwrap_or(Turn::Wait);
+        // Nobody waits for an address that failed lately, as long as another will do.
+        let unconnected = found.dialable.filter(|((backs_off, _), _)| !backs_off).map(|(_, at)| at);
+        let grows = || {
+            let busy = |endpoint: &&Endpoint| offer == Offer::Shared && endpoint.is_busy(instant);
+            self.endpoints.get(at).filter(busy).map(|_| at)
+        };
+        let order = unconnected.or_else(grows).and_then(|at| self.order(at));
+        (turn, order)
     }
 
-    /// The same, if the connections are still those of this epoch.
-    pub(super) fn share_of(&mut self, epoch: &E) -> Option<Sender> {
-        if self.epoch.as_ref() == Some(epoch) { self.share() } else { None }
+    fn take(&mut self, at: usize, offer: Offer, ask: Ask, instant: Instant) -> Option<Turn> {
+        let (requests, era) = (self.requests, self.era);
+        let endpoint = self.endpoints.get_mut(at)?;
+        endpoint.last = requests;
+        Some(match offer {
+            Offer::Shared => {
+                let shared = endpoint.least_busy(instant)?.clone();
+                shared.last.store(requests, Ordering::Relaxed);
+                let permit = shared.enter(&endpoint.listing);
+                Turn::Ready(Sender::Shared(shared), permit)
+            }
+            Offer::Idle => {
+                let single = endpoint.take_idle()?;
+                Turn::Ready(Sender::Single(Some(single)), StreamPermit::of(&endpoint.listing))
+            }
+            Offer::New => {
+                let order = Order { id: endpoint.id, path: endpoint.path(ask.kind, ask.unknown), era };
+                Turn::Own(order, StreamPermit::of(&endpoint.listing))
+            }
+        })
     }
 
-    fn single(&mut self, now: OffsetDateTime, idle_timeout: Duration) -> Option<Single> {
-        self.drop_idle(idle_timeout);
-        let newest_first = std::iter::from_fn(|| self.singles.pop_back());
-        newest_first
-            .map(|(single, _)| single)
-            .find(|single| !single.sender.is_closed() && single.end.is_good(now))
-    }
-
-    pub(super) fn drop_idle(&mut self, idle_timeout: Duration) {
-        let now = Instant::now();
-        while self.singles.front().is_some_and(|(_, since)| now.duration_since(*since) > idle_timeout) {
-            self.singles.pop_front();
+    fn wait(&mut self, ask: Ask, found: &Found) -> (Turn, Option<Order>) {
+        // Beside a dial under way no address is tried that failed lately, unless that one takes long.
+        let waits = found.is_dialing && !ask.is_late && !found.needs_more;
+        match found
+            .dialable
+            .filter(|((backs_off, _), _)| !(waits && *backs_off))
+            .and_then(|(_, at)| self.order(at))
+        {
+            Some(order) => (Turn::Wait, Some(order)),
+            None if found.is_dialing => (Turn::Wait, None),
+            None if found.is_full => (Turn::Full, None),
+            None => (Turn::Failed, None),
         }
     }
 
-    pub(super) fn keep(&mut self, epoch: &E, sender: http2::SendRequest<RequestBody>, end: End) -> Sender {
-        let shared = Arc::new(Shared::new(sender, end));
-        if self.epoch.as_ref() == Some(epoch) {
-            self.shared.push(shared.clone());
+    fn order(&mut self, at: usize) -> Option<Order> {
+        let endpoint = self.endpoints.get_mut(at)?;
+        endpoint.dialing += 1;
+        Some(Order { id: endpoint.id, path: Path::Shared, era: self.era })
+    }
+
+    fn look(&mut self, ask: Ask, instant: Instant) -> Found {
+        let mut found = Found::default();
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let (load, backs_off) = (endpoint.load(), endpoint.is_backing_off(instant));
+            let may_dial = !endpoint.has_failed_since(ask.dials);
+            let offer = match endpoint.path(ask.kind, ask.unknown) {
+                Path::Shared if endpoint.has_room(ask.now, instant) => Some((false, Offer::Shared)),
+                Path::Shared => {
+                    found.without_room(at, endpoint, ask, (backs_off, load));
+                    None
+                }
+                Path::Single if ask.kind != Kind::Fresh && endpoint.has_idle(ask.now, instant) => {
+                    Some((false, Offer::Idle))
+                }
+                Path::Single => may_dial.then_some((backs_off, Offer::New)),
+            };
+            if let Some((backs_off, offer)) = offer
+                && found.best.is_none_or(|(least, ..)| (backs_off, load) < least)
+            {
+                found.best = Some(((backs_off, load), at, offer));
+            }
         }
-        Sender::Shared(shared)
+        found
+    }
+
+    /// How the addresses failed where a dial has failed since there had been so many.
+    pub(super) fn failed_since(&self, dials: u64) -> Vec<DialFailure> {
+        let failed = self.endpoints.iter().filter(|endpoint| endpoint.has_failed_since(dials));
+        failed.filter_map(|endpoint| endpoint.failed.as_ref()).map(|(_, failure)| failure.clone()).collect()
+    }
+}
+
+/// Whether an address failed lately, the requests under way there, and when it had its last one: the least is next.
+type Load = (bool, (usize, u64));
+
+/// What the addresses have for one request.
+#[derive(Default)]
+struct Found {
+    best: Option<(Load, usize, Offer)>,
+    /// Where a shared connection may be dialed.
+    dialable: Option<(Load, usize)>,
+    is_dialing: bool,
+    /// What is being dialed is not enough for all who wait.
+    needs_more: bool,
+    is_full: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    Shared,
+    Idle,
+    New,
+}
+
+impl Found {
+    fn without_room(&mut self, at: usize, endpoint: &Endpoint, ask: Ask, load: Load) {
+        let all = endpoint.shared_count() + endpoint.dialing;
+        let is_dialing = endpoint.dialing > 0;
+        let needs_more = is_dialing && endpoint.dials_too_few_for(ask.waiting);
+        self.is_dialing |= is_dialing;
+        if all >= ask.shared_max || (load.0 && endpoint.shared_count() > 0) {
+            self.is_full |= endpoint.shared_count() > 0;
+        } else if (!is_dialing || needs_more)
+            && !endpoint.has_failed_since(ask.dials)
+            && self.dialable.is_none_or(|(least, _)| load < least)
+        {
+            self.needs_more = needs_more;
+            self.dialable = Some((load, at));
+        }
     }
 }

@@ -1,0 +1,166 @@
+//! How HTTP is spoken to whoever answers: the app, or a peer.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+
+use super::tasks::ConnectionTasks;
+use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
+use crate::config::Http;
+
+/// A PING is sent when nothing was heard for so long while streams are open. gRPC servers allow one in five minutes
+/// (gRFC A8), and end the connection of who sends more.
+pub(super) const PING_AFTER: Duration = Duration::from_secs(5 * 60 + 30);
+
+/// When a quiet connection is asked whether it lives. On this machine it is not: the kernel tells of a process that died.
+/// Elsewhere the kernel asks, too (`ending::prepare`), and sooner; but that shows only who is at the next hop.
+pub(super) fn pings(peer: IpAddr) -> Option<Duration> {
+    (!peer.is_loopback()).then_some(PING_AFTER)
+}
+
+/// HTTP/1.1.
+pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(limits.headers_max)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
+    builder
+}
+
+/// HTTP/2, on a connection that is asked after `pings` whether it lives, and answers within `dead_after`.
+pub(super) fn http2_builder(
+    limits: &Http,
+    pings: Option<Duration>,
+    dead_after: Duration,
+    tasks: ConnectionTasks,
+) -> http2::Builder<ConnectionTasks> {
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(pings)
+        .keep_alive_timeout(dead_after)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll, ready};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
+    use tokio::time::{Instant, sleep};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    const DEAD_AFTER: Duration = Duration::from_secs(30);
+    /// What gRPC's servers demand between two PINGs by default, unless they have sent something meanwhile.
+    const PINGS_ALLOWED_EACH: Duration = Duration::from_secs(5 * 60);
+    const PING: u8 = 6;
+
+    /// A server's side, with what was read of it and when.
+    struct Recorded(DuplexStream, Arc<Mutex<Vec<(Instant, Vec<u8>)>>>);
+
+    impl AsyncRead for Recorded {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
+            self.1.lock().unwrap().push((Instant::now(), buffer.filled()[before..].to_vec()));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Recorded {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    fn builder(pings: Option<Duration>) -> http2::Builder<ConnectionTasks> {
+        let tasks = ConnectionTasks::new(&TaskTracker::new(), &CancellationToken::new());
+        http2_builder(&Http::default(), pings, DEAD_AFTER, tasks)
+    }
+
+    fn request() -> Request<Empty<Bytes>> {
+        Request::get("http://payments/").body(Empty::new()).unwrap()
+    }
+
+    /// When a quiet stream of an hour was asked whether it lives.
+    async fn pings_in_an_hour(address: &str) -> Vec<Instant> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let read = Arc::<Mutex<Vec<_>>>::default();
+        let recorded = Recorded(theirs, read.clone());
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(recorded).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            tokio::spawn(async move {
+                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                sleep(Duration::from_secs(60 * 60)).await;
+                body.send_data(Bytes::from_static(b"late"), true).unwrap();
+            });
+            while connection.accept().await.is_some() {}
+        });
+        let pings = pings(address.parse().unwrap());
+        let (mut sender, connection) = builder(pings).handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(connection);
+        let response = sender.send_request(request()).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
+        let read = read.lock().unwrap();
+        // A PING is all that is sent while the stream is quiet, so it begins what is read at its time.
+        read.iter().filter(|(_, bytes)| bytes.get(3..5) == Some(&[PING, 0])).map(|(at, _)| *at).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_stream_is_asked_no_more_often_than_grpc_servers_allow() {
+        let pings = pings_in_an_hour("192.0.2.1").await;
+        assert!(pings.len() >= 8, "{pings:?}");
+        assert!(pings.windows(2).all(|two| two[1] - two[0] > PINGS_ALLOWED_EACH), "{pings:?}");
+        assert_eq!(pings_in_an_hour("127.0.0.1").await.len(), 0, "the kernel tells");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_no_ping_is_dead() {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let (mut sender, connection) = builder(Some(PING_AFTER)).handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(connection);
+        theirs.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let began = Instant::now();
+        tokio::spawn(async move {
+            // It takes everything and says nothing.
+            while theirs.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+            drop(theirs);
+        });
+        sender.send_request(request()).await.unwrap_err();
+        let took = began.elapsed();
+        assert!(took >= PING_AFTER && took <= PING_AFTER + DEAD_AFTER + Duration::from_secs(1), "{took:?}");
+    }
+}

@@ -1,0 +1,169 @@
+//! The connections to one address.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::leased::{Shared, Single};
+use super::{DialFailure, Kind, Path};
+use crate::upstream::KnownAddress;
+use crate::upstream::choice::{AddressId, Listing, Speaks};
+
+/// Idle single connections kept to one address; the one used last is used next.
+const SINGLES_MAX: usize = 1_024;
+/// Measured: fewer connections carry more requests in one record and one system call. So a further one is opened when
+/// each has so many,
+const STREAMS_BEFORE_NEXT: usize = 48;
+/// but no more than these, unless all that the server allows are taken.
+const SHARED_EARLY_MAX: usize = 16;
+/// On one connection, whatever the server allows.
+const STREAMS_MAX: usize = 256;
+/// What a server allows, before it says so (RFC 9113 §6.5.2).
+const STREAMS_EXPECTED: usize = 100;
+/// After a failed dial the next one that nobody waits for comes so much later, and twice as long each time,
+const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
+/// but never longer.
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// One address and the connections to it.
+pub(super) struct Endpoint {
+    pub(super) id: AddressId,
+    pub(super) listing: Listing,
+    shared: Vec<Arc<Shared>>,
+    /// Those that were idle longest first, each with the time at which it is given up.
+    idle: VecDeque<(Single, Instant)>,
+    /// Dials of shared connections under way.
+    pub(super) dialing: usize,
+    /// Its last request's number among all: of equals, the one unused longest is next.
+    pub(super) last: u64,
+    failures: u32,
+    back_off_until: Option<Instant>,
+    /// How the last dial failed, and its number among all dials.
+    pub(super) failed: Option<(u64, DialFailure)>,
+    /// Streams that its last connection allowed.
+    streams: usize,
+}
+
+impl Endpoint {
+    pub(super) fn new(KnownAddress { id, listing }: KnownAddress) -> Self {
+        Self {
+            id,
+            listing,
+            shared: Vec::new(),
+            idle: VecDeque::new(),
+            dialing: 0,
+            last: 0,
+            failures: 0,
+            back_off_until: None,
+            failed: None,
+            streams: STREAMS_EXPECTED,
+        }
+    }
+
+    /// On which kind of connection a request goes here.
+    pub(super) fn path(&self, kind: Kind, unknown: Path) -> Path {
+        match kind {
+            Kind::Shared => Path::Shared,
+            Kind::Single | Kind::Fresh => Path::Single,
+            Kind::Any => match self.listing.speaks() {
+                Some(Speaks::Http2) => Path::Shared,
+                Some(Speaks::Http1) => Path::Single,
+                None => unknown,
+            },
+        }
+    }
+
+    /// What decides which address is next: requests under way, and whose last one is longest ago.
+    pub(super) fn load(&self) -> (usize, u64) {
+        (self.listing.requests(), self.last)
+    }
+
+    /// Whether one more request fits on a shared connection.
+    pub(super) fn has_room(&mut self, now: OffsetDateTime, instant: Instant) -> bool {
+        self.shared.retain(|shared| shared.is_usable(now));
+        let fits =
+            |shared: &Arc<Shared>| shared.requests(instant) < shared.end.says.streams_max().min(STREAMS_MAX);
+        self.least_busy(instant).is_some_and(fits)
+    }
+
+    /// The shared connection with the fewest requests.
+    pub(super) fn least_busy(&self, instant: Instant) -> Option<&Arc<Shared>> {
+        let order = |shared: &&Arc<Shared>| (shared.requests(instant), shared.last.load(Ordering::Relaxed));
+        self.shared.iter().min_by_key(order)
+    }
+
+    /// Whether one more connection would carry better what these carry.
+    pub(super) fn is_busy(&self, instant: Instant) -> bool {
+        let busy = |shared: &Arc<Shared>| shared.requests(instant) >= STREAMS_BEFORE_NEXT;
+        self.dialing == 0 && self.shared.len() < SHARED_EARLY_MAX && self.shared.iter().all(busy)
+    }
+
+    pub(super) fn shared_count(&self) -> usize {
+        self.shared.len()
+    }
+
+    /// Whether what is being dialed is too little for so many who wait.
+    pub(super) fn dials_too_few_for(&self, waiting: usize) -> bool {
+        waiting > self.dialing.saturating_mul(self.streams)
+    }
+
+    pub(super) fn keep_shared(&mut self, shared: Shared) {
+        self.streams = shared.end.says.streams_max().min(STREAMS_MAX);
+        self.shared.push(Arc::new(shared));
+    }
+
+    /// Whether there is a single connection that may be used; what may not is closed.
+    pub(super) fn has_idle(&mut self, now: OffsetDateTime, instant: Instant) -> bool {
+        while self.idle.back().is_some_and(|(single, until)| *until <= instant || !single.is_usable(now)) {
+            self.idle.pop_back();
+        }
+        !self.idle.is_empty()
+    }
+
+    /// The single connection used last.
+    pub(super) fn take_idle(&mut self) -> Option<Single> {
+        self.idle.pop_back().map(|(single, _)| single)
+    }
+
+    pub(super) fn keep_idle(&mut self, single: Single, until: Instant) {
+        if self.idle.len() < SINGLES_MAX {
+            self.idle.push_back((single, until));
+        }
+    }
+
+    /// Closes what is of no use any more.
+    pub(super) fn clean(&mut self, now: OffsetDateTime, instant: Instant) {
+        self.shared.retain(|shared| shared.is_usable(now));
+        self.idle.retain(|(single, until)| *until > instant && single.is_usable(now));
+    }
+
+    pub(super) fn is_backing_off(&self, instant: Instant) -> bool {
+        self.back_off_until.is_some_and(|until| instant < until)
+    }
+
+    /// Whether a dial has failed since there had been so many.
+    pub(super) fn has_failed_since(&self, dials: u64) -> bool {
+        self.failed.as_ref().is_some_and(|(at, _)| *at > dials)
+    }
+
+    pub(super) fn end_dial(&mut self, path: Path) {
+        if path == Path::Shared {
+            self.dialing = self.dialing.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        (self.failures, self.back_off_until) = (0, None);
+    }
+
+    /// The dial with this number failed.
+    pub(super) fn fails(&mut self, dial: u64, failure: DialFailure, instant: Instant) {
+        let doubled = BACK_OFF_FIRST.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        self.back_off_until = Some(instant + doubled.min(BACK_OFF_MAX));
+        self.failed = Some((dial, failure));
+    }
+}
