@@ -6,6 +6,10 @@ use http::StatusCode;
 use postern_sidecar::config::Http;
 use postern_sidecar::metrics::Direction;
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::apps::reset;
 use crate::authority::Authority;
 use crate::live::{ALL, Http2, Live, policy};
 use crate::peers::{counting, orders};
@@ -97,10 +101,11 @@ async fn requests_that_wait_for_a_connection_are_shown() {
         spec.limits.handshake_timeout = Duration::from_secs(60);
         spec.to(&[silent.local_addr().unwrap()])
     });
-    let mut waiting = tokio::task::JoinSet::new();
-    let at = orders.outbound.unwrap();
+    let mut waiting = Vec::new();
     for _ in 0..3 {
-        waiting.spawn(crate::shop::say_to(at, b"GET /charges/7 HTTP/1.1\r\nhost: payments\r\n\r\n"));
+        let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
+        stream.write_all(b"GET /charges/7 HTTP/1.1\r\nhost: payments\r\n\r\n").await.unwrap();
+        waiting.push(stream);
     }
     let shown = || orders.plane.upstreams.shown(Direction::Outbound, 0)["requests_waiting"].as_u64();
     eventually("three wait", || (shown() == Some(3)).then_some(())).await;
@@ -108,6 +113,6 @@ async fn requests_that_wait_for_a_connection_are_shown() {
     let text = orders.plane.metrics.text().unwrap();
     let line = "postern_http_requests_waiting{direction=\"outbound\",listener=\"payments\"} 3";
     assert!(text.contains(line), "{text}");
-    waiting.shutdown().await;
+    waiting.into_iter().for_each(reset);
     eventually("nobody waits", || (shown() == Some(0)).then_some(())).await;
 }
