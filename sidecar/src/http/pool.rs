@@ -346,7 +346,7 @@ impl<P: Place> Dial<P> {
         match (dialed, endpoint) {
             (Ok(Dialed::Shared(sender, end)), Some(endpoint)) => {
                 endpoint.succeeded();
-                endpoint.keep_shared(Shared::new(sender, end, pool.changes.clone()));
+                endpoint.keep_shared(Shared::new(sender, end, pool.changes.clone()), dials);
             }
             (Ok(Dialed::Single(sender, end)), endpoint) => {
                 let single = Single::new(sender, end);

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::leased::{Shared, Single};
 use super::{DialFailure, Kind, Path};
+use crate::http::failure::Failure;
 use crate::upstream::KnownAddress;
 use crate::upstream::choice::{AddressId, Listing, Speaks};
 
@@ -28,6 +29,9 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
 /// but never longer.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
+/// Connections in a row that end before a request was sent on them, after which the address has failed.
+const UNUSED_MAX: u32 = 3;
+
 /// One address and the connections to it.
 pub(super) struct Endpoint {
     pub(super) id: AddressId,
@@ -45,6 +49,10 @@ pub(super) struct Endpoint {
     pub(super) failed: Option<(u64, DialFailure)>,
     /// Streams that its last connection allowed.
     streams: usize,
+    /// The number of the last dial that went well.
+    dial: u64,
+    /// Connections in a row that ended before a request was sent on them.
+    unused: u32,
 }
 
 impl Endpoint {
@@ -60,6 +68,8 @@ impl Endpoint {
             back_off_until: None,
             failed: None,
             streams: STREAMS_EXPECTED,
+            dial: 0,
+            unused: 0,
         }
     }
 
@@ -83,7 +93,7 @@ impl Endpoint {
 
     /// Whether one more request fits on a shared connection.
     pub(super) fn has_room(&mut self, now: OffsetDateTime, instant: Instant) -> bool {
-        self.shared.retain(|shared| shared.is_usable(now));
+        self.forget_unusable(now, instant);
         let fits =
             |shared: &Arc<Shared>| shared.requests(instant) < shared.end.says.streams_max().min(STREAMS_MAX);
         self.least_busy(instant).is_some_and(fits)
@@ -110,7 +120,30 @@ impl Endpoint {
         waiting > self.dialing.saturating_mul(self.streams)
     }
 
-    pub(super) fn keep_shared(&mut self, shared: Shared) {
+    /// A server that ends each connection at once is not dialed again and again.
+    fn forget_unusable(&mut self, now: OffsetDateTime, instant: Instant) {
+        let mut unused = 0;
+        self.shared.retain(|shared| {
+            let is_usable = shared.is_usable(now);
+            unused += u32::from(!is_usable && shared.last.load(Ordering::Relaxed) == 0);
+            is_usable
+        });
+        self.unused += unused;
+        if self.unused >= UNUSED_MAX {
+            self.unused = 0;
+            let detail = format!("{UNUSED_MAX} connections in a row were ended before a request was sent");
+            self.fails(self.dial, DialFailure::new(Failure::broken(detail), None), instant);
+        }
+    }
+
+    /// A request is sent on a shared connection.
+    pub(super) fn used(&mut self) {
+        self.unused = 0;
+    }
+
+    /// Keeps what the dial with this number has brought.
+    pub(super) fn keep_shared(&mut self, shared: Shared, dial: u64) {
+        self.dial = dial;
         self.streams = shared.end.says.streams_max().min(STREAMS_MAX);
         self.shared.push(Arc::new(shared));
     }
@@ -136,7 +169,7 @@ impl Endpoint {
 
     /// Closes what is of no use any more.
     pub(super) fn clean(&mut self, now: OffsetDateTime, instant: Instant) {
-        self.shared.retain(|shared| shared.is_usable(now));
+        self.forget_unusable(now, instant);
         self.idle.retain(|(single, until)| *until > instant && single.is_usable(now));
     }
 

@@ -116,6 +116,7 @@ impl<E> State<E> {
         Some(match offer {
             Offer::Shared => {
                 let shared = endpoint.least_busy(instant)?.clone();
+                endpoint.used();
                 shared.last.store(requests, Ordering::Relaxed);
                 let permit = shared.enter(&endpoint.listing);
                 Turn::Ready(Sender::Shared(shared), permit)
