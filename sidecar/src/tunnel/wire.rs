@@ -60,6 +60,9 @@ impl WireError {
     /// A stable word.
     pub fn reason(&self) -> &'static str {
         match self {
+            // The proof was good: what has changed is whether its peer is let in.
+            Self::Vouching(VouchingError::Denied(denial)) => denial.code,
+            Self::Vouching(VouchingError::NoIdentity) => "no_identity",
             Self::Vouching(_) | Self::NoVouching => "reauthentication_failed",
             Self::Frame(_) | Self::Violation(_) => "tunnel_violation",
         }

@@ -1,13 +1,19 @@
-//! The app's end of a connection, as a thing that does what it is told and checks each byte that it gets.
+//! An app at one end of a connection, over real TCP: it does what it is told and checks each byte that it gets.
 
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use postern_sidecar::relay::AppStream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// The calling app says its number first, so that the called app knows whose connection it is.
+pub const NUMBER_BYTES: usize = 4;
+/// Said or taken at a time.
+const CHUNK_BYTES: usize = 16 * 1024;
 
 /// Which bytes these are: nobody else's are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +25,11 @@ pub struct Source {
 
 impl Source {
     pub fn byte(self, at: usize) -> u8 {
+        if self.attempt == 0
+            && let Some(byte) = self.connection.to_be_bytes().get(at)
+        {
+            return *byte;
+        }
         let seed = u64::from(self.connection) << 40 ^ u64::from(self.attempt) << 32 ^ at as u64;
         let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()[1]
@@ -28,27 +39,26 @@ impl Source {
 /// What an app has done and seen.
 #[derive(Default)]
 pub struct Told {
-    /// So many bytes it has said; the relay has read so many of them.
+    /// So many bytes it shall say; so many of them it has said.
     pub said: usize,
-    pub read: usize,
-    /// It has ended its direction cleanly.
+    pub sent: usize,
+    /// It ends its direction cleanly behind them.
     pub finished: bool,
-    /// It was reset.
+    /// It resets its connection.
     pub broken: bool,
     /// It takes so many bytes before it takes no more.
     pub window: usize,
     pub got: Vec<u8>,
     /// It saw a clean end.
     pub got_end: bool,
-    /// Its connection was closed by the sidecar.
+    /// Its connection is over.
     pub closed: bool,
-    wakers: Vec<Waker>,
 }
 
 impl fmt::Debug for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { said, read, finished, broken, got, got_end, closed, .. } = self;
-        write!(f, "said {said}, of which {read} were read, finished {finished}, broken {broken}; ")?;
+        let Self { said, sent, finished, broken, got, got_end, closed, .. } = self;
+        write!(f, "said {said}, of which {sent} were sent, finished {finished}, broken {broken}; ")?;
         write!(f, "got {}, its end {got_end}, closed {closed}", got.len())
     }
 }
@@ -58,30 +68,77 @@ impl fmt::Debug for Told {
 pub struct App {
     pub source: Source,
     told: Arc<Mutex<Told>>,
+    changed: Arc<Notify>,
 }
 
 impl App {
     pub fn new(source: Source) -> Self {
-        Self { source, told: Arc::default() }
+        let app = Self { source, told: Arc::default(), changed: Arc::default() };
+        app.told().said = if source.attempt == 0 { NUMBER_BYTES } else { 0 };
+        app
     }
 
     pub fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap()
     }
 
-    /// Does something, after which the relay looks again.
+    /// Changes what it shall do.
     pub fn act(&self, act: impl FnOnce(&mut Told)) {
-        let wakers = {
-            let mut told = self.told();
-            act(&mut told);
-            std::mem::take(&mut told.wakers)
-        };
-        wakers.into_iter().for_each(Waker::wake);
+        act(&mut self.told());
+        self.changed.notify_one();
     }
 
-    /// The sidecar's end of the connection.
-    pub fn stream(&self) -> Stream {
-        Stream { app: self.clone() }
+    /// Has said all it has to say, and takes everything.
+    pub fn release(&self) {
+        self.act(|told| (told.window, told.finished) = (usize::MAX, true));
+    }
+
+    /// Does what it is told, until its connection is over.
+    pub async fn run(self, mut stream: TcpStream) {
+        if self.told().broken || self.carry(&mut stream).await.is_err() {
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(stream);
+        self.told().closed = true;
+    }
+
+    async fn carry(&self, stream: &mut TcpStream) -> io::Result<()> {
+        let (mut read, mut write) = stream.split();
+        let (mut buffer, mut ended) = (vec![0; CHUNK_BYTES], false);
+        loop {
+            let (next, window, is_last) = {
+                let told = self.told();
+                if told.broken {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                let next = told.sent..told.said.min(told.sent + CHUNK_BYTES);
+                (next, told.window.min(CHUNK_BYTES), told.finished && told.sent == told.said)
+            };
+            if is_last && !ended {
+                ended = true;
+                write.shutdown().await?;
+            }
+            if ended && self.told().got_end {
+                return Ok(());
+            }
+            let (takes, chunk) = (window > 0 && !self.told().got_end, self.bytes(next));
+            tokio::select! {
+                () = self.changed.notified() => {}
+                written = write.write(&chunk), if !chunk.is_empty() => self.told().sent += written?,
+                got = read.read(&mut buffer[..window]), if takes => self.got(&buffer[..got?]),
+            }
+        }
+    }
+
+    fn bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
+        range.map(|at| self.source.byte(at)).collect()
+    }
+
+    fn got(&self, bytes: &[u8]) {
+        let mut told = self.told();
+        told.got_end = bytes.is_empty();
+        told.window -= bytes.len();
+        told.got.extend_from_slice(bytes);
     }
 
     /// Whether these are the first bytes that `other` has said.
@@ -103,76 +160,5 @@ impl App {
         }
         let told = self.told();
         finished && told.got_end && told.got.len() == said
-    }
-}
-
-/// What the sidecar holds; dropping it closes the app's connection.
-#[derive(Debug)]
-pub struct Stream {
-    app: App,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.app.told().closed = true;
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut told = self.app.told();
-        if told.broken {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if told.read == told.said && !told.finished {
-            told.wakers.push(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let count = (told.said - told.read).min(buffer.remaining());
-        let bytes: Vec<u8> = (told.read..told.read + count).map(|at| self.app.source.byte(at)).collect();
-        buffer.put_slice(&bytes);
-        told.read += count;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AppStream for Stream {
-    fn take_error(&self) -> Option<io::Error> {
-        self.app.told().broken.then(|| io::ErrorKind::ConnectionReset.into())
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut told = self.app.told();
-        assert!(!told.got_end, "bytes after the end");
-        if told.broken {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let count = bytes.len().min(told.window);
-        if count == 0 {
-            told.wakers.push(cx.waker().clone());
-            return Poll::Pending;
-        }
-        told.window -= count;
-        told.got.extend_from_slice(&bytes[..count]);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut told = self.app.told();
-        if told.broken {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        told.got_end = true;
-        Poll::Ready(Ok(()))
     }
 }

@@ -20,11 +20,10 @@ mod apps;
 mod sidecar;
 
 mod app;
-mod ends;
 mod mutation;
-mod net;
-mod pausing;
 mod stranger;
+mod ways;
+mod world;
 
 mod changing_path;
 mod floods;
