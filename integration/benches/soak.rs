@@ -38,7 +38,7 @@ async fn main() {
         ("calling", &shop.orders, growth(&rounds, WARM, |round| round.orders)),
         ("called", &shop.payments, growth(&rounds, WARM, |round| round.payments)),
     ] {
-        let handshakes = sidecar.metric("postern_handshake_duration_seconds_count", &[]).await;
+        let handshakes = sidecar.metric("postern_handshake_duration_seconds_count", &["completed"]).await;
         println!("{name}: {growth:?} after round {WARM}; {handshakes} handshakes for {leases} leases");
     }
 }

@@ -199,6 +199,7 @@ fn shown(config: &Config) -> Value {
             "idle_timeout": format!("{:?}", limits.idle_timeout),
             "half_closed_timeout": format!("{:?}", limits.half_closed_timeout),
             "max_connection_age": limits.max_connection_age.show(),
+            "peer_series_max": limits.peer_series_max,
         },
         "shutdown": {
             "drain_delay": format!("{:?}", shutdown.drain_delay),

@@ -1,4 +1,4 @@
-//! Tells of a connection in the access log when it ends, whatever ends it.
+//! Records a connection in the metrics when it begins, and in metrics and access log when it ends, whatever ends it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,16 @@ pub struct ConnectionLine<S: Serve> {
 
 impl<S: Serve> ConnectionLine<S> {
     pub fn new(server: Arc<S>, registration: Arc<Registration>, from: SocketAddr) -> Self {
+        registration.begin();
+        // Of the own app's connections it is not known yet to whom they lead.
+        if server.direction() == Direction::Inbound {
+            registration.opened();
+        }
         Self { server, registration, from, began: Instant::now() }
+    }
+
+    fn is_of_nobody(&self) -> bool {
+        self.server.direction() == Direction::Inbound && self.registration.peer().is_none()
     }
 
     fn from(&self) -> String {
@@ -37,12 +46,22 @@ impl<S: Serve> ConnectionLine<S> {
 impl<S: Serve> Drop for ConnectionLine<S> {
     fn drop(&mut self) {
         let plane = self.server.plane();
+        self.registration.opened();
+        if let (Some(listener), false) = (self.registration.listener_series(), self.server.speaks_http())
+            && self.registration.series().is_some()
+        {
+            listener.connection_duration.observe(self.began.elapsed());
+        }
         if !plane.access_log.is_on() {
             return;
         }
         let mut story = self.registration.story.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Of an HTTP connection that was let in, each request is told by itself.
         if self.server.speaks_http() && matches!(story.decision, Some("allow" | "observed")) {
+            return;
+        }
+        // Whoever left before saying anything was nobody's caller.
+        if story.decision.is_none() && story.reason.is_none() && self.is_of_nobody() {
             return;
         }
         if self.registration.cut.is_cancelled() && story.reason.is_none() {

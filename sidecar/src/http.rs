@@ -16,6 +16,7 @@ mod framing;
 mod inbound;
 mod interim;
 mod outbound;
+mod outcome;
 mod peer;
 mod pool;
 mod preface;

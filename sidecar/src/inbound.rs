@@ -26,6 +26,7 @@ use crate::http::{self, HttpInbound};
 use crate::listen::{Serve, Until};
 use crate::live::{Facts, Registration};
 use crate::metrics::Direction;
+use crate::metrics::HandshakeResult::Completed;
 use crate::pending::{Pending, Place, Progress};
 use crate::plane::Plane;
 use crate::refusals::Called;
@@ -173,7 +174,7 @@ impl InboundServer {
 
     async fn carry(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
         reset_on_close(tls.tcp());
-        let (mut app, _in_flight) = match Box::pin(self.app.connect()).await {
+        let (mut app, _in_flight) = match registration.wait_for(Box::pin(self.app.connect())).await {
             Ok(connected) => connected,
             Err(error) => {
                 return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));
@@ -183,6 +184,7 @@ impl InboundServer {
         if let Err(error) = Box::pin(self.introduce(&mut app, tls.tcp(), registration)).await {
             return registration.broke(&RelayError::App(error));
         }
+        registration.carries();
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 registration.ended();
@@ -217,14 +219,17 @@ impl InboundServer {
         let started = Instant::now();
         let (limit, evicted) = (self.plane.config.limits.handshake_timeout, place.evicted.clone());
         let admitted = tokio::select! {
-            admitted = self.admit(stream, place, registration) => Some(admitted?),
-            () = tokio::time::sleep(limit) => return Err(Stopped::at(Stage::TimedOut { limit })),
+            admitted = self.admit(stream, place, registration) => Some(admitted),
+            () = tokio::time::sleep(limit) => Some(Err(Stopped::at(Stage::TimedOut { limit }))),
             () = evicted.cancelled() => None,
         };
         let evicted = || Stopped::at(Stage::Evicted { max: self.pending.max(), progress: place.progress() });
-        let admitted = admitted.ok_or_else(evicted)?;
-        self.plane.metrics.handshake(Direction::Inbound, started.elapsed());
-        Ok(admitted)
+        let admitted = admitted.unwrap_or_else(|| Err(evicted()));
+        let result = admitted.as_ref().map_or_else(|stopped| stopped.stage.result(), |_| Some(Completed));
+        if let Some(result) = result {
+            self.plane.metrics.handshake(Direction::Inbound, result, started.elapsed());
+        }
+        admitted
     }
 
     /// The handshake itself; nothing is prepared for it before the peer has sent its ClientHello.

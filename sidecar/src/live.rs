@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::config::Config;
-use crate::credentials::holds_until;
+use crate::credentials::{CredentialStore, holds_until};
 use crate::http::{CallFacts, Calls};
-use crate::metrics::{Direction, Metrics};
+use crate::metrics::{Direction, ListenerSeries, Metrics, PeerSeries, UNKNOWN_PEER};
+use crate::policy_store::PolicyStore;
 use lasting::Lasting;
 pub use lasting::{ANSWER_TIMEOUT, LOOK_INTERVAL};
 pub use registration::{Path, Registration};
@@ -55,12 +56,34 @@ struct Live {
     traffic: Arc<Traffic>,
     /// Between two connections of the app.
     resting: AtomicBool,
+    /// The metrics have counted it as opened.
+    opened: AtomicBool,
+    /// Nanoseconds of waiting for the app or the peer, since the app's connection began.
+    waited: AtomicU64,
+    listener: Option<Arc<ListenerSeries>>,
 }
 
 #[derive(Debug)]
 struct State {
     facts: Facts,
     lasting: Lasting,
+    /// Where the metrics count it, once the peer is known.
+    series: Option<Arc<PeerSeries>>,
+    /// Bytes to the peer and to the app that the metrics have counted.
+    counted: (u64, u64),
+    /// When the app's connection began.
+    begun: std::time::Instant,
+}
+
+impl State {
+    /// Has the metrics count what was carried since the last time.
+    fn count_bytes(&mut self, traffic: &Traffic) {
+        let Some(series) = &self.series else { return };
+        let carried = (traffic.to_peer.load(Ordering::Relaxed), traffic.to_app.load(Ordering::Relaxed));
+        series.bytes_to_peer.fetch_add(carried.0.saturating_sub(self.counted.0), Ordering::Relaxed);
+        series.bytes_to_app.fetch_add(carried.1.saturating_sub(self.counted.1), Ordering::Relaxed);
+        self.counted = carried;
+    }
 }
 
 /// What a connection carries, and what its task and the register say to each other.
@@ -119,6 +142,24 @@ pub struct Register {
     metrics: Arc<Metrics>,
     inbounds: Vec<Listener>,
     outbounds: Vec<Listener>,
+    own: OwnService,
+}
+
+/// From what the own service's name is read.
+#[derive(Debug, Default)]
+pub struct OwnService {
+    pub credentials: Arc<CredentialStore>,
+    pub policy: Arc<PolicyStore>,
+}
+
+impl OwnService {
+    /// Its name in the policy, else its SPIFFE ID.
+    fn name(&self) -> String {
+        let Some(own) = self.credentials.current() else { return UNKNOWN_PEER.to_owned() };
+        let (id, policy) = (own.svid.id(), self.policy.current());
+        let name = policy.as_ref().and_then(|policy| policy.service_of(id));
+        name.map_or_else(|| id.to_string(), str::to_owned)
+    }
 }
 
 /// By which connections come.
@@ -127,28 +168,43 @@ struct Listener {
     /// The inbound's name or the outbound's service, for people.
     service: String,
     protocol: Protocol,
+    series: Arc<ListenerSeries>,
 }
 
 impl Register {
-    pub fn new(metrics: Arc<Metrics>, config: &Config) -> Self {
+    pub fn new(metrics: Arc<Metrics>, config: &Config, own: OwnService) -> Self {
+        let listener = |direction, service: String, protocol| {
+            let series = metrics.series.listener(direction, &service);
+            Listener { service, protocol, series }
+        };
         let (inbounds, outbounds) = (config.inbounds.iter(), config.outbounds.iter());
-        let inbounds = inbounds.map(|it| Listener { service: it.name.clone(), protocol: it.protocol });
-        let outbounds =
-            outbounds.map(|it| Listener { service: it.target.to_string(), protocol: it.protocol });
+        let inbounds = inbounds.map(|it| listener(Direction::Inbound, it.name.clone(), it.protocol));
+        let outbounds = outbounds.map(|it| listener(Direction::Outbound, it.target.to_string(), it.protocol));
         let (inbounds, outbounds) = (inbounds.collect(), outbounds.collect());
-        Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics, inbounds, outbounds }
+        Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics, inbounds, outbounds, own }
     }
 
     /// Puts a connection into the register, before anything is decided about it. Cancelling `abort` cuts it, too.
     pub fn enter(self: &Arc<Self>, facts: Facts, abort: &CancellationToken) -> Registration {
         let (number, direction) = (self.next.fetch_add(1, Ordering::Relaxed), facts.direction);
-        self.metrics.opened(direction);
+        let listener = self.listener(&facts).map(|listener| listener.series.clone());
+        let lasting = Lasting::since(Instant::now());
         let live = Arc::new(Live {
-            state: Mutex::new(State { facts, lasting: Lasting::since(Instant::now()) }),
+            state: Mutex::new(State {
+                facts,
+                lasting,
+                series: None,
+                counted: (0, 0),
+                begun: std::time::Instant::now(),
+            }),
             cut: abort.child_token(),
             traffic: Arc::default(),
             resting: AtomicBool::new(false),
+            opened: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
+            listener,
         });
+        live.begin();
         self.lock().insert(number, live.clone());
         Registration::new(number, direction, self.clone(), live)
     }
@@ -169,7 +225,7 @@ impl Register {
                 Err(Denial { code: reason, detail }) => {
                     let CallFacts { method, path } = call;
                     warn!(connection = number, direction, peer = %peer.id(), service, method, path = %path.escape_debug(), reason, detail, "cut");
-                    self.metrics.was_cut(reason);
+                    self.metrics.terminated(reason);
                     true
                 }
             };
@@ -186,7 +242,7 @@ impl Register {
         let peer = facts.peer.as_ref().map(VerifiedSvid::id).map(tracing::field::display);
         let (direction, service) = (facts.direction.as_str(), self.service(facts));
         warn!(connection = number, direction, peer, service, reason, detail, "cut");
-        self.metrics.was_cut(reason);
+        self.metrics.terminated(reason);
         let _first_reason_stands = live.traffic.cut_for.set(denial);
         live.cut.cancel();
     }
@@ -222,7 +278,7 @@ impl Register {
     }
 
     fn show(&self, number: u64, live: &Live, now: Instant) -> Value {
-        let (State { facts, lasting }, traffic) = (&*live.lock(), &live.traffic);
+        let (State { facts, lasting, .. }, traffic) = (&*live.lock(), &live.traffic);
         let peer = facts.peer.as_ref();
         json!({
             "connection": number,
@@ -239,6 +295,21 @@ impl Register {
             "bytes_to_peer": traffic.to_peer.load(Ordering::Relaxed),
             "bytes_to_app": traffic.to_app.load(Ordering::Relaxed),
         })
+    }
+
+    /// Has the metrics count what connections that are open have carried so far.
+    pub fn count_bytes(&self) {
+        self.for_each(|_, live| live.lock().count_bytes(&live.traffic));
+    }
+
+    /// Where the metrics count connections and requests with this peer.
+    pub fn peer_series(&self, facts: &Facts, peer: &str) -> Option<Arc<PeerSeries>> {
+        let listener = self.listener(facts)?;
+        let service = match facts.direction {
+            Direction::Inbound => self.own.name(),
+            Direction::Outbound => listener.service.clone(),
+        };
+        Some(self.metrics.series.peer(&listener.series, peer, &service))
     }
 
     fn listener(&self, facts: &Facts) -> Option<&Listener> {
@@ -288,6 +359,26 @@ impl Register {
 }
 
 impl Live {
+    /// A connection of the app, or a handshake, begins.
+    fn begin(&self) {
+        if let Some(listener) = &self.listener {
+            listener.connections_active.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It is over: the metrics count what is left, and the next begins at nothing.
+    fn finish(&self) {
+        if let Some(listener) = &self.listener {
+            listener.connections_active.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.opened.store(false, Ordering::Relaxed);
+        let mut state = self.lock();
+        state.count_bytes(&self.traffic);
+        state.counted = (0, 0);
+        self.traffic.to_peer.store(0, Ordering::Relaxed);
+        self.traffic.to_app.store(0, Ordering::Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -308,7 +399,7 @@ mod tests {
     fn register() -> Arc<Register> {
         let text = "[identity]\nsvid_file = \"a\"\nkey_file = \"b\"\nbundle_file = \"c\"\n";
         let config = Config::parse("sidecar.toml".as_ref(), text).unwrap();
-        Arc::new(Register::new(Arc::default(), &config))
+        Arc::new(Register::new(Arc::default(), &config, OwnService::default()))
     }
 
     fn facts() -> Facts {

@@ -1,105 +1,56 @@
-//! What Prometheus is told, by its naming conventions.
+//! What Prometheus reads; docs/METRICS.md has each name with its type, labels and meaning.
 
+mod exposition;
+mod histogram;
+mod labels;
 mod levels;
+mod requests;
+mod series;
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
 use crate::access_log::AccessLog;
+use crate::config::Limits;
 use crate::holder::IdentityStatus;
 use crate::subscription::SubscriptionState;
+use histogram::DURATION_BOUNDS;
+use labels::{ByDirection, ByHandshake, ByReason, ByResult, ByTunnel};
+pub use labels::{Direction, HandshakeResult, RefusalLabels};
 pub use levels::Levels;
+pub use requests::RequestClass;
+pub use series::{ListenerSeries, OTHER_PEERS, PeerSeries, SeriesRegister, UNKNOWN_PEER};
 
 /// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
 /// metrics grow.
 pub const REFUSAL_SERIES_MAX: usize = 1_000;
 
-/// Which way a connection goes, seen from the own app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    Inbound,
-    Outbound,
-}
-
-impl Direction {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
-
-impl EncodeLabelValue for Direction {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        self.as_str().encode(encoder)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByDirection {
-    direction: Direction,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByFlow {
-    direction: Direction,
-    flow: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByResult {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByTunnel {
-    tunnel: &'static str,
-}
-
-/// Who was refused, by whom and why.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RefusalLabels {
-    pub direction: Direction,
-    /// The caller.
-    pub peer: String,
-    /// The called.
-    pub service: String,
-    pub reason: &'static str,
-}
-
 /// All metrics of one sidecar.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    connections: Family<ByDirection, Counter>,
-    live: Family<ByDirection, Gauge>,
-    cut: Family<ByReason, Counter>,
+    /// What is counted by listener and peer.
+    pub series: Arc<SeriesRegister>,
     /// What has a limit.
     pub levels: Levels,
-    bytes: Family<ByFlow, Counter>,
-    handshakes: Family<ByDirection, Histogram, fn() -> Histogram>,
+    terminated: Family<ByReason, Counter>,
+    handshakes: Family<ByHandshake, Histogram, fn() -> Histogram>,
     upstream_failures: Family<ByDirection, Counter>,
     upstream_ejections: Family<ByDirection, Counter>,
     name_lookups: Family<ByResult, Counter>,
     refusals: Family<RefusalLabels, Counter>,
     refusals_seen: Mutex<HashSet<RefusalLabels>>,
+    refusals_overflowed: Counter,
     policy_reloads: Family<ByResult, Counter>,
     policy_version: Gauge,
     subscription_connected: Gauge,
@@ -116,18 +67,17 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("postern"),
-            connections: Family::default(),
-            live: Family::default(),
-            cut: Family::default(),
+            registry: Registry::default(),
+            series: Arc::default(),
             levels: Levels::default(),
-            bytes: Family::default(),
+            terminated: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
             upstream_failures: Family::default(),
             upstream_ejections: Family::default(),
             name_lookups: Family::default(),
             refusals: Family::default(),
             refusals_seen: Mutex::default(),
+            refusals_overflowed: Counter::default(),
             policy_reloads: Family::default(),
             policy_version: Gauge::default(),
             subscription_connected: Gauge::default(),
@@ -140,73 +90,92 @@ impl Default for Metrics {
             access_log_lines_dropped: Counter::default(),
             access_log_lines_failed: Counter::default(),
         };
+        metrics.begin_at_zero();
         metrics.register();
         metrics
     }
 }
 
-/// From 0.1 ms to 1.6 s.
 fn handshake_histogram() -> Histogram {
-    Histogram::new(exponential_buckets(0.0001, 2.0, 15))
+    Histogram::new(DURATION_BOUNDS.iter().map(Duration::as_secs_f64))
 }
 
 impl Metrics {
+    /// A counter that first appears with its first event hides that event from `rate`.
+    fn begin_at_zero(&self) {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let _begun = self.upstream_failures.get_or_create(&ByDirection { direction });
+            let _begun = self.upstream_ejections.get_or_create(&ByDirection { direction });
+        }
+        for result in ["answered", "absent", "failed"] {
+            let _begun = self.name_lookups.get_or_create(&ByResult { result });
+        }
+        for result in ["ok", "error"] {
+            let _begun = self.policy_reloads.get_or_create(&ByResult { result });
+        }
+        for tunnel in ["new", "kept"] {
+            let _begun = self.tunnel_leases.get_or_create(&ByTunnel { tunnel });
+        }
+    }
+
     fn register(&mut self) {
+        let mut root = std::mem::take(&mut self.registry);
+        self.levels.register_process(&mut root);
+        let registry = root.sub_registry_with_prefix("postern");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        let registry = &mut self.registry;
+        registry.register("build", "This program", build);
+        registry.register_collector(Box::new(self.series.clone()));
         self.levels.register(registry);
-        registry.register("build", "The program", build);
-        registry.register("connections", "App connections begun", self.connections.clone());
-        registry.register("connections_live", "App connections open now", self.live.clone());
-        registry.register(
-            "connections_cut",
-            "Live connections and requests cut, by reason",
-            self.cut.clone(),
-        );
-        registry.register("bytes", "Carried by connections that have ended", self.bytes.clone());
-        let duration = self.handshakes.clone();
-        registry.register_with_unit("handshake_duration", "Accept to admission", Unit::Seconds, duration);
+        let terminated = self.terminated.clone();
+        registry.register("connections_terminated", "Connections and requests cut, by reason", terminated);
+        let handshakes = self.handshakes.clone();
+        let help = "From accept or connect to the end of the TLS handshake, by how that ended";
+        registry.register_with_unit("handshake_duration", help, Unit::Seconds, handshakes);
         let failures = self.upstream_failures.clone();
-        registry.register("upstream_failures", "Addresses where nobody answered as hoped", failures);
+        registry.register("upstream_failures", "Attempts at an address that failed", failures);
         let ejections = self.upstream_ejections.clone();
-        registry.register("upstream_ejections", "Addresses that failed again and again", ejections);
+        registry.register("upstream_ejections", "Addresses ejected after failures in a row", ejections);
         let lookups = self.name_lookups.clone();
-        registry.register("name_lookups", "What name servers were asked, by how it ended", lookups);
-        registry.register("refusals", "Who was refused, by whom and why", self.refusals.clone());
+        registry.register("name_lookups", "Questions to name servers, by how that ended", lookups);
+        registry.register("refusals", "Refused connections and requests", self.refusals.clone());
+        let overflowed = self.refusals_overflowed.clone();
+        let help = "Refusals that were counted as other, for want of room";
+        registry.register("refusal_series_overflowed", help, overflowed);
         registry.register("policy_reloads", "Changes of the policy", self.policy_reloads.clone());
-        registry.register("policy_version", "Of the CA's policy in force", self.policy_version.clone());
+        let version = self.policy_version.clone();
+        registry.register("policy_version", "Version of the CA's policy in force, or 0", version);
         let connected = self.subscription_connected.clone();
-        registry.register("subscription_connected", "Whether the CA can be heard", connected);
+        registry.register("subscription_connected", "Whether the stream from the CA is up", connected);
         let not_after = self.svid_not_after.clone();
         registry.register("svid_not_after_timestamp_seconds", "End of the own certificate", not_after);
-        registry.register("svid_rotations", "Certificates replaced so far", self.svid_rotations.clone());
-        registry.register("tunnels_idle", "Tunnels that wait for the next lease", self.tunnels_idle.clone());
+        registry.register("svid_rotations", "Own certificates replaced", self.svid_rotations.clone());
+        registry.register(
+            "tunnels_idle",
+            "Tunnels that wait for the next connection",
+            self.tunnels_idle.clone(),
+        );
         let leases = self.tunnel_leases.clone();
         registry.register("tunnel_leases", "App connections begun on tunnels of outbounds", leases);
         let again = self.vouched_again.clone();
         registry.register("tunnel_reauthentications", "Newer certificates proved in place by peers", again);
-        registry.register(
-            "log_lines_dropped",
-            "Lost because the log pipe was full",
-            self.log_lines_dropped.clone(),
-        );
+        let dropped = self.log_lines_dropped.clone();
+        registry.register("log_lines_dropped", "Log lines that found their queue full", dropped);
         let dropped = self.access_log_lines_dropped.clone();
-        registry.register("access_log_lines_dropped", "Lost because nobody took them in time", dropped);
+        registry.register("access_log_lines_dropped", "Access log lines that found the queue full", dropped);
         let failed = self.access_log_lines_failed.clone();
-        registry.register("access_log_lines_failed", "Lost because they could not be written", failed);
+        registry.register("access_log_lines_failed", "Access log lines that could not be written", failed);
+        self.registry = root;
     }
 
-    pub fn opened(&self, direction: Direction) {
-        self.connections.get_or_create(&ByDirection { direction }).inc();
-        self.live.get_or_create(&ByDirection { direction }).inc();
+    /// The limits in force.
+    pub fn configured(&self, limits: &Limits) {
+        self.levels.configured(limits);
+        self.series.limit_peers(limits.peer_series_max);
     }
 
-    pub fn closed(&self, direction: Direction) {
-        self.live.get_or_create(&ByDirection { direction }).dec();
-    }
-
-    pub fn was_cut(&self, reason: &'static str) {
-        self.cut.get_or_create(&ByReason { reason }).inc();
+    /// A connection or a request was cut.
+    pub fn terminated(&self, reason: &'static str) {
+        self.terminated.get_or_create(&ByReason { reason }).inc();
     }
 
     pub fn tunnels_idle(&self, count: usize) {
@@ -222,13 +191,8 @@ impl Metrics {
         self.vouched_again.inc();
     }
 
-    pub fn carried(&self, direction: Direction, to_peer: u64, to_app: u64) {
-        self.bytes.get_or_create(&ByFlow { direction, flow: "to_peer" }).inc_by(to_peer);
-        self.bytes.get_or_create(&ByFlow { direction, flow: "to_app" }).inc_by(to_app);
-    }
-
-    pub fn handshake(&self, direction: Direction, duration: std::time::Duration) {
-        self.handshakes.get_or_create(&ByDirection { direction }).observe(duration.as_secs_f64());
+    pub fn handshake(&self, direction: Direction, result: HandshakeResult, duration: Duration) {
+        self.handshakes.get_or_create(&ByHandshake { direction, result }).observe(duration.as_secs_f64());
     }
 
     /// Nobody answered at an address as hoped.
@@ -250,8 +214,13 @@ impl Metrics {
         let known =
             seen.contains(&labels) || (seen.len() < REFUSAL_SERIES_MAX && seen.insert(labels.clone()));
         drop(seen);
-        let other = || "other".to_owned();
-        let labels = if known { labels } else { RefusalLabels { peer: other(), service: other(), ..labels } };
+        let other = || OTHER_PEERS.to_owned();
+        let labels = if known {
+            labels
+        } else {
+            self.refusals_overflowed.inc();
+            RefusalLabels { peer: other(), service: other(), ..labels }
+        };
         self.refusals.get_or_create(&labels).inc();
     }
 
@@ -268,11 +237,11 @@ impl Metrics {
         self.subscription_connected.set((state == SubscriptionState::Connected).into());
     }
 
-    /// Connections begun and open now, both ways together.
+    /// Connections opened, and open now, both ways together.
     pub fn connections(&self) -> (u64, i64) {
-        let both = [Direction::Inbound, Direction::Outbound].map(|direction| ByDirection { direction });
-        let begun = both.iter().map(|labels| self.connections.get_or_create(labels).get()).sum();
-        (begun, both.iter().map(|labels| self.live.get_or_create(labels).get()).sum())
+        let opened = self.series.peers().iter().map(|one| one.connections.load(Ordering::Relaxed)).sum();
+        let active = |one: &Arc<ListenerSeries>| AtomicI64::load(&one.connections_active, Ordering::Relaxed);
+        (opened, self.series.listeners().iter().map(active).sum())
     }
 
     /// Takes over what others count; called before the text is made.
@@ -312,8 +281,9 @@ mod tests {
         let text = metrics.text().unwrap();
         let series = text.lines().filter(|line| line.starts_with("postern_refusals_total{")).count();
         assert_eq!(series, REFUSAL_SERIES_MAX + 1);
-        let other =
-            format!("peer=\"other\",service=\"other\",reason=\"denied\"}} {}", REFUSAL_SERIES_MAX * 2);
+        let overflowed = REFUSAL_SERIES_MAX * 2;
+        let other = format!("peer=\"other\",service=\"other\",reason=\"denied\"}} {overflowed}");
         assert!(text.contains(&other), "{other}");
+        assert!(text.contains(&format!("postern_refusal_series_overflowed_total {overflowed}")));
     }
 }

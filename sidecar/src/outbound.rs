@@ -136,6 +136,7 @@ impl OutboundServer {
         registration: &Arc<Registration>,
     ) {
         reset_on_close(tls.tcp());
+        registration.carries();
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 registration.ended();

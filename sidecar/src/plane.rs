@@ -19,7 +19,7 @@ use crate::config::{Config, HostPort, Inbound, MaxAge, Target};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::descriptors;
 use crate::listen::ListenAddresses;
-use crate::live::Register;
+use crate::live::{OwnService, Register};
 use crate::metrics::{Direction, Metrics};
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
@@ -60,13 +60,15 @@ pub struct Plane {
 impl Plane {
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
         let metrics = Arc::<Metrics>::default();
-        let register = Arc::new(Register::new(metrics.clone(), &config));
-        metrics.levels.configured(&config.limits);
+        let own = OwnService::default();
+        let (credentials, policy) = (own.credentials.clone(), own.policy.clone());
+        metrics.configured(&config.limits);
+        let register = Arc::new(Register::new(metrics.clone(), &config, own));
         let shares = config.inbounds.iter().map(|_| Arc::default()).collect();
         Self {
             config,
-            credentials: Arc::default(),
-            policy: Arc::default(),
+            credentials,
+            policy,
             revoked: Arc::default(),
             subscription: watch::Sender::default(),
             register,
@@ -91,8 +93,9 @@ impl Plane {
         upstreams
     }
 
-    /// Looks at the levels that nobody keeps count of.
+    /// Looks at what nobody keeps count of, and counts what open connections have carried.
     pub fn measure(&self) {
+        self.register.count_bytes();
         let inbounds = self.config.inbounds.iter().map(|one| (one.protocol, one.name.clone()));
         self.measure_waiting(Direction::Inbound, inbounds);
         let outbounds = self.config.outbounds.iter().map(|one| (one.protocol, one.target.to_string()));

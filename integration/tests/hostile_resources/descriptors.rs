@@ -111,8 +111,8 @@ async fn a_flood_of_strangers_and_of_one_identity_leaves_descriptors_to_others()
     };
     eventually("it may not have all", async || (refused().await > 10.0).then_some(())).await;
     lives_on(&shop.payments).await;
-    let in_use = shop.payments.metric("postern_descriptors", &[]).await;
-    let limit = shop.payments.metric("postern_limit", &["limit=\"descriptors\""]).await;
+    let in_use = shop.payments.metric("process_open_fds", &[]).await;
+    let limit = shop.payments.metric("process_max_fds", &[]).await;
     assert!(limit == DESCRIPTORS as f64 && in_use < limit / 2.0, "{in_use} of {limit}");
     let before = kept.served();
     eventually("orders is served", async || (kept.served() > before + 100).then_some(())).await;
@@ -146,7 +146,7 @@ async fn an_app_that_takes_all_descriptors_leaves_the_reserve_and_comes_back() {
     drop(flood);
     let start = Instant::now();
     eventually("its descriptors are back", async || {
-        (shop.orders.metric("postern_descriptors", &[]).await < DESCRIPTORS as f64 / 4.0).then_some(())
+        (shop.orders.metric("process_open_fds", &[]).await < DESCRIPTORS as f64 / 4.0).then_some(())
     })
     .await;
     serves(shop.orders_to_payments()).await;

@@ -34,6 +34,10 @@ pub const HALF_CLOSED_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
 pub const LASTING_MIN: Duration = Duration::from_secs(1);
 pub const LASTING_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// `[limits] peer_series_max`.
+pub const PEER_SERIES_DEFAULT: usize = 1_000;
+pub const PEER_SERIES_MAX: usize = 100_000;
+
 /// `[limits] connect_timeout`.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// `[limits] dead_after`, from [`DEAD_AFTER_MIN`] to [`IDLE_TIMEOUT_MAX`].

@@ -9,7 +9,7 @@ use super::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTION_IDLE_TIMEOUT_DEFAULT, CONNECTIONS_DEFAULT, CONNECTIONS_MAX,
     CONNECTIONS_PER_PEER_PART, DEAD_AFTER_DEFAULT, DEAD_AFTER_MIN, HALF_CLOSED_TIMEOUT_DEFAULT,
     HANDSHAKE_TIMEOUT_DEFAULT, HANDSHAKES_PENDING_DEFAULT, HANDSHAKES_PENDING_MAX, HANDSHAKES_PENDING_PART,
-    IDLE_TIMEOUT_MAX, LASTING_MAX, LASTING_MIN, TIMEOUT_MAX, TIMEOUT_MIN,
+    IDLE_TIMEOUT_MAX, LASTING_MAX, LASTING_MIN, PEER_SERIES_DEFAULT, PEER_SERIES_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 
 /// Bounds, each with a default.
@@ -32,6 +32,8 @@ pub struct Limits {
     /// One of which one direction has ended, and nothing moves in the other.
     pub half_closed_timeout: Duration,
     pub max_connection_age: MaxAge,
+    /// Peers that metrics count apart, each at each listener.
+    pub peer_series_max: usize,
 }
 
 /// How long a connection lives on which no newer certificates are proved.
@@ -56,6 +58,7 @@ impl Default for Limits {
             idle_timeout: CONNECTION_IDLE_TIMEOUT_DEFAULT,
             half_closed_timeout: HALF_CLOSED_TIMEOUT_DEFAULT,
             max_connection_age: MaxAge::default(),
+            peer_series_max: PEER_SERIES_DEFAULT,
         }
     }
 }
@@ -77,6 +80,7 @@ impl Rules<'_> {
         let idle = self.duration("limits.idle_timeout", raw.idle_timeout, LASTING_MIN..=LASTING_MAX);
         let half_closed =
             self.duration("limits.half_closed_timeout", raw.half_closed_timeout, LASTING_MIN..=LASTING_MAX);
+        let peer_series = self.count("limits.peer_series_max", raw.peer_series_max, PEER_SERIES_MAX);
         let age = self.max_age("limits.max_connection_age", raw.max_connection_age);
         Limits {
             handshakes_pending_max: pending
@@ -90,6 +94,7 @@ impl Rules<'_> {
             idle_timeout: idle.unwrap_or(default.idle_timeout),
             half_closed_timeout: half_closed.unwrap_or(default.half_closed_timeout),
             max_connection_age: age.unwrap_or_default(),
+            peer_series_max: peer_series.unwrap_or(default.peer_series_max),
         }
     }
 

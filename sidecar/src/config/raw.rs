@@ -115,6 +115,7 @@ pub(super) struct RawLimits {
     pub(super) idle_timeout: Text,
     pub(super) half_closed_timeout: Text,
     pub(super) max_connection_age: Text,
+    pub(super) peer_series_max: Count,
 }
 
 #[derive(Deserialize, Default)]

@@ -75,10 +75,13 @@ async fn answer<S: Side>(side: &S, request: Request<Incoming>) -> Response<Answe
     // First known to the register, then decided: a policy that comes between is seen by one of the two.
     let call = side.calls().enter(CallFacts::of(&request));
     call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
+    if asked.is_grpc() {
+        call.outcome.expect_grpc();
+    }
     let response = answer_call(side, request, head, &call, asked).await;
     // What comes before the answer is sent before it.
     side.calls().interim().sent().await;
-    call.tell(|story| story.status = Some(response.status().as_u16()));
+    call.answered(&response);
     response
 }
 

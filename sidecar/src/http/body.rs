@@ -249,6 +249,9 @@ impl Carried {
         };
         let frame = frame.map(|frame| counting(frame, counted));
         self.call.moved();
+        if let Some(trailers) = frame.as_ref().and_then(Frame::trailers_ref) {
+            self.call.outcome.read_grpc_status(trailers);
+        }
         match &frame {
             Some(_) => self.give_back_at_end(),
             None => self.give_back(),

@@ -8,14 +8,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
-use http::Request;
+use http::{Request, Response};
 use postern_proto::mtls::Denial;
 use slab::Slab;
 use tracing::warn;
 
 use super::interim::InterimQueue;
+use super::outcome::Outcome;
 use crate::access_log::{Ended, EndedBy, EndedWith, Line, Story};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, PeerSeries};
 use crate::plane::Plane;
 use crate::refusals::Called;
 use crate::share::Place;
@@ -57,13 +58,15 @@ pub struct Calls {
     /// What its client is told before an answer.
     interim: Arc<InterimQueue>,
     /// Once it is known who calls whom.
-    teller: OnceLock<Teller>,
+    recorder: OnceLock<RequestRecorder>,
 }
 
-/// Tells of the requests of one connection in the access log.
+/// Records the requests of one connection in metrics and access log.
 #[derive(Debug)]
-pub(super) struct Teller {
+pub(super) struct RequestRecorder {
     pub(super) plane: Arc<Plane>,
+    /// Where the metrics count them.
+    pub(super) series: Option<Arc<PeerSeries>>,
     pub(super) direction: Direction,
     pub(super) from: String,
     pub(super) called: Called,
@@ -94,6 +97,7 @@ pub(super) struct OpenCall {
     story: Mutex<Story>,
     /// Its room among what its caller has under way, once it is let through.
     place: OnceLock<Place>,
+    pub(super) outcome: Outcome,
 }
 
 /// Why a request is cut.
@@ -127,21 +131,26 @@ impl Default for Calls {
     fn default() -> Self {
         let began = Instant::now();
         let state = CallsState { open: Slab::new(), quiet_since: began };
-        Self { state: Mutex::new(state), began, interim: Arc::default(), teller: OnceLock::new() }
+        Self { state: Mutex::new(state), began, interim: Arc::default(), recorder: OnceLock::new() }
     }
 }
 
 impl Calls {
-    /// Has its requests told, where there is an access log.
-    pub(super) fn told_by(&self, teller: Teller) {
-        if teller.plane.access_log.is_on() {
-            // There is one teller, set before the first request.
-            let _first = self.teller.set(teller);
-        }
+    /// Has its requests recorded.
+    pub(super) fn recorded_by(&self, recorder: RequestRecorder) {
+        // There is one recorder, set before the first request.
+        let _first = self.recorder.set(recorder);
+    }
+
+    fn series(&self) -> Option<&PeerSeries> {
+        self.recorder.get()?.series.as_deref()
     }
 
     /// Puts a request into the list, before anything is decided about it.
     pub(super) fn enter(self: &Arc<Self>, facts: CallFacts) -> Arc<OpenCall> {
+        if let Some(series) = self.series() {
+            series.listener.requests_active.fetch_add(1, Ordering::Relaxed);
+        }
         let mut state = self.lock();
         let entry = state.open.vacant_entry();
         let call = Arc::new(OpenCall {
@@ -157,6 +166,7 @@ impl Calls {
             began: Instant::now(),
             story: Mutex::default(),
             place: OnceLock::new(),
+            outcome: Outcome::default(),
         });
         entry.insert(Arc::downgrade(&call));
         call
@@ -276,7 +286,7 @@ impl OpenCall {
 impl OpenCall {
     /// Adds to what the access log will tell, if there is one.
     pub(super) fn tell(&self, add: impl FnOnce(&mut Story)) {
-        if self.calls.teller.get().is_some() {
+        if self.calls.recorder.get().is_some_and(|recorder| recorder.plane.access_log.is_on()) {
             add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -292,16 +302,49 @@ impl OpenCall {
     pub(super) fn cut_upgraded(&self, denial: Denial) {
         let Denial { code: reason, detail } = denial;
         let CallFacts { method, path } = &self.facts;
-        warn!(method, path = %path.escape_debug(), reason, detail, "cut");
+        let recorder = self.calls.recorder.get();
+        let direction = recorder.map(|recorder| recorder.direction.as_str());
+        let from = recorder.map(|recorder| recorder.from.as_str());
+        warn!(direction, from, method, path = %path.escape_debug(), reason, detail, "cut");
+        if let Some(recorder) = recorder {
+            recorder.plane.metrics.terminated(reason);
+        }
         self.tell(|story| (story.reason, story.detail) = (Some(reason), Some(detail)));
         self.ended(EndedBy::Sidecar, EndedWith::Cut);
     }
 
+    /// Its answer's head is handed on.
+    pub(super) fn answered<B>(&self, response: &Response<B>) {
+        self.outcome.answered(response.status().as_u16(), response.headers());
+        self.tell(|story| story.status = Some(response.status().as_u16()));
+        if let Some(series) = self.calls.series() {
+            series.listener.request_share.observe(self.outcome.own_share(self.began.elapsed()));
+        }
+    }
+
+    /// It is sent once more, on another connection.
+    pub(super) fn retried(&self) {
+        if let Some(series) = self.calls.series() {
+            series.retries.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self) {
+        let Some(series) = self.calls.series() else { return };
+        series.listener.requests_active.fetch_sub(1, Ordering::Relaxed);
+        series.request_ended(self.outcome.class(&self.facts.method), self.began.elapsed());
+    }
+
     fn write_line(&mut self) {
         let cut = self.cut_by();
-        let Some(Teller { plane, direction, from, called, connection }) = self.calls.teller.get() else {
+        let Some(RequestRecorder { plane, direction, from, called, connection, .. }) =
+            self.calls.recorder.get()
+        else {
             return;
         };
+        if !plane.access_log.is_on() {
+            return;
+        }
         let story = self.story.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let (Some(by), None) = (cut, story.reason) {
             story.reason = Some(by.code());
@@ -330,6 +373,7 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        self.count();
         self.write_line();
         let mut state = self.calls.lock();
         let _left = state.open.try_remove(self.key);

@@ -72,6 +72,7 @@ impl Prepared {
         lender: &impl Lend,
     ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
         let (mut attempt, call) = (1, self.request.body().call().clone());
+        let _for_the_other_side = call.outcome.wait();
         loop {
             let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
             self.address(leased.is_shared());
@@ -91,7 +92,10 @@ impl Prepared {
                     let otherwise = lender.otherwise(&leased);
                     let again = unsent.or_else(|| spare?.again(&error, &leased, otherwise));
                     match again.filter(|_| attempt < ATTEMPTS_MAX && leased.alert().is_none()) {
-                        Some(request) => (self.request, attempt) = (request, attempt + 1),
+                        Some(request) => {
+                            call.retried();
+                            (self.request, attempt) = (request, attempt + 1);
+                        }
                         None => {
                             call.ended(EndedBy::Called, ended::of(&error));
                             return Err(ExchangeError::Broken(error, leased));

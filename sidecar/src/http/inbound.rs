@@ -20,7 +20,7 @@ use super::ALPN_H2;
 use super::answering::{Answering, Side};
 use super::app::{App, ToApp};
 use super::body::{Answer, RequestBody, To};
-use super::call::{CallFacts, Calls, OpenCall, Teller};
+use super::call::{CallFacts, Calls, OpenCall, RequestRecorder};
 use super::exchange::Prepared;
 use super::expect::Held;
 use super::failure::Failure;
@@ -78,8 +78,9 @@ impl HttpInbound {
         let own = own.svid.id().clone();
         // Both are SPIFFE IDs: there is nothing in them that a header may not have.
         let Some(client_cert) = fields::client_cert(&own, &hash, peer.id()) else { return };
-        calls.told_by(Teller {
+        calls.recorded_by(RequestRecorder {
             plane: self.plane.clone(),
+            series: registration.series(),
             direction: Direction::Inbound,
             from: peer.id().to_string(),
             called: self.called(&own),

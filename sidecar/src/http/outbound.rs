@@ -7,13 +7,14 @@ use http::header::HeaderValue;
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use postern_proto::identity::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answering::{Answering, Side};
 use super::body::{Answer, RequestBody, To};
-use super::call::{Calls, OpenCall, Teller};
+use super::call::{Calls, OpenCall, RequestRecorder};
 use super::exchange::{ExchangeError, Prepared};
 use super::expect::Held;
 use super::failure::Failure;
@@ -30,7 +31,7 @@ use super::watched::Watched;
 use super::{expect, fields};
 use crate::config::Http;
 use crate::listen::{Serve, Until};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, UNKNOWN_PEER};
 use crate::outbound::OutboundServer;
 use crate::plane::Plane;
 use crate::refusals::{Instance, Refusal};
@@ -66,8 +67,11 @@ impl HttpOutbound {
         }
         let (calls, heads) = (Arc::<Calls>::default(), Arc::<Heads>::default());
         let own = server.plane.credentials.current();
-        calls.told_by(Teller {
+        let expected = server.plane.expected(&server.outbound.target).ok();
+        let peer = expected.as_ref().map_or(UNKNOWN_PEER, SpiffeId::as_str);
+        calls.recorded_by(RequestRecorder {
             plane: server.plane.clone(),
+            series: server.plane.register.peer_series(&server.facts(), peer),
             direction: Direction::Outbound,
             from: own.map_or_else(|| "-".to_owned(), |own| own.svid.id().to_string()),
             called: Serve::called(&**server),

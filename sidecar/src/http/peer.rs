@@ -151,6 +151,7 @@ impl pool::Place for PeerPlace {
             }
             Err(Unmet::Refused(refusal)) => return Err(refused(vec![refusal])),
         };
+        registration.opened();
         let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
         if kind == Kind::Any {
             leased.listing().learn(Some(if shared { Speaks::Http2 } else { Speaks::Http1 }));

@@ -114,6 +114,11 @@ impl Asked {
         let head = request.method() == Method::HEAD;
         Self { grpc: is_grpc(request.headers()), head, version: request.version() }
     }
+
+    /// Whether it is a gRPC call.
+    pub(super) fn is_grpc(self) -> bool {
+        self.grpc
+    }
 }
 
 /// Whether a message is gRPC's (gRPC over HTTP/2, `Content-Type`).

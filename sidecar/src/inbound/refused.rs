@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::InboundServer;
 use crate::holder::in_one_line;
 use crate::live::Registration;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, HandshakeResult};
 use crate::pending::Progress;
 use crate::refusals::{Called, Refusal, explain_command};
 use crate::tls::BrokenHandshake;
@@ -96,6 +96,24 @@ impl InboundServer {
         let service = own.and_then(|own| policy.as_ref()?.service_of(own).map(str::to_owned));
         let port = Some(self.inbound.name.clone());
         Called { id: own.map(SpiffeId::to_string), service, port, address: None }
+    }
+}
+
+impl Stage {
+    /// How the handshake ended, unless nobody began one.
+    pub(super) fn result(&self) -> Option<HandshakeResult> {
+        Some(match self {
+            Self::Silent => return None,
+            Self::TimedOut { .. } => HandshakeResult::TimedOut,
+            Self::Evicted { .. } => HandshakeResult::Evicted,
+            Self::Denied(_)
+            | Self::Handshake { verdict: Some(Verdict::Denied(..) | Verdict::Unverified(_)), .. } => {
+                HandshakeResult::Refused
+            }
+            Self::NotTls { .. } | Self::Config(_) | Self::Handshake { .. } | Self::AppUnreachable(_) => {
+                HandshakeResult::Failed
+            }
+        })
     }
 }
 

@@ -165,7 +165,7 @@ impl InboundServer {
             }
         };
         *place = None;
-        let connecting = Box::pin(self.app.connect());
+        let connecting = registration.wait_for(Box::pin(self.app.connect()));
         let (mut app, _in_flight) = match registration.cut.run_until_cancelled(connecting).await {
             Some(Ok(connected)) => connected,
             None => return Ok(self.cut(wire, registration)),
@@ -185,6 +185,7 @@ impl InboundServer {
             Box::pin(settle(wire)).await?;
             return Ok(Afterwards::Next);
         }
+        registration.carries();
         let relayed = tokio::select! {
             biased;
             () = registration.cut.cancelled() => return Ok(self.cut(wire, registration)),

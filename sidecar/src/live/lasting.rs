@@ -89,7 +89,7 @@ impl Register {
     pub async fn end_outlived(&self, limits: &Limits, wall: OffsetDateTime, now: Instant) {
         self.for_each_in_turns(|number, live| {
             let mut state = live.lock();
-            let State { facts, lasting } = &mut *state;
+            let State { facts, lasting, .. } = &mut *state;
             lasting.look(&live.traffic, now);
             // Who is not known yet has the time of a handshake.
             if facts.peer.is_none() || live.cut.is_cancelled() {

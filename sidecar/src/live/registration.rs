@@ -1,7 +1,8 @@
 //! A connection's place in the register, held by the task that carries it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Live, Register, Traffic};
 use crate::access_log::{Ended, EndedBy, EndedWith, Story};
 use crate::http::ended_with;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, ListenerSeries, PeerSeries, UNKNOWN_PEER};
 use crate::relay::RelayError;
 use crate::share::Place;
 
@@ -71,7 +72,65 @@ impl Registration {
 
     /// Says who the peer is. Whoever decides about it must read the policy after this.
     pub fn identify(&self, peer: &VerifiedSvid) {
-        self.live.lock().facts.peer = Some(peer.clone());
+        let mut state = self.live.lock();
+        if state.series.as_ref().is_none_or(|series| !series.is_of(peer.id().as_str())) {
+            state.count_bytes(&self.traffic);
+            state.series = self.register.peer_series(&state.facts, peer.id().as_str());
+        }
+        state.facts.peer = Some(peer.clone());
+    }
+
+    /// Where the metrics count it, once the peer is known.
+    pub fn series(&self) -> Option<Arc<PeerSeries>> {
+        self.live.lock().series.clone()
+    }
+
+    /// Where the metrics count its listener.
+    pub fn listener_series(&self) -> Option<&Arc<ListenerSeries>> {
+        self.live.listener.as_ref()
+    }
+
+    /// Waits for the app or the peer, which is not the sidecar's own share of the connection's time.
+    pub async fn wait_for<T>(&self, other_side: impl Future<Output = T>) -> T {
+        let since = std::time::Instant::now();
+        let answer = other_side.await;
+        let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.live.waited.fetch_add(waited, Ordering::Relaxed);
+        answer
+    }
+
+    /// A connection of the app begins: from here on its time counts.
+    pub fn begin(&self) {
+        self.live.waited.store(0, Ordering::Relaxed);
+        self.live.lock().begun = std::time::Instant::now();
+    }
+
+    /// Bytes can pass on a connection of the app.
+    pub fn carries(&self) {
+        if let Some(listener) = &self.live.listener {
+            let waited = Duration::from_nanos(self.live.waited.load(Ordering::Relaxed));
+            let elapsed = self.live.lock().begun.elapsed();
+            listener.connection_share.observe(elapsed.saturating_sub(waited));
+        }
+    }
+
+    /// Has the metrics count a connection, once; of an inbound those apart whose peer has shown no identity.
+    pub fn opened(&self) {
+        if self.live.opened.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let state = self.live.lock();
+        let series = match (&state.series, self.direction) {
+            (Some(series), _) => Some(series.clone()),
+            (None, Direction::Outbound) => self.register.peer_series(&state.facts, UNKNOWN_PEER),
+            (None, Direction::Inbound) => None,
+        };
+        let counter = match (&series, &self.live.listener) {
+            (Some(series), _) => &series.connections,
+            (None, Some(listener)) => &listener.unidentified,
+            (None, None) => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The certificate that the peer was shown holds until then.
@@ -88,25 +147,25 @@ impl Registration {
     pub fn set_path(&self, path: Path) {
         self.live.lock().facts.is_tunnel = !matches!(path, Path::Direct);
         self.traffic.unanswered.store(path == Path::TunnelUnanswered, Ordering::Relaxed);
+        if self.direction == Direction::Outbound {
+            self.opened();
+        }
     }
 
     /// Begins the next connection of the app on a connection that was there before.
     pub fn lease(&self) {
         self.live.lock().lasting.moved(Instant::now());
         if self.live.resting.swap(false, Ordering::Relaxed) {
-            self.register.metrics.opened(self.direction);
+            self.live.begin();
         }
     }
 
     /// The app's connection is over; what it was is told, and the next starts from nothing.
     pub fn rest(&self) {
         if !self.live.resting.swap(true, Ordering::Relaxed) {
-            let taken = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
-            let (to_peer, to_app) = (taken(&self.traffic.to_peer), taken(&self.traffic.to_app));
+            self.live.finish();
             let flags = [&self.traffic.half_closed, &self.traffic.app_stalls, &self.traffic.peer_stalls];
             flags.into_iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
-            self.register.metrics.carried(self.direction, to_peer, to_app);
-            self.register.metrics.closed(self.direction);
             self.tell(|story| *story = Story::default());
         }
     }

@@ -9,11 +9,6 @@ use super::Direction;
 use crate::config::Limits;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByLimit {
-    limit: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByListener {
     direction: Direction,
     listener: String,
@@ -24,36 +19,45 @@ struct ByListener {
 pub struct Levels {
     /// Handshakes of peers under way.
     pub handshakes_pending: Gauge,
+    handshakes_pending_limit: Gauge,
     connections: Family<ByListener, Gauge>,
     http_requests_waiting: Family<ByListener, Gauge>,
+    connections_limit: Gauge,
     most_of_one_peer: Gauge,
-    descriptors: Gauge,
-    limits: Family<ByLimit, Gauge>,
+    most_of_one_peer_limit: Gauge,
+    open_fds: Gauge,
+    max_fds: Gauge,
 }
 
 impl Levels {
     pub(super) fn register(&self, registry: &mut Registry) {
         let pending = self.handshakes_pending.clone();
         registry.register("handshakes_pending", "Handshakes of peers under way", pending);
+        let limit = self.handshakes_pending_limit.clone();
+        registry.register("handshakes_pending_limit", "As many one inbound may have", limit);
         let connections = self.connections.clone();
-        registry.register("listener_connections", "Accepted and still open", connections);
+        registry.register("listener_connections", "Connections accepted and still open", connections);
+        let limit = self.connections_limit.clone();
+        registry.register("listener_connections_limit", "As many one listener may have", limit);
         let waiting = self.http_requests_waiting.clone();
         registry.register("http_requests_waiting", "Requests that wait for a connection", waiting);
         let most = self.most_of_one_peer.clone();
         registry.register("connections_of_one_peer", "The most that one identity has at one inbound", most);
-        registry.register("descriptors", "File descriptors in use", self.descriptors.clone());
-        registry.register("limit", "How high each level may get", self.limits.clone());
+        let limit = self.most_of_one_peer_limit.clone();
+        registry.register("connections_of_one_peer_limit", "As many one identity may have", limit);
+    }
+
+    /// Metrics of the process go by the names that Prometheus's own clients give them.
+    pub(super) fn register_process(&self, registry: &mut Registry) {
+        registry.register("process_open_fds", "Open file descriptors", self.open_fds.clone());
+        registry.register("process_max_fds", "File descriptors that may be open", self.max_fds.clone());
     }
 
     /// The limits in force.
     pub fn configured(&self, limits: &Limits) {
-        self.limit("handshakes_pending_max", limits.handshakes_pending_max as u64);
-        self.limit("connections_max", limits.connections_max as u64);
-        self.limit("connections_per_peer_max", limits.connections_per_peer_max as u64);
-    }
-
-    fn limit(&self, limit: &'static str, value: u64) {
-        self.limits.get_or_create(&ByLimit { limit }).set(signed(value));
+        self.handshakes_pending_limit.set(signed(limits.handshakes_pending_max as u64));
+        self.connections_limit.set(signed(limits.connections_max as u64));
+        self.most_of_one_peer_limit.set(signed(limits.connections_per_peer_max as u64));
     }
 
     /// Open connections of one listener, to be set by it.
@@ -70,9 +74,9 @@ impl Levels {
     /// Takes over what is looked at only when somebody asks.
     pub fn measured(&self, most_of_one_peer: usize, descriptors: u64, descriptors_max: Option<u64>) {
         self.most_of_one_peer.set(signed(most_of_one_peer as u64));
-        self.descriptors.set(signed(descriptors));
+        self.open_fds.set(signed(descriptors));
         if let Some(max) = descriptors_max {
-            self.limit("descriptors", max);
+            self.max_fds.set(signed(max));
         }
     }
 }

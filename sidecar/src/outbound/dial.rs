@@ -16,8 +16,9 @@ use super::slots::Turn;
 use crate::config::Target;
 use crate::credentials::Credentials;
 use crate::dial::{Progress, Won, race};
+use crate::ending::alert_in;
 use crate::live::Registration;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, HandshakeResult};
 use crate::plane::Plane;
 use crate::refusals::Refusal;
 use crate::tls::{self, BrokenHandshake, Secured};
@@ -148,7 +149,7 @@ impl OutboundServer {
             // Boxed, so that the handshake's state is gone while bytes are relayed.
             Some((Box::pin(reaching), (None, attempt)))
         });
-        match race(attempts, progress).await {
+        match registration.wait_for(race(attempts, progress)).await {
             Ok(Won { value: (found, mut leased), failed }) => {
                 let mut overtaken =
                     std::mem::take(&mut *dialed.lock().unwrap_or_else(PoisonError::into_inner));
@@ -260,9 +261,18 @@ impl OutboundServer {
         let connecting = tls::connect(tcp, config.map_err(Failure::Config)?, &secrets);
         let limit = self.plane.config.limits.handshake_timeout;
         let started = Instant::now();
-        match tokio::time::timeout(limit, connecting).await {
+        let shaken = tokio::time::timeout(limit, connecting).await;
+        let result = match &shaken {
+            Ok(Ok(_)) => HandshakeResult::Completed,
+            Ok(Err(broken)) if judge.verdict().is_some() || alert_in(&broken.error).is_some() => {
+                HandshakeResult::Refused
+            }
+            Ok(Err(_)) => HandshakeResult::Failed,
+            Err(_) => HandshakeResult::TimedOut,
+        };
+        self.plane.metrics.handshake(Direction::Outbound, result, started.elapsed());
+        match shaken {
             Ok(Ok(secured)) => {
-                self.plane.metrics.handshake(Direction::Outbound, started.elapsed());
                 let Some(peer) = judge.admitted().cloned() else {
                     return Err(Failure::Handshake(io::Error::other("nobody was verified")));
                 };

@@ -60,6 +60,7 @@ impl OutboundServer {
                 }
                 Some(Err(refused)) => return self.tell_refused(refused, registration),
             };
+            registration.carries();
             let relayed = tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {

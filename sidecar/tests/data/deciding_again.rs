@@ -69,7 +69,7 @@ async fn a_withdrawn_permission_resets_its_connections_and_no_others() {
             .metrics
             .text()
             .unwrap()
-            .contains("postern_connections_cut_total{reason=\"denied\"} 2")
+            .contains("postern_connections_terminated_total{reason=\"denied\"} 2")
     );
 }
 

@@ -57,7 +57,10 @@ impl Shop {
     /// The reason is in the metrics and, once the connection has ended, in the access log.
     async fn tells(&self, reason: &str) {
         let text = self.payments.plane.metrics.text().unwrap();
-        assert!(text.contains(&format!("postern_connections_cut_total{{reason=\"{reason}\"}} 1")), "{text}");
+        assert!(
+            text.contains(&format!("postern_connections_terminated_total{{reason=\"{reason}\"}} 1")),
+            "{text}"
+        );
         let line = eventually("it is in the access log", || {
             let text = std::fs::read_to_string(self.log.path().join("log")).unwrap_or_default();
             let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -152,7 +155,7 @@ async fn a_connection_that_is_half_closed_and_silent_is_cut_long_before_one_that
     assert_eq!(payments.live(), 2);
     plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout + SECOND).await;
     expect_reset(&mut half).await;
-    assert!(plane.metrics.text().unwrap().contains("_cut_total{reason=\"half_closed_timeout\"} 1"));
+    assert!(plane.metrics.text().unwrap().contains("_terminated_total{reason=\"half_closed_timeout\"} 1"));
     let unread = whole.try_read(&mut [0; 1]).unwrap_err();
     assert_eq!(unread.kind(), std::io::ErrorKind::WouldBlock, "still open");
     assert_eq!(whole.write(b"y").await.unwrap(), 1);

@@ -72,9 +72,9 @@ async fn idle_connections_of_one_allowed_identity_leave_room_for_another() {
     let text = shop.payments.plane.metrics.text().unwrap();
     for (level, of) in [
         ("connections_of_one_peer", MAX),
-        ("limit{limit=\"connections_per_peer_max\"}", MAX),
-        ("limit{limit=\"connections_max\"}", Limits::default().connections_max),
-        ("limit{limit=\"handshakes_pending_max\"}", Limits::default().handshakes_pending_max),
+        ("connections_of_one_peer_limit", MAX),
+        ("listener_connections_limit", Limits::default().connections_max),
+        ("handshakes_pending_limit", Limits::default().handshakes_pending_max),
         ("handshakes_pending", 0),
         ("listener_connections{direction=\"inbound\",listener=\"api\"}", MAX),
     ] {

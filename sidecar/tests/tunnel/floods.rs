@@ -97,7 +97,7 @@ async fn an_open_that_is_never_answered_is_cut_in_time_and_its_app_reset() {
     look_after(&orders, ANSWER_TIMEOUT + Duration::from_secs(1)).await;
     expect_reset(&mut app).await;
     let text = orders.plane.metrics.text().unwrap();
-    assert!(text.contains("postern_connections_cut_total{reason=\"unanswered\"} 1"), "{text}");
+    assert!(text.contains("postern_connections_terminated_total{reason=\"unanswered\"} 1"), "{text}");
     eventually("its place is free", || (orders.live() == 0).then_some(())).await;
 }
 

@@ -1,0 +1,183 @@
+//! How the series of listeners and peers are written for Prometheus.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use super::histogram::DurationHistogram;
+use super::requests::STATUS_CLASSES;
+use super::series::{ListenerSeries, PeerSeries, SeriesRegister};
+
+/// No label set has more than these.
+type NoExemplar = [(&'static str, &'static str); 0];
+
+/// Writes families one after the other.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Collector for SeriesRegister {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let (listeners, peers) = (self.listeners(), self.peers());
+        let mut families = Families(encoder);
+        families.connections(self, &listeners, &peers)?;
+        families.requests(&listeners, &peers)
+    }
+}
+
+impl Families<'_> {
+    fn connections(
+        &mut self,
+        all: &SeriesRegister,
+        listeners: &[Arc<ListenerSeries>],
+        peers: &[Arc<PeerSeries>],
+    ) -> std::fmt::Result {
+        self.gauges(
+            "active_connections",
+            "Connections that carry something now, or are in their handshake.",
+            listeners.iter().map(|one| (one.labels(), &one.connections_active)),
+        )?;
+        self.counters(
+            "connections",
+            "Connections opened: of the own app, or of a peer that has shown an identity.",
+            peers.iter().map(|one| (one.labels(), load(&one.connections))),
+        )?;
+        self.counters(
+            "unidentified_connections",
+            "Connections to inbounds that ended before their peer had shown an identity.",
+            listeners.iter().map(|one| (one.labels(), load(&one.unidentified))).filter(inbound_only),
+        )?;
+        self.counters(
+            "bytes",
+            "Bytes carried, also by connections that are still open.",
+            peers.iter().flat_map(bytes_of),
+        )?;
+        self.histograms(
+            "connection_duration",
+            "From the begin of a tcp connection to its end.",
+            listeners.iter().map(|one| (one.labels(), &one.connection_duration)),
+        )?;
+        self.histograms(
+            "connection_sidecar_duration",
+            "What the sidecar took of the time until a tcp connection carried bytes.",
+            listeners.iter().map(|one| (one.labels(), &one.connection_share)),
+        )?;
+        let help = "Connections whose peer was counted as other, for want of room.";
+        let mut family =
+            self.0.encode_descriptor("peer_series_overflowed", help, None, MetricType::Counter)?;
+        family.encode_counter::<NoExemplar, _, u64>(&all.overflowed(), None)
+    }
+
+    fn requests(&mut self, listeners: &[Arc<ListenerSeries>], peers: &[Arc<PeerSeries>]) -> std::fmt::Result {
+        self.gauges(
+            "http_active_requests",
+            "Requests under way.",
+            listeners.iter().map(|one| (one.labels(), &one.requests_active)),
+        )?;
+        let counts = |one: &'_ Arc<PeerSeries>| one.requests.counts().collect::<Vec<_>>();
+        let counted: Vec<_> = peers.iter().map(|one| (one.labels(), counts(one))).collect();
+        let each = counted.iter().flat_map(|([direction, listener, peer, service], counts)| {
+            counts.iter().map(move |([method, status, grpc], count)| {
+                ([*direction, *listener, *peer, *service, *method, *status, *grpc], *count)
+            })
+        });
+        self.counters("http_requests", "Requests that have ended.", each)?;
+        self.counters(
+            "http_retries",
+            "Requests sent once more, on another connection.",
+            peers.iter().map(|one| (one.labels(), load(&one.retries))),
+        )?;
+        let durations = listeners.iter().flat_map(|one| {
+            let [direction, listener] = one.labels();
+            STATUS_CLASSES
+                .iter()
+                .zip(&one.request_duration)
+                .filter(|(_, histogram)| histogram.count() > 0)
+                .map(move |(class, histogram)| {
+                    ([direction, listener, ("http_response_status_class", *class)], histogram)
+                })
+        });
+        self.histograms(
+            "http_request_duration",
+            "From a request's head to the end of its answer.",
+            durations,
+        )?;
+        self.histograms(
+            "http_request_sidecar_duration",
+            "What the sidecar took of the time until a request's answer began.",
+            listeners.iter().map(|one| (one.labels(), &one.request_share)).filter(|(_, one)| one.count() > 0),
+        )
+    }
+
+    fn counters<S: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        all: impl Iterator<Item = (S, u64)>,
+    ) -> std::fmt::Result {
+        let mut all = all.peekable();
+        if all.peek().is_none() {
+            return Ok(());
+        }
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, count) in all {
+            family.encode_family(&labels)?.encode_counter::<NoExemplar, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<'s, S: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        all: impl Iterator<Item = (S, &'s AtomicI64)>,
+    ) -> std::fmt::Result {
+        let mut all = all.peekable();
+        if all.peek().is_none() {
+            return Ok(());
+        }
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, level) in all {
+            family.encode_family(&labels)?.encode_gauge(&level.load(Ordering::Relaxed))?;
+        }
+        Ok(())
+    }
+
+    /// Of durations, in seconds.
+    fn histograms<'s, S: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        all: impl Iterator<Item = (S, &'s DurationHistogram)>,
+    ) -> std::fmt::Result {
+        let mut all = all.peekable();
+        if all.peek().is_none() {
+            return Ok(());
+        }
+        let unit = Unit::Seconds;
+        let mut family = self.0.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
+        for (labels, histogram) in all {
+            histogram.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+type FlowLabels<'a> = [(&'static str, &'a str); 5];
+
+fn bytes_of(one: &Arc<PeerSeries>) -> impl Iterator<Item = (FlowLabels<'_>, u64)> {
+    let [direction, listener, peer, service] = one.labels();
+    [("to_app", &one.bytes_to_app), ("to_peer", &one.bytes_to_peer)]
+        .map(|(flow, count)| ([direction, listener, peer, service, ("flow", flow)], load(count)))
+        .into_iter()
+}
+
+fn inbound_only(series: &([(&'static str, &str); 2], u64)) -> bool {
+    series.0.contains(&("direction", "inbound"))
+}
+
+fn load(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
+}

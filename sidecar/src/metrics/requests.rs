@@ -1,0 +1,111 @@
+//! Requests counted by method, status class and gRPC status: a fixed table, so that no request allocates.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The methods that are told apart (OpenTelemetry, `http.request.method`); all others are `_OTHER`.
+pub(super) const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", OTHER_METHOD];
+const OTHER_METHOD: &str = "_OTHER";
+/// Classes of statuses; `none` for a request that ended before it was answered.
+pub(super) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+/// gRPC's codes, by number; the last for an answer that ended without one.
+pub(super) const GRPC_STATUSES: [&str; 18] =
+    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "none"];
+const GRPC_NONE: usize = GRPC_STATUSES.len() - 1;
+
+/// How a request counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestClass {
+    method: usize,
+    status: usize,
+    grpc: Option<usize>,
+}
+
+impl RequestClass {
+    /// `status` is what was answered, if anything; `grpc` is the code of a gRPC call, `None` in it if none came.
+    pub fn new(method: &str, status: Option<u16>, grpc: Option<Option<u8>>) -> Self {
+        let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
+        Self { method, status: status_class(status), grpc: grpc.map(grpc_index) }
+    }
+
+    /// The class of its status, as an index into [`STATUS_CLASSES`].
+    pub fn status_class(self) -> usize {
+        self.status
+    }
+}
+
+fn status_class(status: Option<u16>) -> usize {
+    status.map_or(0, |status| usize::from(status / 100).clamp(1, STATUS_CLASSES.len() - 1))
+}
+
+fn grpc_index(code: Option<u8>) -> usize {
+    code.map(usize::from).filter(|code| *code < GRPC_NONE).unwrap_or(GRPC_NONE)
+}
+
+/// Requests of one peer.
+#[derive(Debug, Default)]
+pub struct RequestCounts {
+    plain: [[AtomicU64; STATUS_CLASSES.len()]; METHODS.len()],
+    /// gRPC calls are POST (gRPC over HTTP/2, `Requests`), so that only their statuses are told apart.
+    grpc: [[AtomicU64; GRPC_STATUSES.len()]; STATUS_CLASSES.len()],
+}
+
+/// The labels of one count: method, status class and gRPC status, which is empty for what is not gRPC.
+pub(super) type RequestLabels = [(&'static str, &'static str); 3];
+
+impl RequestCounts {
+    pub fn count(&self, class: RequestClass) {
+        let RequestClass { method, status, grpc } = class;
+        let counter = match grpc.filter(|_| METHODS.get(method) == Some(&"POST")) {
+            Some(code) => self.grpc.get(status).and_then(|codes| codes.get(code)),
+            None => self.plain.get(method).and_then(|statuses| statuses.get(status)),
+        };
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// All counts that are not zero.
+    pub fn counts(&self) -> impl Iterator<Item = (RequestLabels, u64)> {
+        let plain = METHODS.iter().zip(&self.plain).flat_map(|(method, statuses)| {
+            STATUS_CLASSES.iter().zip(statuses).map(|(status, count)| (labels(method, status, ""), count))
+        });
+        let grpc = STATUS_CLASSES.iter().zip(&self.grpc).flat_map(|(status, codes)| {
+            GRPC_STATUSES.iter().zip(codes).map(|(code, count)| (labels("POST", status, code), count))
+        });
+        plain
+            .chain(grpc)
+            .map(|(labels, count)| (labels, count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
+fn labels(method: &'static str, status: &'static str, grpc: &'static str) -> RequestLabels {
+    [("http_request_method", method), ("http_response_status_class", status), ("rpc_grpc_status_code", grpc)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(method: &str, status: Option<u16>, grpc: Option<Option<u8>>) -> [&'static str; 3] {
+        let counts = RequestCounts::default();
+        counts.count(RequestClass::new(method, status, grpc));
+        let all: Vec<_> = counts.counts().collect();
+        assert_eq!((all.len(), all[0].1), (1, 1));
+        all[0].0.map(|(_, value)| value)
+    }
+
+    #[test]
+    fn each_request_counts_once_by_its_classes() {
+        assert_eq!(counted("GET", Some(204), None), ["GET", "2xx", ""]);
+        assert_eq!(counted("PROPFIND", Some(207), None), ["_OTHER", "2xx", ""]);
+        assert_eq!(counted("POST", None, None), ["POST", "none", ""]);
+        assert_eq!(counted("GET", Some(101), None), ["GET", "1xx", ""]);
+        assert_eq!(counted("GET", Some(999), None), ["GET", "5xx", ""]);
+        assert_eq!(counted("POST", Some(200), Some(Some(14))), ["POST", "2xx", "14"]);
+        assert_eq!(counted("POST", Some(200), Some(Some(77))), ["POST", "2xx", "none"]);
+        assert_eq!(counted("POST", None, Some(None)), ["POST", "none", "none"]);
+        assert_eq!(counted("GET", Some(200), Some(Some(0))), ["GET", "2xx", ""], "no gRPC client sends GET");
+    }
+}
