@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use crate::config::AccessLogTarget;
 use crate::metrics::Direction;
-use crate::refusals::Called;
+use crate::refusals::{Called, Instance};
 use writer::{Message, Writer};
 
 /// Of a path, or of words about a refusal, so many bytes are written.
@@ -138,6 +138,8 @@ pub struct Story {
     pub status: Option<u16>,
     pub address: Option<String>,
     pub trace_id: Option<String>,
+    /// Under which its caller was told of a refusal.
+    pub instance: Option<Instance>,
     pub ended: Option<Ended>,
 }
 
@@ -252,7 +254,7 @@ impl Serialize for Line<'_> {
             Direction::Outbound => (to_peer, to_app),
         };
         let rule = story.rule.as_ref().map(|rule| Rule { file: &rule.file, line: rule.line });
-        let mut line = serializer.serialize_struct("line", 25)?;
+        let mut line = serializer.serialize_struct("line", 26)?;
         line.serialize_field("time", &Stamp(self.time))?;
         line.serialize_field("direction", &self.direction)?;
         line.serialize_field("protocol", self.protocol)?;
@@ -274,6 +276,7 @@ impl Serialize for Line<'_> {
         line.serialize_field("duration_ms", &(self.duration.as_micros() as f64 / 1e3))?;
         line.serialize_field("trace_id", &story.trace_id)?;
         line.serialize_field("connection", &self.connection)?;
+        line.serialize_field("instance", &story.instance.map(|instance| instance.to_string()))?;
         let ended = story.ended;
         line.serialize_field("ended_by", &ended.map(|ended| ended.by.as_str(self.direction)))?;
         line.serialize_field("ended_with", &ended.map(|ended| ended.with))?;

@@ -255,9 +255,12 @@ impl App {
     }
 
     fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {
-        call.tell(|story| story.refused(refusal.reason, &refusal.detail));
         let refusals = &self.place.server.plane.refusals;
         let instance = refusals.number();
+        call.tell(|story| {
+            story.refused(refusal.reason, &refusal.detail);
+            story.instance = Some(instance);
+        });
         refusals.tell(Refusal { instance: Some(instance.to_string()), ..refusal });
         instance
     }

@@ -249,7 +249,11 @@ impl InboundServer {
     /// Tells a refused lease: the log everything, the caller, in the document, as much as it may know.
     fn refuse_lease(&self, peer: &VerifiedSvid, denial: Denial, registration: &Registration) -> Vec<u8> {
         let Denial { code: reason, detail } = denial;
-        registration.tell(|story| story.refused(reason, &detail));
+        let instance = self.plane.refusals.number();
+        registration.tell(|story| {
+            story.refused(reason, &detail);
+            story.instance = Some(instance);
+        });
         let (plane, called, from) = (&self.plane, self.called(), peer.id().to_string());
         let policy = plane.policy.current();
         let explain = called
@@ -257,7 +261,6 @@ impl InboundServer {
             .as_ref()
             .filter(|_| reason == "denied")
             .map(|own| explain_command(policy.as_deref(), &from, own, Some(&self.inbound.name)));
-        let instance = plane.refusals.number();
         let status = match reason {
             "app_unreachable" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::FORBIDDEN,

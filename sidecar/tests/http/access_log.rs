@@ -1,9 +1,12 @@
 //! Each request is one line of the access log, told when it ends, with what decided it.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use postern_sidecar::config::{AccessLogConfig, AccessLogTarget};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::shop::{Shop, ask, say};
 use crate::sidecar::eventually;
@@ -11,6 +14,12 @@ use crate::sidecar::eventually;
 async fn shop(log: &Path) -> Shop {
     let to = AccessLogTarget::File(log.to_owned());
     Shop::with(|spec| spec.access_log = Some(AccessLogConfig { to, lines_waiting_max: 1_000 })).await
+}
+
+/// Requests at `payments`.
+fn under_way(shop: &Shop) -> i64 {
+    let listeners = shop.payments.plane.metrics.series.listeners();
+    listeners.iter().map(|listener| listener.requests_active.load(Ordering::Relaxed)).sum()
 }
 
 /// The log, once it has so many lines.
@@ -45,6 +54,30 @@ async fn a_request_is_told_with_who_called_what_and_which_rule_decided() {
     assert_eq!((&denied["decision"], &denied["reason"]), (&"deny".into(), &"denied".into()), "{denied}");
     assert_eq!((&denied["status"], &denied["rule"]), (&403.into(), &Value::Null));
     assert_eq!(denied["from"], "spiffe://shop.example/reports");
+    assert!(denied["instance"].as_str().unwrap().starts_with("urn:postern:request:"), "{denied}");
+    assert_eq!(allowed["instance"], Value::Null);
+}
+
+#[tokio::test]
+async fn every_request_is_one_line_whatever_becomes_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("access.log");
+    let shop = shop(&log).await;
+    let answered = ask(&shop.orders, "GET /charges/1 HTTP/1.1").await;
+    assert_eq!(answered.status(), 200);
+    assert_eq!(ask(&shop.reports, "POST /charge HTTP/1.1\r\ncontent-length: 0").await.status(), 403);
+    // Its caller leaves before its body is whole, so that the app never answers.
+    let mut leaving = TcpStream::connect(shop.orders.outbound.unwrap()).await.unwrap();
+    let head = b"POST /charge HTTP/1.1\r\nhost: payments\r\ncontent-length: 9\r\n\r\nhalf";
+    leaving.write_all(head).await.unwrap();
+    eventually("it is under way", || (under_way(&shop) == 1).then_some(())).await;
+    drop(leaving);
+    eventually("all are over", || (under_way(&shop) == 0).then_some(())).await;
+    let lines = lines(&log, 3).await;
+    assert_eq!(lines.len(), 3);
+    let paths: Vec<_> = lines.iter().map(|line| line["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["/charges/1", "/charge", "/charge"]);
+    assert_eq!((&lines[2]["status"], &lines[2]["ended_by"]), (&Value::Null, &"caller".into()), "{}", lines[2]);
 }
 
 #[tokio::test]

@@ -53,9 +53,12 @@ impl Client {
         detail: &str,
         explain: Option<String>,
     ) -> Instance {
-        call.tell(|story| story.refused(reason, detail));
         let plane = &self.server.plane;
         let instance = plane.refusals.number();
+        call.tell(|story| {
+            story.refused(reason, detail);
+            story.instance = Some(instance);
+        });
         plane.refusals.tell(Refusal {
             direction: Direction::Inbound,
             from: self.peer.id().to_string(),
