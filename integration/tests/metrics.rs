@@ -161,6 +161,7 @@ async fn bytes_are_counted_while_a_connection_is_open_and_each_connection_once()
     echo(&mut second).await;
     for sidecar in [&shop.payments, &shop.orders] {
         assert_eq!(sidecar.metric("postern_connections_total", &[]).await, 2.0, "{}", sidecar.name);
+        assert_eq!(sidecar.metric("postern_connections_total", &["peer=\"unknown\""]).await, 0.0);
     }
     // Who shows no identity is counted apart.
     for _ in 0..3 {

@@ -283,7 +283,7 @@ impl Register {
         json!({
             "connection": number,
             "direction": facts.direction,
-            "service": self.service(facts),
+            "listener": self.service(facts),
             "peer": peer.map(|peer| peer.id().as_str()),
             "peer_not_after": peer.and_then(|peer| peer.not_after().format(&Rfc3339).ok()),
             "since": facts.since.format(&Rfc3339).ok(),

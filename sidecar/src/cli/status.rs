@@ -100,7 +100,12 @@ fn for_people(status: &Value) -> String {
     }
     let connections = format!("{} live, {} begun", count("/connections/live"), count("/connections/begun"));
     line("connections", &connections);
-    for refusal in list("/refusals").take(REFUSALS_SHOWN) {
+    let is_identified = |refusal: &&Value| {
+        refusal.get("from").and_then(Value::as_str).is_some_and(|from| from.starts_with("spiffe://"))
+    };
+    let (identified, others): (Vec<_>, Vec<_>) = list("/refusals").partition(is_identified);
+    let shown_first = identified.into_iter().take(REFUSALS_SHOWN);
+    for refusal in shown_first.chain(others.into_iter().take(REFUSALS_SHOWN)) {
         let of = |key: &str| refusal.get(key).and_then(Value::as_str).unwrap_or("?");
         let times = refusal.get("count").and_then(Value::as_u64).unwrap_or_default();
         let to = if refusal.get("service").is_some_and(Value::is_string) { of("service") } else { of("to") };

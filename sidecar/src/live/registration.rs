@@ -107,6 +107,7 @@ impl Registration {
 
     /// Bytes can pass on a connection of the app.
     pub fn carries(&self) {
+        self.opened();
         if let Some(listener) = &self.live.listener {
             let waited = Duration::from_nanos(self.live.waited.load(Ordering::Relaxed));
             let elapsed = self.live.lock().begun.elapsed();
@@ -147,9 +148,6 @@ impl Registration {
     pub fn set_path(&self, path: Path) {
         self.live.lock().facts.is_tunnel = !matches!(path, Path::Direct);
         self.traffic.unanswered.store(path == Path::TunnelUnanswered, Ordering::Relaxed);
-        if self.direction == Direction::Outbound {
-            self.opened();
-        }
     }
 
     /// Begins the next connection of the app on a connection that was there before.

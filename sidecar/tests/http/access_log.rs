@@ -77,7 +77,12 @@ async fn every_request_is_one_line_whatever_becomes_of_it() {
     assert_eq!(lines.len(), 3);
     let paths: Vec<_> = lines.iter().map(|line| line["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["/charges/1", "/charge", "/charge"]);
-    assert_eq!((&lines[2]["status"], &lines[2]["ended_by"]), (&Value::Null, &"caller".into()), "{}", lines[2]);
+    assert_eq!(
+        (&lines[2]["status"], &lines[2]["ended_by"]),
+        (&Value::Null, &"caller".into()),
+        "{}",
+        lines[2]
+    );
 }
 
 #[tokio::test]
