@@ -136,6 +136,14 @@ impl Program {
         }
     }
 
+    /// Waits until it has ended, however long that takes, and until all that it printed has been read.
+    pub async fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().await.unwrap();
+        let mut count = self.count.clone();
+        while count.changed().await.is_ok() {}
+        status
+    }
+
     /// `kill -9`, and wait until it is gone.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
