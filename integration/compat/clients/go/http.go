@@ -69,6 +69,8 @@ func pages() http.Handler {
 	mux.HandleFunc("/trailers", func(answer http.ResponseWriter, request *http.Request) {
 		answer.Header().Set("Trailer", "X-Sum")
 		io.Copy(answer, request.Body)
+		// Without a length: a body of HTTP/1.1 with one has no trailers.
+		http.NewResponseController(answer).Flush()
 		answer.Header().Set("X-Sum", request.Trailer.Get("X-Sum"))
 	})
 	mux.HandleFunc("/early", func(answer http.ResponseWriter, _ *http.Request) {
