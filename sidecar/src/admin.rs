@@ -3,6 +3,7 @@
 mod readiness;
 mod serve;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -133,22 +134,32 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 /// here is answered to.
 async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let own = admin.plane.config.admin;
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let headers = request.headers();
+    let ours =
+        headers.get_all(header::HOST).iter().all(|host| host.to_str().is_ok_and(|host| is_here(host, own)));
+    if headers.contains_key(header::ORIGIN) || !ours {
+        let rule = format!(
+            "this endpoint is for operators on this host: send no Origin, and no Host or one that is an address of this \
+             host, as in \"Host: {own}\" or \"Host: localhost\"\n"
+        );
+        return (StatusCode::FORBIDDEN, rule).into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a Host is this machine whatever a name server says: a name can be made to point here, an address cannot.
+fn is_here(host: &str, own: SocketAddr) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, port)| match port.parse::<u16>() {
         Ok(_) => name,
         Err(_) => host,
     });
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    // A name can be made to point here, an address cannot.
-    let here =
-        |address: std::net::IpAddr| address.is_loopback() || address == own.ip() || own.ip().is_unspecified();
-    let ours = name == "localhost" || address.is_ok_and(here);
-    if request.headers().contains_key(header::ORIGIN) || !ours {
-        let rule =
-            "this endpoint is for operators on this host: no Origin, and a Host that is an address of it\n";
-        return (StatusCode::FORBIDDEN, rule).into_response();
-    }
-    next.run(request).await
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_ours = |address: IpAddr| {
+        let address = address.to_canonical();
+        address.is_loopback() || address == own.ip().to_canonical() || own.ip().is_unspecified()
+    };
+    // Hosts are compared without regard to case (RFC 9110 §4.2.3).
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(is_ours)
 }
 
 fn inbound_shown(inbound: &crate::config::Inbound) -> Value {

@@ -186,3 +186,27 @@ async fn its_connections_end_with_it() {
     assert_eq!(answer(&mut silent).await, "");
     asked.sidecar.all_ended().await;
 }
+
+#[tokio::test]
+async fn checks_of_load_balancers_are_answered_and_web_pages_are_not() {
+    let all = Asked::new(|_| {});
+    for (request, status) in [
+        ("GET /live HTTP/1.0\r\n\r\n", "200"),
+        ("HEAD /live HTTP/1.0\r\n\r\n", "200"),
+        ("OPTIONS /live HTTP/1.0\r\n\r\n", "405"),
+        ("GET /live HTTP/1.1\r\nhost: LOCALHOST\r\nconnection: close\r\n\r\n", "200"),
+        ("GET /live HTTP/1.1\r\nhost: [::ffff:127.0.0.1]:1\r\nconnection: close\r\n\r\n", "200"),
+        ("GET /live HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n", "403"),
+        ("GET /live HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\nconnection: close\r\n\r\n", "403"),
+        ("GET /live HTTP/1.0\r\norigin: http://evil.example\r\n\r\n", "403"),
+    ] {
+        let answer = all.send(request).await;
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{request:?}: {answer}");
+        if status == "403" {
+            assert!(
+                answer.contains(&format!("Host: {}", all.at)) || answer.contains("Host: localhost"),
+                "{answer}"
+            );
+        }
+    }
+}
