@@ -208,6 +208,11 @@ fn inputs() -> Vec<String> {
         "g\r\nhello\r\n0\r\n\r\n",
         "\r\nhello\r\n0\r\n\r\n",
         "5\r\nhello\r\n0\r\nbad trailer\r\n\r\n",
+        "0\r\n\n",
+        "0\r\n\nGET /swallowed HTTP/1.1\r\nhost: a\r\ncontent-length: 58\r\n\r\n",
+        "0\r\nx: y\n\r\n",
+        "0\r\nx: y\r\n\n",
+        "0\nx: y\r\n\r\n",
         "5\r\nhello\r\n0\r\n x: y\r\n\r\n",
     ];
     let heads = [

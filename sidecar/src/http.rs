@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 in the data plane: each request is decided by itself and carried as it was sent.
 
 mod again;
+mod answer;
 mod answering;
 mod app;
 mod body;
@@ -11,6 +12,7 @@ mod exchange;
 mod expect;
 mod failure;
 mod fields;
+mod forwarded;
 mod frames;
 mod framing;
 mod inbound;
@@ -22,6 +24,7 @@ mod pool;
 mod preface;
 mod problem;
 mod serve;
+mod source;
 mod target;
 mod tasks;
 mod upgrade;
@@ -50,3 +53,6 @@ const APP_STREAM_WINDOW_BYTES: u32 = 32 * 1024;
 const APP_CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// The largest frame that is taken.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// What the heads of one identity's requests under way may have gained by HPACK: so much more than was sent is written to
+/// the app. Clients that are not out for it gain some hundred bytes a request.
+const EXPANDED_BYTES_PER_PEER_MAX: usize = 4 * 1024 * 1024;

@@ -17,12 +17,24 @@ pub(crate) struct Shares {
 pub(crate) struct Share {
     peer: SpiffeId,
     open: AtomicUsize,
+    /// What headers of its requests under way have gained by being compressed.
+    expanded_bytes: AtomicUsize,
     shares: Arc<Shares>,
 }
 
 /// Room for one connection or request, free again when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<Share>);
+pub(crate) struct Place {
+    share: Arc<Share>,
+    expanded_bytes: usize,
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    Requests,
+    ExpandedBytes,
+}
 
 impl Shares {
     /// The share of this identity, which its other connections have already or will have.
@@ -31,7 +43,12 @@ impl Shares {
         if let Some(share) = by_peer.get(peer).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(Share { peer: peer.clone(), open: AtomicUsize::new(0), shares: self.clone() });
+        let share = Arc::new(Share {
+            peer: peer.clone(),
+            open: AtomicUsize::new(0),
+            expanded_bytes: AtomicUsize::new(0),
+            shares: self.clone(),
+        });
         by_peer.insert(peer.clone(), Arc::downgrade(&share));
         share
     }
@@ -53,7 +70,26 @@ impl Share {
     pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
         let more = |open| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place(self.clone()))
+        Some(Place { share: self.clone(), expanded_bytes: 0 })
+    }
+
+    /// Room for one more of at most so many requests, whose headers gained so many bytes of at most so many.
+    pub(crate) fn enter_request(
+        self: &Arc<Self>,
+        max: usize,
+        expanded_bytes: usize,
+        bytes_max: usize,
+    ) -> Result<Place, Full> {
+        let mut place = self.enter(max).ok_or(Full::Requests)?;
+        if expanded_bytes > 0 {
+            let more = |bytes: usize| bytes.checked_add(expanded_bytes).filter(|bytes| *bytes <= bytes_max);
+            let bytes = &self.expanded_bytes;
+            bytes
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+                .map_err(|_full| Full::ExpandedBytes)?;
+            place.expanded_bytes = expanded_bytes;
+        }
+        Ok(place)
     }
 }
 
@@ -69,7 +105,8 @@ impl Drop for Share {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.share.open.fetch_sub(1, Ordering::Relaxed);
+        self.share.expanded_bytes.fetch_sub(self.expanded_bytes, Ordering::Relaxed);
     }
 }
 
@@ -91,6 +128,18 @@ mod tests {
         assert!(other.enter(2).is_some());
         drop(first);
         assert!(same.enter(2).is_some());
+    }
+
+    #[test]
+    fn what_headers_gained_is_bounded_over_all_requests_of_an_identity_and_given_back() {
+        let shares = Arc::<Shares>::default();
+        let share = shares.of(&id("a"));
+        let first = share.enter_request(10, 60, 100).unwrap();
+        assert_eq!(share.enter_request(10, 60, 100).unwrap_err(), Full::ExpandedBytes);
+        let _plain = share.enter_request(2, 0, 100).unwrap();
+        assert_eq!(share.enter_request(2, 0, 100).unwrap_err(), Full::Requests);
+        drop(first);
+        assert!(share.enter_request(10, 100, 100).is_ok());
     }
 
     #[test]

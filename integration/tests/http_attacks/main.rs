@@ -153,6 +153,29 @@ fn floods() -> Vec<Attack> {
             streams: 0,
         },
         Attack {
+            name: "small data between frames that mean nothing, not taken",
+            first: [preface(&[]), headers(1, &post("/stuck"), END_HEADERS)].concat(),
+            again: &|_| [frame(DATA, 0, 1, b"d"), frame(0xfa, 0, 0, &[0; 16_000])].concat(),
+            turns: 2_000,
+            connections: 4,
+            hold: Hold::Read,
+            streams: 4,
+        },
+        Attack {
+            name: "small data between that of another stream, not taken",
+            first: [
+                preface(&[]),
+                headers(1, &post("/stuck"), END_HEADERS),
+                headers(3, &post("/charge"), END_HEADERS),
+            ]
+            .concat(),
+            again: &|_| [frame(DATA, 0, 1, b"d"), frame(DATA, 0, 3, &[0; 2_000])].concat(),
+            turns: 10_000,
+            connections: 4,
+            hold: Hold::Read,
+            streams: 8,
+        },
+        Attack {
             name: "settings",
             first: preface(&[]),
             again: &|_| frame(SETTINGS, 0, 0, &[]),

@@ -10,6 +10,9 @@ use http_body::Frame;
 /// Of a body so much is kept while its request has no answer; a longer one is not sent again.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
+/// A piece of fewer bytes is copied: it may be a small part of a buffer of 64 KiB.
+const COPIED_BYTES_BELOW: usize = 16 * 1024;
+
 /// Whether a request that got this error was not looked at by the other side, which says so (RFC 9113 §8.7): it went
 /// away before, or refused the stream.
 pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
@@ -56,7 +59,7 @@ impl Kept {
     pub(super) fn keep(&mut self, frame: &Frame<Bytes>) {
         match frame.data_ref().filter(|data| self.whole && data.len() <= KEPT_BYTES_MAX - self.bytes) {
             Some(data) => {
-                self.pieces.push(data.clone());
+                self.pieces.push(compact(data));
                 self.next = self.pieces.len();
                 self.bytes += data.len();
             }
@@ -88,6 +91,11 @@ impl Kept {
     pub(super) fn left(&self) -> u64 {
         self.pieces.iter().skip(self.next).map(|piece| piece.len() as u64).sum()
     }
+}
+
+/// A piece that does not hold the whole buffer into which it was read.
+fn compact(data: &Bytes) -> Bytes {
+    if data.len() < COPIED_BYTES_BELOW { Bytes::copy_from_slice(data) } else { data.clone() }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
+use http::uri::Authority;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -13,7 +14,8 @@ use super::body::Answer;
 use super::call::{CallFacts, Calls, OpenCall};
 use super::failure::Failure;
 use super::fields;
-use super::framing::{Head, Heads};
+use super::frames::{Stream, Streams};
+use super::framing::{Heads, Refused, Seen};
 use super::problem::Asked;
 use super::target::{self, Bad, Target};
 use crate::plane::Plane;
@@ -24,6 +26,13 @@ pub(super) trait Side: Send + Sync + 'static {
     /// The requests under way on it.
     fn calls(&self) -> &Arc<Calls>;
     fn heads(&self) -> &Heads;
+    fn streams(&self) -> &Arc<Streams>;
+    /// The host of a request that names none.
+    fn service(&self) -> &Authority;
+
+    fn read_target(&self, request: &Request<Incoming>) -> Result<Target, Bad> {
+        target::read(request, &self.plane().config.http, self.service())
+    }
 
     /// The answer to a request that may not pass.
     fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>>;
@@ -69,30 +78,51 @@ impl<S: Side> Service<Request<Incoming>> for Answering<S> {
     }
 }
 
-async fn answer<S: Side>(side: &S, request: Request<Incoming>) -> Response<Answer> {
+async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<Answer> {
     let asked = Asked::of(&request);
-    let head = if request.version() < Version::HTTP_2 { side.heads().next() } else { None };
+    let (facts, refused) = match seen(side, &mut request) {
+        Ok(()) => (CallFacts::of(&request), None),
+        Err(Refused { bad, facts }) => (facts, Some(bad)),
+    };
     // First known to the register, then decided: a policy that comes between is seen by one of the two.
-    let call = side.calls().enter(CallFacts::of(&request));
+    let call = side.calls().enter(facts);
+    if let Some(stream) = request.extensions().get::<Arc<Stream>>() {
+        call.expanded(stream.expanded_bytes());
+    }
     call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
     if asked.is_grpc() {
         call.outcome.expect_grpc();
     }
-    let response = answer_call(side, request, head, &call, asked).await;
+    let response = answer_call(side, request, refused, &call, asked).await;
     // What comes before the answer is sent before it.
     side.calls().interim().sent().await;
     call.answered(&response);
     response
 }
 
+/// What the check of a request's bytes says of it.
+fn seen<S: Side>(side: &S, request: &mut Request<Incoming>) -> Result<(), Refused> {
+    let unseen = |request: &Request<Incoming>| Refused { bad: Bad::Unseen, facts: CallFacts::of(request) };
+    if request.version() == Version::HTTP_2 {
+        let stream = side.streams().take(request.headers_mut()).ok_or_else(|| unseen(request))??;
+        request.extensions_mut().insert(Arc::new(stream));
+        return Ok(());
+    }
+    match side.heads().next() {
+        Seen::Valid => Ok(()),
+        Seen::Refused(refused) => Err(refused),
+        Seen::Nothing => Err(unseen(request)),
+    }
+}
+
 async fn answer_call<S: Side>(
     side: &S,
     request: Request<Incoming>,
-    head: Option<Head>,
+    refused: Option<Bad>,
     call: &Arc<OpenCall>,
     asked: Asked,
 ) -> Response<Answer> {
-    let target = match target::read(&request, head, &side.plane().config.http) {
+    let target = match refused.map_or_else(|| side.read_target(&request), Err) {
         Ok(target) => target,
         Err(bad) => return side.refuse_bad(call, &bad, asked),
     };
@@ -101,7 +131,8 @@ async fn answer_call<S: Side>(
     }
     // Boxed, so that what is refused does not hold the room that passing takes.
     let answered = Box::pin(async {
-        match fields::upgrade(request.headers()).filter(|_| request.version() < Version::HTTP_2) {
+        // HTTP/1.0 knows of no upgrade (RFC 9110 §7.8).
+        match fields::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11) {
             // A policy that only observes does not refuse it.
             _ if request.method() == Method::CONNECT => Err(Failure::connect()),
             Some(protocol) => side.switch(request, target, protocol, call).await,
@@ -115,8 +146,10 @@ async fn answer_call<S: Side>(
     };
     match answered {
         Ok(response) => response,
-        // The body's framing is at fault, whatever broke because of it.
-        Err(_) if side.heads().is_loose() => side.refuse_bad(call, &Bad::LooseChunk, asked),
-        Err(failure) => side.fail(call, failure, asked),
+        // The body is at fault, whatever broke because of it.
+        Err(failure) => match side.heads().fault() {
+            Some(bad) => side.refuse_bad(call, &bad, asked),
+            None => side.fail(call, failure, asked),
+        },
     }
 }

@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use super::client::{http1_builder, http2_builder, pings};
 use super::exchange::{Lend, Otherwise};
 use super::failure::Failure;
+use super::frames::Frames;
 use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
@@ -98,7 +99,12 @@ impl AppPlace {
     }
 
     async fn single(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
-        let (sender, connection) = http1_builder(&self.http).handshake(stream).await?;
+        let mut builder = http1_builder(&self.http);
+        // What old apps write and a proxy may mend (RFC 9112 §5.1, §5.2).
+        builder
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true);
+        let (sender, connection) = builder.handshake(stream).await?;
         self.drive(connection.with_upgrades());
         Ok(Dialed::Single(sender, end))
     }
@@ -190,8 +196,13 @@ impl pool::Place for AppPlace {
         }
         let stream = connected?;
         leased.succeeded();
-        let end = End::new(&leased, self.over.clone());
-        let stream = TokioIo::new(Watched::new(stream).says(end.says.clone()).lease(leased));
+        let mut end = End::new(&leased, self.over.clone());
+        let mut stream = Watched::new(stream).says(end.says.clone()).lease(leased);
+        if path == Path::Shared {
+            let streams = end.streams.insert(Arc::default());
+            stream = stream.frames(Frames::of_answers(self.http, streams.clone()));
+        }
+        let stream = TokioIo::new(stream);
         match path {
             Path::Shared => self.shared(stream, end, kind).await,
             Path::Single => self.single(stream, end).await.map_err(unreachable),

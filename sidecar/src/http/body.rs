@@ -1,12 +1,14 @@
 //! A body on its way: counted, never held, and ended with an error when its request is cut.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -16,16 +18,21 @@ use super::call::{OpenCall, Part};
 use super::expect::Held;
 use super::framing::Heads;
 use super::pool::{Leased, StreamPermit};
+use super::source::Source;
+use super::target::Bad;
 use super::{ended, fields};
 use crate::access_log::{EndedBy, EndedWith};
+
+/// Whether there is a body at all is awaited so long, before a request goes on that says neither.
+const FIRST_BYTES_AWAITED: Duration = Duration::from_millis(100);
 
 /// Why a body ended early.
 #[derive(Debug, Error)]
 pub(super) enum BodyError {
     #[error("the request is no longer allowed, or nothing of it moved for too long")]
     Cut,
-    #[error("a chunk is framed in a way that not every parser takes (RFC 9112 §7.1)")]
-    Loose,
+    #[error(transparent)]
+    Bad(Bad),
     #[error("the body is sent on another connection")]
     Elsewhere,
     #[error("the stream was given up with NO_ERROR before its message was whole (RFC 9113 §8.1)")]
@@ -49,14 +56,42 @@ pub(super) struct RequestBody {
 /// Where a body comes from, whichever time it is sent.
 #[derive(Debug)]
 struct Flow {
-    inner: Incoming,
-    version: Version,
+    source: Source,
     /// Until it is wanted.
     held: Option<Held>,
     /// Of the HTTP/1 connection that it comes from.
     heads: Arc<Heads>,
     kept: Kept,
+    /// What was read before it is passed on; nothing where the body has ended.
+    ahead: Option<Result<Option<Frame<Bytes>>, BodyError>>,
     turn: usize,
+}
+
+impl Flow {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
+        match self.ahead.take() {
+            // An end comes as often as it is asked for.
+            Some(Ok(None)) => {
+                self.ahead = Some(Ok(None));
+                Poll::Ready(Ok(None))
+            }
+            Some(ahead) => Poll::Ready(ahead),
+            None => self.source.poll(cx),
+        }
+    }
+
+    /// Whether nothing more of it comes from its sender.
+    fn is_over(&self) -> bool {
+        match &self.ahead {
+            Some(ahead) => matches!(ahead, Ok(None)),
+            None => self.source.is_end_stream(),
+        }
+    }
+
+    /// Whether it takes no look to know that there is a body, or how long it is.
+    fn is_known(&self) -> bool {
+        self.source.is_end_stream() || self.source.size_hint().exact().is_some() || self.kept.left() > 0
+    }
 }
 
 /// Where a request's body goes, for counting and cleaning.
@@ -67,18 +102,23 @@ pub(super) enum To {
 }
 
 impl RequestBody {
-    /// The body of a request that came in this version.
-    pub(super) fn new(
-        inner: Incoming,
-        version: Version,
+    /// A request with the body that came with it.
+    pub(super) fn of(
+        request: Request<Incoming>,
         call: Arc<OpenCall>,
         to: To,
         heads: Arc<Heads>,
-    ) -> Self {
-        if inner.is_end_stream() {
+    ) -> Request<Self> {
+        let (mut parts, body) = request.into_parts();
+        let source = Source::new(body, parts.version, &mut parts.extensions);
+        Request::from_parts(parts, Self::new(source, call, to, heads))
+    }
+
+    fn new(source: Source, call: Arc<OpenCall>, to: To, heads: Arc<Heads>) -> Self {
+        if source.is_end_stream() {
             call.request_over();
         }
-        let flow = Flow { inner, version, held: None, heads, kept: Kept::default(), turn: 0 };
+        let flow = Flow { source, held: None, heads, kept: Kept::default(), ahead: None, turn: 0 };
         Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0, permit: None }
     }
 
@@ -90,6 +130,24 @@ impl RequestBody {
     /// Takes nothing of it until it is wanted.
     pub(super) fn hold(&self, held: Option<Held>) {
         self.lock().held = held;
+    }
+
+    /// Waits a little for its first bytes where it is not known whether there are any: a request of HTTP/2 may end with
+    /// an empty frame, and then has no body (RFC 9113 §8.1).
+    pub(super) async fn look_ahead(&self) {
+        let first = poll_fn(|cx| {
+            let mut flow = self.lock();
+            if flow.ahead.is_some() || flow.held.is_some() || flow.is_known() {
+                return Poll::Ready(());
+            }
+            let frame = ready!(flow.source.poll(cx));
+            let is_empty = matches!(&frame, Ok(Some(frame)) if frame.data_ref().is_some_and(Bytes::is_empty));
+            flow.ahead = Some(if is_empty && flow.source.is_end_stream() { Ok(None) } else { frame });
+            Poll::Ready(())
+        });
+        if tokio::time::timeout(FIRST_BYTES_AWAITED, first).await.is_ok() && self.is_end_stream() {
+            self.call.request_over();
+        }
     }
 
     /// The same body while it is being sent.
@@ -120,6 +178,16 @@ impl RequestBody {
         self.lock().kept.forget();
     }
 
+    /// What broke it. Once there is an answer, only the log can say so.
+    fn broken(&self, flow: &Flow, error: BodyError) -> BodyError {
+        self.call.ended(EndedBy::Caller, error.ended_with());
+        let Some(bad) = flow.heads.fault() else { return error };
+        if self.call.is_answered() {
+            self.call.at_fault(bad.code(), bad.to_string());
+        }
+        BodyError::Bad(bad)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Flow> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,19 +215,14 @@ impl Body for RequestBody {
         if let Some(data) = flow.kept.next() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Flow { inner, version, .. } = &mut *flow;
-        let frame = ready!(poll_inner(inner, *version, cx))
-            .inspect_err(|error| self.call.ended(EndedBy::Caller, error.ended_with()))?;
-        if flow.heads.is_loose() {
-            return Poll::Ready(Some(Err(BodyError::Loose)));
-        }
+        let frame = ready!(flow.poll(cx)).map_err(|error| self.broken(&flow, error))?;
         let counted = match self.to {
             To::App => &self.call.bytes_to_app,
             To::Peer => &self.call.bytes_to_peer,
         };
         let frame = frame.map(|frame| counting(frame, counted));
         self.call.moved();
-        if frame.is_none() || flow.inner.is_end_stream() {
+        if frame.is_none() || flow.is_over() {
             self.call.request_over();
         }
         let Some(frame) = frame else { return Poll::Ready(None) };
@@ -176,12 +239,15 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let flow = self.lock();
-        flow.kept.left() == 0 && flow.inner.is_end_stream()
+        flow.kept.left() == 0 && flow.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
         let flow = self.lock();
-        let (inner, again) = (flow.inner.size_hint(), flow.kept.left());
+        if flow.is_over() {
+            return SizeHint::with_exact(flow.kept.left());
+        }
+        let (inner, again) = (flow.source.size_hint(), flow.kept.left());
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower().saturating_add(again));
         if let Some(upper) = inner.upper() {
@@ -201,8 +267,7 @@ pub(super) enum Answer {
 /// A response's body on its way back.
 #[derive(Debug)]
 pub(super) struct Carried {
-    inner: Incoming,
-    version: Version,
+    source: Source,
     call: Arc<OpenCall>,
     to: To,
     lease: Option<Leased>,
@@ -210,11 +275,18 @@ pub(super) struct Carried {
 
 impl Answer {
     /// A body that comes from a leased connection, which goes back to its pool when the body has ended well.
-    pub(super) fn carried(inner: Incoming, call: Arc<OpenCall>, to: To, lease: Leased) -> Self {
+    pub(super) fn carried(
+        response: Response<Incoming>,
+        call: Arc<OpenCall>,
+        to: To,
+        lease: Leased,
+    ) -> Response<Self> {
+        let (mut parts, body) = response.into_parts();
         let version = if lease.is_shared() { Version::HTTP_2 } else { Version::HTTP_11 };
-        let mut carried = Carried { inner, version, call, to, lease: Some(lease) };
+        let source = Source::new(body, version, &mut parts.extensions);
+        let mut carried = Carried { source, call, to, lease: Some(lease) };
         carried.give_back_at_end();
-        Self::Carried(Box::new(carried))
+        Response::from_parts(parts, Self::Carried(Box::new(carried)))
     }
 
     pub(super) fn empty() -> Self {
@@ -225,8 +297,15 @@ impl Answer {
 impl Carried {
     /// A connection on which the request is still being sent is not used again (RFC 9112 §9.3).
     fn give_back_at_end(&mut self) {
-        if self.inner.is_end_stream() {
+        if self.source.is_end_stream() {
             self.give_back();
+        }
+    }
+
+    fn broken(&self, error: &BodyError) {
+        self.call.ended(EndedBy::Called, error.ended_with());
+        if let BodyError::Broken(error) = error {
+            self.call.answer_broke(error);
         }
     }
 
@@ -241,8 +320,7 @@ impl Carried {
         if self.call.poll_cut(Part::ResponseBody, cx) || self.lease.as_ref().is_some_and(Leased::is_cut) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        let frame = ready!(poll_inner(&mut self.inner, self.version, cx))
-            .inspect_err(|error| self.call.ended(EndedBy::Called, error.ended_with()))?;
+        let frame = ready!(self.source.poll(cx)).inspect_err(|error| self.broken(error))?;
         let counted = match self.to {
             To::App => &self.call.bytes_to_app,
             To::Peer => &self.call.bytes_to_peer,
@@ -286,31 +364,17 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Carried(carried) => carried.inner.is_end_stream(),
+            Self::Carried(carried) => carried.source.is_end_stream(),
             Self::Own(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Carried(carried) => carried.inner.size_hint(),
+            Self::Carried(carried) => carried.source.size_hint(),
             Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
-}
-
-/// The next frame, or none behind the last.
-fn poll_inner(
-    inner: &mut Incoming,
-    version: Version,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
-    let frame = ready!(Pin::new(&mut *inner).poll_frame(cx)).transpose()?;
-    // hyper takes NO_ERROR for an end, of a stream as of its connection. Only END_STREAM is one.
-    if frame.is_none() && version == Version::HTTP_2 && !inner.is_end_stream() {
-        return Poll::Ready(Err(BodyError::Short));
-    }
-    Poll::Ready(Ok(frame))
 }
 
 impl BodyError {
@@ -320,7 +384,7 @@ impl BodyError {
             Self::Broken(error) => ended::of(error),
             Self::Short => EndedWith::StreamReset(h2::Reason::NO_ERROR),
             Self::Cut | Self::Elsewhere => EndedWith::Cut,
-            Self::Loose => EndedWith::Invalid,
+            Self::Bad(_) => EndedWith::Invalid,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,12 +13,14 @@ use postern_proto::mtls::Denial;
 use slab::Slab;
 use tracing::warn;
 
+use super::answer::BadAnswer;
 use super::interim::InterimQueue;
 use super::outcome::Outcome;
+use super::target::Bad;
 use crate::access_log::{Ended, EndedBy, EndedWith, Line, Story};
 use crate::metrics::{Direction, PeerSeries};
 use crate::plane::Plane;
-use crate::refusals::Called;
+use crate::refusals::{Called, Refusal};
 use crate::share::Place;
 
 /// One request, as the policy sees it.
@@ -91,6 +93,9 @@ pub(super) struct OpenCall {
     /// When something moved last, in milliseconds since the connection began.
     moved: AtomicU64,
     request_over: AtomicBool,
+    answered: AtomicBool,
+    /// What its head gained by being compressed.
+    expanded_bytes: AtomicUsize,
     pub(super) bytes_to_app: AtomicU64,
     pub(super) bytes_to_peer: AtomicU64,
     began: Instant,
@@ -161,6 +166,8 @@ impl Calls {
             waiting: Default::default(),
             moved: AtomicU64::new(self.millis()),
             request_over: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            expanded_bytes: AtomicUsize::new(0),
             bytes_to_app: AtomicU64::new(0),
             bytes_to_peer: AtomicU64::new(0),
             began: Instant::now(),
@@ -170,6 +177,27 @@ impl Calls {
         });
         entry.insert(Arc::downgrade(&call));
         call
+    }
+
+    /// Tells of a message that is not valid and reaches nobody.
+    pub(super) fn at_fault(&self, bad: &Bad) {
+        self.refused(bad.code(), bad.to_string());
+    }
+
+    fn refused(&self, reason: &'static str, detail: String) {
+        let Some(RequestRecorder { plane, direction, from, called, .. }) = self.recorder.get() else {
+            return;
+        };
+        let (direction, from, called) = (*direction, from.clone(), called.clone());
+        plane.refusals.tell(Refusal {
+            direction,
+            from,
+            called,
+            reason,
+            detail,
+            explain: None,
+            instance: None,
+        });
     }
 
     /// Cuts every request for which `gone` says so, and returns how many.
@@ -278,6 +306,20 @@ impl OpenCall {
         self.request_over.store(true, Ordering::Release);
     }
 
+    /// Its head is so much longer than what was sent of it.
+    pub(super) fn expanded(&self, bytes: usize) {
+        self.expanded_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn expanded_bytes(&self) -> usize {
+        self.expanded_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether its answer has begun.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_request_over(&self) -> bool {
         self.request_over.load(Ordering::Acquire)
     }
@@ -315,6 +357,7 @@ impl OpenCall {
 
     /// Its answer's head is handed on.
     pub(super) fn answered<B>(&self, response: &Response<B>) {
+        self.answered.store(true, Ordering::Release);
         self.outcome.answered(response.status().as_u16(), response.headers());
         self.tell(|story| story.status = Some(response.status().as_u16()));
         if let Some(series) = self.calls.series() {
@@ -333,6 +376,20 @@ impl OpenCall {
         let Some(series) = self.calls.series() else { return };
         series.listener.requests_active.fetch_sub(1, Ordering::Relaxed);
         series.request_ended(self.outcome.class(&self.facts.method), self.began.elapsed());
+    }
+
+    /// Tells of a body that is at fault, when its answer has gone and cannot.
+    pub(super) fn at_fault(&self, reason: &'static str, detail: String) {
+        self.tell(|story| story.refused(reason, &detail));
+        self.calls.refused(reason, detail);
+    }
+
+    /// Tells what broke an answer, if it is one of our limits.
+    pub(super) fn answer_broke(&self, error: &hyper::Error) {
+        let Some(recorder) = self.calls.recorder.get() else { return };
+        if let Some(bad) = BadAnswer::of_body(error, &recorder.plane.config.http) {
+            self.at_fault(bad.code(), bad.to_string());
+        }
     }
 
     fn write_line(&mut self) {

@@ -24,7 +24,8 @@ pub(super) fn pings(peer: IpAddr) -> Option<Duration> {
 pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .max_headers(limits.headers_max)
+        // The date is not counted.
+        .max_headers(limits.headers_max + 1)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
     builder
@@ -40,13 +41,21 @@ pub(super) fn http2_builder(
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .max_header_list_size(header_list_max(limits))
         .keep_alive_interval(pings)
         .keep_alive_timeout(dead_after)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder
+}
+
+/// Room for what is added to a header block on its way to h2.
+const HEADER_BYTES_ADDED: usize = 256;
+
+/// What h2 takes: all that passes our own limit, and what is added to it.
+pub(super) fn header_list_max(limits: &Http) -> u32 {
+    u32::try_from(limits.header_bytes_max + HEADER_BYTES_ADDED).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -72,7 +81,10 @@ mod tests {
     const PING: u8 = 6;
 
     /// A server's side, with what was read of it and when.
-    struct Recorded(DuplexStream, Arc<Mutex<Vec<(Instant, Vec<u8>)>>>);
+    struct Recorded(DuplexStream, Arc<Mutex<Vec<Read>>>);
+
+    /// When something was read, and what.
+    type Read = (Instant, Vec<u8>);
 
     impl AsyncRead for Recorded {
         fn poll_read(

@@ -1,8 +1,9 @@
 //! One request and its answer on a leased connection, tried again while the other side has not looked at it.
 
-use http::header::{HOST, HeaderMap, HeaderValue, TE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::again::{is_repeatable, is_unprocessed};
@@ -75,6 +76,9 @@ impl Prepared {
         let _for_the_other_side = call.outcome.wait();
         loop {
             let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
+            if !leased.is_shared() {
+                self.request.body().look_ahead().await;
+            }
             self.address(leased.is_shared());
             self.interim.listen(&mut self.request);
             let spare = Spare::of(&self.request, &leased, lender);
@@ -114,6 +118,7 @@ impl Prepared {
             *request.version_mut() = Version::HTTP_2;
             *request.uri_mut() = whole(self.scheme.clone(), authority, path_and_query);
             request.headers_mut().remove(HOST);
+            request.headers_mut().remove(TRANSFER_ENCODING);
             if self.trailers == Trailers::Wanted {
                 request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
             }
@@ -122,6 +127,10 @@ impl Prepared {
             *request.uri_mut() = Uri::from(path_and_query);
             if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
                 request.headers_mut().insert(HOST, host);
+            }
+            // Whatever the method, or the body would be left out (RFC 9112 §6.3).
+            if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
+                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
     }

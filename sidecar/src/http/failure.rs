@@ -57,6 +57,15 @@ impl Failure {
         Self { status, reason: "requests_per_peer_max", detail, explain: None, is_unreachable: false }
     }
 
+    /// The heads of one identity's requests have gained all that they may.
+    pub(super) fn expanded(max: usize) -> Self {
+        let detail = format!(
+            "the header fields of this identity's requests under way are {max} bytes longer than what it sent of them \
+             (HPACK), as much as they may be here at once"
+        );
+        Self { reason: "expanded_bytes_per_peer_max", detail, ..Self::busy(max) }
+    }
+
     /// A tunnel is asked for, which no policy can see into.
     pub(super) fn connect() -> Self {
         let detail = "CONNECT is not supported: no rule could say what passes through it".to_owned();

@@ -1,8 +1,24 @@
-//! Watches the frames of an HTTP/2 connection on their way to the parser, for a header block or a frame that never ends:
-//! the parser waits for it as long as the connection lasts.
+//! Checks the frames of an HTTP/2 connection before h2 reads them. Header blocks are judged whole and written again; small
+//! pieces of bodies are held in little room until they are wanted, because h2 keeps each as a slice of the buffer it came in;
+//! frames of unknown types, which mean nothing (RFC 9113 §4.1), go no further.
 
+mod block;
+mod hpack;
+mod huffman;
+mod streams;
+
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
+
+use super::FRAME_BYTES_MAX;
+use super::framing::{Output, Passed};
+use super::target::Bad;
+use crate::config::Http;
+use block::{Judged, Kind};
+use hpack::Decoder;
+pub(super) use streams::{Stream, Streams};
 
 /// RFC 9113 §3.4.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -10,8 +26,22 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
 const KIND_DATA: u8 = 0;
 const KIND_HEADERS: u8 = 1;
+const KIND_RST_STREAM: u8 = 3;
+const KIND_PUSH_PROMISE: u8 = 5;
 const KIND_CONTINUATION: u8 = 9;
+const FLAG_END_STREAM: u8 = 1;
 const FLAG_END_HEADERS: u8 = 4;
+const FLAG_PADDED: u8 = 8;
+const FLAG_PRIORITY: u8 = 0x20;
+const PRIORITY_BYTES: usize = 5;
+/// A piece of a body with fewer bytes is held until it is wanted.
+const PIECE_BYTES_MIN: usize = 4 * 1024;
+/// A header block, as it is sent: more than this many times `header_bytes_max` ends its connection.
+const BLOCK_TIMES_MAX: usize = 4;
+/// And so many frames.
+const FRAGMENTS_MAX: usize = 64;
+/// A body's bytes that were held are handed on in frames of this size.
+const HANDED_ON_BYTES_MAX: usize = 16 * 1024;
 
 /// Since when something has begun and not ended.
 #[derive(Debug, Default)]
@@ -32,141 +62,498 @@ impl Unfinished {
     }
 }
 
+/// Tells of a message that is not valid and whose sender gets no words about it.
+pub(super) type Report = Arc<dyn Fn(&Bad) + Send + Sync>;
+
 /// Where in its frames a connection is.
-#[derive(Debug)]
 pub(super) struct Frames {
     at: At,
-    /// A header block goes on in the next frame.
-    in_block: bool,
+    limits: Http,
+    decoder: Decoder,
+    streams: Arc<Streams>,
+    messages: Messages,
+    /// The header block that is not whole yet.
+    block: Option<Block>,
     /// What `unfinished` was last told.
     told: bool,
     unfinished: Arc<Unfinished>,
+    report: Report,
+}
+
+/// Which header block of a stream a message begins with.
+enum Messages {
+    /// Each new stream is a request; this was the newest.
+    Requests { newest: u32 },
+    /// Streams whose answer has begun.
+    Answers(HashSet<u32>),
+}
+
+struct Block {
+    stream: u32,
+    end_stream: bool,
+    priority: Vec<u8>,
+    fragments: Vec<u8>,
+    frames: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
+struct FrameHead {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
 enum At {
-    Preface { left: usize },
-    Head { read: [u8; FRAME_HEAD_BYTES], bytes: usize },
-    Payload { kind: u8, left: usize },
+    Preface {
+        left: usize,
+    },
+    Head {
+        read: [u8; FRAME_HEAD_BYTES],
+        bytes: usize,
+    },
+    /// A payload that is h2's to read.
+    Payload {
+        kind: u8,
+        left: usize,
+    },
+    Skipped {
+        left: usize,
+    },
+    /// The payload of a frame with a header block or a part of one.
+    Fragment {
+        head: FrameHead,
+        payload: Vec<u8>,
+    },
+    /// The length of a piece's padding comes next.
+    PadLength(FrameHead),
+    /// A piece of a body that is held.
+    Held {
+        stream: u32,
+        left: usize,
+        padding: usize,
+        end_stream: bool,
+    },
+    /// h2 will end the connection for what it has been given.
+    Over,
 }
 
 const NEXT_FRAME: At = At::Head { read: [0; FRAME_HEAD_BYTES], bytes: 0 };
 
+impl std::fmt::Debug for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frames").field("streams", &self.streams).finish_non_exhaustive()
+    }
+}
+
 impl Frames {
-    pub(super) fn new(unfinished: Arc<Unfinished>) -> Self {
-        let at = At::Preface { left: PREFACE.len() };
-        Self { at, in_block: false, told: false, unfinished }
+    /// Of a connection on which requests come.
+    pub(super) fn of_requests(
+        limits: Http,
+        streams: Arc<Streams>,
+        unfinished: Arc<Unfinished>,
+        report: Report,
+    ) -> Self {
+        let (at, messages) = (At::Preface { left: PREFACE.len() }, Messages::Requests { newest: 0 });
+        Self::new(at, messages, limits, streams, unfinished, report)
     }
 
-    /// Bytes on their way to the parser.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            bytes = match self.at {
-                At::Preface { left } => self.pass_preface(bytes, left),
-                At::Head { read, bytes: before } => self.pass_head(bytes, read, before),
-                At::Payload { kind, left } => self.pass_payload(bytes, kind, left),
+    /// Of a connection on which answers come.
+    pub(super) fn of_answers(limits: Http, streams: Arc<Streams>) -> Self {
+        let report: Report = Arc::new(|bad| tracing::debug!(%bad, "a trailer section is not valid"));
+        Self::new(NEXT_FRAME, Messages::Answers(HashSet::new()), limits, streams, Arc::default(), report)
+    }
+
+    fn new(
+        at: At,
+        messages: Messages,
+        limits: Http,
+        streams: Arc<Streams>,
+        unfinished: Arc<Unfinished>,
+        report: Report,
+    ) -> Self {
+        let decoder = Decoder::default();
+        Self { at, limits, decoder, streams, messages, block: None, told: false, unfinished, report }
+    }
+
+    /// What was held and is wanted now; `cx` is woken when there is more.
+    pub(super) fn wanted(&self, cx: &Context<'_>) -> Vec<u8> {
+        let mut frames = Vec::new();
+        self.streams.read_by(cx);
+        if matches!(self.at, At::Preface { .. } | At::Payload { .. } | At::Over) {
+            // Nothing comes between the parts of what h2 reads.
+            return frames;
+        }
+        for (stream, held) in self.streams.take_wanted() {
+            frames.append(&mut data(stream, &held, false));
+        }
+        frames
+    }
+
+    /// Bytes on their way to h2.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Passed {
+        let mut output = Output::of(bytes);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = match &mut self.at {
+                At::Preface { left } => {
+                    let (taken, after) = rest.split_at((*left).min(rest.len()));
+                    *left -= taken.len();
+                    if *left == 0 {
+                        self.at = NEXT_FRAME;
+                    }
+                    output.push(taken);
+                    after
+                }
+                At::Head { read, bytes: before } => {
+                    if *before > 0 || rest.len() < FRAME_HEAD_BYTES {
+                        output.hold_back(rest);
+                    }
+                    let (taken, after) = rest.split_at((FRAME_HEAD_BYTES - *before).min(rest.len()));
+                    read.iter_mut().skip(*before).zip(taken).for_each(|(to, from)| *to = *from);
+                    *before += taken.len();
+                    if *before == FRAME_HEAD_BYTES {
+                        let read = *read;
+                        self.begin(read, rest, &mut output);
+                    }
+                    after
+                }
+                At::Payload { left, .. } | At::Skipped { left } => {
+                    let (taken, after) = rest.split_at((*left).min(rest.len()));
+                    *left -= taken.len();
+                    let is_over = *left == 0;
+                    if let At::Payload { .. } = self.at {
+                        output.push(taken);
+                    } else {
+                        output.hold_back(rest);
+                    }
+                    if is_over {
+                        self.at = NEXT_FRAME;
+                    }
+                    after
+                }
+                At::Fragment { head, payload } => {
+                    output.hold_back(rest);
+                    let (taken, after) = rest.split_at((head.length - payload.len()).min(rest.len()));
+                    payload.extend_from_slice(taken);
+                    if payload.len() == head.length {
+                        let (head, payload) = (*head, std::mem::take(payload));
+                        self.fragment(head, &payload, &mut output);
+                    }
+                    after
+                }
+                At::PadLength(head) => {
+                    output.hold_back(rest);
+                    let (head, padding) = (*head, usize::from(rest.first().copied().unwrap_or_default()));
+                    self.padded(head, padding, &mut output);
+                    rest.get(1..).unwrap_or_default()
+                }
+                At::Held { stream, left, padding, end_stream } => {
+                    output.hold_back(rest);
+                    let (taken, after) = rest.split_at((*left).min(rest.len()));
+                    *left -= taken.len();
+                    let (stream, left, padding, end_stream) = (*stream, *left, *padding, *end_stream);
+                    self.held(stream, taken, left, end_stream, &mut output);
+                    if left == 0 {
+                        self.at = if padding == 0 { NEXT_FRAME } else { At::Skipped { left: padding } };
+                    }
+                    after
+                }
+                At::Over => {
+                    output.push(rest);
+                    break;
+                }
             };
         }
-        let unfinished = self.is_unfinished();
+        self.tell_unfinished();
+        output.passed()
+    }
+
+    /// A body may be as slow as its request may.
+    fn tell_unfinished(&mut self) {
+        let unfinished = self.block.is_some()
+            || match &self.at {
+                At::Preface { .. } | At::Fragment { .. } | At::PadLength(_) => true,
+                At::Head { bytes, .. } => *bytes > 0,
+                At::Payload { kind, .. } => *kind != KIND_DATA,
+                At::Skipped { .. } | At::Held { .. } | At::Over => false,
+            };
         if unfinished != self.told {
             self.told = unfinished;
             self.unfinished.set(unfinished.then(Instant::now));
         }
     }
 
-    /// A body may be as slow as its request may.
-    fn is_unfinished(&self) -> bool {
-        self.in_block
-            || match self.at {
-                At::Preface { .. } => true,
-                At::Head { bytes, .. } => bytes > 0,
-                At::Payload { kind, .. } => kind != KIND_DATA,
+    /// A frame begins; `at` begins with its head, or with the rest of it where the first part was held back.
+    fn begin(&mut self, read: [u8; FRAME_HEAD_BYTES], at: &[u8], output: &mut Output<'_>) {
+        let head = FrameHead::of(read);
+        let FrameHead { length, kind, flags, stream } = head;
+        let is_interrupted = self.block.is_some() != (kind == KIND_CONTINUATION);
+        if length > FRAME_BYTES_MAX as usize || is_interrupted || kind == KIND_PUSH_PROMISE {
+            return self.give_up(&read, at, output);
+        }
+        match kind {
+            KIND_HEADERS | KIND_CONTINUATION if stream != 0 => {
+                output.hold_back(at);
+                self.at = At::Fragment { head, payload: Vec::new() };
+                if length == 0 {
+                    self.fragment(head, &[], output);
+                }
             }
-    }
-
-    fn pass_preface<'b>(&mut self, bytes: &'b [u8], left: usize) -> &'b [u8] {
-        let (taken, rest) = bytes.split_at(left.min(bytes.len()));
-        let left = left - taken.len();
-        self.at = if left == 0 { NEXT_FRAME } else { At::Preface { left } };
-        rest
-    }
-
-    fn pass_head<'b>(
-        &mut self,
-        bytes: &'b [u8],
-        mut read: [u8; FRAME_HEAD_BYTES],
-        before: usize,
-    ) -> &'b [u8] {
-        let (taken, rest) = bytes.split_at((FRAME_HEAD_BYTES - before).min(bytes.len()));
-        read.iter_mut().skip(before).zip(taken).for_each(|(to, from)| *to = *from);
-        let bytes = before + taken.len();
-        self.at = if bytes < FRAME_HEAD_BYTES { At::Head { read, bytes } } else { self.begin(read) };
-        rest
-    }
-
-    fn begin(&mut self, head: [u8; FRAME_HEAD_BYTES]) -> At {
-        let [a, b, c, kind, flags, ..] = head;
-        if matches!(kind, KIND_HEADERS | KIND_CONTINUATION) {
-            self.in_block = flags & FLAG_END_HEADERS == 0;
-        }
-        match u32::from_be_bytes([0, a, b, c]) as usize {
-            0 => NEXT_FRAME,
-            left => At::Payload { kind, left },
+            KIND_DATA if stream != 0 && flags & FLAG_PADDED != 0 && length > 0 => {
+                output.hold_back(at);
+                self.at = At::PadLength(head);
+            }
+            KIND_DATA if stream != 0 && length > 0 && !self.goes_straight_on(head) => {
+                output.hold_back(at);
+                self.at = At::Held { stream, left: length, padding: 0, end_stream: false };
+            }
+            KIND_DATA | KIND_RST_STREAM => {
+                let held = self.streams.held(stream);
+                if !held.is_empty() {
+                    output.hold_back(at);
+                    output.push(&data(stream, &held, false));
+                }
+                if kind == KIND_RST_STREAM || flags & FLAG_END_STREAM != 0 {
+                    self.end(stream);
+                }
+                self.pass_on(head, &read, output);
+            }
+            ..=KIND_CONTINUATION => self.pass_on(head, &read, output),
+            _ => {
+                output.hold_back(at);
+                self.at = if length == 0 { NEXT_FRAME } else { At::Skipped { left: length } };
+            }
         }
     }
 
-    fn pass_payload<'b>(&mut self, bytes: &'b [u8], kind: u8, left: usize) -> &'b [u8] {
-        let (taken, rest) = bytes.split_at(left.min(bytes.len()));
-        let left = left - taken.len();
+    fn pass_on(&mut self, head: FrameHead, read: &[u8], output: &mut Output<'_>) {
+        output.push(read);
+        let FrameHead { length: left, kind, .. } = head;
         self.at = if left == 0 { NEXT_FRAME } else { At::Payload { kind, left } };
-        rest
+    }
+
+    /// Gives h2 what ends the connection: a frame that it does not take, or that interrupts a header block.
+    fn give_up(&mut self, frame: &[u8], at: &[u8], output: &mut Output<'_>) {
+        if let Some(block) = self.block.take() {
+            output.hold_back(at);
+            output.push(&frame_of(KIND_HEADERS, 0, block.stream, &[]));
+        }
+        output.push(frame);
+        self.at = At::Over;
+    }
+
+    fn goes_straight_on(&self, head: FrameHead) -> bool {
+        head.length >= PIECE_BYTES_MIN
+            || head.flags & FLAG_END_STREAM != 0
+            || self.streams.goes_straight_on(head.stream)
+    }
+
+    /// A padded piece: the padding goes on at once, for h2 counts it, and the piece is held.
+    fn padded(&mut self, head: FrameHead, padding: usize, output: &mut Output<'_>) {
+        let FrameHead { length, flags, stream, .. } = head;
+        let Some(left) = (length - 1).checked_sub(padding) else {
+            // RFC 9113 §6.1: longer than what it pads.
+            output.push(&frame_of(KIND_DATA, FLAG_PADDED, stream, &[u8::MAX]));
+            self.at = At::Over;
+            return;
+        };
+        let mut payload = vec![0; padding + 1];
+        if let Some(first) = payload.first_mut() {
+            *first = u8::try_from(padding).unwrap_or(u8::MAX);
+        }
+        output.push(&frame_of(KIND_DATA, FLAG_PADDED, stream, &payload));
+        let end_stream = flags & FLAG_END_STREAM != 0;
+        if left > 0 {
+            self.at = At::Held { stream, left, padding, end_stream };
+            return;
+        }
+        self.held(stream, &[], left, end_stream, output);
+        self.at = if padding == 0 { NEXT_FRAME } else { At::Skipped { left: padding } };
+    }
+
+    /// Some bytes of a piece that is held.
+    fn held(&self, stream: u32, bytes: &[u8], left: usize, end_stream: bool, output: &mut Output<'_>) {
+        let mut wanted = self.streams.hold(stream, bytes);
+        let is_end = left == 0 && end_stream;
+        if is_end {
+            wanted.append(&mut self.streams.held(stream));
+        }
+        if is_end || !wanted.is_empty() {
+            output.push(&data(stream, &wanted, is_end));
+        }
+        if is_end {
+            self.streams.end(stream);
+        }
+    }
+
+    fn end(&mut self, stream: u32) {
+        self.streams.end(stream);
+        if let Messages::Answers(begun) = &mut self.messages {
+            begun.remove(&stream);
+        }
+    }
+
+    /// A frame with a header block or a part of one is whole.
+    fn fragment(&mut self, head: FrameHead, payload: &[u8], output: &mut Output<'_>) {
+        let FrameHead { kind, flags, stream, .. } = head;
+        self.at = NEXT_FRAME;
+        let raw = || frame_of(kind, flags, stream, payload);
+        let max = self.limits.header_bytes_max.saturating_mul(BLOCK_TIMES_MAX);
+        let block = match self.block.take() {
+            None => {
+                let Some((priority, fragment)) = unpadded(flags, payload) else {
+                    return self.give_up(&raw(), &[], output);
+                };
+                let (priority, fragments) = (priority.to_vec(), fragment.to_vec());
+                Block { stream, end_stream: flags & FLAG_END_STREAM != 0, priority, fragments, frames: 1 }
+            }
+            Some(mut block) if block.stream == stream => {
+                block.fragments.extend_from_slice(payload);
+                block.frames += 1;
+                block
+            }
+            Some(block) => {
+                self.block = Some(block);
+                return self.give_up(&raw(), &[], output);
+            }
+        };
+        if block.fragments.len() > max || block.frames > FRAGMENTS_MAX {
+            (self.report)(&Bad::HeadTooLarge { max: self.limits.header_bytes_max });
+            self.block = Some(block);
+            return self.give_up(&frame_of(KIND_DATA, 0, stream, &[]), &[], output);
+        }
+        if flags & FLAG_END_HEADERS == 0 {
+            self.block = Some(block);
+        } else {
+            self.judge(&block, output);
+        }
+    }
+
+    /// What the header block of a stream is; one that is not open is left to h2.
+    fn kind(&mut self, stream: u32) -> Kind {
+        let begins = match &mut self.messages {
+            Messages::Requests { newest } if stream > *newest => {
+                *newest = stream;
+                Some(Kind::Request)
+            }
+            Messages::Requests { .. } => None,
+            Messages::Answers(begun) => begun.insert(stream).then_some(Kind::Answer),
+        };
+        begins.unwrap_or(if self.streams.is_open(stream) { Kind::Trailers } else { Kind::Stray })
+    }
+
+    fn judge(&mut self, block: &Block, output: &mut Output<'_>) {
+        let stream = block.stream;
+        let kind = self.kind(stream);
+        let Ok(judged) = block::judge(&mut self.decoder, &block.fragments, kind, stream, &self.limits) else {
+            // An index of nothing.
+            output.push(&frame_of(KIND_HEADERS, FLAG_END_HEADERS, stream, &[0x80]));
+            self.at = At::Over;
+            return;
+        };
+        let held = self.streams.held(stream);
+        if !held.is_empty() {
+            output.push(&data(stream, &held, false));
+        }
+        let mut has_body = false;
+        let written = match judged {
+            Judged::Passes { block: written, is_informational, expanded_bytes } => {
+                self.streams.expanded(stream, expanded_bytes);
+                if is_informational && let Messages::Answers(begun) = &mut self.messages {
+                    begun.remove(&stream);
+                }
+                has_body = !is_informational && matches!(kind, Kind::Request | Kind::Answer);
+                written
+            }
+            Judged::Refused { block: written, refused } => {
+                self.streams.refuse(stream, refused);
+                written
+            }
+            Judged::Malformed { block: written, bad } => {
+                (self.report)(&bad);
+                written
+            }
+        };
+        if block.end_stream {
+            self.end(stream);
+        } else if has_body {
+            self.streams.begin(stream, self.limits.streams_max);
+        }
+        output.push(&block.written(&written));
+    }
+}
+
+impl Block {
+    /// The same with another block, in as many frames as it takes.
+    fn written(&self, block: &[u8]) -> Vec<u8> {
+        let mut flags = if self.end_stream { FLAG_END_STREAM } else { 0 };
+        if !self.priority.is_empty() {
+            flags |= FLAG_PRIORITY;
+        }
+        let first = FRAME_BYTES_MAX as usize - PRIORITY_BYTES;
+        let (mut part, mut rest) = block.split_at(first.min(block.len()));
+        let (mut kind, mut frames) = (KIND_HEADERS, Vec::with_capacity(block.len() + 2 * FRAME_HEAD_BYTES));
+        let mut prefix = &*self.priority;
+        loop {
+            let end = if rest.is_empty() { FLAG_END_HEADERS } else { 0 };
+            frames.extend_from_slice(&frame_head(prefix.len() + part.len(), kind, flags | end, self.stream));
+            frames.extend_from_slice(prefix);
+            frames.extend_from_slice(part);
+            if rest.is_empty() {
+                return frames;
+            }
+            (part, rest) = rest.split_at(first.min(rest.len()));
+            (kind, flags, prefix) = (KIND_CONTINUATION, 0, &[]);
+        }
+    }
+}
+
+impl FrameHead {
+    fn of(read: [u8; FRAME_HEAD_BYTES]) -> Self {
+        let [a, b, c, kind, flags, d, e, f, g] = read;
+        // The first bit of the stream is reserved (RFC 9113 §4.1).
+        let stream = u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff;
+        Self { length: u32::from_be_bytes([0, a, b, c]) as usize, kind, flags, stream }
+    }
+}
+
+/// The priority and the block of a HEADERS frame (RFC 9113 §6.2).
+fn unpadded(flags: u8, payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let payload = if flags & FLAG_PADDED == 0 {
+        payload
+    } else {
+        let (padding, rest) = payload.split_first()?;
+        rest.get(..rest.len().checked_sub(usize::from(*padding))?)?
+    };
+    payload.split_at_checked(if flags & FLAG_PRIORITY == 0 { 0 } else { PRIORITY_BYTES })
+}
+
+fn frame_head(length: usize, kind: u8, flags: u8, stream: u32) -> [u8; FRAME_HEAD_BYTES] {
+    let [_, a, b, c] = u32::try_from(length).unwrap_or_default().to_be_bytes();
+    let [d, e, f, g] = stream.to_be_bytes();
+    [a, b, c, kind, flags, d, e, f, g]
+}
+
+fn frame_of(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    [&frame_head(payload.len(), kind, flags, stream)[..], payload].concat()
+}
+
+/// A body's bytes in as many frames as it takes, the last of which may end it.
+fn data(stream: u32, bytes: &[u8], end_stream: bool) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(bytes.len() + 2 * FRAME_HEAD_BYTES);
+    let mut rest = bytes;
+    loop {
+        let (part, after) = rest.split_at(rest.len().min(HANDED_ON_BYTES_MAX));
+        let flags = if end_stream && after.is_empty() { FLAG_END_STREAM } else { 0 };
+        frames.extend_from_slice(&frame_head(part.len(), KIND_DATA, flags, stream));
+        frames.extend_from_slice(part);
+        if after.is_empty() {
+            return frames;
+        }
+        rest = after;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEADERS: &[u8] = &[0, 0, 2, KIND_HEADERS, 0, 0, 0, 0, 1, 0x82, 0x84];
-    const CONTINUATION: &[u8] = &[0, 0, 0, KIND_CONTINUATION, FLAG_END_HEADERS, 0, 0, 0, 1];
-    const DATA: &[u8] = &[0, 0, 3, KIND_DATA, 0, 0, 0, 0, 1, b'a', b'b', b'c'];
-
-    /// Whether something is unfinished after each of these, passed in pieces of so many bytes.
-    fn unfinished(parts: &[&[u8]], piece: usize) -> Vec<bool> {
-        let unfinished = Arc::<Unfinished>::default();
-        let mut frames = Frames::new(unfinished.clone());
-        let mut after = |part: &&[u8]| {
-            part.chunks(piece).for_each(|bytes| frames.pass(bytes));
-            unfinished.since().is_some()
-        };
-        parts.iter().map(&mut after).collect()
-    }
-
-    #[test]
-    fn a_block_is_unfinished_until_its_last_frame_however_it_is_cut() {
-        for piece in 1..=HEADERS.len() {
-            let told = unfinished(&[PREFACE, DATA, HEADERS, CONTINUATION, DATA], piece);
-            assert_eq!(told, [false, false, true, false, false], "in pieces of {piece}");
-        }
-    }
-
-    #[test]
-    fn a_part_of_the_preface_a_frames_head_or_a_header_block_is_unfinished_and_a_part_of_a_body_is_not() {
-        assert_eq!(unfinished(&[&PREFACE[..5]], 5), [true]);
-        assert_eq!(unfinished(&[PREFACE, &DATA[..4]], 24), [false, true]);
-        assert_eq!(unfinished(&[PREFACE, &HEADERS[..10]], 24), [false, true]);
-        assert_eq!(unfinished(&[PREFACE, &DATA[..10]], 24), [false, false]);
-    }
-
-    #[test]
-    fn its_time_runs_from_its_first_byte_whatever_follows() {
-        let unfinished = Arc::<Unfinished>::default();
-        let mut frames = Frames::new(unfinished.clone());
-        frames.pass(&[PREFACE, HEADERS].concat());
-        let since = unfinished.since().unwrap();
-        frames.pass(&[0, 0, 1, KIND_CONTINUATION, 0, 0, 0, 0, 1, 0x84]);
-        assert_eq!(unfinished.since(), Some(since));
-        assert!(!unfinished.is_stalled(Duration::from_secs(1), since));
-        assert!(unfinished.is_stalled(Duration::from_secs(1), since + Duration::from_secs(2)));
-    }
-}
+mod tests;

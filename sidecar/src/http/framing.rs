@@ -1,78 +1,117 @@
-//! Watches the bytes of an HTTP/1 connection on their way to the parser, for what that does not show: both lengths
-//! given, a fragment in the target, and a head that never ends.
+//! Checks the requests of an HTTP/1 connection before hyper reads them. hyper gets heads that were judged whole, so that
+//! both see the same messages; in place of a head that is refused it gets one that only asks for the refusal.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod chunks;
+mod head;
+
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What was seen of one request's head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Head {
-    /// `Content-Length` and `Transfer-Encoding` together, which two parsers may read in two ways (RFC 9112 §6.1).
-    pub(super) both_lengths: bool,
-    /// `Content-Length` more than once, which some refuse even when they agree (RFC 9110 §8.6).
-    pub(super) repeated_length: bool,
-    /// A line that ends without a carriage return, which some take for the middle of a line (RFC 9112 §2.2).
-    pub(super) bare_line_feed: bool,
-    /// `#` in the target, where no fragment belongs (RFC 9112 §3.2).
-    pub(super) fragment: bool,
-}
+use super::call::CallFacts;
+use super::target::Bad;
+use crate::config::Http;
+use chunks::{Chunks, Step};
+use head::BodyLength;
 
-/// What was seen of the heads of one connection, in their order.
-#[derive(Debug, Default)]
+/// Of a head that is refused for its size so much is thrown away while its end is awaited: an answer that comes before
+/// the client has sent its head is lost in the reset of the connection.
+const HEAD_DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+
+/// What was seen of the requests of one connection, in their order.
+#[derive(Debug)]
 pub(super) struct Heads {
     watch: Mutex<Watch>,
-    over: AtomicBool,
-    /// A chunk was framed in a way that some parsers take and others do not.
-    loose: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watch {
+    limits: Http,
     state: State,
-    /// The head that has begun and not ended.
+    /// A head that has begun and not ended: at most `header_bytes_max`.
     begun: Vec<u8>,
     since: Option<Instant>,
-    seen: VecDeque<Head>,
+    /// Heads that passed, of requests that hyper has not handed over yet.
+    passed: u64,
+    refused: Option<Refused>,
+    /// What is wrong with a body.
+    fault: Option<Bad>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunks {
-    Exact,
-    Loose,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug)]
 enum State {
-    #[default]
     Head,
     Body(u64),
-    ChunkSize {
-        size: u64,
-        digits_over: bool,
+    Chunked(Chunks),
+    /// The rest of a head that is too large, with so many bytes thrown away and the last ones of them.
+    Oversized {
+        instead: Vec<u8>,
+        discarded: usize,
+        tail: Vec<u8>,
     },
-    ChunkData(u64),
-    /// The line end after a chunk's data.
-    ChunkEnd {
-        carriage_return: bool,
-    },
-    Trailers {
-        line_bytes: usize,
-    },
-    /// The parser will not take this either.
-    Unreadable,
+    /// Nothing of what follows is a request.
+    Refused,
+    /// What follows is not HTTP any more.
+    Upgraded,
+}
+
+/// A request that is not valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) bad: Bad,
+    /// As far as they can be read.
+    pub(super) facts: CallFacts,
+}
+
+/// What hyper is given of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    AsTheyAre,
+    Instead(Vec<u8>),
+}
+
+/// What was seen of a request that hyper hands over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Valid,
+    Refused(Refused),
+    /// hyper has made a request of something else.
+    Nothing,
 }
 
 impl Heads {
-    /// The next request's head. The parser hands out requests in the order in which their heads passed.
-    pub(super) fn next(&self) -> Option<Head> {
-        self.lock().seen.pop_front()
+    pub(super) fn new(limits: Http) -> Self {
+        let watch = Watch {
+            limits,
+            state: State::Head,
+            begun: Vec::new(),
+            since: None,
+            passed: 0,
+            refused: None,
+            fault: None,
+        };
+        Self { watch: Mutex::new(watch) }
+    }
+
+    /// What was seen of the next request. hyper hands requests over in the order in which their heads passed.
+    pub(super) fn next(&self) -> Seen {
+        let mut watch = self.lock();
+        if watch.passed > 0 {
+            watch.passed -= 1;
+            return Seen::Valid;
+        }
+        watch.refused.take().map_or(Seen::Nothing, Seen::Refused)
     }
 
     /// What follows is not HTTP any more.
     pub(super) fn upgraded(&self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.lock().state = State::Upgraded;
+    }
+
+    /// What was held back of a connection that is not HTTP any more.
+    pub(super) fn held_back(&self) -> Vec<u8> {
+        let mut watch = self.lock();
+        if matches!(watch.state, State::Upgraded) { std::mem::take(&mut watch.begun) } else { Vec::new() }
     }
 
     /// Whether a head has begun so long ago and not ended.
@@ -80,16 +119,14 @@ impl Heads {
         self.lock().since.is_some_and(|since| now.duration_since(since) > limit)
     }
 
-    /// Bytes on their way to the parser.
-    pub(super) fn pass(&self, bytes: &[u8]) {
-        if !self.over.load(Ordering::Relaxed) && self.lock().pass(bytes) == Chunks::Loose {
-            self.loose.store(true, Ordering::Release);
-        }
+    /// Bytes on their way to hyper.
+    pub(super) fn pass(&self, bytes: &[u8]) -> Result<Passed, Bad> {
+        self.lock().pass(bytes)
     }
 
-    /// Whether a chunk was framed in a way that not every parser takes.
-    pub(super) fn is_loose(&self) -> bool {
-        self.loose.load(Ordering::Acquire)
+    /// What is wrong with the body that is being read.
+    pub(super) fn fault(&self) -> Option<Bad> {
+        self.lock().fault.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Watch> {
@@ -97,149 +134,212 @@ impl Heads {
     }
 }
 
+/// What hyper is given of some bytes, as far as they have been looked at.
+pub(super) struct Output<'b> {
+    all: &'b [u8],
+    instead: Option<Vec<u8>>,
+}
+
+impl<'b> Output<'b> {
+    pub(super) fn of(all: &'b [u8]) -> Self {
+        Self { all, instead: None }
+    }
+
+    /// Everything before `rest`, and nothing from there on but what is pushed.
+    pub(super) fn hold_back(&mut self, rest: &[u8]) -> &mut Vec<u8> {
+        let before = self.all.len().saturating_sub(rest.len());
+        self.instead.get_or_insert_with(|| self.all.get(..before).unwrap_or_default().to_vec())
+    }
+
+    /// These bytes; those that are passed as they are need not be pushed, but may.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if let Some(instead) = &mut self.instead {
+            instead.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl Output<'_> {
+    pub(super) fn passed(self) -> Passed {
+        self.instead.map_or(Passed::AsTheyAre, Passed::Instead)
+    }
+}
+
 impl Watch {
-    fn pass(&mut self, mut bytes: &[u8]) -> Chunks {
-        let mut chunks = Chunks::Exact;
-        while !bytes.is_empty() {
-            if self.is_loose(bytes) {
-                chunks = Chunks::Loose;
-            }
-            bytes = match self.state {
-                State::Head => self.pass_head(bytes),
-                State::Body(left) => self.pass_data(bytes, left, State::Body, State::Head),
-                State::ChunkData(left) => {
-                    self.pass_data(bytes, left, State::ChunkData, State::ChunkEnd { carriage_return: false })
+    fn pass(&mut self, bytes: &[u8]) -> Result<Passed, Bad> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let mut output = Output::of(bytes);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = match &mut self.state {
+                State::Head => self.pass_head(rest, &mut output),
+                State::Body(left) => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    let (body, after) = rest.split_at(taken);
+                    *left -= taken as u64;
+                    if *left == 0 {
+                        self.state = State::Head;
+                    }
+                    output.push(body);
+                    after
                 }
-                State::ChunkSize { .. } | State::ChunkEnd { .. } | State::Trailers { .. } => {
-                    self.pass_line(bytes)
+                State::Chunked(chunks) => match chunks.step(rest, &self.limits) {
+                    Ok(Step { taken, over }) => {
+                        let (body, after) = rest.split_at(taken);
+                        if over {
+                            self.state = State::Head;
+                        }
+                        output.push(body);
+                        after
+                    }
+                    Err(bad) => {
+                        output.hold_back(rest);
+                        self.fault = Some(bad.clone());
+                        if output.instead.as_ref().is_some_and(Vec::is_empty) {
+                            return Err(bad);
+                        }
+                        break;
+                    }
+                },
+                State::Oversized { .. } => self.pass_oversized(rest, &mut output),
+                State::Refused => {
+                    output.hold_back(rest);
+                    break;
                 }
-                State::Unreadable => return chunks,
+                State::Upgraded => {
+                    output.push(rest);
+                    break;
+                }
             };
         }
-        chunks
+        Ok(output.passed())
     }
 
-    /// White space in a chunk's size, or a line end there that is not CRLF (RFC 9112 §7.1).
-    fn is_loose(&self, bytes: &[u8]) -> bool {
-        let first = bytes.first();
-        match self.state {
-            State::ChunkSize { digits_over: false, .. } => matches!(first, Some(b' ' | b'\t' | b'\n')),
-            State::ChunkEnd { carriage_return: false } => first != Some(&b'\r'),
-            _ => false,
+    fn pass_head<'b>(&mut self, bytes: &'b [u8], output: &mut Output<'_>) -> &'b [u8] {
+        if self.begun.is_empty()
+            && let Some(rest) = bytes.strip_prefix(b"\r\n")
+        {
+            // Empty lines before a request are ignored (RFC 9112 §2.2).
+            output.hold_back(bytes);
+            return rest;
         }
-    }
-
-    fn pass_head<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        if self.begun.is_empty() && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-            // Empty lines before a request (RFC 9112 §2.2).
-            return &[];
+        if self.begun == b"\r"
+            && let Some(rest) = bytes.strip_prefix(b"\n")
+        {
+            output.hold_back(bytes);
+            (self.begun, self.since) = (Vec::new(), None);
+            return rest;
         }
-        let Some(end) = head_end(&self.begun, bytes) else {
+        let (end, bare_line_feed) = match scan(&self.begun, bytes) {
+            Scan::GoesOn => (None, false),
+            Scan::Ends(end) => (Some(end), false),
+            Scan::BareLineFeed(end) => (Some(end), true),
+        };
+        let (last, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        if self.begun.len() + last.len() > self.limits.header_bytes_max {
+            output.hold_back(bytes);
+            self.begin_oversized(last);
+            return bytes;
+        }
+        if end.is_none() {
+            output.hold_back(bytes);
             self.begun.extend_from_slice(bytes);
             self.since.get_or_insert_with(Instant::now);
             return &[];
-        };
-        let (last, rest) = bytes.split_at(end);
-        let (head, state) = if self.begun.is_empty() {
-            read_head(last)
+        }
+        let begun = std::mem::take(&mut self.begun);
+        self.since = None;
+        let whole = if begun.is_empty() {
+            Cow::Borrowed(last)
         } else {
-            self.begun.extend_from_slice(last);
-            read_head(&self.begun)
+            output.hold_back(bytes);
+            Cow::Owned([&*begun, last].concat())
         };
-        (self.begun, self.since, self.state) = (Vec::new(), None, state);
-        self.seen.push_back(head);
-        rest
-    }
-
-    fn pass_data<'b>(
-        &mut self,
-        bytes: &'b [u8],
-        left: u64,
-        within: fn(u64) -> State,
-        after: State,
-    ) -> &'b [u8] {
-        let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        let left = left - taken as u64;
-        self.state = if left == 0 { after } else { within(left) };
-        bytes.get(taken..).unwrap_or_default()
-    }
-
-    /// Chunk sizes, the line ends of chunks, and trailers (RFC 9112 §7.1).
-    fn pass_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let Some((&byte, rest)) = bytes.split_first() else { return &[] };
-        self.state = match (self.state, byte) {
-            (State::ChunkSize { size: 0, .. }, b'\n') => State::Trailers { line_bytes: 0 },
-            (State::ChunkSize { size, .. }, b'\n') => State::ChunkData(size),
-            (State::ChunkSize { size, digits_over: false }, byte) => match char::from(byte).to_digit(16) {
-                Some(digit) => match size.checked_mul(16) {
-                    Some(size) => {
-                        State::ChunkSize { size: size.saturating_add(digit.into()), digits_over: false }
-                    }
-                    None => State::Unreadable,
-                },
-                None => State::ChunkSize { size, digits_over: true },
-            },
-            (State::ChunkEnd { .. }, b'\r') => State::ChunkEnd { carriage_return: true },
-            (State::ChunkEnd { .. }, b'\n') => State::ChunkSize { size: 0, digits_over: false },
-            (State::Trailers { line_bytes: 0 }, b'\n') => State::Head,
-            (State::Trailers { .. }, b'\n') => State::Trailers { line_bytes: 0 },
-            (State::Trailers { line_bytes }, byte) if byte != b'\r' => {
-                State::Trailers { line_bytes: line_bytes.saturating_add(1) }
+        let judged = if bare_line_feed { Err(Bad::BareLineFeed) } else { head::judge(&whole, &self.limits) };
+        match judged {
+            Ok(length) => {
+                self.passed += 1;
+                self.state = match length {
+                    BodyLength::None => State::Head,
+                    BodyLength::Bytes(length) => State::Body(length),
+                    BodyLength::Chunked => State::Chunked(Chunks::default()),
+                };
+                output.push(&whole);
             }
-            (state, _) => state,
-        };
+            Err(bad) => {
+                output.hold_back(bytes);
+                output.push(&self.refuse(bad, &whole));
+            }
+        }
         rest
     }
+
+    /// Ends the connection's requests, and returns what hyper is given in place of the last one's head.
+    fn refuse(&mut self, bad: Bad, head: &[u8]) -> Vec<u8> {
+        let (facts, instead) = head::stand_in(head);
+        self.refused = Some(Refused { bad, facts });
+        self.state = State::Refused;
+        instead
+    }
+
+    fn begin_oversized(&mut self, last: &[u8]) {
+        let mut begun = std::mem::take(&mut self.begun);
+        self.since.get_or_insert_with(Instant::now);
+        let discarded = begun.len();
+        let tail = tail(&[], &begun);
+        begun.extend_from_slice(last.get(..last.len().min(self.limits.header_bytes_max)).unwrap_or_default());
+        let bad = Bad::HeadTooLarge { max: self.limits.header_bytes_max };
+        let instead = self.refuse(bad, &begun);
+        self.state = State::Oversized { instead, discarded, tail };
+    }
+
+    /// Throws away the rest of a head that is too large, and then gives hyper what asks for its refusal.
+    fn pass_oversized<'b>(&mut self, bytes: &'b [u8], output: &mut Output<'_>) -> &'b [u8] {
+        let State::Oversized { instead, discarded, tail } = &mut self.state else { return bytes };
+        output.hold_back(bytes);
+        *discarded += bytes.len();
+        if matches!(scan(tail, bytes), Scan::GoesOn) && *discarded < HEAD_DISCARDED_BYTES_MAX {
+            *tail = self::tail(tail, bytes);
+        } else {
+            output.push(instead);
+            (self.state, self.since) = (State::Refused, None);
+        }
+        &[]
+    }
 }
 
-/// Where in `bytes` the head ends that `begun` began: after its empty line.
-fn head_end(begun: &[u8], bytes: &[u8]) -> Option<usize> {
-    // Of what came before, only the last line end matters.
-    let mut after_line_end = ends_line(begun);
-    let mut anything = !begun.is_empty();
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'\n' if after_line_end && anything => return Some(at + 1),
-            b'\n' => after_line_end = true,
-            b'\r' => {}
-            _ => (after_line_end, anything) = (false, true),
+enum Scan {
+    GoesOn,
+    /// So many bytes belong to the head.
+    Ends(usize),
+    /// The last of so many bytes is a line feed without a carriage return.
+    BareLineFeed(usize),
+}
+
+/// Looks for the end of the head that `begun` began, and for a line feed that is not where it ends a line.
+fn scan(begun: &[u8], bytes: &[u8]) -> Scan {
+    let before = |at: usize, back: usize| match at.checked_sub(back) {
+        Some(at) => bytes.get(at),
+        None => (begun.len() + at).checked_sub(back).and_then(|at| begun.get(at)),
+    };
+    for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+        if before(at, 1) != Some(&b'\r') {
+            return Scan::BareLineFeed(at + 1);
+        }
+        if before(at, 2) == Some(&b'\n') {
+            return Scan::Ends(at + 1);
         }
     }
-    None
+    Scan::GoesOn
 }
 
-fn ends_line(bytes: &[u8]) -> bool {
-    bytes.iter().rev().find(|byte| **byte != b'\r') == Some(&b'\n')
+/// The last bytes of a head.
+fn tail(before: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let all = [before, bytes.get(bytes.len().saturating_sub(2)..).unwrap_or_default()].concat();
+    all.get(all.len().saturating_sub(2)..).unwrap_or_default().to_vec()
 }
 
-fn read_head(head: &[u8]) -> (Head, State) {
-    let mut lines = head.split(|byte| *byte == b'\n').skip_while(|line| line.trim_ascii().is_empty());
-    let request = lines.next().unwrap_or_default();
-    let (mut length, mut lengths, mut chunked) = (None, 0, false);
-    for line in lines {
-        let mut parts = line.splitn(2, |byte| *byte == b':');
-        let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        if name.eq_ignore_ascii_case(b"content-length") {
-            lengths += 1;
-            length = std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok());
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            chunked = true;
-        }
-    }
-    let seen = Head {
-        both_lengths: chunked && lengths > 0,
-        repeated_length: lengths > 1,
-        bare_line_feed: has_bare_line_feed(head),
-        fragment: request.contains(&b'#'),
-    };
-    let state = match length {
-        _ if chunked => State::ChunkSize { size: 0, digits_over: false },
-        Some(length) if length > 0 => State::Body(length),
-        _ => State::Head,
-    };
-    (seen, state)
-}
-
-fn has_bare_line_feed(head: &[u8]) -> bool {
-    head.starts_with(b"\n") || head.windows(2).any(|two| matches!(two, [before, b'\n'] if *before != b'\r'))
-}
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
@@ -17,31 +17,33 @@ use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
+use super::answer::{self, BadAnswer};
 use super::answering::{Answering, Side};
 use super::app::{App, ToApp};
 use super::body::{Answer, RequestBody, To};
 use super::call::{CallFacts, Calls, OpenCall, RequestRecorder};
-use super::exchange::Prepared;
+use super::exchange::{ExchangeError, Prepared};
 use super::expect::Held;
 use super::failure::Failure;
+use super::frames::Streams;
 use super::framing::Heads;
 use super::interim::Interim;
 use super::pool::Kind;
 use super::problem::{Asked, Problem, is_grpc};
 use super::serve::{Session, Speaks, serve};
-use super::target::{Bad, Target};
+use super::target::{self, Bad, Target};
 use super::tasks::ConnectionTasks;
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
-use super::{expect, fields};
-use crate::config::Inbound;
+use super::{EXPANDED_BYTES_PER_PEER_MAX, expect, fields};
+use crate::config::{Inbound, TellCallers};
 use crate::credentials::holds_until;
 use crate::listen::Until;
 use crate::live::Registration;
 use crate::metrics::Direction;
 use crate::plane::Plane;
 use crate::refusals::Called;
-use crate::share::{Share, Shares};
+use crate::share::{Full, Share, Shares};
 use crate::tls::{Secured, TlsStream};
 use crate::upstream::Upstreams;
 use refusing::Denied;
@@ -86,12 +88,14 @@ impl HttpInbound {
             called: self.called(&own),
             connection: Some(registration.number()),
         });
-        let heads = Arc::<Heads>::default();
+        let heads = Arc::new(Heads::new(self.plane.config.http));
+        let streams = Arc::<Streams>::default();
         let session = Session {
             plane: self.plane.clone(),
             traffic: Some(registration.traffic.clone()),
             calls: calls.clone(),
             heads: heads.clone(),
+            streams: streams.clone(),
             tasks: ConnectionTasks::new(&self.tasks, &registration.cut),
             stop: until.stop.clone(),
         };
@@ -99,12 +103,14 @@ impl HttpInbound {
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
             share: self.shares.of(peer.id()),
+            service: target::authority_of(self.called(&own).service.as_deref()),
             server: self,
             peer,
             own,
             client_cert,
             calls,
             heads,
+            streams,
             registration,
             switched: switched.clone(),
         });
@@ -139,9 +145,12 @@ struct Client {
     peer: VerifiedSvid,
     own: SpiffeId,
     client_cert: HeaderValue,
+    /// The host of a request that names none.
+    service: Authority,
     calls: Arc<Calls>,
     share: Arc<Share>,
     heads: Arc<Heads>,
+    streams: Arc<Streams>,
     registration: Arc<Registration>,
     /// What stopped being HTTP on this connection.
     switched: TaskTracker,
@@ -160,17 +169,28 @@ impl Side for Client {
         &self.heads
     }
 
+    fn streams(&self) -> &Arc<Streams> {
+        &self.streams
+    }
+
+    fn service(&self) -> &Authority {
+        &self.service
+    }
+
     fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>> {
         if let Err(denied) = self.decide(call) {
             return Some(self.refuse(call, *denied, asked));
         }
         let most = self.server.plane.config.http.requests_per_peer_max;
-        match self.share.enter(most) {
-            Some(place) => {
+        match self.share.enter_request(most, call.expanded_bytes(), EXPANDED_BYTES_PER_PEER_MAX) {
+            Ok(place) => {
                 call.hold(place);
                 None
             }
-            None => Some(self.fail(call, Failure::busy(most), asked)),
+            Err(Full::Requests) => Some(self.fail(call, Failure::busy(most), asked)),
+            Err(Full::ExpandedBytes) => {
+                Some(self.fail(call, Failure::expanded(EXPANDED_BYTES_PER_PEER_MAX), asked))
+            }
         }
     }
 
@@ -183,12 +203,14 @@ impl Side for Client {
         let app = &self.server.app;
         let kind = app.kind(is_grpc(request.headers()))?;
         let prepared = self.prepare(request, target, call);
-        let (mut response, lease) = prepared.exchange(&ToApp(app, kind)).await?;
+        let (mut response, lease) =
+            prepared.exchange(&ToApp(app, kind)).await.map_err(|error| self.failed(error))?;
+        answer::check(&mut response, &lease, &self.plane().config.http)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::broken("the app switched protocols unasked".to_owned()));
         }
         fields::remove_hop(response.headers_mut());
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+        Ok(Answer::carried(response, call.clone(), To::Peer, lease))
     }
 
     async fn switch(
@@ -202,7 +224,9 @@ impl Side for Client {
         let app = &self.server.app;
         let mut prepared = self.prepare(request, target, call);
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let (mut response, lease) = prepared.exchange(&ToApp(app, Kind::Fresh)).await?;
+        let (mut response, lease) =
+            prepared.exchange(&ToApp(app, Kind::Fresh)).await.map_err(|error| self.failed(error))?;
+        answer::check(&mut response, &lease, &self.plane().config.http)?;
         let chosen = fields::switched_to(&protocol, response.headers());
         fields::remove_hop(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -225,7 +249,7 @@ impl Side for Client {
             self.switched.spawn(self.server.tasks.track_future(carried));
             return Ok(response.map(|_| Answer::empty()));
         }
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::Peer, lease)))
+        Ok(Answer::carried(response, call.clone(), To::Peer, lease))
     }
 
     fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
@@ -238,12 +262,26 @@ impl Side for Client {
     fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
         let instance = self.tell(call, failure.reason, &failure.detail, None);
         let mut problem = Problem::new(failure.status, failure.reason, instance);
-        problem.detail = Some(failure.detail);
+        problem.detail = self.may_be_told().then_some(failure.detail);
         problem.response(asked)
     }
 }
 
 impl Client {
+    /// Whether callers are told more than that they got no answer.
+    fn may_be_told(&self) -> bool {
+        self.server.inbound.tell_callers == TellCallers::Everything
+    }
+
+    /// What a failed exchange means.
+    fn failed(&self, error: ExchangeError) -> Failure {
+        match &error {
+            ExchangeError::Broken(broken, _) => BadAnswer::of_head(broken, &self.plane().config.http),
+            ExchangeError::Unreached(_) => None,
+        }
+        .map_or_else(|| error.into(), Failure::from)
+    }
+
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
         let plane = &self.server.plane;
         let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
@@ -281,8 +319,7 @@ impl Client {
 
     /// Takes away what is of this hop or claims an identity, and says who calls.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let (version, heads) = (request.version(), self.heads.clone());
-        let mut request = request.map(|body| RequestBody::new(body, version, call.clone(), To::App, heads));
+        let mut request = RequestBody::of(request, call.clone(), To::App, self.heads.clone());
         let held = expect::hold(&request);
         let interim = Interim::new(&request, call.clone(), held.as_ref().map(Held::asked));
         request.body().hold(held);

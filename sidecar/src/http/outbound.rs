@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use postern_proto::identity::SpiffeId;
@@ -12,19 +12,21 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answer::{self, BadAnswer};
 use super::answering::{Answering, Side};
 use super::body::{Answer, RequestBody, To};
 use super::call::{Calls, OpenCall, RequestRecorder};
 use super::exchange::{ExchangeError, Prepared};
 use super::expect::Held;
 use super::failure::Failure;
+use super::frames::Streams;
 use super::framing::Heads;
 use super::interim::Interim;
 use super::peer::{PeerPlace, Peers, ToPeer};
 use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
-use super::target::{Bad, Target};
+use super::target::{self, Bad, Target};
 use super::tasks::ConnectionTasks;
 use super::upgrade::{self, Switching};
 use super::watched::Watched;
@@ -65,7 +67,8 @@ impl HttpOutbound {
         if first.is_empty() {
             return;
         }
-        let (calls, heads) = (Arc::<Calls>::default(), Arc::<Heads>::default());
+        let (calls, heads) = (Arc::<Calls>::default(), Arc::new(Heads::new(limits)));
+        let streams = Arc::<Streams>::default();
         let own = server.plane.credentials.current();
         let expected = server.plane.expected(&server.outbound.target).ok();
         let peer = expected.as_ref().map_or(UNKNOWN_PEER, SpiffeId::as_str);
@@ -82,14 +85,18 @@ impl HttpOutbound {
             traffic: None,
             calls: calls.clone(),
             heads: heads.clone(),
+            streams: streams.clone(),
             tasks: ConnectionTasks::new(&self.tasks, &until.abort),
             stop: until.stop.clone(),
         };
         let switched = TaskTracker::new();
+        let called = Serve::called(&**server);
         let app = App {
+            service: target::authority_of(called.service.as_deref()),
             place: PeerPlace { server: server.clone(), peers: self.peers.clone() },
             calls,
             heads,
+            streams,
             switched: switched.clone(),
             tasks: self.tasks.clone(),
             abort: until.abort.clone(),
@@ -127,6 +134,9 @@ struct App {
     place: PeerPlace,
     calls: Arc<Calls>,
     heads: Arc<Heads>,
+    streams: Arc<Streams>,
+    /// The host of a request that names none.
+    service: Authority,
     /// What stopped being HTTP on this connection.
     switched: TaskTracker,
     tasks: TaskTracker,
@@ -146,6 +156,14 @@ impl Side for App {
         &self.heads
     }
 
+    fn streams(&self) -> &Arc<Streams> {
+        &self.streams
+    }
+
+    fn service(&self) -> &Authority {
+        &self.service
+    }
+
     /// The called side decides.
     fn refusal(&self, _: &OpenCall, _: Asked) -> Option<Response<Answer>> {
         None
@@ -162,11 +180,12 @@ impl Side for App {
         let prepared = self.prepare(request, target, call);
         let exchanged = prepared.exchange(&to_peer).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
+        answer::check(&mut response, &lease, &self.plane().config.http)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::broken("the service switched protocols unasked".to_owned()));
         }
         fields::remove_hop(response.headers_mut());
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
+        Ok(Answer::carried(response, call.clone(), To::App, lease))
     }
 
     async fn switch(
@@ -181,6 +200,7 @@ impl Side for App {
         upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
         let exchanged = prepared.exchange(&ToPeer { place: &self.place, kind: Kind::Fresh }).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
+        answer::check(&mut response, &lease, &self.plane().config.http)?;
         let chosen = fields::switched_to(&protocol, response.headers());
         fields::remove_hop(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -203,7 +223,7 @@ impl Side for App {
             self.switched.spawn(self.tasks.track_future(carried));
             return Ok(response.map(|_| Answer::empty()));
         }
-        Ok(response.map(|body| Answer::carried(body, call.clone(), To::App, lease)))
+        Ok(Answer::carried(response, call.clone(), To::App, lease))
     }
 
     fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
@@ -234,8 +254,7 @@ impl Side for App {
 impl App {
     /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let (version, heads) = (request.version(), self.heads.clone());
-        let mut request = request.map(|body| RequestBody::new(body, version, call.clone(), To::Peer, heads));
+        let mut request = RequestBody::of(request, call.clone(), To::Peer, self.heads.clone());
         let held = expect::hold(&request);
         let interim = Interim::new(&request, call.clone(), held.as_ref().map(Held::asked));
         request.body().hold(held);
@@ -250,6 +269,11 @@ impl App {
             && let Some(end) = lease.end()
         {
             return self.place.server.of_alert(alert, end.address).into();
+        }
+        if let ExchangeError::Broken(broken, _) = &error
+            && let Some(bad) = BadAnswer::of_head(broken, &self.plane().config.http)
+        {
+            return bad.into();
         }
         error.into()
     }

@@ -15,6 +15,7 @@ use super::app::no_streams;
 use super::client::{http1_builder, http2_builder, pings};
 use super::exchange::Lend;
 use super::failure::Failure;
+use super::frames::Frames;
 use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
@@ -158,9 +159,13 @@ impl pool::Place for PeerPlace {
         }
         let vouched_until = registration.verified().map(|peer| server.plane.good_until(&peer));
         let tasks = ConnectionTasks::new(&peers.connections, &registration.cut);
-        let end = End { vouched_until, ..End::new(&leased, registration.cut.clone()) };
+        let mut end = End { vouched_until, ..End::new(&leased, registration.cut.clone()) };
         let stream = Watched::new(reached.secured.stream).says(end.says.clone());
-        let stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
+        let mut stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
+        if shared {
+            let streams = end.streams.insert(Arc::default());
+            stream = stream.frames(Frames::of_answers(server.plane.config.http, streams.clone()));
+        }
         let stream = TokioIo::new(stream);
         if shared {
             return self.shared(stream, end, tasks).await;

@@ -123,7 +123,10 @@ impl Asked {
 
 /// Whether a message is gRPC's (gRPC over HTTP/2, `Content-Type`).
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    headers.get(CONTENT_TYPE).is_some_and(|kind| is_grpc_type(kind.as_bytes()))
+}
+
+pub(super) fn is_grpc_type(kind: &[u8]) -> bool {
     kind.strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }

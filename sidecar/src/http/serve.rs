@@ -20,9 +20,10 @@ use tracing::debug;
 
 use super::body::Answer;
 use super::call::Calls;
-use super::client::pings;
-use super::frames::{Frames, PREFACE, Unfinished};
+use super::client::{header_list_max, pings};
+use super::frames::{Frames, PREFACE, Streams, Unfinished};
 use super::framing::Heads;
+use super::target::Bad;
 use super::tasks::ConnectionTasks;
 use super::upgrade::OverTcp;
 use super::watched::{ResetProbe, Watched};
@@ -46,6 +47,7 @@ pub(super) struct Session {
     pub(super) traffic: Option<Arc<Traffic>>,
     pub(super) calls: Arc<Calls>,
     pub(super) heads: Arc<Heads>,
+    pub(super) streams: Arc<Streams>,
     /// What hyper spawns for it.
     pub(super) tasks: ConnectionTasks,
     /// No further requests.
@@ -106,7 +108,10 @@ where
             // Who has gone already needs no PING.
             let pings = stream.stream().tcp().peer_addr().ok().and_then(|peer| pings(peer.ip()));
             let unfinished = Arc::<Unfinished>::default();
-            let stream = stream.frames(Frames::new(unfinished.clone()));
+            let calls = session.calls.clone();
+            let report = Arc::new(move |bad: &Bad| calls.at_fault(bad));
+            let (streams, unfinished_here) = (session.streams.clone(), unfinished.clone());
+            let stream = stream.frames(Frames::of_requests(*limits, streams, unfinished_here, report));
             let connection = http2_builder(&session.plane.config, pings, session.tasks.clone())
                 .serve_connection(TokioIo::new(stream), service);
             let stalled = |limit, now| unfinished.is_stalled(limit, now);
@@ -123,9 +128,10 @@ fn http1_builder(limits: &Http) -> http1::Builder {
         .half_close(true)
         // The time of heads is looked at here, with what came of them: hyper's own limit also ends idle connections.
         .header_read_timeout(None)
-        .max_headers(limits.headers_max)
-        .max_header_size(limits.header_bytes_max)
-        .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
+        // What is over our limits never gets there: hyper refuses without a word.
+        .max_headers(limits.headers_max + 1)
+        .max_header_size(limits.header_bytes_max + 1)
+        .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max + 1));
     builder
 }
 
@@ -139,9 +145,10 @@ fn http2_builder(
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
+        // Ours is applied before; h2's would be without a word.
+        .max_header_list_size(header_list_max(limits))
         // Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487): as many as it may have
         // open, as all who share the connection may take back what they have under way.
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(limits.streams_max)
         .max_local_error_reset_streams(RESETS_CAUSED_MAX)
         .keep_alive_interval(pings)

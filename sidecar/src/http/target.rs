@@ -5,7 +5,6 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, StatusCode, Uri, Version};
 use thiserror::Error;
 
-use super::framing::Head;
 use crate::config::Http;
 
 /// A request's authority and path, each of which can be read in one way only.
@@ -23,12 +22,26 @@ pub(super) enum Bad {
     BothLengths,
     #[error("Content-Length is given more than once (RFC 9110 §8.6)")]
     RepeatedLength,
+    #[error("Content-Length {0:?} is no number of bytes (RFC 9110 §8.6)")]
+    Length(String),
     #[error("a line of the head ends without a carriage return (RFC 9112 §2.2)")]
     BareLineFeed,
     #[error("Transfer-Encoding is {0:?}, and only \"chunked\" is understood (RFC 9112 §6.1)")]
     Coding(String),
+    #[error("a request of version 1.0 has a Transfer-Encoding (RFC 9112 §6.1)")]
+    CodingInOldVersion,
     #[error("the target has a fragment (RFC 9112 §3.2)")]
     Fragment,
+    #[error("the target has {character} at byte {at}, which has to be percent-encoded (RFC 3986 §2.1)")]
+    Character { character: String, at: usize },
+    #[error("the target {0:?} is no URI (RFC 9112 §3.2)")]
+    NoUri(String),
+    #[error("the first line is not a method, a target and a version (RFC 9112 §3)")]
+    RequestLine,
+    #[error("the first line does not end with version 1.0 or 1.1 of HTTP (RFC 9112 §2.3)")]
+    Version,
+    #[error("the header field {0:?} has a name or a value that is not valid (RFC 9110 §5)")]
+    Field(String),
     #[error("Host is missing (RFC 9112 §3.2)")]
     NoHost,
     #[error("there are {0} Host fields (RFC 9112 §3.2)")]
@@ -41,12 +54,24 @@ pub(super) enum Bad {
     Scheme(String),
     #[error("the target {target:?} does not go with the method {method} (RFC 9112 §3.2)")]
     Form { method: Method, target: String },
-    #[error("the target has {bytes} bytes, more than the {max} allowed")]
+    #[error("the target has {bytes} bytes, more than the {max} that uri_bytes_max allows")]
     UriTooLong { bytes: usize, max: usize },
-    #[error("there are {count} header fields, more than the {max} allowed")]
-    TooManyHeaders { count: usize, max: usize },
+    #[error("the head has more than the {max} bytes that header_bytes_max allows")]
+    HeadTooLarge { max: usize },
+    #[error("the head has more than the {max} fields that headers_max allows")]
+    TooManyHeaders { max: usize },
+    #[error("the trailer section has more than the {max} bytes that header_bytes_max allows")]
+    TrailersTooLarge { max: usize },
+    #[error("the trailer section has more than the {max} fields that headers_max allows")]
+    TooManyTrailers { max: usize },
+    #[error("the trailer section has a field that is not valid (RFC 9112 §7.1.2)")]
+    Trailers,
     #[error("a chunk is framed in a way that not every parser takes (RFC 9112 §7.1)")]
     LooseChunk,
+    #[error("the chunk extensions of the body have more than {max} bytes")]
+    ChunkExtensions { max: usize },
+    #[error("the message is malformed: it has {0} (RFC 9113 §8.1.1)")]
+    Malformed(&'static str),
     #[error("the request was not seen on its way in")]
     Unseen,
 }
@@ -57,16 +82,25 @@ impl Bad {
         match self {
             Self::BothLengths => "both_lengths",
             Self::RepeatedLength => "repeated_length",
+            Self::Length(_) => "content_length",
             Self::BareLineFeed => "bare_line_feed",
-            Self::Coding(_) => "transfer_coding",
+            Self::Coding(_) | Self::CodingInOldVersion => "transfer_coding",
             Self::Fragment => "fragment",
+            Self::Character { .. } | Self::NoUri(_) => "target",
+            Self::RequestLine => "request_line",
+            Self::Version => "version",
+            Self::Field(_) => "header_field",
             Self::NoHost | Self::Hosts(_) | Self::Host(_) => "host",
             Self::Disagree { .. } => "host_disagrees",
             Self::Scheme(_) => "scheme",
             Self::Form { .. } => "target_form",
             Self::UriTooLong { .. } => "uri_bytes_max",
-            Self::TooManyHeaders { .. } => "headers_max",
+            Self::HeadTooLarge { .. } | Self::TrailersTooLarge { .. } => "header_bytes_max",
+            Self::TooManyHeaders { .. } | Self::TooManyTrailers { .. } => "headers_max",
+            Self::Trailers => "trailers",
             Self::LooseChunk => "loose_chunk",
+            Self::ChunkExtensions { .. } => "chunk_extensions",
+            Self::Malformed(_) => "malformed",
             Self::Unseen => "unseen",
         }
     }
@@ -74,37 +108,31 @@ impl Bad {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Self::TooManyHeaders { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge { .. }
+            | Self::TrailersTooLarge { .. }
+            | Self::TooManyHeaders { .. }
+            | Self::TooManyTrailers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
 }
 
-/// Reads a request's target. `head` is what was seen of it before it was parsed; HTTP/2 has none.
-pub(super) fn read<B>(request: &Request<B>, head: Option<Head>, limits: &Http) -> Result<Target, Bad> {
+/// Reads the target of a request whose framing is right already. `service` is the host of one that names none.
+pub(super) fn read<B>(request: &Request<B>, limits: &Http, service: &Authority) -> Result<Target, Bad> {
     let (uri, headers) = (request.uri(), request.headers());
     check_bounds(uri, headers, limits)?;
-    if request.version() < Version::HTTP_2 {
-        let head = head.ok_or(Bad::Unseen)?;
-        if head.both_lengths {
-            return Err(Bad::BothLengths);
-        }
-        if head.repeated_length {
-            return Err(Bad::RepeatedLength);
-        }
-        if head.bare_line_feed {
-            return Err(Bad::BareLineFeed);
-        }
-        check_coding(headers)?;
-        if head.fragment {
-            return Err(Bad::Fragment);
-        }
-    }
     if let Some(scheme) = uri.scheme().filter(|scheme| **scheme != Scheme::HTTP && **scheme != Scheme::HTTPS)
     {
         return Err(Bad::Scheme(scheme.to_string()));
     }
-    Ok(Target { authority: authority(request)?, path_and_query: path_and_query(request.method(), uri)? })
+    let authority = authority(request)?.unwrap_or_else(|| service.clone());
+    Ok(Target { authority, path_and_query: path_and_query(request.method(), uri)? })
+}
+
+/// The host of requests that name none: the service's name, where it has one that can be a host.
+pub(super) fn authority_of(service: Option<&str>) -> Authority {
+    let name = service.and_then(|name| Authority::try_from(name).ok());
+    name.unwrap_or_else(|| Authority::from_static("localhost"))
 }
 
 fn check_bounds(uri: &Uri, headers: &HeaderMap, limits: &Http) -> Result<(), Bad> {
@@ -114,36 +142,60 @@ fn check_bounds(uri: &Uri, headers: &HeaderMap, limits: &Http) -> Result<(), Bad
     if bytes > limits.uri_bytes_max {
         return Err(Bad::UriTooLong { bytes, max: limits.uri_bytes_max });
     }
-    if headers.len() > limits.headers_max {
-        return Err(Bad::TooManyHeaders { count: headers.len(), max: limits.headers_max });
+    // The host is not counted, whichever version names it.
+    if headers.len() - usize::from(headers.contains_key(HOST)) > limits.headers_max {
+        return Err(Bad::TooManyHeaders { max: limits.headers_max });
     }
     Ok(())
 }
 
-/// Another coding than `chunked` would be lost on the way, and its body be read in another way behind us.
-fn check_coding(headers: &HeaderMap) -> Result<(), Bad> {
-    let mut codings = headers.get_all(http::header::TRANSFER_ENCODING).iter();
-    let (first, more) = (codings.next(), codings.next());
-    match first {
-        None => Ok(()),
-        Some(first) if more.is_none() && first.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
-            Ok(())
+/// Whether a target, as it is spelt, has only what belongs into one.
+pub(super) fn check_spelling(target: &[u8]) -> Result<(), Bad> {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(byte);
+    if target.starts_with(b"/") && target.iter().all(is_plain) {
+        return Ok(());
+    }
+    if target.contains(&b'#') {
+        return Err(Bad::Fragment);
+    }
+    if Uri::try_from(target).is_ok() {
+        return Ok(());
+    }
+    let text = match std::str::from_utf8(target) {
+        Ok(text) => text,
+        Err(error) => {
+            let at = error.valid_up_to();
+            let byte = target.get(at).copied().unwrap_or_default();
+            return Err(Bad::Character { character: format!("the byte 0x{byte:02x}"), at });
         }
-        Some(first) => {
-            let all =
-                [Some(first), more].into_iter().flatten().map(|one| String::from_utf8_lossy(one.as_bytes()));
-            Err(Bad::Coding(all.collect::<Vec<_>>().join(", ")))
-        }
+    };
+    let is_fault = |(at, character): &(usize, char)| {
+        let is_query = text.get(..*at).is_some_and(|before| before.contains('?'));
+        let alone = if is_query { format!("/?{character}") } else { format!("/{character}") };
+        !(character.is_ascii() && is_plain(&(*character as u8))) && Uri::try_from(alone).is_err()
+    };
+    match text.char_indices().find(is_fault) {
+        Some((at, character)) => Err(Bad::Character { character: format!("{character:?}"), at }),
+        None => Err(Bad::NoUri(text.chars().take(TARGET_CHARS_SHOWN).collect())),
     }
 }
 
-/// The one authority that target and Host agree on.
-fn authority<B>(request: &Request<B>) -> Result<Authority, Bad> {
+/// Of a target that is no URI so much is shown.
+const TARGET_CHARS_SHOWN: usize = 512;
+
+/// The one authority that target and Host agree on. HTTP/1.1 and HTTP/2 have one, HTTP/1.0 need not (RFC 9112 §3.2,
+/// RFC 9113 §8.3.1).
+fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Bad> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let named = request.uri().authority();
+    if let Some(named) = named.filter(|named| named.as_str().contains('@')) {
+        return Err(Bad::Host(named.to_string()));
+    }
     let host = match (request.headers().get(HOST), hosts) {
         (_, 2..) => return Err(Bad::Hosts(hosts)),
-        (None, _) => return named.cloned().ok_or(Bad::NoHost),
+        (None, _) if request.version() == Version::HTTP_11 => return Err(Bad::NoHost),
+        (None, _) if named.is_none() && request.version() != Version::HTTP_10 => return Err(Bad::NoHost),
+        (None, _) => return Ok(named.cloned()),
         (Some(host), _) => host,
     };
     let text = || String::from_utf8_lossy(host.as_bytes()).into_owned();
@@ -153,7 +205,7 @@ fn authority<B>(request: &Request<B>) -> Result<Authority, Bad> {
         Some(named) if !named.as_str().eq_ignore_ascii_case(host.as_str()) => {
             Err(Bad::Disagree { authority: named.to_string(), host: host.to_string() })
         }
-        _ => Ok(host),
+        _ => Ok(Some(host)),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
-use super::framing::Heads;
+use super::framing::{Heads, Passed};
 use super::interim::InterimQueue;
 use super::preface::{ServerSays, SettingsReader};
 use super::upgrade::OverTcp;
@@ -23,8 +23,10 @@ use crate::upstream::Leased;
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: S,
-    /// Read already, and still to be handed on.
+    /// Read already, and still to be checked and handed on.
     first: Vec<u8>,
+    /// Checked already, and still to be handed on.
+    checked: Vec<u8>,
     heads: Option<Arc<Heads>>,
     frames: Option<Frames>,
     settings: Option<SettingsReader>,
@@ -63,6 +65,7 @@ impl<S> Watched<S> {
         Self {
             stream,
             first: Vec::new(),
+            checked: Vec::new(),
             heads: None,
             frames: None,
             settings: None,
@@ -82,18 +85,20 @@ impl<S> Watched<S> {
     }
 
     /// Hands on these bytes first.
-    pub(super) fn after(mut self, first: Vec<u8>) -> Self {
+    pub(super) fn after(mut self, mut first: Vec<u8>) -> Self {
+        first.append(&mut self.checked);
+        first.append(&mut self.first);
         self.first = first;
         self
     }
 
-    /// Shows the heads of HTTP/1 requests.
+    /// Checks HTTP/1 requests.
     pub(super) fn heads(mut self, heads: Arc<Heads>) -> Self {
         self.heads = Some(heads);
         self
     }
 
-    /// Shows the frames of HTTP/2 requests.
+    /// Checks the frames of HTTP/2.
     pub(super) fn frames(mut self, frames: Frames) -> Self {
         self.frames = Some(frames);
         self
@@ -161,17 +166,16 @@ impl<S: OverTcp> Watched<S> {
         reset_on_close(self.stream.tcp());
         self.resets = false;
         self.interim = None;
+        if let Some(heads) = self.heads.take() {
+            self.checked.append(&mut heads.held_back());
+        }
         self
     }
 }
 
 impl<S: AsyncRead + Unpin> Watched<S> {
     fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let taken = self.first.len().min(buffer.remaining());
-            let rest = self.first.split_off(taken);
-            buffer.put_slice(&self.first);
-            self.first = rest;
+        if hand_on(&mut self.first, buffer) {
             return Poll::Ready(Ok(()));
         }
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
@@ -196,9 +200,40 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(self.poll_stream(cx, buffer))?;
-        let read = buffer.filled().get(before..).unwrap_or_default();
+        loop {
+            if hand_on(&mut self.checked, buffer) {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(frames) = &self.frames {
+                let wanted = frames.wanted(cx);
+                if !wanted.is_empty() {
+                    self.checked = wanted;
+                    continue;
+                }
+            }
+            if let Some(bad) = self.heads.as_ref().and_then(|heads| heads.fault()) {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, bad)));
+            }
+            let before = buffer.filled().len();
+            ready!(self.poll_stream(cx, buffer))?;
+            let read = buffer.filled().get(before..).unwrap_or_default();
+            self.saw(read);
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match self.check(read)? {
+                Passed::AsTheyAre => return Poll::Ready(Ok(())),
+                Passed::Instead(bytes) => {
+                    buffer.set_filled(before);
+                    self.checked = bytes;
+                }
+            }
+        }
+    }
+}
+
+impl<S> Watched<S> {
+    fn saw(&mut self, read: &[u8]) {
         if let Some((begun, missing)) = &mut self.begins {
             *missing = missing.saturating_sub(read.len());
             if *missing == 0 {
@@ -206,20 +241,35 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 self.begins = None;
             }
         }
-        if let Some(heads) = &self.heads {
-            heads.pass(read);
-        }
-        if let Some(frames) = &mut self.frames {
-            frames.pass(read);
-        }
         if let Some(settings) = &mut self.settings {
             if read.is_empty() { settings.ended() } else { settings.pass(read) }
         }
         if let Some(bytes) = self.traffic() {
             bytes.to_app.fetch_add(read.len() as u64, Ordering::Relaxed);
         }
-        Poll::Ready(Ok(()))
     }
+
+    /// What hyper is given of these bytes.
+    fn check(&mut self, read: &[u8]) -> io::Result<Passed> {
+        if let Some(frames) = &mut self.frames {
+            return Ok(frames.pass(read));
+        }
+        match &self.heads {
+            Some(heads) => heads.pass(read).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad)),
+            None => Ok(Passed::AsTheyAre),
+        }
+    }
+}
+
+/// Hands on as much of `bytes` as there is room for; whether there was anything.
+fn hand_on(bytes: &mut Vec<u8>, buffer: &mut ReadBuf<'_>) -> bool {
+    if bytes.is_empty() {
+        return false;
+    }
+    let rest = bytes.split_off(bytes.len().min(buffer.remaining()));
+    buffer.put_slice(bytes);
+    *bytes = rest;
+    true
 }
 
 impl<S: AsyncWrite + Unpin> Watched<S> {

@@ -83,7 +83,7 @@ async fn a_web_page_gets_nothing_by_its_origin_or_a_name_made_to_point_here() {
     let asked = Asked::new(|_| {});
     for path in ["/live", "/ready", "/metrics", "/status", "/connections", "/config"] {
         assert!(asked.ask(path).await.contains("\r\n\r\n"), "{path}");
-        for foreign in ["host: evil.example", "host: 127.0.0.1\r\norigin: https://evil.example", "x: y"] {
+        for foreign in ["host: evil.example", "host: 127.0.0.1\r\norigin: https://evil.example"] {
             let answer =
                 asked.send(&format!("GET {path} HTTP/1.1\r\nconnection: close\r\n{foreign}\r\n\r\n")).await;
             assert!(answer.starts_with("HTTP/1.1 403"), "{path} {foreign}: {answer}");

@@ -234,6 +234,7 @@ impl Sidecar {
     }
 
     /// Requests under way at the addresses of its outbound.
+    #[allow(dead_code, reason = "the tests of HTTP alone use it")]
     pub fn requests(&self) -> u64 {
         let shown = self.plane.upstreams.shown(Direction::Outbound, 0);
         shown["addresses"].as_array().unwrap().iter().map(|one| one["requests"].as_u64().unwrap()).sum()

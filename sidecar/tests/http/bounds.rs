@@ -6,6 +6,7 @@ use postern_sidecar::config::{Http, Limits, MaxAge};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::http2_frames::{END_HEADERS, HEADERS, block, frame, literal, preface};
 use crate::live::Live;
 use crate::shop::{Shop, ask};
 use crate::sidecar::{Sidecar, eventually};
@@ -46,6 +47,34 @@ async fn an_identity_with_all_under_way_that_it_may_is_told_so_and_others_are_se
     drop(first);
     under_way(&shop.payments, 1).await;
     assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
+}
+
+/// 4,096 bytes of a table make each request 27 KB longer than what is sent of it.
+#[tokio::test]
+async fn heads_that_gain_much_by_compression_are_bounded_over_all_connections_of_an_identity() {
+    /// RFC 7541 §6.1, §6.2.1: a literal that is kept in the table, and the newest entry of it.
+    const KEPT: u8 = 0x40;
+    const NEWEST: u8 = 0x80 | 62;
+    let live = Live::new().await;
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        let mut stream = live.direct("orders", b"h2").await;
+        let mut field = literal("x", &"v".repeat(3_900));
+        field[0] = KEPT;
+        let first = [block("POST", "/charge"), field].concat();
+        let next = [block("POST", "/charge"), vec![NEWEST; 7]].concat();
+        let requests = std::iter::once(first).chain(std::iter::repeat_n(next, 90)).enumerate();
+        let requests = requests
+            .flat_map(|(at, block)| frame(HEADERS, END_HEADERS, u32::try_from(2 * at + 1).unwrap(), &block));
+        stream.write_all(&[preface(), requests.collect()].concat()).await.unwrap();
+        stream.flush().await.unwrap();
+        connections.push(stream);
+    }
+    live.payments.refusal("expanded_bytes_per_peer_max").await;
+    drop(connections);
+    eventually("all are gone", || (live.payments.live() == 0).then_some(())).await;
+    let mut orders = live.direct("orders", b"http/1.1").await;
+    assert_eq!(crate::live::asked(&mut orders, "POST /charge").await.unwrap(), 200, "given back");
 }
 
 /// The times are looked at as often as the shortest of them asks for.

@@ -45,6 +45,7 @@ mod lasting;
 mod observing;
 mod peers;
 mod short;
+mod spoken;
 mod stream_limits;
 mod taking_back;
 mod upgrading;

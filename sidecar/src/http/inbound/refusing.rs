@@ -7,7 +7,6 @@ use postern_proto::mtls::Denial;
 use postern_proto::policy::Policy;
 
 use super::Client;
-use crate::config::TellCallers;
 use crate::http::body::Answer;
 use crate::http::call::OpenCall;
 use crate::http::problem::{Asked, Problem, Question};
@@ -31,7 +30,7 @@ impl Client {
         });
         let instance = self.tell(call, reason, &detail, explain.clone());
         let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, instance);
-        if self.server.inbound.tell_callers == TellCallers::Everything {
+        if self.may_be_told() {
             problem.detail = Some(detail);
             problem.question = Some(Question {
                 caller: Some(peer),

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Changes;
 use crate::credentials::holds_until;
 use crate::http::body::RequestBody;
+use crate::http::frames::Streams;
 use crate::http::preface::ServerSays;
 use crate::upstream;
 use crate::upstream::choice::{AddressId, Listing};
@@ -270,6 +271,8 @@ pub(in crate::http) struct End {
     /// Cancelled when the connection is cut.
     pub(in crate::http) cut: CancellationToken,
     pub(in crate::http) says: Arc<ServerSays>,
+    /// Of HTTP/2: what is known of its streams.
+    pub(in crate::http) streams: Option<Arc<Streams>>,
 }
 
 impl End {
@@ -283,6 +286,7 @@ impl End {
             alert: Arc::default(),
             cut,
             says: Arc::default(),
+            streams: None,
         }
     }
 
