@@ -15,7 +15,6 @@ use postern_sidecar::config::{
 };
 use postern_sidecar::inbound::InboundServer;
 use postern_sidecar::listen::{self, Families, Until};
-use postern_sidecar::metrics::Direction;
 use postern_sidecar::outbound::OutboundServer;
 use postern_sidecar::plane::Plane;
 use postern_sidecar::upstream::lookup::NameServers;
@@ -231,13 +230,6 @@ impl Sidecar {
     /// How many connections are live.
     pub fn live(&self) -> u64 {
         self.plane.register.shown()["live"].as_u64().unwrap()
-    }
-
-    /// Requests under way at the addresses of its outbound.
-    #[allow(dead_code, reason = "the tests of HTTP alone use it")]
-    pub fn requests(&self) -> u64 {
-        let shown = self.plane.upstreams.shown(Direction::Outbound, 0);
-        shown["addresses"].as_array().unwrap().iter().map(|one| one["requests"].as_u64().unwrap()).sum()
     }
 
     /// Waits until all tasks have ended, as they must once no connection is left.

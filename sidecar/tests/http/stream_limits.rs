@@ -13,7 +13,7 @@ use crate::apps::reset;
 use crate::authority::Authority;
 use crate::live::{ALL, Http2, Live, policy};
 use crate::peers::{counting, orders};
-use crate::shop::ask;
+use crate::shop::{ask, requests_under_way};
 use crate::sidecar::{PATIENCE, Sidecar, eventually};
 
 const HTTP2: &[&[u8]] = &[b"h2"];
@@ -62,7 +62,7 @@ async fn when_there_are_as_many_connections_as_may_be_the_answer_names_the_limit
     let refused = ask(&orders, grpc).await;
     assert!(refused.head.contains("grpc-status: 14"), "UNAVAILABLE: {refused:?}");
     first.end().await;
-    eventually("there is room", || (orders.requests() == 1).then_some(())).await;
+    eventually("there is room", || (requests_under_way(&orders) == 1).then_some(())).await;
     assert_eq!(asked(&orders).await, 200);
     assert_eq!(count.connections(), 2);
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::apps::App;
 use crate::live::{ALL, Live, policy};
-use crate::shop::say_to;
+use crate::shop::{requests_under_way, say_to};
 use crate::sidecar::eventually;
 
 const HEADERS: u8 = 1;
@@ -81,7 +81,10 @@ async fn many_requests_taken_back_at_once_leave_those_of_others_alone() {
             let request = b"GET /socket HTTP/1.1\r\nhost: payments\r\nconnection: close\r\n\r\n";
             others.spawn(say_to(at, request));
         }
-        eventually("they are under way", || (live.orders.requests() == OTHERS as u64).then_some(())).await;
+        eventually("they are under way", || {
+            (requests_under_way(&live.orders) == OTHERS as u64).then_some(())
+        })
+        .await;
         let mut connections = Vec::new();
         for _ in 0..10 {
             let mut stream = TcpStream::connect(at).await.unwrap();
