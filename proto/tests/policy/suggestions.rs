@@ -35,10 +35,13 @@ fn suggested(problem: &Problem) -> Option<String> {
     Some(text[start + 1..end].to_owned())
 }
 
+/// A file with one spelling in it, and the spellings that are tried there.
+type Place = (fn(&str) -> String, &'static [&'static str]);
+
 #[test]
 fn every_suggested_spelling_is_accepted() {
     let lower = |text: &str| text.to_owned();
-    let places: [(fn(&str) -> String, &[&str]); 8] = [
+    let places: [Place; 8] = [
         (
             from,
             &[
