@@ -408,7 +408,8 @@ fn time_counts_from_the_first_second_through_the_last() {
 #[test]
 fn each_root_that_cannot_be_used_is_named_with_the_rule_that_it_breaks() {
     let p521 = spki(&[oid(OID_EC_KEY), oid(OID_P521)], &[&[4][..], &[7; 132]].concat());
-    let changes: [(fn(&mut Spec, Vec<u8>), &str); 8] = [
+    type Change = fn(&mut Spec, Vec<u8>);
+    let changes: [(Change, &str); 8] = [
         (|root, p521| root.spki = p521, "\"CN=root\": root has a key that is not accepted: EC curve P-521"),
         (
             |root, _| {

@@ -170,8 +170,8 @@ pub fn assert_sentence(reason: &str) {
             && bytes[1].is_ascii_lowercase()
             && upper_later.is_some_and(|at| bytes[1..at + 2].iter().all(u8::is_ascii_lowercase))
     };
-    let words = reason.split(|c: char| !c.is_ascii_alphanumeric());
-    let debug = words.filter(|word| camel(word)).next();
+    let mut words = reason.split(|c: char| !c.is_ascii_alphanumeric());
+    let debug = words.find(|word| camel(word));
     assert!(debug.is_none(), "{debug:?} in {reason:?}");
     for shape in ["Some(", "None", "Ok(", "Err(", " { ", "Error"] {
         assert!(!reason.contains(shape), "{shape:?} in {reason:?}");
