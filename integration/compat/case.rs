@@ -34,8 +34,6 @@ pub(crate) struct Case {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Passed,
-    /// As the table says, by these words.
-    NotSupported(&'static str),
     Failed(String),
     /// On a developer's machine only: this is missing.
     NotTested(&'static str),
@@ -160,16 +158,7 @@ async fn carry_out(case: Case, place: &Place, world: &World) -> (Outcome, Vec<St
         };
     }
     let versions = lines_after(&client, "version: ");
-    let refused_by = case.row.refused_by(case.protocol);
     let outcome = problem.map_or(Outcome::Passed, |problem| {
-        let printed = |word: &str| {
-            [&client.program, &caller.program, &called.program]
-                .iter()
-                .any(|program| program.lines_with(&[word]) > 0)
-        };
-        if let Some(words) = refused_by.filter(|words| printed(words)) {
-            return Outcome::NotSupported(words);
-        }
         let mut programs: Vec<_> = servers.iter().map(|(_, group)| ("server", &group.program)).collect();
         programs.insert(0, ("client", &client.program));
         programs.extend([("caller's sidecar", &caller.program), ("called sidecar", &called.program)]);

@@ -80,24 +80,8 @@ pub(crate) struct Row {
     pub(crate) inbound: &'static str,
     /// Lines for both sidecars' configuration.
     pub(crate) settings: &'static str,
-    /// Where the sidecars cannot do it yet, and why; what else keeps a case from passing is a failure all the same.
-    pub(crate) not_supported: &'static [NotSupported],
     /// How long nothing moves in the quiet exchange, in seconds.
     pub(crate) quiet_seconds: &'static str,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NotSupported {
-    pub(crate) protocol: Protocol,
-    /// What can then be read at the client or in a sidecar's log.
-    pub(crate) words: &'static str,
-}
-
-impl Row {
-    /// The words by which this is refused in a protocol; `None` where it is carried.
-    pub(crate) fn refused_by(&self, protocol: Protocol) -> Option<&'static str> {
-        self.not_supported.iter().find(|not| not.protocol == protocol).map(|not| not.words)
-    }
 }
 
 const fn app(script: Script) -> Server {
@@ -156,7 +140,6 @@ const PLAIN: Row = Row {
     needs: &[],
     inbound: "",
     settings: "",
-    not_supported: &[],
     quiet_seconds: "40",
 };
 const PAGES: Row = Row { protocols: BOTH, ..PLAIN };
