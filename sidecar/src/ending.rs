@@ -62,15 +62,15 @@ const KEEP_ALIVE_PROBES: u32 = 3;
 
 /// From now on closing it resets it.
 pub fn reset_on_close(stream: &TcpStream) {
-    linger(stream, Some(Duration::ZERO));
+    set_linger(stream, Some(Duration::ZERO));
 }
 
 /// Both directions have ended: closing it is no reset any more.
 pub fn close_cleanly(stream: &TcpStream) {
-    linger(stream, None);
+    set_linger(stream, None);
 }
 
-fn linger(stream: &TcpStream, linger: Option<Duration>) {
+fn set_linger(stream: &TcpStream, linger: Option<Duration>) {
     if let Err(error) = SockRef::from(stream).set_linger(linger) {
         tracing::debug!(%error, "cannot choose how a connection is closed");
     }
@@ -78,13 +78,16 @@ fn linger(stream: &TcpStream, linger: Option<Duration>) {
 
 /// Ends a connection after the last word was sent: closing with unread bytes would turn into a reset, which can
 /// overtake the word.
-pub async fn farewell(mut stream: TcpStream) {
-    let last = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut (&mut stream).take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await
-    };
+pub async fn farewell(stream: TcpStream) {
     // The peer may be gone or silent; either way this is over.
-    let _over: Result<io::Result<u64>, _> = tokio::time::timeout(FAREWELL, last).await;
+    let _over: Result<io::Result<()>, _> =
+        tokio::time::timeout(FAREWELL, linger(stream, FAREWELL_BYTES_MAX)).await;
+}
+
+/// Ends the own direction, and throws away what still comes, up to so many bytes, until the other side ends its own.
+pub async fn linger(mut stream: TcpStream, bytes_max: u64) -> io::Result<()> {
+    stream.shutdown().await?;
+    tokio::io::copy(&mut (&mut stream).take(bytes_max), &mut tokio::io::sink()).await.map(drop)
 }
 
 /// The alert with which the other side broke off, if that is what an error says.

@@ -7,6 +7,7 @@ mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
@@ -28,6 +29,11 @@ use crate::upstream::{Leased, Upstreams};
 pub(crate) use dial::Unmet;
 use refused::PEER_FAILED;
 use slots::HandshakeSlots;
+
+/// At the end of the outbound, peers of retired tunnels are waited for so long.
+const RETIRED_AT_THE_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// And looked at so often.
+const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Serves the app's connections to one service.
 #[derive(Debug)]
@@ -120,6 +126,15 @@ impl Serve for OutboundServer {
 
     async fn end(&self) {
         self.pool.retire(|_| false);
+        let closed = async {
+            let mut look = tokio::time::interval(RETIRED_LOOK_INTERVAL);
+            while !self.pool.close_retired() {
+                look.tick().await;
+            }
+        };
+        if tokio::time::timeout(RETIRED_AT_THE_END_TIMEOUT, closed).await.is_err() {
+            tracing::debug!("peers have not ended the tunnels that were retired");
+        }
         if let Some(http) = &self.http {
             http.end().await;
         }

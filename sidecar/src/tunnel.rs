@@ -7,6 +7,7 @@ mod open;
 mod pool;
 mod reader;
 mod replay;
+mod retired;
 mod vouching;
 mod wire;
 
@@ -16,6 +17,7 @@ pub use note::Note;
 pub use open::{Open, OpenError};
 pub use pool::{Pool, PoolRegister, TUNNELS_SHOWN_MAX, Tunnel};
 pub use replay::ReplayBuffer;
+pub use retired::{RETIRED_BYTES_MAX, RETIRED_TIMEOUT};
 pub use vouching::{AUTH_FRAMES_MAX, Vouching, VouchingError};
 pub use wire::{Wire, WireError};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, OVER_LIMIT};
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::refused::evicted;
@@ -16,7 +17,7 @@ use super::{Admitted, Decides, InboundServer, decide, make_room};
 use crate::config::TellCallers;
 use crate::connection_line::ConnectionLine;
 use crate::credentials::holds_until;
-use crate::ending::{close_cleanly, farewell, reset_on_close};
+use crate::ending::{close_cleanly, farewell, linger, reset_on_close};
 use crate::holder::in_one_line;
 use crate::http::{Problem, Question};
 use crate::listen::Until;
@@ -29,7 +30,7 @@ use crate::share;
 use crate::tls::Secured;
 use crate::trace;
 pub(super) use crate::tunnel::ALPN;
-use crate::tunnel::{Open, Role, Vouching, Wire, WireError};
+use crate::tunnel::{Open, RETIRED_BYTES_MAX, RETIRED_TIMEOUT, Role, Vouching, Wire, WireError};
 
 /// After a lease has broken at one side, so long is waited until it has ended at the other, too.
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ impl InboundServer {
     ) {
         registration.rest();
         let mut place = Some(place);
-        loop {
+        let retires = loop {
             let is_first = place.is_some();
             let waits = place.take().unwrap_or_else(|| self.idle.enter(Progress::Proved));
             waits.advance(Progress::Proved);
@@ -67,19 +68,20 @@ impl InboundServer {
                     registration.rest();
                     match carried {
                         Ok(Afterwards::Next) => {}
-                        Ok(Afterwards::End) => break,
+                        Ok(Afterwards::End) => break false,
                         Err(error) => return self.tell_broken(&error, registration),
                     }
                 }
                 Ok(None) => {
                     place = is_first.then_some(waits);
-                    break;
+                    break true;
                 }
                 Err(error) => return self.tell_broken(&error, registration),
             }
-        }
+        };
         match place {
-            Some(place) if place.evicted.is_cancelled() => wire.retire(),
+            Some(place) if place.evicted.is_cancelled() => wire.close(),
+            None if retires => Box::pin(retire(*wire)).await,
             place => {
                 Box::pin(unless_evicted(&place, end(*wire))).await;
             }
@@ -326,14 +328,33 @@ async fn unless_evicted<T>(place: &Option<Place>, work: impl Future<Output = T>)
     place.evicted.run_until_cancelled(work).await
 }
 
-/// Ends a tunnel so that the other side gets the last word.
-pub(crate) async fn end(mut wire: Wire) {
+/// Ends a tunnel between two leases. The other side may take its time with what the last one has said, and its socket is
+/// not closed before: that would reset what is still under way (see [`RETIRED_TIMEOUT`]).
+async fn retire(wire: Wire) {
     let ended = async {
-        poll_fn(|cx| wire.poll_sent(cx)).await?;
-        let mut tls = wire.into_tls();
-        tls.end()?;
-        poll_fn(|cx| tls.poll_unsent(cx)).await?;
-        farewell(tls.into_tcp()).await;
+        let tcp = say_close(wire).await?;
+        linger(tcp, RETIRED_BYTES_MAX as u64).await
+    };
+    match tokio::time::timeout(RETIRED_TIMEOUT, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a tunnel broke at its end"),
+        Err(_) => debug!("a retired tunnel was not ended by its peer"),
+    }
+}
+
+/// Says close_notify.
+async fn say_close(mut wire: Wire) -> io::Result<TcpStream> {
+    poll_fn(|cx| wire.poll_sent(cx)).await?;
+    let mut tls = wire.into_tls();
+    tls.end()?;
+    poll_fn(|cx| tls.poll_unsent(cx)).await?;
+    Ok(tls.into_tcp())
+}
+
+/// Ends a tunnel so that the other side gets the last word.
+pub(crate) async fn end(wire: Wire) {
+    let ended = async {
+        farewell(say_close(wire).await?).await;
         Ok::<_, io::Error>(())
     };
     match tokio::time::timeout(SETTLE_TIMEOUT, ended).await {

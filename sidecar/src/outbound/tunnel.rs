@@ -200,7 +200,7 @@ impl OutboundServer {
                 }
                 return Some(tunnel);
             }
-            tunnel.end();
+            self.pool.end(*tunnel);
         }
     }
 
@@ -263,7 +263,7 @@ impl OutboundServer {
     async fn give_up(&self, mut tunnel: Box<Tunnel>) {
         let settled = settle(&mut tunnel.wire).await;
         tracing::trace!(?settled, "a tunnel is given up");
-        tunnel.end();
+        self.pool.end(*tunnel);
     }
 
     /// That a peer breaks the rules is a refusal; that it went away is not.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use postern_proto::identity::VerifiedSvid;
 use serde_json::{Value, json};
 
+use super::retired::Retired;
 use super::wire::Wire;
 use crate::config::Tunnels;
 
@@ -34,11 +35,6 @@ impl Tunnel {
     /// Whether it has carried no connection of the app yet.
     pub fn is_new(&self) -> bool {
         self.leases == 0
-    }
-
-    /// Retires it.
-    pub fn end(self) {
-        self.wire.retire();
     }
 }
 
@@ -77,12 +73,14 @@ impl PoolRegister {
 #[derive(Debug)]
 pub struct Pool {
     idle: Mutex<Vec<(Box<Tunnel>, Instant)>>,
+    /// The longest retired first; no more than may be idle.
+    retired: Mutex<Vec<Retired>>,
     limits: Tunnels,
 }
 
 impl Pool {
     pub fn new(limits: Tunnels) -> Self {
-        Self { idle: Mutex::default(), limits }
+        Self { idle: Mutex::default(), retired: Mutex::default(), limits }
     }
 
     /// A tunnel for the next lease, of those that are fit for it; those that are broken are thrown away.
@@ -98,7 +96,7 @@ impl Pool {
                 tunnel.leases += 1;
                 return Some(tunnel);
             }
-            tunnel.end();
+            self.end(*tunnel);
         }
     }
 
@@ -106,7 +104,7 @@ impl Pool {
     pub fn put(&self, tunnel: Box<Tunnel>) {
         let now = Instant::now();
         if !tunnel.wire.is_quiet() || !self.may_stay(&tunnel, now, now) {
-            return tunnel.end();
+            return self.end(*tunnel);
         }
         let oldest = {
             let mut idle = self.lock();
@@ -114,7 +112,17 @@ impl Pool {
             (idle.len() > self.limits.idle_max).then(|| idle.remove(0))
         };
         if let Some((oldest, _)) = oldest {
-            oldest.end();
+            self.end(*oldest);
+        }
+    }
+
+    /// Retires a tunnel that is not used again.
+    pub fn end(&self, tunnel: Tunnel) {
+        let Some(retired) = tunnel.wire.retire() else { return };
+        let mut all = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(retired);
+        if all.len() > self.limits.idle_max {
+            all.remove(0);
         }
     }
 
@@ -125,7 +133,15 @@ impl Pool {
             wanted(tunnel) && self.may_stay(tunnel, *since, now) && tunnel.wire.is_quiet()
         };
         let retired: Vec<_> = self.lock().extract_if(.., |idle| !stays(idle)).collect();
-        retired.into_iter().for_each(|(tunnel, _)| tunnel.end());
+        retired.into_iter().for_each(|(tunnel, _)| self.end(*tunnel));
+        self.close_retired();
+    }
+
+    /// Closes the sockets of retired tunnels that the other side has ended, too. Whether none is left.
+    pub fn close_retired(&self) -> bool {
+        let (now, mut all) = (Instant::now(), self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        all.retain_mut(|retired| !retired.is_over(now));
+        all.is_empty()
     }
 
     /// How many there are.

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use thiserror::Error;
 
@@ -11,6 +12,7 @@ use super::lease::{Lease, Role, Violation};
 use super::open::Open;
 use super::reader::Reader;
 use super::replay::ReplayBuffer;
+use super::retired::Retired;
 use super::vouching::{Vouching, VouchingError};
 use crate::ending::{close_cleanly, reset_on_close};
 use crate::relay::{CHUNK_BYTES, Carrier, HEADROOM_BYTES, Received};
@@ -112,12 +114,21 @@ impl Wire {
         &self.reader.lease
     }
 
-    /// Says close_notify, so that the other side knows that this is no break, and waits for nothing.
-    pub fn retire(self) {
+    /// Says close_notify and closes the socket, where nothing that was said before can be under way.
+    pub fn close(self) {
+        let closed = self.retire().is_none();
+        tracing::trace!(closed, "a tunnel is closed");
+    }
+
+    /// Says close_notify, so that the other side knows that this is no break. Its socket is closed once
+    /// [`Retired::is_over`].
+    pub(super) fn retire(self) -> Option<Retired> {
         let mut tls = self.into_tls();
-        let mut cx = Context::from_waker(Waker::noop());
-        let ended = tls.end().map(|()| tls.poll_unsent(&mut cx));
+        let ended = tls.end();
         tracing::trace!(?ended, "a tunnel is retired");
+        let now = Instant::now();
+        let mut retired = Retired::new(tls, now);
+        (ended.is_ok() && !retired.is_over(now)).then_some(retired)
     }
 
     /// The document of the REFUSE or RESET that ended the lease.
