@@ -26,12 +26,9 @@ pub(super) enum BadAnswer {
     Head(Bad),
     #[error("the answer has more than the {max} fields that headers_max of this sidecar allows")]
     TooManyFields { max: usize },
-    /// hyper does not say which of the two.
-    #[error(
-        "the answer's head has more than the {bytes} bytes that header_bytes_max of this sidecar allows, or more than the \
-         {fields} fields that headers_max allows"
-    )]
-    HeadTooLarge { bytes: usize, fields: usize },
+    #[error("the answer's head has more than the {max} bytes that header_bytes_max of this sidecar allows")]
+    HeadTooLarge { max: usize },
+    /// hyper has one word for both.
     #[error(
         "the answer's trailer section has more than the {bytes} bytes that header_bytes_max of this sidecar allows, or \
          more than the {fields} fields that headers_max allows"
@@ -46,14 +43,14 @@ impl BadAnswer {
             Self::Head(bad) => bad.code(),
             Self::Coding(_) | Self::CodingInOldVersion | Self::Length(_) => "answer_framing",
             Self::TooManyFields { .. } => "headers_max",
-            Self::HeadTooLarge { .. } | Self::TrailersTooLarge { .. } => "answer_limits",
+            Self::HeadTooLarge { .. } | Self::TrailersTooLarge { .. } => "header_bytes_max",
         }
     }
 
     /// What broke an answer's head, if it was one of these.
     pub(super) fn of_head(error: &hyper::Error, limits: &Http) -> Option<Self> {
-        let Http { header_bytes_max: bytes, headers_max: fields, .. } = *limits;
-        error.is_parse_too_large().then_some(Self::HeadTooLarge { bytes, fields })
+        // The limit on fields is ours: hyper is given room for more (`client::http1_builder`).
+        error.is_parse_too_large().then_some(Self::HeadTooLarge { max: limits.header_bytes_max })
     }
 
     /// What broke an answer's body, if it was one of these.

@@ -14,6 +14,10 @@ use crate::config::Http;
 /// (gRFC A8), and end the connection of who sends more.
 pub(super) const PING_AFTER: Duration = Duration::from_secs(5 * 60 + 30);
 
+/// hyper takes so many fields of an answer at least, because it cannot say that there are more than it takes. Our own limit
+/// comes after it, and says so.
+const FIELDS_PARSED_MIN: usize = 1_000;
+
 /// When a quiet connection is asked whether it lives. On this machine it is not: the kernel tells of a process that died.
 /// Elsewhere the kernel asks, too (`ending::prepare`), and sooner; but that shows only who is at the next hop.
 pub(super) fn pings(peer: IpAddr) -> Option<Duration> {
@@ -24,8 +28,7 @@ pub(super) fn pings(peer: IpAddr) -> Option<Duration> {
 pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // The date is not counted.
-        .max_headers(limits.headers_max + 1)
+        .max_headers(limits.headers_max.max(FIELDS_PARSED_MIN) + 1)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
     builder

@@ -85,7 +85,7 @@ async fn limits_on_answers_are_named_to_the_caller_and_in_the_log() {
     );
     let live = answering(trailer.as_bytes()).await;
     let _cut = say(&live.orders, ASK).await;
-    live.payments.refusal("answer_limits").await;
+    live.payments.refusal("header_bytes_max").await;
 }
 
 #[tokio::test]
