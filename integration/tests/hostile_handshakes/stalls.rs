@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use postern_integration::eventually;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -68,9 +69,12 @@ async fn wherever_a_thousand_stop_the_last_keep_their_places_and_others_are_serv
                 Sent { bytes: (STALLED * stop.bytes(&hello)) as u64, kept }
             })
             .await;
-        let live = door.payments.status().await["connections"]["live"].as_u64().unwrap();
-        // The neighbour's last one may not be gone yet.
-        assert!(live <= PLACES as u64 + 1, "{stop:?}: {live} live");
+        // Those of the neighbour go by themselves; those that stall do not.
+        eventually(&format!("{stop:?}: no more are live than have places"), async || {
+            let live = door.payments.status().await["connections"]["live"].as_u64().unwrap();
+            (live <= PLACES as u64).then_some(())
+        })
+        .await;
         drop(stalled);
         door.empty().await;
     }
