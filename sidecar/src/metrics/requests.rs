@@ -28,7 +28,7 @@ impl RequestClass {
         Self { method, status: status_class(status), grpc: grpc.map(grpc_index) }
     }
 
-    /// The class of its status, as an index into [`STATUS_CLASSES`].
+    /// The class of its status, as an index into `STATUS_CLASSES`.
     pub fn status_class(self) -> usize {
         self.status
     }
