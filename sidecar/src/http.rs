@@ -15,6 +15,8 @@ mod fields;
 mod forwarded;
 mod frames;
 mod framing;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod inbound;
 mod interim;
 mod outbound;

@@ -3,6 +3,8 @@
 
 mod channel;
 mod door;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod giving;
 mod message;
 mod sockets;

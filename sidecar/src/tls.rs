@@ -1,6 +1,8 @@
 //! A TLS connection that holds no buffer while nothing moves: rustls shakes hands, and what comes behind is sealed and
 //! opened in scratch that all connections of a thread share.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod hello;
 mod machine;

@@ -80,11 +80,20 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn begin(line: &[u8], number: usize, bytes_max: usize) -> Result<Option<Block>, PemError> {
     let Some(rest) = line.strip_prefix(BEGIN) else { return Ok(None) };
-    let label = rest.strip_suffix(DASHES).ok_or(PemError::BadBegin { line: number })?;
+    let label = rest.strip_suffix(DASHES).filter(|label| is_label(label));
+    let label = label.ok_or(PemError::BadBegin { line: number })?;
     let label = String::from_utf8_lossy(label).into_owned();
     // All of its capacity is there from the start, so that no copy of a key is left behind when it grows.
     let base64 = Zeroizing::new(Vec::with_capacity(bytes_max.min(FIRST_BYTES_MAX)));
     Ok(Some(Block { label, line: number, encrypted: false, base64 }))
+}
+
+/// Of the labels in use, the longest has half as many.
+const LABEL_BYTES_MAX: usize = 64;
+
+/// Printable characters of ASCII (RFC 7468 §3). Refusals repeat the label.
+fn is_label(label: &[u8]) -> bool {
+    label.len() <= LABEL_BYTES_MAX && label.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The capacity that a block begins with, at most: more than any key takes.
@@ -167,7 +176,7 @@ pub enum PemError {
         /// What the block says it is.
         label: String,
     },
-    /// A begin marker without its last dashes.
+    /// A begin marker without its last dashes, or with a label that is none.
     #[error("line {line} has a broken BEGIN marker")]
     BadBegin {
         /// Of the marker.
@@ -250,12 +259,18 @@ mod tests {
     fn everything_else_is_refused_with_its_line_and_what_would_do() {
         let utf16: Vec<u8> =
             [0xff, 0xfe].into_iter().chain(BLOCK.bytes().flat_map(|byte| [byte, 0])).collect();
-        let cases: [(&str, Vec<u8>, &str); 13] = [
+        let cases: [(&str, Vec<u8>, &str); 15] = [
             ("DER", vec![0x30, 0x82, 1, 0, 0x30], "it is not PEM: it is DER or PKCS#12; convert it"),
             ("UTF-16", utf16, "it is not PEM: it is UTF-16"),
             ("other text", b"a note".to_vec(), "no line begins with -----BEGIN"),
             ("all commented out", format!("#{BLOCK}").lines().next().unwrap().into(), "no line begins"),
             ("dashes that lack", BLOCK.replace("E-----\nA", "E----\nA").into(), "line 1 has a broken BEGIN"),
+            ("a label that is no text", BLOCK.replace(" C", " \u{1d}C").into(), "line 1 has a broken BEGIN"),
+            (
+                "a label without end",
+                BLOCK.replace(" C", &format!(" {}", "X".repeat(65))).into(),
+                "line 1 has a broken BEGIN",
+            ),
             ("an end alone", format!("\n{}", &BLOCK[28..]).replace("AAAA\nBBBB\n", "").into(), "line 2 ends"),
             ("another's end", BLOCK.replace("END C", "END D").into(), "line 4 does not end the block"),
             ("no end", BLOCK[..40].into(), "line 1 never ends"),

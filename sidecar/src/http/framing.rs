@@ -129,6 +129,12 @@ impl Heads {
         self.lock().fault.clone()
     }
 
+    /// What is kept of a head that has not ended.
+    #[cfg(fuzzing)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.lock().begun.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Watch> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -244,7 +244,8 @@ impl Records {
         self.push(kind, plain, sealed)
     }
 
-    fn push(&mut self, kind: u8, plain: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
+    /// Appends one record.
+    pub(super) fn push(&mut self, kind: u8, plain: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
         let before = sealed.len();
         let [.., high, low] = (plain.len() + 1 + RECORD_TAG_BYTES).to_be_bytes();
         let header = [APPLICATION_DATA, VERSION[0], VERSION[1], high, low];
