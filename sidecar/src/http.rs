@@ -17,7 +17,9 @@ mod frames;
 mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod http2;
 mod inbound;
+mod incoming;
 mod interim;
 mod outbound;
 mod outcome;

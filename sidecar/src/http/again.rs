@@ -15,7 +15,7 @@ const COPIED_BYTES_BELOW: usize = 16 * 1024;
 
 /// Whether a request that got this error was not looked at by the other side, which says so (RFC 9113 §8.7): it went
 /// away before, or refused the stream.
-pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+pub(super) fn is_unprocessed(error: &(dyn Error + 'static)) -> bool {
     let Some(error) = cause::<h2::Error>(error).filter(|error| error.is_remote()) else { return false };
     match error.reason() {
         Some(h2::Reason::NO_ERROR) => error.is_go_away(),
@@ -26,15 +26,16 @@ pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
 
 /// Whether a request on a connection that was kept may be repeated: the other side closed it meanwhile (RFC 9112
 /// §9.3.1), and whether it saw the request makes no difference (RFC 9110 §9.2.2).
-pub(super) fn is_repeatable(error: &hyper::Error, method: &Method) -> bool {
+pub(super) fn is_repeatable(error: &(dyn Error + 'static), method: &Method) -> bool {
     let closed = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
     };
-    method.is_idempotent() && (error.is_incomplete_message() || cause::<io::Error>(error).is_some_and(closed))
+    let incomplete = cause::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
+    method.is_idempotent() && (incomplete || cause::<io::Error>(error).is_some_and(closed))
 }
 
-fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    std::iter::successors(error.source(), |error| (*error).source()).find_map(|error| error.downcast_ref())
+fn cause<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| error.downcast_ref())
 }
 
 /// What was passed on of a body.

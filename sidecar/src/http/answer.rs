@@ -1,6 +1,5 @@
 //! Holds answers to the framing rules that requests are held to, and mends what a proxy may mend.
 
-use std::error::Error as _;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, DATE, HeaderValue, TRANSFER_ENCODING};
@@ -8,6 +7,7 @@ use http::{Response, StatusCode, Version};
 use thiserror::Error;
 
 use super::failure::Failure;
+use super::incoming::HttpError;
 use super::pool::Leased;
 use super::target::Bad;
 use crate::config::Http;
@@ -48,13 +48,14 @@ impl BadAnswer {
     }
 
     /// What broke an answer's head, if it was one of these.
-    pub(super) fn of_head(error: &hyper::Error, limits: &Http) -> Option<Self> {
+    pub(super) fn of_head(error: &HttpError, limits: &Http) -> Option<Self> {
         // The limit on fields is ours: hyper is given room for more (`client::http1_builder`).
-        error.is_parse_too_large().then_some(Self::HeadTooLarge { max: limits.header_bytes_max })
+        let is_large = error.downcast_ref().is_some_and(hyper::Error::is_parse_too_large);
+        is_large.then_some(Self::HeadTooLarge { max: limits.header_bytes_max })
     }
 
     /// What broke an answer's body, if it was one of these.
-    pub(super) fn of_body(error: &hyper::Error, limits: &Http) -> Option<Self> {
+    pub(super) fn of_body(error: &HttpError, limits: &Http) -> Option<Self> {
         let Http { header_bytes_max: bytes, headers_max: fields, .. } = *limits;
         let cause = error.source()?.downcast_ref::<std::io::Error>()?;
         // hyper 1 has no other word for it; a test reaches it.

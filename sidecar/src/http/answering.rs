@@ -7,7 +7,6 @@ use std::sync::Arc;
 use http::header::HeaderValue;
 use http::uri::Authority;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::body::Answer;
@@ -16,6 +15,8 @@ use super::failure::Failure;
 use super::fields;
 use super::frames::{Stream, Streams};
 use super::framing::{Heads, Refused, Seen};
+use super::http2::server::StreamReset;
+use super::incoming::Incoming;
 use super::problem::Asked;
 use super::target::{self, Bad, Target};
 use crate::plane::Plane;
@@ -67,13 +68,13 @@ impl<S> Clone for Answering<S> {
     }
 }
 
-impl<S: Side> Service<Request<Incoming>> for Answering<S> {
+impl<S: Side, B: Into<Incoming> + Send + 'static> Service<Request<B>> for Answering<S> {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let side = self.0.clone();
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let (side, request) = (self.0.clone(), request.map(Into::into));
         Box::pin(async move { Ok(answer(&*side, request).await) })
     }
 }
@@ -88,6 +89,9 @@ async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<A
     let call = side.calls().enter(facts);
     if let Some(stream) = request.extensions().get::<Arc<Stream>>() {
         call.expanded(stream.expanded_bytes());
+    }
+    if let Some(reset) = request.extensions_mut().remove::<StreamReset>() {
+        call.reset_by(reset);
     }
     call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
     if asked.is_grpc() {

@@ -15,6 +15,7 @@ use super::client::{http1_builder, http2_builder, pings};
 use super::exchange::{Lend, Otherwise};
 use super::failure::Failure;
 use super::frames::Frames;
+use super::http2::client::handshake;
 use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
@@ -109,19 +110,14 @@ impl AppPlace {
         Ok(Dialed::Single(sender, end))
     }
 
-    async fn shared(
-        &self,
-        stream: TokioIo<Watched<TcpStream>>,
-        end: End,
-        kind: Kind,
-    ) -> Result<Dialed, DialError> {
+    async fn shared(&self, stream: Watched<TcpStream>, end: End, kind: Kind) -> Result<Dialed, DialError> {
         let (address, says) = (end.address, end.says.clone());
-        let mut builder = http2_builder(&self.http, pings(address.ip()), self.dead_after, self.tasks());
+        let mut builder = http2_builder(&self.http);
         builder
-            .initial_stream_window_size(APP_STREAM_WINDOW_BYTES)
+            .initial_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
-        let (sender, connection) = builder.handshake(stream).await.map_err(unreachable)?;
-        self.drive(connection);
+        let pings = pings(address.ip(), self.dead_after);
+        let sender = handshake(stream, &builder, pings, &self.tasks()).await.map_err(unreachable)?;
         let begun = tokio::time::timeout(self.connect_timeout, says.begun()).await;
         let answered = match begun.unwrap_or(Preface::Awaited) {
             Preface::Http2 if says.streams_max() == 0 => {
@@ -202,10 +198,9 @@ impl pool::Place for AppPlace {
             let streams = end.streams.insert(Arc::default());
             stream = stream.frames(Frames::of_answers(self.http, streams.clone()));
         }
-        let stream = TokioIo::new(stream);
         match path {
             Path::Shared => self.shared(stream, end, kind).await,
-            Path::Single => self.single(stream, end).await.map_err(unreachable),
+            Path::Single => self.single(TokioIo::new(stream), end).await.map_err(unreachable),
         }
     }
 

@@ -8,15 +8,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::again::Kept;
 use super::call::{OpenCall, Part};
 use super::expect::Held;
 use super::framing::Heads;
+use super::incoming::{HttpError, Incoming};
 use super::pool::{Leased, StreamPermit};
 use super::source::Source;
 use super::target::Bad;
@@ -35,10 +35,8 @@ pub(super) enum BodyError {
     Bad(Bad),
     #[error("the body is sent on another connection")]
     Elsewhere,
-    #[error("the stream was given up with NO_ERROR before its message was whole (RFC 9113 §8.1)")]
-    Short,
-    #[error(transparent)]
-    Broken(#[from] hyper::Error),
+    #[error("the message broke off")]
+    Broken(#[source] HttpError),
 }
 
 /// A request's body on its way to whoever answers.
@@ -110,7 +108,7 @@ impl RequestBody {
         heads: Arc<Heads>,
     ) -> Request<Self> {
         let (mut parts, body) = request.into_parts();
-        let source = Source::new(body, parts.version, &mut parts.extensions);
+        let source = Source::new(body, &mut parts.extensions);
         Request::from_parts(parts, Self::new(source, call, to, heads))
     }
 
@@ -282,8 +280,7 @@ impl Answer {
         lease: Leased,
     ) -> Response<Self> {
         let (mut parts, body) = response.into_parts();
-        let version = if lease.is_shared() { Version::HTTP_2 } else { Version::HTTP_11 };
-        let source = Source::new(body, version, &mut parts.extensions);
+        let source = Source::new(body, &mut parts.extensions);
         let mut carried = Carried { source, call, to, lease: Some(lease) };
         carried.give_back_at_end();
         Response::from_parts(parts, Self::Carried(Box::new(carried)))
@@ -342,7 +339,7 @@ impl Drop for Carried {
     /// Whoever called takes no more of it, unless it has ended or is cut.
     fn drop(&mut self) {
         if !self.call.is_cut() {
-            self.call.ended(EndedBy::Caller, EndedWith::Reset);
+            self.call.taken_back();
         }
     }
 }
@@ -381,8 +378,7 @@ impl BodyError {
     /// What ended it.
     fn ended_with(&self) -> EndedWith {
         match self {
-            Self::Broken(error) => ended::of(error),
-            Self::Short => EndedWith::StreamReset(h2::Reason::NO_ERROR),
+            Self::Broken(error) => ended::of(&**error),
             Self::Cut | Self::Elsewhere => EndedWith::Cut,
             Self::Bad(_) => EndedWith::Invalid,
         }

@@ -14,6 +14,8 @@ use slab::Slab;
 use tracing::warn;
 
 use super::answer::BadAnswer;
+use super::http2::server::StreamReset;
+use super::incoming::HttpError;
 use super::interim::InterimQueue;
 use super::outcome::Outcome;
 use super::target::Bad;
@@ -100,6 +102,8 @@ pub(super) struct OpenCall {
     pub(super) bytes_to_peer: AtomicU64,
     began: Instant,
     story: Mutex<Story>,
+    /// With what its caller takes it back, where that has codes.
+    reset: OnceLock<StreamReset>,
     /// Its room among what its caller has under way, once it is let through.
     place: OnceLock<Place>,
     pub(super) outcome: Outcome,
@@ -172,6 +176,7 @@ impl Calls {
             bytes_to_peer: AtomicU64::new(0),
             began: Instant::now(),
             story: Mutex::default(),
+            reset: OnceLock::new(),
             place: OnceLock::new(),
             outcome: Outcome::default(),
         });
@@ -333,6 +338,22 @@ impl OpenCall {
         }
     }
 
+    /// Says where it is known with which code its caller takes it back.
+    pub(super) fn reset_by(&self, reset: StreamReset) {
+        // It is one stream's.
+        let _first = self.reset.set(reset);
+    }
+
+    /// Its caller waits for nothing more.
+    pub(super) fn taken_back(&self) {
+        self.ended(EndedBy::Caller, self.reset_with());
+    }
+
+    fn reset_with(&self) -> EndedWith {
+        let reason = self.reset.get().and_then(StreamReset::reason);
+        reason.map_or(EndedWith::Reset, EndedWith::StreamReset)
+    }
+
     /// Says what ended it; what ended it first counts.
     pub(super) fn ended(&self, by: EndedBy, with: EndedWith) {
         self.tell(|story| {
@@ -385,7 +406,7 @@ impl OpenCall {
     }
 
     /// Tells what broke an answer, if it is one of our limits.
-    pub(super) fn answer_broke(&self, error: &hyper::Error) {
+    pub(super) fn answer_broke(&self, error: &HttpError) {
         let Some(recorder) = self.calls.recorder.get() else { return };
         if let Some(bad) = BadAnswer::of_body(error, &recorder.plane.config.http) {
             self.at_fault(bad.code(), bad.to_string());
@@ -393,7 +414,7 @@ impl OpenCall {
     }
 
     fn write_line(&mut self) {
-        let cut = self.cut_by();
+        let (cut, reset) = (self.cut_by(), self.reset_with());
         let Some(RequestRecorder { plane, direction, from, called, connection, .. }) =
             self.calls.recorder.get()
         else {
@@ -411,7 +432,7 @@ impl OpenCall {
             // An answer of our own.
             (None, Some(_)) => Ended { by: EndedBy::Sidecar, with: EndedWith::Fin },
             // Nobody waits for an answer any more.
-            (None, None) => Ended { by: EndedBy::Caller, with: EndedWith::Reset },
+            (None, None) => Ended { by: EndedBy::Caller, with: reset },
         });
         plane.access_log.write(&Line {
             time: plane.clock.now(),

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioTimer;
+use hyper::client::conn::http1;
 
-use super::tasks::ConnectionTasks;
+use super::http2::liveness::Pings;
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
 
@@ -18,10 +17,11 @@ pub(super) const PING_AFTER: Duration = Duration::from_secs(5 * 60 + 30);
 /// comes after it, and says so.
 const FIELDS_PARSED_MIN: usize = 1_000;
 
-/// When a quiet connection is asked whether it lives. On this machine it is not: the kernel tells of a process that died.
-/// Elsewhere the kernel asks, too (`ending::prepare`), and sooner; but that shows only who is at the next hop.
-pub(super) fn pings(peer: IpAddr) -> Option<Duration> {
-    (!peer.is_loopback()).then_some(PING_AFTER)
+/// When a quiet connection is asked whether it lives, and how long it has to answer. On this machine it is not: the kernel
+/// tells of a process that died. Elsewhere the kernel asks, too (`ending::prepare`), and sooner; but that shows only who is
+/// at the next hop.
+pub(super) fn pings(peer: IpAddr, answer_within: Duration) -> Option<Pings> {
+    (!peer.is_loopback()).then_some(Pings { after: PING_AFTER, answer_within })
 }
 
 /// HTTP/1.1.
@@ -34,25 +34,22 @@ pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
     builder
 }
 
-/// HTTP/2, on a connection that is asked after `pings` whether it lives, and answers within `dead_after`.
-pub(super) fn http2_builder(
-    limits: &Http,
-    pings: Option<Duration>,
-    dead_after: Duration,
-    tasks: ConnectionTasks,
-) -> http2::Builder<ConnectionTasks> {
-    let mut builder = http2::Builder::new(tasks);
+/// HTTP/2.
+pub(super) fn http2_builder(limits: &Http) -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .enable_push(false)
+        // Until the server says how many it allows (RFC 9113 §6.5.2).
+        .initial_max_send_streams(STREAMS_AT_FIRST)
         .max_header_list_size(header_list_max(limits))
-        .keep_alive_interval(pings)
-        .keep_alive_timeout(dead_after)
         .max_frame_size(FRAME_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder
 }
 
+/// Requests sent before a server has said how many it allows.
+const STREAMS_AT_FIRST: usize = 100;
 /// Room for what is added to a header block on its way to h2.
 const HEADER_BYTES_ADDED: usize = 256;
 
@@ -70,13 +67,14 @@ mod tests {
     use bytes::Bytes;
     use http::{Request, Response};
     use http_body_util::{BodyExt as _, Empty};
-    use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
     use tokio::time::{Instant, sleep};
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::http::http2::client::{SendRequest, handshake};
+    use crate::http::tasks::ConnectionTasks;
 
     const DEAD_AFTER: Duration = Duration::from_secs(30);
     /// What gRPC's servers demand between two PINGs by default, unless they have sent something meanwhile.
@@ -120,9 +118,9 @@ mod tests {
         }
     }
 
-    fn builder(pings: Option<Duration>) -> http2::Builder<ConnectionTasks> {
+    async fn connected(stream: DuplexStream, pings: Option<Pings>) -> SendRequest {
         let tasks = ConnectionTasks::new(&TaskTracker::new(), &CancellationToken::new());
-        http2_builder(&Http::default(), pings, DEAD_AFTER, tasks)
+        handshake(stream, &http2_builder(&Http::default()), pings, &tasks).await.unwrap()
     }
 
     fn request() -> Request<Empty<Bytes>> {
@@ -144,10 +142,8 @@ mod tests {
             });
             while connection.accept().await.is_some() {}
         });
-        let pings = pings(address.parse().unwrap());
-        let (mut sender, connection) = builder(pings).handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::spawn(connection);
-        let response = sender.send_request(request()).await.unwrap();
+        let sender = connected(ours, pings(address.parse().unwrap(), DEAD_AFTER)).await;
+        let response = sender.send(request(), |_| ()).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
         let read = read.lock().unwrap();
         // A PING is all that is sent while the stream is quiet, so it begins what is read at its time.
@@ -165,8 +161,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_answers_no_ping_is_dead() {
         let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let (mut sender, connection) = builder(Some(PING_AFTER)).handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::spawn(connection);
+        let sender = connected(ours, pings("192.0.2.1".parse().unwrap(), DEAD_AFTER)).await;
         theirs.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         let began = Instant::now();
         tokio::spawn(async move {
@@ -174,7 +169,7 @@ mod tests {
             while theirs.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
             drop(theirs);
         });
-        sender.send_request(request()).await.unwrap_err();
+        sender.send(request(), |_| ()).await.unwrap_err();
         let took = began.elapsed();
         assert!(took >= PING_AFTER && took <= PING_AFTER + DEAD_AFTER + Duration::from_secs(1), "{took:?}");
     }

@@ -1,18 +1,20 @@
 //! One request and its answer on a leased connection, tried again while the other side has not looked at it.
 
+use std::error::Error;
+
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::again::{is_repeatable, is_unprocessed};
 use super::body::RequestBody;
 use super::ended;
 use super::failure::Failure;
 use super::fields::Trailers;
+use super::incoming::{HttpError, Incoming};
 use super::interim::Interim;
-use super::pool::Leased;
+use super::pool::{Leased, Unanswered};
 use super::target::Target;
 use crate::access_log::EndedBy;
 
@@ -63,7 +65,7 @@ pub(super) enum ExchangeError {
     /// No connection was to be had.
     Unreached(Failure),
     /// The connection broke.
-    Broken(hyper::Error, Leased),
+    Broken(HttpError, Leased),
 }
 
 impl Prepared {
@@ -80,9 +82,8 @@ impl Prepared {
                 self.request.body().look_ahead().await;
             }
             self.address(leased.is_shared());
-            self.interim.listen(&mut self.request);
             let spare = Spare::of(&self.request, &leased, lender);
-            match leased.send(self.request).await {
+            match leased.send(self.request, &self.interim).await {
                 Ok(response) => {
                     if let Some(spare) = spare {
                         spare.body.settle();
@@ -90,18 +91,16 @@ impl Prepared {
                     lender.answered(&leased);
                     return Ok((response, leased));
                 }
-                Err(mut error) => {
-                    let unsent = error.take_message();
-                    let error = error.into_error();
+                Err(Unanswered { error, unsent }) => {
                     let otherwise = lender.otherwise(&leased);
-                    let again = unsent.or_else(|| spare?.again(&error, &leased, otherwise));
+                    let again = unsent.or_else(|| spare?.again(&*error, &leased, otherwise));
                     match again.filter(|_| attempt < ATTEMPTS_MAX && leased.alert().is_none()) {
                         Some(request) => {
                             call.retried();
                             (self.request, attempt) = (request, attempt + 1);
                         }
                         None => {
-                            call.ended(EndedBy::Called, ended::of(&error));
+                            call.ended(EndedBy::Called, ended::of(&*error));
                             return Err(ExchangeError::Broken(error, leased));
                         }
                     }
@@ -158,7 +157,7 @@ impl Spare {
     /// The request once more, if this error says that it may be sent once more.
     fn again(
         self,
-        error: &hyper::Error,
+        error: &(dyn Error + 'static),
         leased: &Leased,
         otherwise: Otherwise,
     ) -> Option<Request<RequestBody>> {

@@ -1,5 +1,5 @@
 //! `Expect: 100-continue` (RFC 9110 §10.1.1): a body that is held back until it is asked for is asked for by whoever
-//! answers, not by us on the way. Only HTTP/1.1 carries the asking here.
+//! answers, not by us on the way.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Asked {
 }
 
 /// Whether a message's sender waits with its body.
-pub(super) fn is_held(headers: &HeaderMap, version: Version) -> bool {
+fn is_held(headers: &HeaderMap, version: Version) -> bool {
     let expects = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     version == Version::HTTP_11 && headers.get(EXPECT).is_some_and(expects)
 }

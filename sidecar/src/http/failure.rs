@@ -102,7 +102,7 @@ impl From<ExchangeError> for Failure {
                     );
                     Self { reason: "app_http", ..Self::broken(detail) }
                 }
-                _ => Self::broken(in_one_line(&error)),
+                _ => Self::broken(in_one_line(&*error)),
             },
         }
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use http::header::HeaderValue;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
 use postern_proto::policy::{Call, Decision};
@@ -27,6 +26,7 @@ use super::expect::Held;
 use super::failure::Failure;
 use super::frames::Streams;
 use super::framing::Heads;
+use super::incoming::Incoming;
 use super::interim::Interim;
 use super::pool::Kind;
 use super::problem::{Asked, Problem, is_grpc};
@@ -321,7 +321,7 @@ impl Client {
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let mut request = RequestBody::of(request, call.clone(), To::App, self.heads.clone());
         let held = expect::hold(&request);
-        let interim = Interim::new(&request, call.clone(), held.as_ref().map(Held::asked));
+        let interim = Interim::new(&mut request, call.clone(), held.as_ref().map(Held::asked));
         request.body().hold(held);
         let headers = request.headers_mut();
         let trailers = fields::remove_hop(headers);

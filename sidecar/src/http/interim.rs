@@ -13,9 +13,10 @@ use http::{Request, StatusCode, Version};
 use super::call::OpenCall;
 use super::expect::Asked;
 use super::fields;
+use super::http2::interim::StreamInterim;
 
 /// So many are carried for one request; an app that announces more announces it to nobody.
-const INTERIM_MAX: usize = 16;
+pub(super) const INTERIM_MAX: usize = 16;
 /// So much of them waits until the client takes it.
 const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
@@ -25,15 +26,28 @@ pub(super) struct Interim {
     call: Arc<OpenCall>,
     /// The request's body is held until it is asked for.
     asked: Option<Arc<Asked>>,
-    /// Whoever asked knows of interim answers.
-    wanted: bool,
-    sent: Arc<AtomicUsize>,
+    to: Way,
+}
+
+/// To whoever asked.
+#[derive(Debug, Clone)]
+enum Way {
+    /// HTTP/1.0 knows of none.
+    None,
+    /// The connection, and how many were sent.
+    Connection(Arc<AtomicUsize>),
+    Stream(StreamInterim),
 }
 
 impl Interim {
-    /// Of a request as it came, which `asked` holds back. HTTP/1.0 knows of none.
-    pub(super) fn new<B>(request: &Request<B>, call: Arc<OpenCall>, asked: Option<Arc<Asked>>) -> Self {
-        Self { call, asked, wanted: request.version() == Version::HTTP_11, sent: Arc::default() }
+    /// Of a request as it came, whose body is held until `asked` says that it is wanted.
+    pub(super) fn new<B>(request: &mut Request<B>, call: Arc<OpenCall>, asked: Option<Arc<Asked>>) -> Self {
+        let stream = request.extensions_mut().remove().map(Way::Stream);
+        let to = stream.unwrap_or_else(|| match request.version() {
+            Version::HTTP_11 => Way::Connection(Arc::default()),
+            _ => Way::None,
+        });
+        Self { call, asked, to }
     }
 
     /// Passes on what answers the request as it is sent on an HTTP/1.1 connection.
@@ -44,16 +58,31 @@ impl Interim {
         });
     }
 
-    fn tell(&self, status: StatusCode, headers: &HeaderMap) {
+    /// Passes one on. 101 is none.
+    pub(super) fn tell(&self, status: StatusCode, headers: &HeaderMap) {
         if let (StatusCode::CONTINUE, Some(asked)) = (status, &self.asked) {
             // When the body is taken, hyper says so.
             return asked.yes();
         }
-        let is_one = self.wanted && status != StatusCode::SWITCHING_PROTOCOLS;
-        if is_one && self.sent.fetch_add(1, Ordering::Relaxed) < INTERIM_MAX {
-            self.call.interim().push(status, headers);
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        match &self.to {
+            Way::Connection(sent) if sent.fetch_add(1, Ordering::Relaxed) < INTERIM_MAX => {
+                self.call.interim().push(status, cleaned(headers));
+            }
+            Way::Stream(stream) => stream.send(status, cleaned(headers)),
+            Way::Connection(_) | Way::None => {}
         }
     }
+}
+
+/// Without what concerns one hop, or a body.
+fn cleaned(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    fields::remove_hop(&mut headers);
+    headers.remove(CONTENT_LENGTH);
+    headers
 }
 
 /// The interim answers on their way to a client of HTTP/1.1. They are sent only while hyper has nothing to send, and no
@@ -84,10 +113,7 @@ impl Default for Emptied {
 }
 
 impl InterimQueue {
-    fn push(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut headers = headers.clone();
-        fields::remove_hop(&mut headers);
-        headers.remove(CONTENT_LENGTH);
+    fn push(&self, status: StatusCode, headers: HeaderMap) {
         let mut waiting = self.lock();
         let before = waiting.bytes.len();
         let reason = status.canonical_reason().unwrap_or_default();
@@ -173,7 +199,7 @@ mod tests {
     fn one_is_sent_whole_without_what_is_of_its_hop_however_little_is_taken_at_a_time() {
         let queue = InterimQueue::default();
         let (mut cx, mut sent) = (Context::from_waker(Waker::noop()), Vec::new());
-        queue.push(StatusCode::EARLY_HINTS, &hints("</a>"));
+        queue.push(StatusCode::EARLY_HINTS, cleaned(&hints("</a>")));
         let mut budget = 0;
         loop {
             budget += 1;
@@ -201,7 +227,7 @@ mod tests {
         let queue = InterimQueue::default();
         let value: &'static str = "x".repeat(4_000).leak();
         for _ in 0..1_000 {
-            queue.push(StatusCode::EARLY_HINTS, &hints(value));
+            queue.push(StatusCode::EARLY_HINTS, cleaned(&hints(value)));
         }
         let held = queue.lock().bytes.len();
         assert!(held <= INTERIM_BYTES_MAX && held > INTERIM_BYTES_MAX - 5_000, "{held}");

@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use postern_proto::identity::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use super::expect::Held;
 use super::failure::Failure;
 use super::frames::Streams;
 use super::framing::Heads;
+use super::incoming::Incoming;
 use super::interim::Interim;
 use super::peer::{PeerPlace, Peers, ToPeer};
 use super::pool::Kind;
@@ -175,8 +175,7 @@ impl Side for App {
         target: Target,
         call: &Arc<OpenCall>,
     ) -> Result<Response<Answer>, Failure> {
-        let held = expect::is_held(request.headers(), request.version());
-        let to_peer = ToPeer { place: &self.place, kind: if held { Kind::Single } else { Kind::Any } };
+        let to_peer = ToPeer { place: &self.place, kind: Kind::Any };
         let prepared = self.prepare(request, target, call);
         let exchanged = prepared.exchange(&to_peer).await;
         let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
@@ -256,7 +255,7 @@ impl App {
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
         let mut request = RequestBody::of(request, call.clone(), To::Peer, self.heads.clone());
         let held = expect::hold(&request);
-        let interim = Interim::new(&request, call.clone(), held.as_ref().map(Held::asked));
+        let interim = Interim::new(&mut request, call.clone(), held.as_ref().map(Held::asked));
         request.body().hold(held);
         let trailers = fields::remove_hop(request.headers_mut());
         Prepared { request, target, scheme: Scheme::HTTPS, trailers, interim }

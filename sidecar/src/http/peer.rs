@@ -16,6 +16,7 @@ use super::client::{http1_builder, http2_builder, pings};
 use super::exchange::Lend;
 use super::failure::Failure;
 use super::frames::Frames;
+use super::http2::client::handshake;
 use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
@@ -97,16 +98,14 @@ impl Lend for ToPeer<'_> {
 impl PeerPlace {
     async fn shared(
         &self,
-        stream: TokioIo<Watched<TlsStream>>,
+        stream: Watched<TlsStream>,
         end: End,
         tasks: ConnectionTasks,
     ) -> Result<Dialed, DialError> {
         let (plane, address) = (&self.server.plane, end.address);
         let limits = plane.config.limits;
-        let builder =
-            http2_builder(&plane.config.http, pings(address.ip()), limits.dead_after, tasks.clone());
-        let (sender, connection) = builder.handshake(stream).await.map_err(|error| broken(&error))?;
-        drive(&tasks, connection);
+        let (builder, pings) = (http2_builder(&plane.config.http), pings(address.ip(), limits.dead_after));
+        let sender = handshake(stream, &builder, pings, &tasks).await.map_err(|error| broken(&error))?;
         // In TLS 1.3 a server's refusal comes when the client's handshake is done.
         match timeout(limits.handshake_timeout, end.says.begun()).await {
             Ok(Preface::Http2) if end.says.streams_max() == 0 => {
@@ -166,11 +165,10 @@ impl pool::Place for PeerPlace {
             let streams = end.streams.insert(Arc::default());
             stream = stream.frames(Frames::of_answers(server.plane.config.http, streams.clone()));
         }
-        let stream = TokioIo::new(stream);
         if shared {
             return self.shared(stream, end, tasks).await;
         }
-        let handshake = http1_builder(&server.plane.config.http).handshake(stream);
+        let handshake = http1_builder(&server.plane.config.http).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|error| broken(&error))?;
         drive(&tasks, connection.with_upgrades());
         Ok(Dialed::Single(sender, end))
@@ -194,7 +192,7 @@ fn refused(refusals: Vec<Refusal>) -> DialError {
     DialError::Failed(DialFailure::new(Failure::joined(failures), refusals.into_iter().next()))
 }
 
-fn broken(error: &hyper::Error) -> DialError {
+fn broken(error: &dyn std::error::Error) -> DialError {
     failed(Failure::broken(in_one_line(error)))
 }
 

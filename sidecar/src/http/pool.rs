@@ -23,7 +23,7 @@ use super::tasks::ConnectionTasks;
 use crate::refusals::Refusal;
 use crate::upstream::choice::Speaks;
 use crate::upstream::{self, Upstreams};
-pub(super) use leased::{Dialed, End, Leased, StreamPermit};
+pub(super) use leased::{Dialed, End, Leased, StreamPermit, Unanswered};
 use leased::{Home, ReturnTo, Sender, Shared, Single};
 use state::{Ask, Order, State, Turn};
 

@@ -1,6 +1,5 @@
 //! One connection of a client, served request by request until it ends, idles too long or is told to end.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -8,27 +7,25 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::body::Answer;
+use super::answering::{Answering, Side};
 use super::call::Calls;
 use super::client::{header_list_max, pings};
 use super::frames::{Frames, PREFACE, Streams, Unfinished};
 use super::framing::Heads;
+use super::http2::server::Connection;
 use super::target::Bad;
 use super::tasks::ConnectionTasks;
 use super::upgrade::OverTcp;
 use super::watched::{ResetProbe, Watched};
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
-use crate::config::{Config, Http};
+use crate::config::Http;
 use crate::live::Traffic;
 use crate::plane::Plane;
 
@@ -75,15 +72,10 @@ pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S, V>(stream: Watched<S>, speaks: Speaks, service: V, session: &Session)
+pub(super) async fn serve<S, D>(stream: Watched<S>, speaks: Speaks, service: Answering<D>, session: &Session)
 where
     S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
-    V: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    V::Future: Send + 'static,
+    D: Side,
 {
     let begun = CancellationToken::new();
     let least = if speaks == Speaks::Http2 { PREFACE.len() } else { 1 };
@@ -106,16 +98,18 @@ where
         }
         Speaks::Http2 => {
             // Who has gone already needs no PING.
-            let pings = stream.stream().tcp().peer_addr().ok().and_then(|peer| pings(peer.ip()));
+            let config = &session.plane.config;
+            let peer = stream.stream().tcp().peer_addr().ok();
+            let pings = peer.and_then(|peer| pings(peer.ip(), config.limits.dead_after));
             let unfinished = Arc::<Unfinished>::default();
             let calls = session.calls.clone();
             let report = Arc::new(move |bad: &Bad| calls.at_fault(bad));
             let (streams, unfinished_here) = (session.streams.clone(), unfinished.clone());
             let stream = stream.frames(Frames::of_requests(*limits, streams, unfinished_here, report));
-            let connection = http2_builder(&session.plane.config, pings, session.tasks.clone())
-                .serve_connection(TokioIo::new(stream), service);
+            let builder = http2_builder(limits);
+            let connection = Connection::new(stream, &builder, pings, service, session.tasks.clone());
             let stalled = |limit, now| unfinished.is_stalled(limit, now);
-            drive(connection, http2::Connection::graceful_shutdown, stalled, &begun, session).await;
+            drive(connection, Connection::graceful_shutdown, stalled, &begun, session).await;
         }
     }
 }
@@ -135,27 +129,19 @@ fn http1_builder(limits: &Http) -> http1::Builder {
     builder
 }
 
-fn http2_builder(
-    config: &Config,
-    pings: Option<Duration>,
-    tasks: ConnectionTasks,
-) -> http2::Builder<ConnectionTasks> {
-    let limits = &config.http;
-    let mut builder = http2::Builder::new(tasks);
+fn http2_builder(limits: &Http) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
     builder
-        .timer(TokioTimer::new())
         .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
         // Ours is applied before; h2's would be without a word.
         .max_header_list_size(header_list_max(limits))
         // Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487): as many as it may have
         // open, as all who share the connection may take back what they have under way.
         .max_pending_accept_reset_streams(limits.streams_max)
-        .max_local_error_reset_streams(RESETS_CAUSED_MAX)
-        .keep_alive_interval(pings)
-        .keep_alive_timeout(config.limits.dead_after)
-        .max_send_buf_size(SEND_BYTES_MAX)
+        .max_local_error_reset_streams(Some(RESETS_CAUSED_MAX))
+        .max_send_buffer_size(SEND_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder
 }

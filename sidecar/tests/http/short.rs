@@ -383,7 +383,12 @@ async fn the_access_log_says_which_side_ended_a_request_and_with_what() {
     let ((tell, mut saw), (path, to)) = (mpsc::channel(4), log("caller"));
     let live = Live::logging(listening(Version::Http1, tell).await, to).await;
     send_half(&live, Version::Http2, CHARGE, How::Stream(Reason::CANCEL), &mut saw).await;
-    assert_eq!(line(&path).await["ended_by"], "caller");
+    let told = line(&path).await;
+    assert_eq!(
+        (&told["ended_by"], &told["ended_with"]),
+        (&"caller".into(), &"reset CANCEL".into()),
+        "{told}"
+    );
 
     let (path, to) = log("refused");
     let live = Live::logging(App::echo().await, to).await;

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http1};
 use rustls::AlertDescription;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,9 @@ use super::Changes;
 use crate::credentials::holds_until;
 use crate::http::body::RequestBody;
 use crate::http::frames::Streams;
+use crate::http::http2::client::{SendError, SendRequest};
+use crate::http::incoming::{HttpError, Incoming};
+use crate::http::interim::Interim;
 use crate::http::preface::ServerSays;
 use crate::upstream;
 use crate::upstream::choice::{AddressId, Listing};
@@ -83,16 +85,32 @@ impl Leased {
     pub(in crate::http) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        interim: &Interim,
+    ) -> Result<Response<Incoming>, Unanswered> {
         let answered = match &mut self.sender {
             Sender::Shared(shared) => {
                 request.body_mut().occupy(self.permit.clone());
-                shared.sender.clone().try_send_request(request).await
+                let sent = shared.sender.send(request, |told| interim.tell(told.status(), told.headers()));
+                let broken = |SendError { error, unsent }| Unanswered {
+                    error: error.into(),
+                    unsent: unsent.map(|request| *request),
+                };
+                sent.await.map(|response| response.map(Into::into)).map_err(broken)
             }
             Sender::Single(Some(single)) => {
+                interim.listen(&mut request);
                 // A connection that comes back from a request may still be at its end.
                 let _closed_shows_below = single.sender.ready().await;
-                single.sender.try_send_request(request).await
+                let broken = |mut error: TrySendError<Request<RequestBody>>| Unanswered {
+                    unsent: error.take_message(),
+                    error: error.into_error().into(),
+                };
+                single
+                    .sender
+                    .try_send_request(request)
+                    .await
+                    .map(|response| response.map(Into::into))
+                    .map_err(broken)
             }
             Sender::Single(None) => std::future::pending().await,
         };
@@ -169,9 +187,17 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
         .min()
 }
 
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(in crate::http) struct Unanswered {
+    pub(in crate::http) error: HttpError,
+    /// Of the request nothing was sent.
+    pub(in crate::http) unsent: Option<Request<RequestBody>>,
+}
+
 /// A connection that many requests share.
 pub(super) struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+    sender: SendRequest,
     pub(super) end: End,
     /// Requests on it now.
     open: AtomicUsize,
@@ -183,7 +209,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>, end: End, changes: Arc<Changes>) -> Self {
+    pub(super) fn new(sender: SendRequest, end: End, changes: Arc<Changes>) -> Self {
         let (open, last, resets) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
         Self { sender, end, open, last, resets, changes }
     }
@@ -253,7 +279,7 @@ impl Single {
 
 /// A connection just made.
 pub(in crate::http) enum Dialed {
-    Shared(http2::SendRequest<RequestBody>, End),
+    Shared(SendRequest, End),
     Single(http1::SendRequest<RequestBody>, End),
 }
 

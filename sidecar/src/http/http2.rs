@@ -1,0 +1,11 @@
+//! HTTP/2 (RFC 9113) over the `h2` crate: each stream is a request with its answer, interim answers included, and ends as
+//! what it was.
+
+pub(super) mod body;
+pub(super) mod client;
+pub(super) mod interim;
+pub(super) mod liveness;
+mod pipe;
+pub(super) mod server;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! The calling side of an HTTP/2 connection, which many requests share.
+
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::body::StreamBody;
+use super::liveness::{Liveness, Pings};
+use super::pipe::{Pipe, Unsent};
+use crate::http::tasks::ConnectionTasks;
+
+/// Sends requests on one connection.
+#[derive(Clone)]
+pub(in crate::http) struct SendRequest {
+    send: h2::client::SendRequest<Bytes>,
+    /// Requests on the connection.
+    open: Arc<AtomicUsize>,
+    /// Of the connection.
+    tasks: ConnectionTasks,
+}
+
+/// Held while a request is under way, so that it is known whether there is any.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn begin(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(in crate::http) struct SendError<B> {
+    pub(in crate::http) error: h2::Error,
+    /// Of the request nothing was sent.
+    pub(in crate::http) unsent: Option<Box<Request<B>>>,
+}
+
+/// Begins HTTP/2 on a connection, which `tasks` drive until no request is on it and nobody can send one.
+pub(in crate::http) async fn handshake<S>(
+    stream: S,
+    builder: &h2::client::Builder,
+    pings: Option<Pings>,
+    tasks: &ConnectionTasks,
+) -> Result<SendRequest, h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (send, mut connection) = builder.handshake(stream).await?;
+    let mut liveness = Liveness::new(pings, pings.and_then(|_| connection.ping_pong()));
+    let open = Arc::<AtomicUsize>::default();
+    let under_way = open.clone();
+    tasks.spawn(async move {
+        let ended = poll_fn(|cx| {
+            let is_busy = under_way.load(Ordering::Relaxed) > 0;
+            if let Some(liveness) = &mut liveness
+                && liveness.poll_dead(cx, is_busy).is_ready()
+            {
+                debug!("a connection did not answer a PING");
+                return Poll::Ready(Ok(()));
+            }
+            Pin::new(&mut connection).poll(cx)
+        })
+        .await;
+        if let Err(error) = ended {
+            debug!(%error, "an HTTP/2 connection broke");
+        }
+    });
+    Ok(SendRequest { send, open, tasks: tasks.clone() })
+}
+
+impl SendRequest {
+    /// Whether it takes no further request: it has ended, or the other side has said that it goes away.
+    pub(in crate::http) fn is_closed(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        matches!(self.send.clone().poll_ready(&mut context), Poll::Ready(Err(_)))
+    }
+
+    /// Sends a request, and its body while the answer comes; `interim` is told what comes before it.
+    pub(in crate::http) async fn send<B>(
+        &self,
+        request: Request<B>,
+        mut interim: impl FnMut(Response<()>) + Send,
+    ) -> Result<Response<StreamBody>, SendError<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Error + Send + 'static,
+    {
+        let mut send = self.send.clone();
+        if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
+            return Err(SendError { error, unsent: Some(Box::new(request)) });
+        }
+        let under_way = UnderWay::begin(&self.open);
+        let (parts, body) = request.into_parts();
+        let ends = body.is_end_stream();
+        let sent = send.send_request(Request::from_parts(parts, ()), ends);
+        let (mut response, stream) = sent.map_err(SendError::broken)?;
+        let mut pipe = (!ends).then(|| Pipe::new(stream, body));
+        let answered = poll_fn(|cx| {
+            if let Some(sending) = &mut pipe
+                && let Poll::Ready(sent) = sending.poll(cx)
+            {
+                // Why it is not sent whole is what the answer is, or its error.
+                log_unsent(&sent);
+                pipe = None;
+            }
+            poll_answer(&mut response, &mut interim, cx)
+        });
+        let response = answered.await.map_err(SendError::broken)?;
+        if let Some(mut sending) = pipe {
+            let under_way = UnderWay::begin(&self.open);
+            self.tasks.spawn(async move {
+                log_unsent(&poll_fn(|cx| sending.poll(cx)).await);
+                drop(under_way);
+            });
+        }
+        let (parts, receive) = response.into_parts();
+        let body = StreamBody::new(receive, &parts.headers).counted(under_way);
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+impl<B> SendError<B> {
+    fn broken(error: h2::Error) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+fn poll_answer(
+    response: &mut ResponseFuture,
+    interim: &mut (impl FnMut(Response<()>) + Send),
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<h2::RecvStream>, h2::Error>> {
+    while let Poll::Ready(Some(told)) = response.poll_informational(cx) {
+        interim(told?);
+    }
+    Pin::new(response).poll(cx)
+}
+
+fn log_unsent(sent: &Result<(), Unsent>) {
+    if let Err(unsent) = sent {
+        debug!(?unsent, "a body was not sent whole");
+    }
+}
+
+impl std::fmt::Debug for SendRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendRequest").field("is_closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
