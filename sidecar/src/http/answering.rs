@@ -4,25 +4,37 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::header::HeaderValue;
 use http::uri::Authority;
 use http::{Method, Request, Response, Version};
 use hyper::service::Service;
+use tokio_util::sync::CancellationToken;
 
-use super::body::Answer;
+use super::body::{Answer, To};
 use super::call::{CallFacts, Calls, OpenCall};
+use super::exchange::{ExchangeError, Lend, Prepared};
 use super::failure::Failure;
-use super::fields;
 use super::frames::{Stream, Streams};
 use super::framing::{Heads, Refused, Seen};
 use super::http2::server::StreamReset;
 use super::incoming::Incoming;
+use super::pool::Kind;
 use super::problem::Asked;
 use super::target::{self, Bad, Target};
+use super::upgrade::Below;
+use super::{fields, passing, websocket};
 use crate::plane::Plane;
 
 /// One connection: a peer's at an inbound, or the own app's at an outbound.
 pub(super) trait Side: Send + Sync + 'static {
+    /// The stream below the connection of whoever asks, and below those to whoever is called.
+    type Client: Below;
+    type Called: Below;
+
+    /// Who is called, in a sentence.
+    const CALLED: &'static str;
+    /// Which side of the pair whoever asks is on.
+    const ANSWERS_TO: To;
+
     fn plane(&self) -> &Plane;
     /// The requests under way on it.
     fn calls(&self) -> &Arc<Calls>;
@@ -37,21 +49,18 @@ pub(super) trait Side: Send + Sync + 'static {
 
     /// The answer to a request that may not pass.
     fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>>;
-    /// Passes a request on, and its answer back.
-    fn pass(
-        &self,
-        request: Request<Incoming>,
-        target: Target,
-        call: &Arc<OpenCall>,
-    ) -> impl Future<Output = Result<Response<Answer>, Failure>> + Send;
-    /// Passes a request that asks for another protocol, on a connection of its own.
-    fn switch(
-        &self,
-        request: Request<Incoming>,
-        target: Target,
-        protocol: HeaderValue,
-        call: &Arc<OpenCall>,
-    ) -> impl Future<Output = Result<Response<Answer>, Failure>> + Send;
+    /// On which kind of connection a request goes on.
+    fn kind(&self, is_grpc: bool) -> Result<Kind, Failure>;
+    /// Who lends connections of that kind.
+    fn lender(&self, kind: Kind) -> impl Lend;
+    /// Takes away what a request does not keep on its way.
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared;
+    /// What a failed exchange means.
+    fn failed(&self, error: ExchangeError) -> Failure;
+    /// Spawns what goes on when a connection stops being HTTP.
+    fn spawn_switched(&self, relayed: impl Future<Output = ()> + Send + 'static);
+    /// Cancelled when the connection of whoever asks is cut.
+    fn cut(&self) -> CancellationToken;
     /// Tells a request that is not valid, and so is nobody's.
     fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer>;
     /// Tells a request that might have passed and got no answer.
@@ -80,6 +89,7 @@ impl<S: Side, B: Into<Incoming> + Send + 'static> Service<Request<B>> for Answer
 }
 
 async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<Answer> {
+    websocket::from_extended_connect(&mut request);
     let asked = Asked::of(&request);
     let (facts, refused) = match seen(side, &mut request) {
         Ok(()) => (CallFacts::of(&request), None),
@@ -139,8 +149,11 @@ async fn answer_call<S: Side>(
         match fields::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11) {
             // A policy that only observes does not refuse it.
             _ if request.method() == Method::CONNECT => Err(Failure::connect()),
-            Some(protocol) => side.switch(request, target, protocol, call).await,
-            None => side.pass(request, target, call).await,
+            _ if websocket::is_extended_connect(&request) => {
+                passing::connect_websocket(side, request, target, call).await
+            }
+            Some(offer) => passing::switch(side, request, target, offer, call).await,
+            None => passing::pass(side, request, target, call).await,
         }
     });
     let answered = tokio::select! {

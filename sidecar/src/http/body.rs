@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::again::Kept;
 use super::call::{OpenCall, Part};
+use super::duplex::Piped;
 use super::expect::Held;
 use super::framing::Heads;
 use super::incoming::{HttpError, Incoming};
@@ -99,6 +100,15 @@ pub(super) enum To {
     Peer,
 }
 
+impl To {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::App => Self::Peer,
+            Self::Peer => Self::App,
+        }
+    }
+}
+
 impl RequestBody {
     /// A request with the body that came with it.
     pub(super) fn of(
@@ -110,6 +120,12 @@ impl RequestBody {
         let (mut parts, body) = request.into_parts();
         let source = Source::new(body, &mut parts.extensions);
         Request::from_parts(parts, Self::new(source, call, to, heads))
+    }
+
+    /// What is written here, as the body of the same request.
+    pub(super) fn replaced(&self, body: Incoming) -> Self {
+        let heads = self.lock().heads.clone();
+        Self::new(Source::made(body), self.call.clone(), self.to, heads)
     }
 
     fn new(source: Source, call: Arc<OpenCall>, to: To, heads: Arc<Heads>) -> Self {
@@ -214,11 +230,7 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let frame = ready!(flow.poll(cx)).map_err(|error| self.broken(&flow, error))?;
-        let counted = match self.to {
-            To::App => &self.call.bytes_to_app,
-            To::Peer => &self.call.bytes_to_peer,
-        };
-        let frame = frame.map(|frame| counting(frame, counted));
+        let frame = frame.map(|frame| counting(frame, self.call.bytes(self.to)));
         self.call.moved();
         if frame.is_none() || flow.is_over() {
             self.call.request_over();
@@ -260,6 +272,16 @@ impl Body for RequestBody {
 pub(super) enum Answer {
     Carried(Box<Carried>),
     Own(Bytes),
+    /// What a request that has switched is answered.
+    Piped(PipedAnswer),
+}
+
+/// A body that is written here.
+#[derive(Debug)]
+pub(super) struct PipedAnswer {
+    piped: Piped,
+    call: Arc<OpenCall>,
+    to: To,
 }
 
 /// A response's body on its way back.
@@ -289,6 +311,10 @@ impl Answer {
     pub(super) fn empty() -> Self {
         Self::Own(Bytes::new())
     }
+
+    pub(super) fn piped(piped: Piped, call: Arc<OpenCall>, to: To) -> Self {
+        Self::Piped(PipedAnswer { piped, call, to })
+    }
 }
 
 impl Carried {
@@ -307,7 +333,9 @@ impl Carried {
     }
 
     fn give_back(&mut self) {
-        self.call.ended(EndedBy::Called, EndedWith::Fin);
+        if !self.call.is_relayed() {
+            self.call.ended(EndedBy::Called, EndedWith::Fin);
+        }
         if let Some(lease) = self.lease.take().filter(|_| self.call.is_request_over()) {
             lease.give_back();
         }
@@ -318,11 +346,7 @@ impl Carried {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = ready!(self.source.poll(cx)).inspect_err(|error| self.broken(error))?;
-        let counted = match self.to {
-            To::App => &self.call.bytes_to_app,
-            To::Peer => &self.call.bytes_to_peer,
-        };
-        let frame = frame.map(|frame| counting(frame, counted));
+        let frame = frame.map(|frame| counting(frame, self.call.bytes(self.to)));
         self.call.moved();
         if let Some(trailers) = frame.as_ref().and_then(Frame::trailers_ref) {
             self.call.outcome.read_grpc_status(trailers);
@@ -332,6 +356,17 @@ impl Carried {
             None => self.give_back(),
         }
         Poll::Ready(frame.map(Ok))
+    }
+}
+
+impl PipedAnswer {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.call.poll_cut(Part::ResponseBody, cx) {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let frame = ready!(self.piped.poll(cx)).transpose().map_err(|gone| BodyError::Broken(gone.into()))?;
+        self.call.moved();
+        Poll::Ready(frame.map(|frame| Ok(counting(frame, self.call.bytes(self.to)))))
     }
 }
 
@@ -354,6 +389,7 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Carried(carried) => carried.poll_frame(cx),
+            Self::Piped(piped) => piped.poll_frame(cx),
             Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
@@ -362,6 +398,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Carried(carried) => carried.source.is_end_stream(),
+            Self::Piped(answer) => answer.piped.is_end_stream(),
             Self::Own(bytes) => bytes.is_empty(),
         }
     }
@@ -369,6 +406,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Carried(carried) => carried.source.size_hint(),
+            Self::Piped(_) => SizeHint::new(),
             Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }

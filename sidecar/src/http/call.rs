@@ -14,6 +14,7 @@ use slab::Slab;
 use tracing::warn;
 
 use super::answer::BadAnswer;
+use super::body::To;
 use super::http2::server::StreamReset;
 use super::incoming::HttpError;
 use super::interim::InterimQueue;
@@ -96,6 +97,8 @@ pub(super) struct OpenCall {
     moved: AtomicU64,
     request_over: AtomicBool,
     answered: AtomicBool,
+    /// It has become a stream of bytes, whose relay knows how long it may be idle, and how it ended.
+    relayed: AtomicBool,
     /// What its head gained by being compressed.
     expanded_bytes: AtomicUsize,
     pub(super) bytes_to_app: AtomicU64,
@@ -171,6 +174,7 @@ impl Calls {
             moved: AtomicU64::new(self.millis()),
             request_over: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            relayed: AtomicBool::new(false),
             expanded_bytes: AtomicUsize::new(0),
             bytes_to_app: AtomicU64::new(0),
             bytes_to_peer: AtomicU64::new(0),
@@ -218,7 +222,7 @@ impl Calls {
         let idle = |call: &Arc<OpenCall>| now.saturating_sub(call.moved.load(Ordering::Relaxed)) > limit;
         self.open()
             .into_iter()
-            .filter(|call| !call.is_cut() && idle(call))
+            .filter(|call| !call.is_cut() && !call.is_relayed() && idle(call))
             .map(|call| call.cut(CutBy::Idle))
             .count()
     }
@@ -327,6 +331,23 @@ impl OpenCall {
 
     pub(super) fn is_request_over(&self) -> bool {
         self.request_over.load(Ordering::Acquire)
+    }
+
+    /// It has switched to a stream of bytes.
+    pub(super) fn relayed(&self) {
+        self.relayed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_relayed(&self) -> bool {
+        self.relayed.load(Ordering::Acquire)
+    }
+
+    /// What has gone there.
+    pub(super) fn bytes(&self, to: To) -> &AtomicU64 {
+        match to {
+            To::App => &self.bytes_to_app,
+            To::Peer => &self.bytes_to_peer,
+        }
     }
 }
 

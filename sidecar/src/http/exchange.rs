@@ -1,6 +1,7 @@
 //! One request and its answer on a leased connection, tried again while the other side has not looked at it.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
@@ -8,21 +9,25 @@ use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 
 use super::again::{is_repeatable, is_unprocessed};
-use super::body::RequestBody;
-use super::ended;
+use super::body::{RequestBody, To};
+use super::call::OpenCall;
+use super::expect::Held;
 use super::failure::Failure;
 use super::fields::Trailers;
+use super::framing::Heads;
 use super::incoming::{HttpError, Incoming};
 use super::interim::Interim;
 use super::pool::{Leased, Unanswered};
 use super::target::Target;
+use super::websocket::into_extended_connect;
+use super::{ended, expect, fields};
 use crate::access_log::EndedBy;
 
 /// Connections that turn out to have ended before a request was sent, one after another.
 const ATTEMPTS_MAX: usize = 4;
 
 /// Lends connections to whoever answers.
-pub(super) trait Lend: Sync {
+pub(super) trait Lend: Send + Sync {
     fn lease(&self) -> impl Future<Output = Result<Leased, Failure>> + Send;
 
     /// An answer came on this connection.
@@ -52,11 +57,13 @@ pub(super) enum Otherwise {
 /// A request without its hop: what is left is the same on every connection.
 pub(super) struct Prepared {
     pub(super) request: Request<RequestBody>,
-    pub(super) target: Target,
-    pub(super) scheme: Scheme,
-    pub(super) trailers: Trailers,
+    target: Target,
+    scheme: Scheme,
+    trailers: Trailers,
     /// Told what comes before its answer.
-    pub(super) interim: Interim,
+    interim: Interim,
+    /// It asks for a WebSocket as HTTP/2 does.
+    pub(super) is_extended_connect: bool,
 }
 
 /// Why there is no answer.
@@ -69,15 +76,45 @@ pub(super) enum ExchangeError {
 }
 
 impl Prepared {
-    /// Sends it, on another connection while one that had ended gives it back.
+    /// Without what is of the hop on which it came.
+    pub(super) fn new(
+        request: Request<Incoming>,
+        target: Target,
+        call: &Arc<OpenCall>,
+        to: To,
+        heads: Arc<Heads>,
+    ) -> Self {
+        let mut request = RequestBody::of(request, call.clone(), to, heads);
+        let held = expect::hold(&request);
+        let interim = Interim::new(&mut request, call.clone(), held.as_ref().map(Held::asked));
+        request.body().hold(held);
+        let trailers = fields::remove_hop(request.headers_mut());
+        let scheme = match to {
+            To::App => Scheme::HTTP,
+            To::Peer => Scheme::HTTPS,
+        };
+        Self { request, target, scheme, trailers, interim, is_extended_connect: false }
+    }
+
+    /// Sends it, first on this connection if there is one, and on another while one that had ended gives it back.
     pub(super) async fn exchange(
         mut self,
+        mut first: Option<Leased>,
         lender: &impl Lend,
     ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
         let (mut attempt, call) = (1, self.request.body().call().clone());
         let _for_the_other_side = call.outcome.wait();
         loop {
-            let mut leased = lender.lease().await.map_err(ExchangeError::Unreached)?;
+            let mut leased = match first.take() {
+                Some(leased) => leased,
+                None => lender.lease().await.map_err(ExchangeError::Unreached)?,
+            };
+            if self.is_extended_connect && !leased.takes_websockets() {
+                leased.unused();
+                return Err(ExchangeError::Unreached(Failure::broken(
+                    "the connection for the WebSocket has gone, and the next takes none".to_owned(),
+                )));
+            }
             if !leased.is_shared() {
                 self.request.body().look_ahead().await;
             }
@@ -116,6 +153,9 @@ impl Prepared {
         if http2 {
             *request.version_mut() = Version::HTTP_2;
             *request.uri_mut() = whole(self.scheme.clone(), authority, path_and_query);
+            if self.is_extended_connect {
+                into_extended_connect(request);
+            }
             request.headers_mut().remove(HOST);
             request.headers_mut().remove(TRANSFER_ENCODING);
             if self.trailers == Trailers::Wanted {

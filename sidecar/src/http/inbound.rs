@@ -6,36 +6,34 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
-use http::uri::{Authority, Scheme};
-use http::{Request, Response, StatusCode};
+use http::uri::Authority;
+use http::{Request, Response};
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::Denial;
 use postern_proto::policy::{Call, Decision};
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
-use super::answer::{self, BadAnswer};
+use super::answer::BadAnswer;
 use super::answering::{Answering, Side};
 use super::app::{App, ToApp};
-use super::body::{Answer, RequestBody, To};
+use super::body::{Answer, To};
 use super::call::{CallFacts, Calls, OpenCall, RequestRecorder};
-use super::exchange::{ExchangeError, Prepared};
-use super::expect::Held;
+use super::exchange::{ExchangeError, Lend, Prepared};
 use super::failure::Failure;
 use super::frames::Streams;
 use super::framing::Heads;
 use super::incoming::Incoming;
-use super::interim::Interim;
 use super::pool::Kind;
-use super::problem::{Asked, Problem, is_grpc};
+use super::problem::{Asked, Problem};
 use super::serve::{Session, Speaks, serve};
 use super::target::{self, Bad, Target};
 use super::tasks::ConnectionTasks;
-use super::upgrade::{self, Switching};
 use super::watched::Watched;
-use super::{EXPANDED_BYTES_PER_PEER_MAX, expect, fields};
+use super::{EXPANDED_BYTES_PER_PEER_MAX, fields};
 use crate::config::{Inbound, TellCallers};
 use crate::credentials::holds_until;
 use crate::listen::Until;
@@ -157,6 +155,12 @@ struct Client {
 }
 
 impl Side for Client {
+    type Client = Watched<TlsStream>;
+    type Called = Watched<TcpStream>;
+
+    const CALLED: &'static str = "the app";
+    const ANSWERS_TO: To = To::Peer;
+
     fn plane(&self) -> &Plane {
         &self.server.plane
     }
@@ -194,62 +198,37 @@ impl Side for Client {
         }
     }
 
-    async fn pass(
-        &self,
-        request: Request<Incoming>,
-        target: Target,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let app = &self.server.app;
-        let kind = app.kind(is_grpc(request.headers()))?;
-        let prepared = self.prepare(request, target, call);
-        let (mut response, lease) =
-            prepared.exchange(&ToApp(app, kind)).await.map_err(|error| self.failed(error))?;
-        answer::check(&mut response, &lease, &self.plane().config.http)?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::broken("the app switched protocols unasked".to_owned()));
-        }
-        fields::remove_hop(response.headers_mut());
-        Ok(Answer::carried(response, call.clone(), To::Peer, lease))
+    fn kind(&self, is_grpc: bool) -> Result<Kind, Failure> {
+        self.server.app.kind(is_grpc)
     }
 
-    async fn switch(
-        &self,
-        mut request: Request<Incoming>,
-        target: Target,
-        protocol: HeaderValue,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let peer = hyper::upgrade::on(&mut request);
-        let app = &self.server.app;
-        let mut prepared = self.prepare(request, target, call);
-        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let (mut response, lease) =
-            prepared.exchange(&ToApp(app, Kind::Fresh)).await.map_err(|error| self.failed(error))?;
-        answer::check(&mut response, &lease, &self.plane().config.http)?;
-        let chosen = fields::switched_to(&protocol, response.headers());
-        fields::remove_hop(response.headers_mut());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(chosen) = chosen else {
-                return Err(Failure::broken(
-                    "the app switched to a protocol that was not offered".to_owned(),
-                ));
-            };
-            let switching = Switching {
-                app: hyper::upgrade::on(&mut response),
-                peer,
-                call: call.clone(),
-                direction: Direction::Inbound,
-                limits: self.server.plane.config.limits,
-                cut: [self.registration.cut.clone(), lease.cut()],
-            };
-            upgrade::name_protocol(response.headers_mut(), chosen);
-            self.heads.upgraded();
-            let carried = switching.carry::<Watched<TcpStream>, Watched<TlsStream>>();
-            self.switched.spawn(self.server.tasks.track_future(carried));
-            return Ok(response.map(|_| Answer::empty()));
+    fn lender(&self, kind: Kind) -> impl Lend {
+        ToApp(&self.server.app, kind)
+    }
+
+    /// Takes away what is of this hop or claims an identity, and says who calls.
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
+        let mut prepared = Prepared::new(request, target, call, To::App, self.heads.clone());
+        let headers = prepared.request.headers_mut();
+        fields::remove_claims(headers);
+        headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
+        prepared
+    }
+
+    fn failed(&self, error: ExchangeError) -> Failure {
+        match &error {
+            ExchangeError::Broken(broken, _) => BadAnswer::of_head(broken, &self.plane().config.http),
+            ExchangeError::Unreached(_) => None,
         }
-        Ok(Answer::carried(response, call.clone(), To::Peer, lease))
+        .map_or_else(|| error.into(), Failure::from)
+    }
+
+    fn spawn_switched(&self, relayed: impl Future<Output = ()> + Send + 'static) {
+        self.switched.spawn(self.server.tasks.track_future(relayed));
+    }
+
+    fn cut(&self) -> CancellationToken {
+        self.registration.cut.clone()
     }
 
     fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
@@ -271,15 +250,6 @@ impl Client {
     /// Whether callers are told more than that they got no answer.
     fn may_be_told(&self) -> bool {
         self.server.inbound.tell_callers == TellCallers::Everything
-    }
-
-    /// What a failed exchange means.
-    fn failed(&self, error: ExchangeError) -> Failure {
-        match &error {
-            ExchangeError::Broken(broken, _) => BadAnswer::of_head(broken, &self.plane().config.http),
-            ExchangeError::Unreached(_) => None,
-        }
-        .map_or_else(|| error.into(), Failure::from)
     }
 
     fn decide(&self, call: &OpenCall) -> Result<(), Box<Denied>> {
@@ -315,19 +285,6 @@ impl Client {
         }
         let detail = format!("the certificate with which this connection began expired at {not_after}");
         Err(Denial { code: "peer_expired", detail })
-    }
-
-    /// Takes away what is of this hop or claims an identity, and says who calls.
-    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut request = RequestBody::of(request, call.clone(), To::App, self.heads.clone());
-        let held = expect::hold(&request);
-        let interim = Interim::new(&mut request, call.clone(), held.as_ref().map(Held::asked));
-        request.body().hold(held);
-        let headers = request.headers_mut();
-        let trailers = fields::remove_hop(headers);
-        fields::remove_claims(headers);
-        headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
-        Prepared { request, target, scheme: Scheme::HTTP, trailers, interim }
     }
 }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::duplex::Piped;
 use super::http2::body::StreamBody;
 
 /// Why a message is not whole: an error of hyper's, or of a stream.
@@ -17,6 +18,9 @@ pub(super) type HttpError = Box<dyn Error + Send + Sync>;
 pub(super) enum Incoming {
     Http1(hyper::body::Incoming),
     Http2(StreamBody),
+    /// Written here, once what it is the body of has switched.
+    Piped(Piped),
+    Empty,
 }
 
 impl From<hyper::body::Incoming> for Incoming {
@@ -42,6 +46,8 @@ impl Body for Incoming {
         Poll::Ready(match self.get_mut() {
             Self::Http1(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
             Self::Http2(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            Self::Piped(body) => ready!(body.poll(cx)).map(|frame| frame.map_err(Into::into)),
+            Self::Empty => None,
         })
     }
 
@@ -49,6 +55,8 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Piped(body) => body.is_end_stream(),
+            Self::Empty => true,
         }
     }
 
@@ -56,6 +64,8 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Piped(_) => SizeHint::new(),
+            Self::Empty => SizeHint::with_exact(0),
         }
     }
 }

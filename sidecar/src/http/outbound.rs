@@ -3,34 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HeaderValue;
-use http::uri::{Authority, Scheme};
-use http::{Request, Response, StatusCode};
+use http::uri::Authority;
+use http::{Request, Response};
 use postern_proto::identity::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answer::{self, BadAnswer};
+use super::answer::BadAnswer;
 use super::answering::{Answering, Side};
-use super::body::{Answer, RequestBody, To};
+use super::body::{Answer, To};
 use super::call::{Calls, OpenCall, RequestRecorder};
-use super::exchange::{ExchangeError, Prepared};
-use super::expect::Held;
+use super::exchange::{ExchangeError, Lend, Prepared};
 use super::failure::Failure;
 use super::frames::Streams;
 use super::framing::Heads;
 use super::incoming::Incoming;
-use super::interim::Interim;
 use super::peer::{PeerPlace, Peers, ToPeer};
 use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
 use super::target::{self, Bad, Target};
 use super::tasks::ConnectionTasks;
-use super::upgrade::{self, Switching};
 use super::watched::Watched;
-use super::{expect, fields};
 use crate::config::Http;
 use crate::listen::{Serve, Until};
 use crate::metrics::{Direction, UNKNOWN_PEER};
@@ -144,6 +139,12 @@ struct App {
 }
 
 impl Side for App {
+    type Client = Watched<TcpStream>;
+    type Called = Watched<TlsStream>;
+
+    const CALLED: &'static str = "the service";
+    const ANSWERS_TO: To = To::App;
+
     fn plane(&self) -> &Plane {
         &self.place.server.plane
     }
@@ -169,60 +170,41 @@ impl Side for App {
         None
     }
 
-    async fn pass(
-        &self,
-        request: Request<Incoming>,
-        target: Target,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let to_peer = ToPeer { place: &self.place, kind: Kind::Any };
-        let prepared = self.prepare(request, target, call);
-        let exchanged = prepared.exchange(&to_peer).await;
-        let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
-        answer::check(&mut response, &lease, &self.plane().config.http)?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::broken("the service switched protocols unasked".to_owned()));
-        }
-        fields::remove_hop(response.headers_mut());
-        Ok(Answer::carried(response, call.clone(), To::App, lease))
+    fn kind(&self, _is_grpc: bool) -> Result<Kind, Failure> {
+        Ok(Kind::Any)
     }
 
-    async fn switch(
-        &self,
-        mut request: Request<Incoming>,
-        target: Target,
-        protocol: HeaderValue,
-        call: &Arc<OpenCall>,
-    ) -> Result<Response<Answer>, Failure> {
-        let own = hyper::upgrade::on(&mut request);
-        let mut prepared = self.prepare(request, target, call);
-        upgrade::name_protocol(prepared.request.headers_mut(), protocol.clone());
-        let exchanged = prepared.exchange(&ToPeer { place: &self.place, kind: Kind::Fresh }).await;
-        let (mut response, lease) = exchanged.map_err(|error| self.failed(error))?;
-        answer::check(&mut response, &lease, &self.plane().config.http)?;
-        let chosen = fields::switched_to(&protocol, response.headers());
-        fields::remove_hop(response.headers_mut());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(chosen) = chosen else {
-                return Err(Failure::broken(
-                    "the service switched to a protocol that was not offered".to_owned(),
-                ));
-            };
-            let switching = Switching {
-                app: own,
-                peer: hyper::upgrade::on(&mut response),
-                call: call.clone(),
-                direction: Direction::Outbound,
-                limits: self.place.server.plane.config.limits,
-                cut: [self.abort.clone(), lease.cut()],
-            };
-            upgrade::name_protocol(response.headers_mut(), chosen);
-            self.heads.upgraded();
-            let carried = switching.carry::<Watched<TcpStream>, Watched<TlsStream>>();
-            self.switched.spawn(self.tasks.track_future(carried));
-            return Ok(response.map(|_| Answer::empty()));
+    fn lender(&self, kind: Kind) -> impl Lend {
+        ToPeer { place: &self.place, kind }
+    }
+
+    /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
+        Prepared::new(request, target, call, To::Peer, self.heads.clone())
+    }
+
+    /// An alert says more than the connection that broke with it.
+    fn failed(&self, error: ExchangeError) -> Failure {
+        if let ExchangeError::Broken(_, lease) = &error
+            && let Some(alert) = lease.alert()
+            && let Some(end) = lease.end()
+        {
+            return self.place.server.of_alert(alert, end.address).into();
         }
-        Ok(Answer::carried(response, call.clone(), To::App, lease))
+        if let ExchangeError::Broken(broken, _) = &error
+            && let Some(bad) = BadAnswer::of_head(broken, &self.plane().config.http)
+        {
+            return bad.into();
+        }
+        error.into()
+    }
+
+    fn spawn_switched(&self, relayed: impl Future<Output = ()> + Send + 'static) {
+        self.switched.spawn(self.tasks.track_future(relayed));
+    }
+
+    fn cut(&self) -> CancellationToken {
+        self.abort.clone()
     }
 
     fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
@@ -251,32 +233,6 @@ impl Side for App {
 }
 
 impl App {
-    /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
-    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut request = RequestBody::of(request, call.clone(), To::Peer, self.heads.clone());
-        let held = expect::hold(&request);
-        let interim = Interim::new(&mut request, call.clone(), held.as_ref().map(Held::asked));
-        request.body().hold(held);
-        let trailers = fields::remove_hop(request.headers_mut());
-        Prepared { request, target, scheme: Scheme::HTTPS, trailers, interim }
-    }
-
-    /// What a failed exchange means: an alert says more than the connection that broke with it.
-    fn failed(&self, error: ExchangeError) -> Failure {
-        if let ExchangeError::Broken(_, lease) = &error
-            && let Some(alert) = lease.alert()
-            && let Some(end) = lease.end()
-        {
-            return self.place.server.of_alert(alert, end.address).into();
-        }
-        if let ExchangeError::Broken(broken, _) = &error
-            && let Some(bad) = BadAnswer::of_head(broken, &self.plane().config.http)
-        {
-            return bad.into();
-        }
-        error.into()
-    }
-
     fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {
         let refusals = &self.place.server.plane.refusals;
         let instance = refusals.number();

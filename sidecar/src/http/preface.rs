@@ -2,7 +2,7 @@
 //! SETTINGS (RFC 9113 §3.4), and HTTP/1 says nothing before it is asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::watch;
 
@@ -13,6 +13,8 @@ const FLAG_ACK: u8 = 1;
 /// RFC 9113 §6.5.1.
 const SETTING_BYTES: usize = 6;
 const SETTINGS_MAX_CONCURRENT_STREAMS: u16 = 3;
+/// RFC 8441 §3.
+const SETTINGS_ENABLE_CONNECT_PROTOCOL: u16 = 8;
 
 /// How a server begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,11 +35,14 @@ pub(super) struct ServerSays {
     preface: watch::Sender<Preface>,
     /// Streams that it allows at once (RFC 9113 §6.5.2).
     streams_max: AtomicU32,
+    /// It takes extended CONNECT (RFC 8441 §3).
+    extended_connect: AtomicBool,
 }
 
 impl Default for ServerSays {
     fn default() -> Self {
-        Self { preface: watch::Sender::default(), streams_max: AtomicU32::new(u32::MAX) }
+        let (streams_max, extended_connect) = (AtomicU32::new(u32::MAX), AtomicBool::new(false));
+        Self { preface: watch::Sender::default(), streams_max, extended_connect }
     }
 }
 
@@ -56,6 +61,11 @@ impl ServerSays {
     /// As many streams as it allows at once.
     pub(super) fn streams_max(&self) -> usize {
         self.streams_max.load(Ordering::Relaxed) as usize
+    }
+
+    /// Whether it takes extended CONNECT.
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.extended_connect.load(Ordering::Relaxed)
     }
 
     fn begins(&self, with: Preface) {
@@ -170,8 +180,13 @@ impl SettingsReader {
             return rest;
         }
         let [a, b, value @ ..] = read;
-        if u16::from_be_bytes([a, b]) == SETTINGS_MAX_CONCURRENT_STREAMS {
-            self.says.streams_max.store(u32::from_be_bytes(value), Ordering::Relaxed);
+        let value = u32::from_be_bytes(value);
+        match u16::from_be_bytes([a, b]) {
+            SETTINGS_MAX_CONCURRENT_STREAMS => self.says.streams_max.store(value, Ordering::Relaxed),
+            SETTINGS_ENABLE_CONNECT_PROTOCOL => {
+                self.says.extended_connect.store(value == 1, Ordering::Relaxed);
+            }
+            _ => {}
         }
         self.at = if left == 0 { NEXT_FRAME } else { At::Settings { read, bytes: 0, left } };
         if left == 0 {

@@ -133,6 +133,7 @@ fn http2_builder(limits: &Http) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
+        .enable_connect_protocol()
         // Ours is applied before; h2's would be without a word.
         .max_header_list_size(header_list_max(limits))
         // Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487): as many as it may have

@@ -26,6 +26,11 @@ impl Source {
         Self { inner, stream: extensions.remove() }
     }
 
+    /// Of a message that is made here.
+    pub(super) fn made(inner: Incoming) -> Self {
+        Self { inner, stream: None }
+    }
+
     /// The next frame, or none behind the last.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);

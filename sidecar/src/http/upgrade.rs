@@ -1,27 +1,31 @@
 //! Connections that stop being HTTP (RFC 9110 §7.8): from then on bytes are relayed, as long as the call is allowed.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use postern_proto::mtls::Denial;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::answering::Side;
+use super::body::To;
 use super::call::OpenCall;
+use super::duplex::Duplex;
 use super::ended;
 use super::watched::Watched;
 use crate::access_log::{EndedBy, EndedWith};
 use crate::config::Limits;
 use crate::ending::close_cleanly;
 use crate::live::Traffic;
-use crate::metrics::Direction;
 use crate::relay::{AppStream, Over, RelayError, relay};
 use crate::tls::TlsStream;
 
@@ -31,64 +35,141 @@ pub(super) fn name_protocol(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-/// Two connections that both switch.
+/// What is about to become a stream of bytes.
+pub(super) enum Way {
+    /// A connection that switches.
+    Connection(OnUpgrade),
+    /// A stream of a shared connection.
+    Stream(Duplex),
+}
+
+/// Two sides that both switch.
 pub(super) struct Switching {
-    pub(super) app: OnUpgrade,
-    pub(super) peer: OnUpgrade,
-    pub(super) call: Arc<OpenCall>,
-    /// Of the connection with the peer: which side calls.
-    pub(super) direction: Direction,
-    pub(super) limits: Limits,
+    client: Way,
+    called: Way,
+    call: Arc<OpenCall>,
+    answers_to: To,
+    limits: Limits,
     /// Of both connections.
-    pub(super) cut: [CancellationToken; 2],
+    cut: [CancellationToken; 2],
 }
 
 impl Switching {
-    /// Relays once both have switched, until both have ended, one breaks, or the call is cut. `A` and `P` are the
-    /// streams below both connections.
-    pub(super) async fn carry<A: Below, P: Below>(self) {
-        let Self { app, peer, call, direction, limits, cut: [one, other] } = self;
-        let (app, peer) = match tokio::try_join!(app, peer) {
-            Ok((app, peer)) => (A::of(app), P::of(peer)),
+    /// `cut` is of the connection to whoever is called.
+    pub(super) fn new<S: Side>(
+        side: &S,
+        call: &Arc<OpenCall>,
+        [client, called]: [Way; 2],
+        cut: CancellationToken,
+    ) -> Self {
+        let (limits, cut) = (side.plane().config.limits, [side.cut(), cut]);
+        Self { client, called, call: call.clone(), answers_to: S::ANSWERS_TO, limits, cut }
+    }
+
+    /// Relays once both have switched, until both have ended, one breaks, or the call is cut.
+    /// `C` and `D` are the streams below the connections of whoever asks and whoever is called.
+    pub(super) async fn relay<C: Below, D: Below>(self) {
+        let Self { client, called, call, answers_to, limits, cut: [one, other] } = self;
+        let is_counted = matches!(client, Way::Stream(_)) || matches!(called, Way::Stream(_));
+        let (mut client, called) = match tokio::try_join!(client.switched::<C>(), called.switched::<D>()) {
+            Ok(both) => both,
             Err(error) => return debug!(%error, "a connection did not switch"),
         };
-        let (Some(mut app), Some(peer)) = (app, peer) else {
-            return debug!("a connection is of another kind");
-        };
-        let (bytes, mut peer) = (Traffic::default(), Over::new(peer));
-        let by = Sides::of(direction);
+        let (bytes, mut called) = (Traffic::default(), Over::new(called));
         tokio::select! {
-            relayed = relay(&mut app, &mut peer, &bytes) => match relayed {
+            relayed = relay(&mut client, &mut called, &bytes) => match relayed {
                 Ok(()) => {
-                    close_cleanly(app.tcp());
-                    close_cleanly(peer.stream().tcp());
-                    let app_first = bytes.app_ended_first.load(Ordering::Relaxed);
-                    call.ended(if app_first { by.app } else { by.peer }, EndedWith::Fin);
+                    client.close();
+                    called.stream().close();
+                    let client_first = bytes.app_ended_first.load(Ordering::Relaxed);
+                    call.ended(if client_first { EndedBy::Caller } else { EndedBy::Called }, EndedWith::Fin);
                 }
-                Err(RelayError::App(error)) => call.ended(by.app, ended::of(&error)),
-                Err(RelayError::Peer(error)) => call.ended(by.peer, ended::of(&error)),
+                Err(RelayError::App(error)) => call.ended(EndedBy::Caller, ended::of(&error)),
+                Err(RelayError::Peer(error)) => call.ended(EndedBy::Called, ended::of(&error)),
             },
             denial = outlived(&bytes, &limits) => call.cut_upgraded(denial),
             _ = call.cut_while_answering() => {}
             () = one.cancelled() => call.ended(EndedBy::Sidecar, EndedWith::Cut),
             () = other.cancelled() => call.ended(EndedBy::Sidecar, EndedWith::Cut),
         }
-        call.bytes_to_app.fetch_add(bytes.to_app.load(Ordering::Relaxed), Ordering::Relaxed);
-        call.bytes_to_peer.fetch_add(bytes.to_peer.load(Ordering::Relaxed), Ordering::Relaxed);
+        if !is_counted {
+            let [to_client, to_called] =
+                [&bytes.to_app, &bytes.to_peer].map(|all| all.load(Ordering::Relaxed));
+            call.bytes(answers_to).fetch_add(to_client, Ordering::Relaxed);
+            call.bytes(answers_to.other()).fetch_add(to_called, Ordering::Relaxed);
+        }
     }
 }
 
-/// Who is who on the two connections.
-struct Sides {
-    app: EndedBy,
-    peer: EndedBy,
+impl Way {
+    async fn switched<S: Below>(self) -> io::Result<Switched<S>> {
+        match self {
+            Self::Connection(switching) => {
+                let below = S::of(switching.await.map_err(io::Error::other)?);
+                let stream = below.ok_or_else(|| io::Error::other("the connection is of another kind"))?;
+                Ok(Switched::Connection(stream))
+            }
+            Self::Stream(stream) => Ok(Switched::Stream(stream)),
+        }
+    }
 }
 
-impl Sides {
-    fn of(direction: Direction) -> Self {
-        match direction {
-            Direction::Inbound => Self { app: EndedBy::Called, peer: EndedBy::Caller },
-            Direction::Outbound => Self { app: EndedBy::Caller, peer: EndedBy::Called },
+/// A stream of bytes that was HTTP.
+enum Switched<S> {
+    Connection(S),
+    Stream(Duplex),
+}
+
+impl<S: Below> Switched<S> {
+    /// Closes what has ended cleanly in both directions.
+    fn close(&self) {
+        if let Self::Connection(stream) = self {
+            close_cleanly(stream.tcp());
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Switched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Connection(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Stream(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Switched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Connection(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Connection(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Stream(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Connection(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl<S: AppStream> AppStream for Switched<S> {
+    fn take_error(&self) -> Option<io::Error> {
+        match self {
+            Self::Connection(stream) => stream.take_error(),
+            Self::Stream(stream) => stream.take_error(),
         }
     }
 }

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::apps::{echoed, expect_reset};
-use crate::live::{ALL, Http2, Live, asked, policy, switched};
+use crate::live::{ALL, Http2, Live, Switch, asked, policy, switched};
 use crate::sidecar::eventually;
 
 const REFUND: &str = r#""POST /refund""#;
@@ -82,15 +82,17 @@ async fn a_grpc_stream_is_reset_and_its_neighbours_go_on() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_reset_at_the_caller_and_others_go_on() {
-    let live = Live::new().await;
-    let mut orders = switched(live.orders.outbound.unwrap()).await;
-    let mut reports = switched(live.reports.outbound.unwrap()).await;
-    live.payments.apply(&policy(Some(REFUND), Some(ALL)));
-    expect_reset(&mut orders).await;
-    echoed(&mut reports).await.unwrap();
-    live.payments.apply(&policy(None, None));
-    expect_reset(&mut reports).await;
+async fn what_has_switched_is_reset_at_the_caller_and_others_go_on() {
+    for switch in Switch::BOTH {
+        let live = Live::new().await;
+        let mut orders = switched(live.orders.outbound.unwrap(), switch).await;
+        let mut reports = switched(live.reports.outbound.unwrap(), switch).await;
+        live.payments.apply(&policy(Some(REFUND), Some(ALL)));
+        expect_reset(&mut orders).await;
+        echoed(&mut reports).await.unwrap();
+        live.payments.apply(&policy(None, None));
+        expect_reset(&mut reports).await;
+    }
 }
 
 #[tokio::test]

@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 
 use crate::apps::{App, expect_reset};
 use crate::authority::{Authority, Validity, id};
-use crate::live::{ALL, Http2, Live, asked, policy, switched};
+use crate::live::{ALL, Http2, Live, Switch, asked, policy, switched};
 use crate::sidecar::eventually;
 
 #[tokio::test]
 async fn a_root_that_is_no_longer_trusted_takes_its_streams_and_sockets_with_it() {
     let live = Live::new().await;
-    let mut socket = switched(live.orders.outbound.unwrap()).await;
+    let mut socket = switched(live.orders.outbound.unwrap(), Switch::WebSocket).await;
     let mut stream = Http2::through(&live.orders).await.open("/charge").await;
     let mut idle = live.direct("orders", b"http/1.1").await;
     assert_eq!(asked(&mut idle, "POST /charge").await.unwrap(), 200);

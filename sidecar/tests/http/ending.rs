@@ -6,7 +6,7 @@ use postern_sidecar::config::Http;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::apps::{App, echoed};
-use crate::live::{Http2, Live, asked, switched};
+use crate::live::{Http2, Live, Switch, asked, switched};
 use crate::sidecar::eventually;
 
 #[tokio::test]
@@ -78,14 +78,16 @@ async fn an_http_2_connection_finishes_its_streams_and_takes_no_more() {
 }
 
 #[tokio::test]
-async fn a_websocket_goes_on_until_it_ends() {
-    let live = Live::new().await;
-    let mut socket = switched(live.orders.outbound.unwrap()).await;
-    live.payments.stop.cancel();
-    live.orders.stop.cancel();
-    echoed(&mut socket).await.unwrap();
-    socket.shutdown().await.unwrap();
-    assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
-    live.orders.all_ended().await;
-    live.payments.all_ended().await;
+async fn what_has_switched_goes_on_until_it_ends() {
+    for switch in Switch::BOTH {
+        let live = Live::new().await;
+        let mut socket = switched(live.orders.outbound.unwrap(), switch).await;
+        live.payments.stop.cancel();
+        live.orders.stop.cancel();
+        echoed(&mut socket).await.unwrap();
+        socket.shutdown().await.unwrap();
+        assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
+        live.orders.all_ended().await;
+        live.payments.all_ended().await;
+    }
 }

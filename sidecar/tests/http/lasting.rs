@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::apps::{App, echoed, expect_reset};
 use crate::clock::SetClock;
-use crate::live::{Http2, Live, asked, echo, switched};
+use crate::live::{Http2, Live, Switch, accept_of, asked, echo, switched};
 use crate::short::line;
 use crate::sidecar::{Sidecar, eventually};
 
@@ -46,8 +46,10 @@ async fn what_streams_is_reset_soon_after_its_connection_is_too_old() {
         .await;
         let mut http1 = streaming(&live).await;
         let mut http2 = Http2::through(&live.orders).await.open("/charge").await;
-        let mut socket = switched(live.orders.outbound.unwrap()).await;
+        let mut upgraded = switched(live.orders.outbound.unwrap(), Switch::Upgrade).await;
+        let mut socket = switched(live.orders.outbound.unwrap(), Switch::WebSocket).await;
         look_after(&live.payments, Duration::ZERO).await;
+        echoed(&mut upgraded).await.unwrap();
         echoed(&mut socket).await.unwrap();
         http2.echoed().await.unwrap();
         if age == MaxAge::Svid {
@@ -57,6 +59,7 @@ async fn what_streams_is_reset_soon_after_its_connection_is_too_old() {
         look_after(&live.payments, HOUR + Duration::from_secs(3)).await;
         expect_reset(&mut http1).await;
         http2.expect_reset().await;
+        expect_reset(&mut upgraded).await;
         expect_reset(&mut socket).await;
         eventually("nothing is left", || (live.payments.live() == 0).then_some(())).await;
         let text = live.payments.plane.metrics.text().unwrap();
@@ -88,12 +91,14 @@ async fn the_caller_looks_at_the_age_of_its_connections_too() {
     })
     .await;
     let mut http2 = Http2::through(&live.orders).await.open("/charge").await;
-    let mut socket = switched(live.orders.outbound.unwrap()).await;
+    let mut socket = switched(live.orders.outbound.unwrap(), Switch::WebSocket).await;
+    let mut upgraded = switched(live.orders.outbound.unwrap(), Switch::Upgrade).await;
     look_after(&live.orders, HOUR).await;
     http2.echoed().await.unwrap();
     look_after(&live.orders, HOUR + Duration::from_secs(3)).await;
     http2.expect_reset().await;
     expect_reset(&mut socket).await;
+    expect_reset(&mut upgraded).await;
 }
 
 #[tokio::test]
@@ -101,20 +106,21 @@ async fn an_upgraded_connection_on_which_nothing_moves_is_cut_and_one_that_moves
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let short = Duration::from_secs(1);
-    for (limits, half_closed, reason) in [
-        (Limits { idle_timeout: short, ..Limits::default() }, false, "idle_timeout"),
-        (Limits { half_closed_timeout: short, ..Limits::default() }, true, "half_closed_timeout"),
-    ] {
+    let idle = Limits { idle_timeout: short, ..Limits::default() };
+    let half = Limits { half_closed_timeout: short, ..Limits::default() };
+    for (switch, limits, half_closed, reason) in Switch::BOTH.into_iter().flat_map(|switch| {
+        [(switch, idle, false, "idle_timeout"), (switch, half, true, "half_closed_timeout")]
+    }) {
         let to = AccessLogConfig { to: AccessLogTarget::File(log.clone()), lines_waiting_max: 10 };
         let live = Live::with_payments(swallowing().await, |payments| {
             (payments.limits, payments.access_log) = (limits, Some(to));
         })
         .await;
-        let mut quiet = upgraded(&live).await;
+        let mut quiet = upgraded(&live, switch).await;
         if half_closed {
             quiet.shutdown().await.unwrap();
         }
-        let mut busy = upgraded(&live).await;
+        let mut busy = upgraded(&live, switch).await;
         let moving = async {
             loop {
                 tokio::time::sleep(short / 10).await;
@@ -139,18 +145,24 @@ async fn swallowing() -> App {
         while !request.ends_with(b"\r\n\r\n") {
             stream.read_buf(&mut request).await?;
         }
-        let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-        stream.write_all(head).await?;
+        let request = String::from_utf8(request).unwrap();
+        let key = request.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
+        let accept = key.map(|key| format!("sec-websocket-accept: {}\r\n", accept_of(key)));
+        let protocol = if key.is_some() { "websocket" } else { "echo" };
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n{}\r\n",
+            accept.unwrap_or_default()
+        );
+        stream.write_all(head.as_bytes()).await?;
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
         std::future::pending().await
     })
     .await
 }
 
-async fn upgraded(live: &Live) -> TcpStream {
+async fn upgraded(live: &Live, switch: Switch) -> TcpStream {
     let mut stream = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
-    let head = "GET /socket HTTP/1.1\r\nhost: payments\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(switch.request().as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(stream.read_u8().await.unwrap());

@@ -5,8 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty, StreamBody};
@@ -18,6 +20,7 @@ use hyper_util::server::conn::auto;
 use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
 use postern_proto::policy::Protocol;
 use postern_sidecar::config::{AccessLogConfig, Http};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -143,6 +146,10 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S)
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             response.headers_mut().insert(CONNECTION, UPGRADE.as_str().parse().unwrap());
             response.headers_mut().insert(UPGRADE, protocol);
+            if let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) {
+                let accept = accept_of(key.to_str().unwrap());
+                response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept.parse().unwrap());
+            }
             Ok(response)
         }
     });
@@ -273,11 +280,43 @@ pub async fn asked<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &
     }
 }
 
+/// What a server answers to the key of a WebSocket (RFC 6455 §4.2.2).
+pub fn accept_of(key: &str) -> String {
+    let digest =
+        digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
+    STANDARD.encode(digest)
+}
+
+/// How a connection of HTTP/1.1 becomes something else on its way to the called side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// By an upgrade of a connection of its own.
+    Upgrade,
+    /// As a stream of the connection that all share.
+    WebSocket,
+}
+
+impl Switch {
+    pub const BOTH: [Self; 2] = [Self::Upgrade, Self::WebSocket];
+
+    /// A request that asks for it.
+    pub fn request(self) -> String {
+        let (protocol, key) = match self {
+            Self::Upgrade => ("echo", ""),
+            Self::WebSocket => {
+                ("websocket", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n")
+            }
+        };
+        format!(
+            "GET /socket HTTP/1.1\r\nhost: payments\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n{key}\r\n"
+        )
+    }
+}
+
 /// An HTTP/1.1 connection that has switched to another protocol, echoing.
-pub async fn switched(address: SocketAddr) -> TcpStream {
+pub async fn switched(address: SocketAddr, switch: Switch) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = "GET /socket HTTP/1.1\r\nhost: payments\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(switch.request().as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(stream.read_u8().await.unwrap());

@@ -50,3 +50,4 @@ mod stream_limits;
 mod taking_back;
 mod upgrading;
 mod upstreams;
+mod websockets;

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
+use crate::http::duplex::GivenUp;
+
 /// Sends a body. A body that breaks resets the stream, and so does a pipe that is dropped before its end.
 #[derive(Debug)]
 pub(super) struct Pipe<B> {
@@ -97,8 +99,12 @@ where
 /// The code with which a stream is reset whose body broke: that of the stream from which it came, if there is one that
 /// says so. NO_ERROR would be taken for an end.
 fn reason_of(error: &(dyn Error + 'static)) -> Reason {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    let mut streams = causes.filter_map(|error| error.downcast_ref::<h2::Error>());
+    let causes = || std::iter::successors(Some(error), |error| (*error).source());
+    // Of what is no HTTP any more (RFC 8441 §5).
+    if causes().any(|error| error.is::<GivenUp>()) {
+        return Reason::CANCEL;
+    }
+    let mut streams = causes().filter_map(|error| error.downcast_ref::<h2::Error>());
     match streams.next().filter(|error| error.is_reset()).and_then(h2::Error::reason) {
         Some(Reason::NO_ERROR) => Reason::CANCEL,
         Some(reason) => reason,

@@ -151,6 +151,17 @@ impl Leased {
         matches!(&self.sender, Sender::Single(Some(single)) if single.kept)
     }
 
+    /// Whether a WebSocket may be asked for on it by an extended CONNECT.
+    pub(in crate::http) fn takes_websockets(&self) -> bool {
+        matches!(&self.sender, Sender::Shared(shared) if shared.end.says.takes_extended_connect())
+    }
+
+    /// It carried no request.
+    pub(in crate::http) fn unused(self) {
+        self.permit.answered.store(true, Ordering::Relaxed);
+        self.give_back();
+    }
+
     /// Whether requests on it are HTTP/2's.
     pub(in crate::http) fn is_shared(&self) -> bool {
         matches!(self.sender, Sender::Shared(_))

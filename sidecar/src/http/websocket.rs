@@ -1,0 +1,132 @@
+//! WebSockets in both versions of HTTP: an upgrade of HTTP/1.1 (RFC 6455 §4), an extended CONNECT of HTTP/2 (RFC 8441).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use h2::ext::Protocol;
+use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use http::{Method, Request, StatusCode};
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::failure::Failure;
+use super::upgrade::name_protocol;
+
+pub(super) const WEBSOCKET: &str = "websocket";
+/// RFC 6455 §1.3.
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const KEY_BYTES: usize = 16;
+
+/// Marks a request that came as an extended CONNECT.
+#[derive(Debug, Clone, Copy)]
+struct ExtendedConnect;
+
+/// Makes an extended CONNECT for a WebSocket the GET that it is in HTTP/1.1, so that the policy has one name for both.
+pub(super) fn from_extended_connect<B>(request: &mut Request<B>) {
+    let is_websocket = request
+        .extensions()
+        .get::<Protocol>()
+        .is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case(WEBSOCKET));
+    if *request.method() == Method::CONNECT && is_websocket {
+        request.extensions_mut().remove::<Protocol>();
+        *request.method_mut() = Method::GET;
+        request.extensions_mut().insert(ExtendedConnect);
+    }
+}
+
+/// Whether a request came as an extended CONNECT for a WebSocket.
+pub(super) fn is_extended_connect<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<ExtendedConnect>().is_some()
+}
+
+/// Makes a request an extended CONNECT (RFC 8441 §4). Key and accept are of HTTP/1.1 alone (§5).
+pub(super) fn into_extended_connect<B>(request: &mut Request<B>) {
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static(WEBSOCKET));
+    request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+}
+
+/// The key of a handshake over HTTP/1.1 that could as well be an extended CONNECT: one for a WebSocket and nothing else.
+pub(super) fn key<B>(request: &Request<B>, offer: &HeaderValue) -> Option<HeaderValue> {
+    let is_websocket = offer.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+    let is_handshake = is_websocket && *request.method() == Method::GET;
+    request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake).cloned()
+}
+
+/// Makes the fields of a request those of a handshake over HTTP/1.1, and returns its key.
+pub(super) fn ask(headers: &mut HeaderMap) -> Result<HeaderValue, Failure> {
+    let mut nonce = [0; KEY_BYTES];
+    let key = SystemRandom::new()
+        .fill(&mut nonce)
+        .ok()
+        .and_then(|()| HeaderValue::try_from(STANDARD.encode(nonce)).ok())
+        .ok_or_else(|| {
+            Failure::broken("this machine gives no random bytes for a WebSocket's key".to_owned())
+        })?;
+    name_protocol(headers, HeaderValue::from_static(WEBSOCKET));
+    headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+    headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+    Ok(key)
+}
+
+/// Whether an answer over HTTP/1.1 proves that its server has understood the handshake with this key.
+pub(super) fn is_accepted(answer: &HeaderMap, key: &HeaderValue) -> bool {
+    answer.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| accept.as_bytes() == accept_of(key).as_bytes())
+}
+
+/// Makes the fields of an answer over HTTP/2 those of one over HTTP/1.1 to the handshake with this key.
+pub(super) fn accept(answer: &mut HeaderMap, key: &HeaderValue) {
+    name_protocol(answer, HeaderValue::from_static(WEBSOCKET));
+    if let Ok(accept) = HeaderValue::try_from(accept_of(key)) {
+        answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+}
+
+/// RFC 6455 §4.2.2.
+fn accept_of(key: &HeaderValue) -> String {
+    let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    digest.update(key.as_bytes());
+    digest.update(ACCEPT_GUID);
+    STANDARD.encode(digest.finish())
+}
+
+/// An answer that is a success over HTTP/2, but has not switched over HTTP/1.1, would be taken for a WebSocket.
+pub(super) fn not_switched(status: StatusCode) -> Failure {
+    Failure::broken(format!("{status} is no answer to a WebSocket's handshake (RFC 6455 §4.2.2)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_of_the_standards_example_is_its_own() {
+        let (key, mut answer) = (HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="), HeaderMap::new());
+        accept(&mut answer, &key);
+        assert_eq!(answer[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "RFC 6455 §1.3");
+        assert!(is_accepted(&answer, &key));
+        assert!(!is_accepted(&answer, &HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA==")));
+        assert!(!is_accepted(&HeaderMap::new(), &key));
+    }
+
+    #[test]
+    fn each_key_is_new_and_the_clients_version_stays() {
+        let mut headers = HeaderMap::new();
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("8"));
+        let (one, other) = (ask(&mut headers).unwrap(), ask(&mut headers).unwrap());
+        assert_ne!(one, other);
+        assert_eq!(STANDARD.decode(other.as_bytes()).unwrap().len(), KEY_BYTES);
+        assert_eq!(headers[SEC_WEBSOCKET_VERSION], "8");
+    }
+
+    #[test]
+    fn only_the_handshake_of_a_websocket_alone_has_a_key() {
+        let mut request = Request::new(());
+        let offer = HeaderValue::from_static("WebSocket");
+        assert_eq!(key(&request, &offer), None, "no key");
+        request.headers_mut().insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("k"));
+        assert_eq!(key(&request, &offer).unwrap(), "k");
+        assert_eq!(key(&request, &HeaderValue::from_static("websocket, foo")), None);
+        *request.method_mut() = Method::POST;
+        assert_eq!(key(&request, &offer), None);
+    }
+}
