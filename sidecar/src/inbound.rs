@@ -64,7 +64,8 @@ impl InboundServer {
         let idle = Arc::new(Pending::new(idle_max, Gauge::default()));
         let shares = plane.shares.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
-        let app = plane.upstreams(Direction::Inbound, index, std::slice::from_ref(&inbound.app));
+        let series = plane.metrics.series.listener(Direction::Inbound, &inbound.name);
+        let app = plane.upstreams(series, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
             .then(|| Arc::new(HttpInbound::new(plane.clone(), inbound.clone(), app.clone())));
         Self { plane, index, inbound, app, pending, idle, shares, http }

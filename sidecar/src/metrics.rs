@@ -4,6 +4,7 @@ mod exposition;
 mod histogram;
 mod labels;
 mod levels;
+mod pool;
 mod requests;
 mod series;
 
@@ -28,6 +29,7 @@ use histogram::DURATION_BOUNDS;
 use labels::{ByDirection, ByHandshake, ByReason, ByResult, ByTunnel};
 pub use labels::{Direction, HandshakeResult, RefusalLabels};
 pub use levels::Levels;
+pub use pool::{CountIdle, DialResult, PooledConnection};
 pub use requests::RequestClass;
 pub use series::{ListenerSeries, OTHER_PEERS, PeerSeries, SeriesRegister, UNKNOWN_PEER};
 

@@ -51,10 +51,11 @@ pub struct OutboundServer {
 
 impl OutboundServer {
     pub fn new(plane: Arc<Plane>, index: usize, outbound: Outbound) -> Self {
-        let upstreams = plane.upstreams(Direction::Outbound, index, &outbound.to);
+        let series = plane.metrics.series.listener(Direction::Outbound, &outbound.target.to_string());
+        let upstreams = plane.upstreams(series.clone(), index, &outbound.to);
         let http = (outbound.protocol == Protocol::Http)
             .then(|| HttpOutbound::new(upstreams.clone(), &plane.config.http));
-        let pool = plane.pool(outbound.target.to_string());
+        let pool = plane.pool(&series);
         Self { plane, index, outbound, upstreams, http, pool, slots: HandshakeSlots::default() }
     }
 

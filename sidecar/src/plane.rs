@@ -2,7 +2,7 @@
 
 mod watching;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, REVOKED};
@@ -20,7 +20,7 @@ use crate::credentials::{CredentialStore, Credentials};
 use crate::descriptors;
 use crate::listen::ListenAddresses;
 use crate::live::{OwnService, Register};
-use crate::metrics::{Direction, Metrics};
+use crate::metrics::{Direction, ListenerSeries, Metrics};
 use crate::policy_store::PolicyStore;
 use crate::refusals::Refusals;
 use crate::revoked::Revoked;
@@ -86,9 +86,9 @@ impl Plane {
     }
 
     /// The addresses behind the listener with this number, which `/status` shows from now on.
-    pub fn upstreams(&self, direction: Direction, listener: usize, to: &[HostPort]) -> Arc<Upstreams> {
+    pub fn upstreams(&self, series: Arc<ListenerSeries>, listener: usize, to: &[HostPort]) -> Arc<Upstreams> {
         let (limits, name_servers) = (self.config.limits, self.name_servers.clone());
-        let upstreams = Upstreams::new(to, direction, limits, name_servers, self.metrics.clone());
+        let upstreams = Upstreams::new(to, series, limits, name_servers, self.metrics.clone());
         self.upstreams.enter(listener, &upstreams);
         upstreams
     }
@@ -115,10 +115,12 @@ impl Plane {
         }
     }
 
-    /// A pool of tunnels to `service`, which `/connections` shows.
-    pub fn pool(&self, service: String) -> Arc<Pool> {
+    /// A pool of tunnels of this outbound, which `/connections` shows.
+    pub fn pool(&self, series: &ListenerSeries) -> Arc<Pool> {
         let pool = Arc::new(Pool::new(self.config.tunnels));
-        self.pools.enter(service, &pool);
+        self.pools.enter(series.listener.clone(), &pool);
+        let counted: Weak<Pool> = Arc::downgrade(&pool);
+        series.pool.enter(counted);
         pool
     }
 

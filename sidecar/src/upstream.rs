@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 use crate::config::{HostPort, Limits};
 use crate::dial::{DialError, Progress, Won, race};
 use crate::holder::in_one_line;
-use crate::metrics::{Direction, Metrics};
+use crate::metrics::{DialResult, ListenerSeries, Metrics};
 pub use attempt::{Attempt, Leased};
 use choice::{Address, AddressId, Choice, Listing, Picked, Record};
 use lookup::{NameServers, OTHER_FAMILY_DELAY, OTHER_FAMILY_DELAY_UNHURRIED};
@@ -56,6 +56,11 @@ impl ConnectError {
             Self::Resolve { .. } => false,
             Self::Dial(errors) => errors.iter().all(DialError::is_local),
         }
+    }
+
+    /// As which the dial counts.
+    pub fn dial_result(&self) -> DialResult {
+        if self.is_local() { DialResult::LocalFault } else { DialResult::Failed }
     }
 }
 
@@ -103,7 +108,8 @@ pub(crate) struct KnownAddress {
 /// The addresses of one place.
 #[derive(Debug)]
 pub struct Upstreams {
-    direction: Direction,
+    /// Of the listener that leads to them.
+    pub(crate) series: Arc<ListenerSeries>,
     limits: Limits,
     name_servers: NameServers,
     metrics: Arc<Metrics>,
@@ -126,7 +132,7 @@ struct State {
 impl Upstreams {
     pub fn new(
         to: &[HostPort],
-        direction: Direction,
+        series: Arc<ListenerSeries>,
         limits: Limits,
         name_servers: NameServers,
         metrics: Arc<Metrics>,
@@ -136,7 +142,7 @@ impl Upstreams {
         state.take_over_addresses();
         let (state, changed) = (Mutex::new(state), watch::Sender::default());
         let (version, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
-        Arc::new(Self { direction, limits, name_servers, metrics, state, version, waiting, changed })
+        Arc::new(Self { series, limits, name_servers, metrics, state, version, waiting, changed })
     }
 
     /// Keeps what is known of the names fresh, so that no connection waits for it, until `over`.
@@ -232,10 +238,11 @@ impl Upstreams {
         let random = state.random.next();
         let ejected = state.choice.failed(id, before, now(), random);
         drop(state);
-        self.metrics.upstream_failed(self.direction);
+        let direction = self.series.direction;
+        self.metrics.upstream_failed(direction);
         if let Some(length) = ejected {
-            self.metrics.ejected(self.direction);
-            let direction = self.direction.as_str();
+            self.metrics.ejected(direction);
+            let direction = direction.as_str();
             warn!(direction, %address, ?length, "ejected: it failed again and again");
         }
     }
@@ -243,7 +250,7 @@ impl Upstreams {
     /// Of a host with two addresses, this one answers.
     fn prefer(&self, id: AddressId, at: SocketAddr) {
         if self.state().choice.prefer(id, at) {
-            info!(direction = self.direction.as_str(), address = %at, "answers at its other address");
+            info!(direction = self.series.direction.as_str(), address = %at, "answers at its other address");
         }
     }
 

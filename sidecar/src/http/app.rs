@@ -25,7 +25,7 @@ use crate::config::{AppHttp, Config, Http};
 use crate::holder::in_one_line;
 use crate::refusals::Refusal;
 use crate::upstream::choice::Speaks;
-use crate::upstream::{self, Upstreams};
+use crate::upstream::{self, ConnectError, Upstreams};
 
 /// One app.
 #[derive(Debug)]
@@ -160,6 +160,11 @@ fn failed(failure: Failure) -> DialError {
     DialError::Failed(DialFailure::new(failure, None))
 }
 
+fn unconnected(error: &ConnectError) -> DialError {
+    let failure = Failure::unreachable("app_unreachable", in_one_line(error));
+    DialError::Failed(DialFailure::new(failure, None).counted_as(error.dial_result()))
+}
+
 fn unreachable(error: impl std::error::Error) -> DialError {
     failed(Failure::unreachable("app_unreachable", in_one_line(&error)))
 }
@@ -185,7 +190,7 @@ impl pool::Place for AppPlace {
     }
 
     async fn dial(&self, mut leased: upstream::Leased, kind: Kind, path: Path) -> Result<Dialed, DialError> {
-        let connected = leased.connect().await.map_err(unreachable);
+        let connected = leased.connect().await.map_err(|error| unconnected(&error));
         if connected.is_err() {
             // When it comes back it may be another.
             leased.listing().learn(None);

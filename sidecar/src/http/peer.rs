@@ -24,6 +24,7 @@ use super::watched::Watched;
 use super::{ALPN, ALPN_H1, ALPN_H2};
 use crate::config::Http;
 use crate::holder::in_one_line;
+use crate::metrics::DialResult;
 use crate::outbound::{OutboundServer, Unmet};
 use crate::refusals::Refusal;
 use crate::tls::TlsStream;
@@ -114,14 +115,15 @@ impl PeerPlace {
             Ok(Preface::Http2) => Ok(Dialed::Shared(sender, end)),
             Ok(_) if end.alert.get().is_some() => {
                 let alert = end.alert.get().copied().map(|alert| self.server.of_alert(alert, address));
-                Err(refused(alert.into_iter().collect()))
+                Err(refused(alert.into_iter().collect(), DialResult::Refused))
             }
             Ok(_) => {
                 Err(failed(Failure::broken(format!("{address} ended the connection before it spoke HTTP/2"))))
             }
             Err(_) => {
                 let detail = format!("{address} spoke no HTTP/2 within {:?}", limits.handshake_timeout);
-                Err(refused(vec![self.server.refusal("handshake_timeout", detail, Some(address), None)]))
+                let refusal = self.server.refusal("handshake_timeout", detail, Some(address), None);
+                Err(refused(vec![refusal], DialResult::Failed))
             }
         }
     }
@@ -147,9 +149,11 @@ impl pool::Place for PeerPlace {
         let reached = match Box::pin(server.dial(&mut leased, &registration, alpn)).await {
             Ok(reached) => reached,
             Err(Unmet::Unreached(error)) => {
-                return Err(failed(Failure::unreachable("unreachable", in_one_line(&error))));
+                let failure = Failure::unreachable("unreachable", in_one_line(&error));
+                let failure = DialFailure::new(failure, None).counted_as(error.dial_result());
+                return Err(DialError::Failed(failure));
             }
-            Err(Unmet::Refused(refusal)) => return Err(refused(vec![refusal])),
+            Err(Unmet::Refused(refusal, result)) => return Err(refused(vec![refusal], result)),
         };
         registration.opened();
         let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
@@ -187,9 +191,10 @@ fn failed(failure: Failure) -> DialError {
     DialError::Failed(DialFailure::new(failure, None))
 }
 
-fn refused(refusals: Vec<Refusal>) -> DialError {
+fn refused(refusals: Vec<Refusal>, result: DialResult) -> DialError {
     let failures = refusals.iter().cloned().map(Failure::from).collect();
-    DialError::Failed(DialFailure::new(Failure::joined(failures), refusals.into_iter().next()))
+    let failure = DialFailure::new(Failure::joined(failures), refusals.into_iter().next());
+    DialError::Failed(failure.counted_as(result))
 }
 
 fn broken(error: &dyn std::error::Error) -> DialError {

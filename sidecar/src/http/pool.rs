@@ -10,7 +10,7 @@ mod state;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -20,9 +20,11 @@ use tokio::time::timeout;
 
 use super::failure::Failure;
 use super::tasks::ConnectionTasks;
+use crate::metrics::{CountIdle, DialResult};
 use crate::refusals::Refusal;
 use crate::upstream::choice::Speaks;
 use crate::upstream::{self, Upstreams};
+use endpoint::Endpoint;
 pub(super) use leased::{Dialed, End, Leased, StreamPermit, Unanswered};
 use leased::{Home, ReturnTo, Sender, Shared, Single};
 use state::{Ask, Order, State, Turn};
@@ -101,17 +103,32 @@ pub(super) enum DialError {
     Speaks(Option<Speaks>),
 }
 
+impl DialError {
+    fn result(&self) -> DialResult {
+        match self {
+            Self::Failed(failure) => failure.result,
+            Self::Speaks(_) => DialResult::Failed,
+        }
+    }
+}
+
 /// How a dial failed.
 #[derive(Debug, Clone)]
 pub(super) struct DialFailure {
     failure: Failure,
     /// Told once, whoever hears of it.
     untold: Arc<Mutex<Option<Refusal>>>,
+    result: DialResult,
 }
 
 impl DialFailure {
     pub(super) fn new(failure: Failure, untold: Option<Refusal>) -> Self {
-        Self { failure, untold: Arc::new(Mutex::new(untold)) }
+        Self { failure, untold: Arc::new(Mutex::new(untold)), result: DialResult::Failed }
+    }
+
+    /// Counts it as this.
+    pub(super) fn counted_as(self, result: DialResult) -> Self {
+        Self { result, ..self }
     }
 
     fn take_untold(&self) -> Option<Refusal> {
@@ -163,8 +180,12 @@ impl Drop for Waiting<'_> {
 impl<P: Place> Pool<P> {
     /// Its dials are among these tasks.
     pub(super) fn new(upstreams: Arc<Upstreams>, bounds: Bounds, tasks: ConnectionTasks) -> Arc<Self> {
+        let series = upstreams.series.clone();
         let changes = Arc::new(Changes { count: watch::Sender::default(), upstreams });
-        Arc::new(Self { state: Mutex::default(), bounds, changes, tasks })
+        let pool = Arc::new(Self { state: Mutex::default(), bounds, changes, tasks });
+        let counted: Weak<Self> = Arc::downgrade(&pool);
+        series.pool.enter(counted);
+        pool
     }
 
     /// A connection of this epoch: one that is there and vouched for at `now`, or a new one.
@@ -260,6 +281,8 @@ impl<P: Place> Pool<P> {
         self.tasks.spawn(async move {
             let Some(leased) = place.upstreams().lease(order.id) else { return };
             let dialed = place.dial(leased, kind, order.path).await;
+            let result = dialed.as_ref().map_or_else(DialError::result, |_| DialResult::Ok);
+            place.upstreams().series.pool.dialed(result);
             dial.end(dialed, hand, &place);
         });
     }
@@ -411,6 +434,12 @@ impl<P: Place> Home for Pool<P> {
             let until = Instant::now() + single.idle_for(self.bounds.idle_timeout);
             endpoint.keep_idle(single, until);
         }
+    }
+}
+
+impl<P: Place> CountIdle for Pool<P> {
+    fn idle(&self) -> usize {
+        self.lock().endpoints.iter().map(Endpoint::idle_count).sum()
     }
 }
 

@@ -17,6 +17,7 @@ use super::preface::{ServerSays, SettingsReader};
 use super::upgrade::OverTcp;
 use crate::ending::{alert_in, close_cleanly, reset_on_close};
 use crate::live::{Registration, Traffic};
+use crate::metrics::PooledConnection;
 use crate::upstream::Leased;
 
 /// A connection and who wants to know of it.
@@ -32,6 +33,7 @@ pub(super) struct Watched<S> {
     settings: Option<SettingsReader>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
     leased: Option<Leased>,
+    _counted: Option<PooledConnection>,
     /// Of a peer's connection, which is registered until it is closed: what is read goes to the app.
     registration: Option<Arc<Registration>>,
     /// Told when so many bytes have been read.
@@ -71,6 +73,7 @@ impl<S> Watched<S> {
             settings: None,
             alert: None,
             leased: None,
+            _counted: None,
             registration: None,
             begins: None,
             probe: None,
@@ -110,8 +113,9 @@ impl<S> Watched<S> {
         self
     }
 
-    /// Counts it at the address where it leads.
+    /// Counts it at the address where it leads, and among the connections of its pool.
     pub(super) fn lease(mut self, leased: Leased) -> Self {
+        self._counted = Some(leased.pooled());
         self.leased = Some(leased);
         self
     }

@@ -1,7 +1,7 @@
 //! How the series of listeners and peers are written for Prometheus.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::histogram::DurationHistogram;
+use super::pool::DialResult;
 use super::requests::STATUS_CLASSES;
 use super::series::{ListenerSeries, PeerSeries, SeriesRegister};
 
@@ -23,6 +24,7 @@ impl Collector for SeriesRegister {
         let (listeners, peers) = (self.listeners(), self.peers());
         let mut families = Families(encoder);
         families.connections(self, &listeners, &peers)?;
+        families.pools(&listeners)?;
         families.requests(&listeners, &peers)
     }
 }
@@ -37,7 +39,7 @@ impl Families<'_> {
         self.gauges(
             "active_connections",
             "Connections that carry something now, or are in their handshake.",
-            listeners.iter().map(|one| (one.labels(), &one.connections_active)),
+            listeners.iter().map(|one| (one.labels(), one.connections_active.load(Ordering::Relaxed))),
         )?;
         self.counters(
             "connections",
@@ -70,11 +72,27 @@ impl Families<'_> {
         family.encode_counter::<NoExemplar, _, u64>(&all.overflowed(), None)
     }
 
+    fn pools(&mut self, listeners: &[Arc<ListenerSeries>]) -> std::fmt::Result {
+        let with_pool = || listeners.iter().filter(|one| one.pool.has_pool());
+        let connections = with_pool().flat_map(|one| {
+            let ([direction, listener], connections) = (one.labels(), one.pool.connections());
+            [("active", connections.active), ("idle", connections.idle)]
+                .map(|(state, count)| ([direction, listener, ("state", state)], count))
+        });
+        self.gauges("pool_connections", "Connections that outlast what they carry.", connections)?;
+        let dials = with_pool().flat_map(|one| {
+            let [direction, listener] = one.labels();
+            DialResult::ALL
+                .map(|result| ([direction, listener, ("result", result.as_str())], one.pool.dials(result)))
+        });
+        self.counters("pool_dials", "Dials of new connections for the pool, by how they ended.", dials)
+    }
+
     fn requests(&mut self, listeners: &[Arc<ListenerSeries>], peers: &[Arc<PeerSeries>]) -> std::fmt::Result {
         self.gauges(
             "http_active_requests",
             "Requests under way.",
-            listeners.iter().map(|one| (one.labels(), &one.requests_active)),
+            listeners.iter().map(|one| (one.labels(), one.requests_active.load(Ordering::Relaxed))),
         )?;
         let counts = |one: &'_ Arc<PeerSeries>| one.requests.counts().collect::<Vec<_>>();
         let counted: Vec<_> = peers.iter().map(|one| (one.labels(), counts(one))).collect();
@@ -128,11 +146,11 @@ impl Families<'_> {
         Ok(())
     }
 
-    fn gauges<'s, S: EncodeLabelSet>(
+    fn gauges<S: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,
-        all: impl Iterator<Item = (S, &'s AtomicI64)>,
+        all: impl Iterator<Item = (S, i64)>,
     ) -> std::fmt::Result {
         let mut all = all.peekable();
         if all.peek().is_none() {
@@ -140,7 +158,7 @@ impl Families<'_> {
         }
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, level) in all {
-            family.encode_family(&labels)?.encode_gauge(&level.load(Ordering::Relaxed))?;
+            family.encode_family(&labels)?.encode_gauge(&level)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Direction;
 use super::histogram::{DURATION_BOUNDS, DurationHistogram, SHARE_BOUNDS};
+use super::pool::PoolSeries;
 use super::requests::{RequestClass, RequestCounts, STATUS_CLASSES};
 use crate::config::PEER_SERIES_DEFAULT;
 
@@ -54,6 +55,7 @@ pub struct ListenerSeries {
     pub request_duration: [DurationHistogram; STATUS_CLASSES.len()],
     /// What the sidecar took of the time until the answer's head was passed on.
     pub request_share: DurationHistogram,
+    pub pool: PoolSeries,
 }
 
 /// What is counted of one peer at one listener.
@@ -143,6 +145,7 @@ impl ListenerSeries {
             requests_active: AtomicI64::new(0),
             request_duration: std::array::from_fn(|_| duration()),
             request_share: share(),
+            pool: PoolSeries::default(),
         }
     }
 

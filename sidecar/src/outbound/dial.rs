@@ -18,7 +18,7 @@ use crate::credentials::Credentials;
 use crate::dial::{Progress, Won, race};
 use crate::ending::alert_in;
 use crate::live::Registration;
-use crate::metrics::{Direction, HandshakeResult};
+use crate::metrics::{DialResult, Direction, HandshakeResult};
 use crate::plane::Plane;
 use crate::refusals::Refusal;
 use crate::tls::{self, BrokenHandshake, Secured};
@@ -53,8 +53,8 @@ pub(super) enum Found<K> {
 pub(crate) enum Unmet {
     /// Nobody answers.
     Unreached(ConnectError),
-    /// We refuse who is there, or the other way round.
-    Refused(Refusal),
+    /// We refuse who is there, or the other way round; and as which the dial counts.
+    Refused(Refusal, DialResult),
 }
 
 /// Notes that an address is dialled now. What has only waited for its turn says nothing about the address.
@@ -77,13 +77,14 @@ impl OutboundServer {
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
     ) -> Result<Box<Reached>, Unmet> {
+        let own = self.plane.valid_credentials();
         let credentials =
-            self.plane.valid_credentials().map_err(|denial| Unmet::Refused(self.of_denial(denial)))?;
+            own.map_err(|denial| Unmet::Refused(self.of_denial(denial), DialResult::LocalFault))?;
         let address = leased.address();
         let permit = match self.turn(address, &|_| None::<std::convert::Infallible>).await {
             Turn::Kept(never) => match never {},
             Turn::Dial(permit) => permit,
-            Turn::Stuck => return Err(Unmet::Refused(self.of_stuck(address))),
+            Turn::Stuck => return Err(Unmet::Refused(self.of_stuck(address), DialResult::Failed)),
         };
         // Boxed, so that the handshake's state is gone while bytes are carried.
         match Box::pin(self.reach(leased, (&credentials, registration, alpn), &Progress::default())).await {
@@ -97,7 +98,8 @@ impl OutboundServer {
                 if !matches!(failure, Failure::Config(_)) {
                     leased.failed();
                 }
-                Err(Unmet::Refused(self.of_failure(failure, address).await))
+                let result = failure.dial_result();
+                Err(Unmet::Refused(self.of_failure(failure, address).await, result))
             }
         }
     }
@@ -125,6 +127,7 @@ impl OutboundServer {
         }
         let (progress, dialed) = (Progress::default(), Mutex::default());
         let (own, kept, progress, dialed) = (&credentials, &kept, &progress, &dialed);
+        let dials = &self.upstreams.series.pool;
         let attempts = stream::unfold((Some(first), &mut attempt), |(first, attempt)| async move {
             let mut leased = match first {
                 Some(first) => first,
@@ -135,15 +138,22 @@ impl OutboundServer {
                 let permit = match self.turn(address, kept).await {
                     Turn::Kept(kept) => return Ok((Found::Kept(kept), leased)),
                     Turn::Dial(permit) => permit,
-                    Turn::Stuck => return Err(FailedAttempt { id, error: Err(self.of_stuck(address)) }),
+                    Turn::Stuck => {
+                        dials.dialed(DialResult::Failed);
+                        return Err(FailedAttempt { id, error: Err(self.of_stuck(address)) });
+                    }
                 };
                 begin(dialed, id);
                 match self.reach(&mut leased, (own, registration, alpn), progress).await {
                     Ok(reached) => {
                         permit.succeeded();
+                        dials.dialed(DialResult::Ok);
                         Ok((Found::New(reached), leased))
                     }
-                    Err(failure) => Err(self.failed(failure, leased).await),
+                    Err(failure) => {
+                        dials.dialed(failure.dial_result());
+                        Err(self.failed(failure, leased).await)
+                    }
                 }
             };
             // Boxed, so that the handshake's state is gone while bytes are relayed.

@@ -20,7 +20,7 @@ use crate::config::Target;
 use crate::ending::alert_in;
 use crate::ending::farewell;
 use crate::holder::in_one_line;
-use crate::metrics::Direction;
+use crate::metrics::{DialResult, Direction};
 use crate::refusals::{Called, Refusal, explain_command};
 use crate::tls::TlsStream;
 use crate::upstream::{ConnectError, Unreached};
@@ -45,6 +45,19 @@ pub(super) enum Failure {
     TooLate(Duration),
     /// Nobody answers.
     Unreached(ConnectError),
+}
+
+impl Failure {
+    /// As which the dial counts.
+    pub(super) fn dial_result(&self) -> DialResult {
+        match self {
+            Self::Config(_) => DialResult::LocalFault,
+            Self::Judged { .. } => DialResult::Refused,
+            Self::Handshake(error) if alert_in(error).is_some() => DialResult::Refused,
+            Self::Handshake(_) | Self::TooLate(_) => DialResult::Failed,
+            Self::Unreached(error) => error.dial_result(),
+        }
+    }
 }
 
 impl OutboundServer {

@@ -140,7 +140,7 @@ impl OutboundServer {
                 tunnel
             }
             Found::New(reached) if reached.secured.alpn.as_deref() == Some(ALPN) => {
-                let tunnel = self.tunnel(reached, address, registration);
+                let tunnel = self.tunnel(reached, &leased, registration);
                 self.plane.metrics.leased("new");
                 tunnel.ok_or_else(|| vec![self.of_nobody(address)])?
             }
@@ -207,7 +207,7 @@ impl OutboundServer {
     fn tunnel(
         &self,
         reached: Box<Reached>,
-        address: SocketAddr,
+        leased: &Leased,
         registration: &Arc<Registration>,
     ) -> Option<Box<Tunnel>> {
         let Reached { secured: Secured { stream, exporter, .. }, generation, .. } = *reached;
@@ -216,7 +216,7 @@ impl OutboundServer {
         let who = (peer.id().clone(), generation);
         let mut wire = Wire::new(stream, Role::Caller);
         wire.vouch(Vouching::new(Role::Caller, exporter, self.plane.clone(), who, to));
-        Some(Box::new(Tunnel::new(wire, peer, address, generation)))
+        Some(Box::new(Tunnel::new(wire, peer, leased.address(), generation, leased.pooled())))
     }
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::retired::Retired;
 use super::wire::Wire;
 use crate::config::Tunnels;
+use crate::metrics::{CountIdle, PooledConnection};
 
 /// Of one pool `/connections` shows at most so many tunnels.
 pub const TUNNELS_SHOWN_MAX: usize = 100;
@@ -25,11 +26,18 @@ pub struct Tunnel {
     pub generation: u64,
     born: Instant,
     leases: u64,
+    _counted: PooledConnection,
 }
 
 impl Tunnel {
-    pub fn new(wire: Wire, peer: VerifiedSvid, address: SocketAddr, generation: u64) -> Self {
-        Self { wire, peer, address, generation, born: Instant::now(), leases: 0 }
+    pub fn new(
+        wire: Wire,
+        peer: VerifiedSvid,
+        address: SocketAddr,
+        generation: u64,
+        counted: PooledConnection,
+    ) -> Self {
+        Self { wire, peer, address, generation, born: Instant::now(), leases: 0, _counted: counted }
     }
 
     /// Whether it has carried no connection of the app yet.
@@ -144,11 +152,6 @@ impl Pool {
         all.is_empty()
     }
 
-    /// How many there are.
-    pub fn idle(&self) -> usize {
-        self.lock().len()
-    }
-
     /// As `/connections` shows them, up to [`TUNNELS_SHOWN_MAX`].
     fn shown(&self) -> Value {
         let (now, idle) = (Instant::now(), self.lock());
@@ -173,5 +176,11 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Box<Tunnel>, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CountIdle for Pool {
+    fn idle(&self) -> usize {
+        self.lock().len()
     }
 }

@@ -11,6 +11,7 @@ use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
 use crate::config::Limits;
 use crate::dial::{self, Bounds};
+use crate::metrics::PooledConnection;
 
 /// A connection tries so many addresses at most,
 pub const ATTEMPTS_MAX: usize = 32;
@@ -141,6 +142,11 @@ impl Leased {
             self.picked.also = Some(std::mem::replace(&mut self.picked.at, also));
             self.upstreams.prefer(self.picked.id, also);
         }
+    }
+
+    /// Counts a connection to it that outlasts what it carries.
+    pub fn pooled(&self) -> PooledConnection {
+        PooledConnection::new(self.upstreams.series.clone())
     }
 
     /// Somebody answers there as hoped.

@@ -24,7 +24,7 @@ impl UpstreamRegister {
     /// These belong to the listener with this number.
     pub fn enter(&self, listener: usize, upstreams: &Arc<Upstreams>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert((upstreams.direction, listener), upstreams.clone());
+        all.insert((upstreams.series.direction, listener), upstreams.clone());
     }
 
     /// As `/status` shows it; `null` for a listener that is not open.

@@ -29,6 +29,7 @@ mod knocking;
 mod lasting;
 mod names;
 mod policy_file;
+mod pool_metrics;
 mod refusing;
 mod sharing;
 mod upstreams;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_sidecar::config::{HostPort, Limits};
-use postern_sidecar::metrics::Direction;
+use postern_sidecar::metrics::{Direction, Metrics};
 use postern_sidecar::upstream::lookup::{
     HOSTS_FILE_TTL, LOOKUP_TIME_MAX, LookupError, NameServers, OTHER_FAMILY_DELAY,
 };
@@ -34,7 +34,9 @@ impl Named {
     fn new(server: &NameServer, port: u16) -> Self {
         let to = HostPort { host: "payments.example".to_owned(), port };
         let limits = Limits { connect_timeout: Duration::from_secs(2), ..Limits::default() };
-        let upstreams = Upstreams::new(&[to], Direction::Outbound, limits, server.asked(), Arc::default());
+        let metrics = Arc::<Metrics>::default();
+        let series = metrics.series.listener(Direction::Outbound, "payments");
+        let upstreams = Upstreams::new(&[to], series, limits, server.asked(), metrics);
         let register = UpstreamRegister::default();
         register.enter(0, &upstreams);
         let (over, mut tasks) = (CancellationToken::new(), JoinSet::new());

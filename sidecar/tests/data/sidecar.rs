@@ -1,6 +1,6 @@
 //! Sidecars under test: the whole data plane with an identity and a policy put in place by the test.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +42,17 @@ port = "api"
 [service.orders]
 [service.reports]
 "#;
+
+/// The labels of the listeners.
+pub const INBOUND: &str = r#"direction="inbound",listener="api""#;
+pub const OUTBOUND: &str = r#"direction="outbound",listener="payments""#;
+/// No TCP connection can be made to all of the network: the kernel has no route for it.
+pub const NO_ROUTE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::BROADCAST), 1);
+
+/// Where nobody listens.
+pub fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
 
 pub struct Sidecar {
     pub plane: Arc<Plane>,
@@ -225,6 +236,25 @@ impl Sidecar {
             newest.as_array().unwrap().iter().find(|told| told["reason"] == reason).cloned()
         })
         .await
+    }
+
+    /// Active and idle connections of the pools of this listener.
+    pub fn pool_connections(&self, listener: &str) -> (u64, u64) {
+        let count = |state| self.metric(&format!("postern_pool_connections{{{listener},state=\"{state}\"}}"));
+        (count("active"), count("idle"))
+    }
+
+    /// Its dials: ok, failed, refused, local fault.
+    pub fn pool_dials(&self, listener: &str) -> [u64; 4] {
+        ["ok", "failed", "refused", "local_fault"]
+            .map(|result| self.metric(&format!("postern_pool_dials_total{{{listener},result=\"{result}\"}}")))
+    }
+
+    /// The value of one series.
+    fn metric(&self, series: &str) -> u64 {
+        let text = self.plane.metrics.text().unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
     }
 
     /// How many connections are live.

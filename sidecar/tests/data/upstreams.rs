@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern_sidecar::config::{HostPort, Limits};
-use postern_sidecar::metrics::Direction;
+use postern_sidecar::metrics::{Direction, Metrics};
 use postern_sidecar::upstream::attempt::{ATTEMPTS_MAX, NEXT_WITHIN};
 use postern_sidecar::upstream::choice::EJECT_AFTER;
 use postern_sidecar::upstream::{UpstreamRegister, Upstreams};
@@ -250,7 +250,9 @@ async fn a_connection_that_is_cut_while_it_is_being_made_counts_nowhere() {
 
 fn upstreams(to: &[SocketAddr]) -> Arc<Upstreams> {
     let to: Vec<HostPort> = to.iter().copied().map(host_port).collect();
-    Upstreams::new(&to, Direction::Outbound, Limits::default(), Default::default(), Arc::default())
+    let metrics = Arc::<Metrics>::default();
+    let series = metrics.series.listener(Direction::Outbound, "payments");
+    Upstreams::new(&to, series, Limits::default(), Default::default(), metrics)
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ mod interim;
 mod lasting;
 mod observing;
 mod peers;
+mod pool_metrics;
 mod short;
 mod spoken;
 mod stream_limits;

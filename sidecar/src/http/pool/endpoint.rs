@@ -115,6 +115,12 @@ impl Endpoint {
         self.shared.len()
     }
 
+    /// Connections that carry nothing now.
+    pub(super) fn idle_count(&self) -> usize {
+        let idle = self.idle.iter().filter(|(single, _)| !single.is_closed()).count();
+        idle + self.shared.iter().filter(|shared| shared.is_idle()).count()
+    }
+
     /// Whether what is being dialed is too little for so many who wait.
     pub(super) fn dials_too_few_for(&self, waiting: usize) -> bool {
         waiting > self.dialing.saturating_mul(self.streams)

@@ -229,6 +229,11 @@ impl Shared {
         !self.sender.is_closed() && self.end.is_good(now)
     }
 
+    /// Whether it is open and carries nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0 && !self.sender.is_closed()
+    }
+
     /// Requests that count now.
     pub(super) fn requests(&self, now: Instant) -> usize {
         let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,8 +288,12 @@ impl Single {
         Self { sender, end, kept: false, keep_alive: None }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     pub(super) fn is_usable(&self, now: OffsetDateTime) -> bool {
-        !self.sender.is_closed() && self.end.is_good(now)
+        !self.is_closed() && self.end.is_good(now)
     }
 }
 
