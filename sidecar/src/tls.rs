@@ -63,6 +63,17 @@ impl TlsStream {
         }
     }
 
+    /// The client's end right after a handshake, with secrets that everybody knows.
+    #[cfg(test)]
+    pub(crate) fn with_known_secrets(tcp: TcpStream) -> Self {
+        let suite = postern_proto::mtls::provider().cipher_suites[0];
+        let secret = |byte: u8| {
+            let of = |bytes| postern_proto::mtls::TrafficSecret::new(suite, &vec![byte; bytes]);
+            [32, 48].into_iter().find_map(of).unwrap()
+        };
+        Self::new(tcp, Records::new(rustls::Side::Client, secret(1), secret(2)).unwrap(), Vec::new())
+    }
+
     /// The connection under it.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp

@@ -7,7 +7,7 @@ use std::time::Instant;
 use postern_proto::identity::VerifiedSvid;
 use serde_json::{Value, json};
 
-use super::retired::Retired;
+use super::retired::RetiredTunnels;
 use super::wire::Wire;
 use crate::config::Tunnels;
 use crate::metrics::{CountIdle, PooledConnection};
@@ -81,14 +81,14 @@ impl PoolRegister {
 #[derive(Debug)]
 pub struct Pool {
     idle: Mutex<Vec<(Box<Tunnel>, Instant)>>,
-    /// The longest retired first; no more than may be idle.
-    retired: Mutex<Vec<Retired>>,
+    /// No more than may be idle.
+    retired: RetiredTunnels,
     limits: Tunnels,
 }
 
 impl Pool {
     pub fn new(limits: Tunnels) -> Self {
-        Self { idle: Mutex::default(), retired: Mutex::default(), limits }
+        Self { idle: Mutex::default(), retired: RetiredTunnels::new(limits.idle_max), limits }
     }
 
     /// A tunnel for the next lease, of those that are fit for it; those that are broken are thrown away.
@@ -126,11 +126,8 @@ impl Pool {
 
     /// Retires a tunnel that is not used again.
     pub fn end(&self, tunnel: Tunnel) {
-        let Some(retired) = tunnel.wire.retire() else { return };
-        let mut all = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(retired);
-        if all.len() > self.limits.idle_max {
-            all.remove(0);
+        if let Some(retired) = tunnel.wire.retire() {
+            self.retired.push(retired);
         }
     }
 
@@ -147,9 +144,7 @@ impl Pool {
 
     /// Closes the sockets of retired tunnels that the other side has ended, too. Whether none is left.
     pub fn close_retired(&self) -> bool {
-        let (now, mut all) = (Instant::now(), self.retired.lock().unwrap_or_else(PoisonError::into_inner));
-        all.retain_mut(|retired| !retired.is_over(now));
-        all.is_empty()
+        self.retired.close_over(Instant::now())
     }
 
     /// As `/connections` shows them, up to [`TUNNELS_SHOWN_MAX`].
