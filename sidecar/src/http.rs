@@ -60,6 +60,3 @@ const APP_STREAM_WINDOW_BYTES: u32 = 32 * 1024;
 const APP_CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// The largest frame that is taken.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
-/// What the heads of one identity's requests under way may have gained by HPACK: so much more than was sent is written to
-/// the app. Clients that are not out for it gain some hundred bytes a request.
-const EXPANDED_BYTES_PER_PEER_MAX: usize = 4 * 1024 * 1024;

@@ -67,6 +67,10 @@ pub const HTTP2_CONNECTIONS_MAX: usize = 10_000;
 /// `[http] requests_per_peer_max`: requests under way of one identity, over all its connections to one inbound.
 pub const REQUESTS_PER_PEER_DEFAULT: usize = 10_000;
 pub const REQUESTS_PER_PEER_MAX: usize = 1_000_000;
+/// `[http] expanded_bytes_per_peer_max`: what the heads of one identity's requests under way may have gained by HPACK: so
+/// much more than was sent is written to the app. Clients that are not out for it gain some hundred bytes a request.
+pub const EXPANDED_BYTES_PER_PEER_DEFAULT: usize = 4 * 1024 * 1024;
+pub const EXPANDED_BYTES_PER_PEER_MAX: usize = 1024 * 1024 * 1024;
 /// `[http] header_timeout`: from the first byte of a header block to its last.
 pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// `[http] idle_timeout`: a connection without a request.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::raw::RawHttp;
 use super::rules::Rules;
 use super::{
-    HEADER_BYTES_DEFAULT, HEADER_BYTES_MAX, HEADER_TIMEOUT_DEFAULT, HEADERS_DEFAULT, HEADERS_MAX,
-    HTTP2_CONNECTIONS_DEFAULT, HTTP2_CONNECTIONS_MAX, IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX,
-    REQUESTS_PER_PEER_DEFAULT, REQUESTS_PER_PEER_MAX, STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT,
-    STREAMS_MAX, TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT, URI_BYTES_MAX,
+    EXPANDED_BYTES_PER_PEER_DEFAULT, EXPANDED_BYTES_PER_PEER_MAX, HEADER_BYTES_DEFAULT, HEADER_BYTES_MAX,
+    HEADER_TIMEOUT_DEFAULT, HEADERS_DEFAULT, HEADERS_MAX, HTTP2_CONNECTIONS_DEFAULT, HTTP2_CONNECTIONS_MAX,
+    IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, REQUESTS_PER_PEER_DEFAULT, REQUESTS_PER_PEER_MAX,
+    STREAM_IDLE_TIMEOUT_DEFAULT, STREAMS_DEFAULT, STREAMS_MAX, TIMEOUT_MAX, TIMEOUT_MIN, URI_BYTES_DEFAULT,
+    URI_BYTES_MAX,
 };
 
 /// Which HTTP the app of an inbound speaks.
@@ -37,6 +38,8 @@ pub struct Http {
     pub http2_connections_max: usize,
     /// Requests under way of one identity, over all its connections to one inbound.
     pub requests_per_peer_max: usize,
+    /// By which HPACK may make the heads of one identity's requests under way longer than what was sent of them.
+    pub expanded_bytes_per_peer_max: usize,
     /// From the first byte of a header block to its last.
     pub header_timeout: Duration,
     /// A connection without a request.
@@ -54,6 +57,7 @@ impl Default for Http {
             streams_max: STREAMS_DEFAULT,
             http2_connections_max: HTTP2_CONNECTIONS_DEFAULT,
             requests_per_peer_max: REQUESTS_PER_PEER_DEFAULT,
+            expanded_bytes_per_peer_max: EXPANDED_BYTES_PER_PEER_DEFAULT,
             header_timeout: HEADER_TIMEOUT_DEFAULT,
             idle_timeout: IDLE_TIMEOUT_DEFAULT,
             stream_idle_timeout: STREAM_IDLE_TIMEOUT_DEFAULT,
@@ -72,6 +76,8 @@ impl Rules<'_> {
             self.count("http.http2_connections_max", raw.http2_connections_max, HTTP2_CONNECTIONS_MAX);
         let requests = raw.requests_per_peer_max;
         let requests = self.count("http.requests_per_peer_max", requests, REQUESTS_PER_PEER_MAX);
+        let expanded = raw.expanded_bytes_per_peer_max;
+        let expanded = self.count("http.expanded_bytes_per_peer_max", expanded, EXPANDED_BYTES_PER_PEER_MAX);
         let header = self.duration("http.header_timeout", raw.header_timeout, TIMEOUT_MIN..=TIMEOUT_MAX);
         let idle = self.duration("http.idle_timeout", raw.idle_timeout, TIMEOUT_MIN..=IDLE_TIMEOUT_MAX);
         let stream_idle = self.duration(
@@ -86,6 +92,7 @@ impl Rules<'_> {
             streams_max: streams.unwrap_or(default.streams_max),
             http2_connections_max: connections.unwrap_or(default.http2_connections_max),
             requests_per_peer_max: requests.unwrap_or(default.requests_per_peer_max),
+            expanded_bytes_per_peer_max: expanded.unwrap_or(default.expanded_bytes_per_peer_max),
             header_timeout: header.unwrap_or(default.header_timeout),
             idle_timeout: idle.unwrap_or(default.idle_timeout),
             stream_idle_timeout: stream_idle.unwrap_or(default.stream_idle_timeout),

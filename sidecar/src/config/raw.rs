@@ -127,6 +127,7 @@ pub(super) struct RawHttp {
     pub(super) streams_max: Count,
     pub(super) http2_connections_max: Count,
     pub(super) requests_per_peer_max: Count,
+    pub(super) expanded_bytes_per_peer_max: Count,
     pub(super) header_timeout: Text,
     pub(super) idle_timeout: Text,
     pub(super) stream_idle_timeout: Text,

@@ -85,6 +85,7 @@ fn the_example_parses_and_its_values_are_the_defaults() {
     assert_eq!(config.limits.half_closed_timeout, limits.half_closed_timeout);
     assert_eq!(config.limits.max_connection_age, limits.max_connection_age);
     assert_eq!(config.limits.connect_timeout, limits.connect_timeout);
+    assert_eq!(config.http.expanded_bytes_per_peer_max, Http::default().expanded_bytes_per_peer_max);
     assert_eq!(config.shutdown.drain_delay, shutdown.drain_delay);
     assert_eq!(config.shutdown.drain_deadline, shutdown.drain_deadline);
     assert_eq!(config.log, Log::default());
@@ -353,5 +354,17 @@ fn a_connection_may_get_as_old_as_it_is_written() {
         let config = parse(&format!("{GOOD}[limits]\nmax_connection_age = \"{text}\"\n")).unwrap();
         assert_eq!(config.limits.max_connection_age, age);
         assert_eq!(age.show(), text);
+    }
+}
+
+#[test]
+fn what_compression_may_add_to_the_headers_of_a_peer_has_a_range() {
+    let http = |bytes: usize| parse(&format!("{GOOD}[http]\nexpanded_bytes_per_peer_max = {bytes}\n"));
+    for bytes in [1, EXPANDED_BYTES_PER_PEER_MAX] {
+        assert_eq!(http(bytes).unwrap().http.expanded_bytes_per_peer_max, bytes);
+    }
+    for bytes in [0, EXPANDED_BYTES_PER_PEER_MAX + 1] {
+        let message = refusal(&format!("{GOOD}[http]\nexpanded_bytes_per_peer_max = {bytes}\n"));
+        assert_says(&message, &["http.expanded_bytes_per_peer_max", "from 1 to 1073741824"]);
     }
 }

@@ -24,6 +24,7 @@ use super::body::{Answer, To};
 use super::call::{CallFacts, Calls, OpenCall, RequestRecorder};
 use super::exchange::{ExchangeError, Lend, Prepared};
 use super::failure::Failure;
+use super::fields;
 use super::frames::Streams;
 use super::framing::Heads;
 use super::incoming::Incoming;
@@ -33,7 +34,6 @@ use super::serve::{Session, Speaks, serve};
 use super::target::{self, Bad, Target};
 use super::tasks::ConnectionTasks;
 use super::watched::Watched;
-use super::{EXPANDED_BYTES_PER_PEER_MAX, fields};
 use crate::config::{Inbound, TellCallers};
 use crate::credentials::holds_until;
 use crate::listen::Until;
@@ -185,16 +185,15 @@ impl Side for Client {
         if let Err(denied) = self.decide(call) {
             return Some(self.refuse(call, *denied, asked));
         }
-        let most = self.server.plane.config.http.requests_per_peer_max;
-        match self.share.enter_request(most, call.expanded_bytes(), EXPANDED_BYTES_PER_PEER_MAX) {
+        let limits = &self.server.plane.config.http;
+        let (most, bytes_max) = (limits.requests_per_peer_max, limits.expanded_bytes_per_peer_max);
+        match self.share.enter_request(most, call.expanded_bytes(), bytes_max) {
             Ok(place) => {
                 call.hold(place);
                 None
             }
             Err(Full::Requests) => Some(self.fail(call, Failure::busy(most), asked)),
-            Err(Full::ExpandedBytes) => {
-                Some(self.fail(call, Failure::expanded(EXPANDED_BYTES_PER_PEER_MAX), asked))
-            }
+            Err(Full::ExpandedBytes) => Some(self.fail(call, Failure::expanded(bytes_max), asked)),
         }
     }
 

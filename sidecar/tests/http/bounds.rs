@@ -6,8 +6,9 @@ use postern_sidecar::config::{Http, Limits, MaxAge};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::apps::App;
 use crate::http2_frames::{END_HEADERS, HEADERS, block, frame, literal, preface};
-use crate::live::Live;
+use crate::live::{Live, echo};
 use crate::shop::{Shop, ask};
 use crate::sidecar::{Sidecar, eventually};
 
@@ -49,15 +50,22 @@ async fn an_identity_with_all_under_way_that_it_may_is_told_so_and_others_are_se
     assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
 }
 
-/// 4,096 bytes of a table make each request 27 KB longer than what is sent of it.
+/// 4,096 bytes of a table make each request 27 KB longer than what is sent of it: so many connections of 91 such requests
+/// reach the bound, and one does not.
 #[tokio::test]
 async fn heads_that_gain_much_by_compression_are_bounded_over_all_connections_of_an_identity() {
+    let default = Http::default();
+    gains_too_much(default, 3).await;
+    gains_too_much(Http { expanded_bytes_per_peer_max: 100_000, ..default }, 1).await;
+}
+
+async fn gains_too_much(limits: Http, connections: usize) {
     /// RFC 7541 §6.1, §6.2.1: a literal that is kept in the table, and the newest entry of it.
     const KEPT: u8 = 0x40;
     const NEWEST: u8 = 0x80 | 62;
-    let live = Live::new().await;
-    let mut connections = Vec::new();
-    for _ in 0..3 {
+    let live = Live::with_limits(App::serve(echo::<TcpStream>).await, limits).await;
+    let mut open = Vec::new();
+    for _ in 0..connections {
         let mut stream = live.direct("orders", b"h2").await;
         let mut field = literal("x", &"v".repeat(3_900));
         field[0] = KEPT;
@@ -68,10 +76,10 @@ async fn heads_that_gain_much_by_compression_are_bounded_over_all_connections_of
             .flat_map(|(at, block)| frame(HEADERS, END_HEADERS, u32::try_from(2 * at + 1).unwrap(), &block));
         stream.write_all(&[preface(), requests.collect()].concat()).await.unwrap();
         stream.flush().await.unwrap();
-        connections.push(stream);
+        open.push(stream);
     }
     live.payments.refusal("expanded_bytes_per_peer_max").await;
-    drop(connections);
+    drop(open);
     eventually("all are gone", || (live.payments.live() == 0).then_some(())).await;
     let mut orders = live.direct("orders", b"http/1.1").await;
     assert_eq!(crate::live::asked(&mut orders, "POST /charge").await.unwrap(), 200, "given back");
