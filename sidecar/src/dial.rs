@@ -64,12 +64,22 @@ pub struct Bounds {
     pub connect_timeout: Duration,
     /// The other side of a connection that answers nothing for so long is dead.
     pub dead_after: Duration,
+    pub purpose: Purpose,
+}
+
+/// What a connection is for, which says whether it may have a reserved descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It carries what an app or a peer sends: it may not.
+    Traffic,
+    /// It renews the identity or keeps the subscription: it may, or traffic could let the certificate expire.
+    Ca,
 }
 
 /// Connects to one address.
 pub async fn connect(address: SocketAddr, bounds: Bounds) -> Result<TcpStream, DialError> {
     let limit = bounds.connect_timeout;
-    let connected = timeout(limit, open(address, bounds.dead_after)).await;
+    let connected = timeout(limit, open(address, bounds)).await;
     let stream = connected.unwrap_or_else(|_| Err(too_late(limit)));
     let stream = stream.map_err(|error| DialError::new(address, error))?;
     if is_connected_to_itself(&stream) {
@@ -88,13 +98,13 @@ pub async fn connect_any(addresses: &[SocketAddr], bounds: Bounds) -> Result<Tcp
     race(stream::iter(attempts), &Progress::default()).await.map(|won| won.value)
 }
 
-/// Connects, unless that needs a descriptor that is kept for other things.
-async fn open(address: SocketAddr, dead_after: Duration) -> io::Result<TcpStream> {
+/// Connects, unless that needs a descriptor that is reserved for other purposes.
+async fn open(address: SocketAddr, bounds: Bounds) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if is_reserved(&socket) {
+    if bounds.purpose == Purpose::Traffic && is_reserved(&socket) {
         return Err(io::Error::from_raw_os_error(EMFILE));
     }
-    prepare(&socket, address.ip(), dead_after)?;
+    prepare(&socket, address.ip(), bounds.dead_after)?;
     socket.connect(address).await
 }
 
@@ -124,7 +134,8 @@ mod tests {
     use super::*;
 
     fn bounds() -> Bounds {
-        Bounds { connect_timeout: Duration::from_secs(30), dead_after: Duration::from_secs(30) }
+        let limit = Duration::from_secs(30);
+        Bounds { connect_timeout: limit, dead_after: limit, purpose: Purpose::Traffic }
     }
 
     fn parsed<const N: usize>(addresses: [&str; N]) -> Vec<SocketAddr> {

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use postern_integration::apps::App;
@@ -18,11 +19,11 @@ use tokio::task::JoinSet;
 const DESCRIPTORS: u64 = 256;
 const FLOOD: usize = 600;
 
-/// A shop whose certificates rotate every few seconds. `reports` may call, too.
+/// A shop whose certificates rotate every ten seconds, and are valid as long again. `reports` may call, too.
 async fn shop() -> Shop {
     let all = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: all, maximum: all }).unwrap();
-    let options = CaOptions { svid_ttl: "10s", ..CaOptions::default() };
+    let options = CaOptions { svid_ttl: "20s", ..CaOptions::default() };
     let policy = POLICY.replace("from = [\"orders\"]", "from = [\"orders\", \"reports\"]");
     Shop::start_as(options, App::echo().await, &policy, |spec| spec).await
 }
@@ -48,10 +49,17 @@ async fn lives_on(sidecar: &Sidecar) {
     let before = rotations(&sidecar.status().await);
     eventually("two more rotations", async || {
         let status = sidecar.status().await;
-        assert_eq!(sidecar.get("/ready").await.unwrap().0, 200);
+        let (code, body) = sidecar.get("/ready").await.unwrap();
+        assert_eq!(code, 200, "{body}");
         (rotations(&status) >= before + 2).then_some(())
     })
     .await;
+}
+
+/// Whether each descriptor that a connection of an app may have is taken.
+fn only_reserve_is_left(program: &Program) -> Option<()> {
+    let is_open = |number| Path::new(&format!("/proc/{}/fd/{number}", program.pid())).is_symlink();
+    (0..DESCRIPTORS / 2).all(is_open).then_some(())
 }
 
 /// Processor time so far.
@@ -139,11 +147,18 @@ async fn an_app_that_takes_all_descriptors_leaves_the_reserve_and_comes_back() {
     let refused = async || shop.orders.metric("postern_refusals_total", &["reason=\"descriptors\""]).await;
     eventually("most are refused", async || (refused().await > FLOOD as f64 / 2.0).then_some(())).await;
     shop.orders.program.line_with(&["refused", "file descriptor is left", "descriptors"]).await;
+    // A dial that fails leaves a descriptor that may be used. The admin endpoint's connections take it.
+    let askers = strangers(shop.orders.admin);
+    eventually("the reserve is all that is left", async || only_reserve_is_left(&shop.orders.program)).await;
     lives_on(&shop.orders).await;
+    for event in ["no fresh identity", "not subscribed at the CA"] {
+        let failed = shop.orders.program.lines_with(&[event, "file descriptor"]);
+        assert_eq!(failed, 0, "{event}: {}", shop.orders.program.output());
+    }
     rests(&shop.orders.program).await;
     let kept = kept.stop().await;
     assert_eq!(kept.failures, Vec::<String>::new(), "of {} requests", kept.served);
-    drop(flood);
+    drop((flood, askers));
     let start = Instant::now();
     eventually("its descriptors are back", async || {
         (shop.orders.metric("process_open_fds", &[]).await < DESCRIPTORS as f64 / 4.0).then_some(())

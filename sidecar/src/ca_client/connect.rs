@@ -20,7 +20,7 @@ use tower::service_fn;
 
 use super::{CaError, RESPONSE_BYTES_MAX, Timeouts};
 use crate::config::{DEAD_AFTER_DEFAULT, HostPort};
-use crate::dial::{self, Bounds};
+use crate::dial::{self, Bounds, Purpose};
 use crate::upstream::ConnectError;
 use crate::upstream::attempt::ATTEMPTS_MAX;
 use crate::upstream::lookup::NameServers;
@@ -83,7 +83,8 @@ async fn connect(ca: &CaAddress, timeouts: Timeouts) -> Result<TcpStream, CaErro
     let unreached = |errors: Vec<_>| CaError::Unreachable { address: address.clone(), cause: errors.into() };
     let mut addresses = dial::interleaved(&resolved.map_err(|error| unreached(vec![error]))?);
     addresses.truncate(ATTEMPTS_MAX);
-    let bounds = Bounds { connect_timeout: timeouts.connect, dead_after: DEAD_AFTER_DEFAULT };
+    let bounds =
+        Bounds { connect_timeout: timeouts.connect, dead_after: DEAD_AFTER_DEFAULT, purpose: Purpose::Ca };
     let connected = dial::connect_any(&addresses, bounds).await;
     connected.map_err(|errors| unreached(vec![ConnectError::Dial(errors)]))
 }

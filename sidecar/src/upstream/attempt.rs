@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::choice::{AddressId, Listing, Picked, Record};
 use super::{ConnectError, Unreached, Upstreams};
 use crate::config::Limits;
-use crate::dial::{self, Bounds};
+use crate::dial::{self, Bounds, Purpose};
 use crate::metrics::PooledConnection;
 
 /// A connection tries so many addresses at most,
@@ -120,7 +120,8 @@ impl Leased {
     pub async fn connect(&mut self) -> Result<TcpStream, ConnectError> {
         let Limits { connect_timeout, dead_after, .. } = self.upstreams.limits;
         let addresses: Vec<_> = std::iter::once(self.picked.at).chain(self.picked.also).collect();
-        match dial::connect_any(&addresses, Bounds { connect_timeout, dead_after }).await {
+        let bounds = Bounds { connect_timeout, dead_after, purpose: Purpose::Traffic };
+        match dial::connect_any(&addresses, bounds).await {
             Ok(stream) => {
                 self.reached(&stream);
                 Ok(stream)
