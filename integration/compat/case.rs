@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postern_integration::{Ca, Mesh, Sidecar, SidecarSpec, free_port};
+use postern_integration::{Ca, Mesh, Sidecar, SidecarSpec, free_port, tools};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::JoinError;
 
 use crate::process::Group;
-use crate::runtimes::Runtimes;
+use crate::runtimes::{Runtimes, Unavailable};
 use crate::table::{Protocol, Ready, Row, Script, Server};
 
 /// A server that does not serve by then never will.
@@ -37,6 +38,18 @@ pub(crate) enum Outcome {
     Failed(String),
     /// On a developer's machine only: this is missing.
     NotTested(&'static str),
+}
+
+impl From<Unavailable> for Outcome {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::NotInstalled(tool) if tools::nothing_is_skipped() => {
+                Self::Failed(format!("{tool} is missing, and in CI nothing is skipped"))
+            }
+            Unavailable::NotInstalled(tool) => Self::NotTested(tool),
+            Unavailable::NotPrepared(why) => Self::Failed(why),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,7 +89,7 @@ impl Case {
     }
 
     pub(crate) fn name(&self) -> String {
-        format!("{} over {}", self.row.name, self.protocol.as_str())
+        format!("{}::{}", self.row.name, self.protocol.as_str())
     }
 
     pub(crate) fn scripts(&self) -> Vec<Script> {
@@ -111,19 +124,26 @@ pub(crate) async fn run(case: Case, place: Place, world: Arc<World>) -> Ended {
     let begun = Instant::now();
     let running = tokio::spawn(async move { carry_out(case, &place, &world).await });
     let (outcome, versions) =
-        running.await.unwrap_or_else(|panicked| (Outcome::Failed(panicked.to_string()), Vec::new()));
+        running.await.unwrap_or_else(|panicked| (Outcome::Failed(said_by(panicked)), Vec::new()));
     Ended { case, outcome, took: begun.elapsed(), versions }
 }
 
+/// The words of a panic.
+fn said_by(panicked: JoinError) -> String {
+    let Ok(payload) = panicked.try_into_panic() else { return "the case was cancelled".to_owned() };
+    let words = payload.downcast_ref::<String>().map(String::as_str);
+    words.or(payload.downcast_ref::<&str>().copied()).unwrap_or("the case panicked").to_owned()
+}
+
 async fn carry_out(case: Case, place: &Place, world: &World) -> (Outcome, Vec<String>) {
-    if let Some(missing) = case.row.needs.iter().find(|tool| !postern_integration::tools::has(tool)) {
-        return (Outcome::NotTested(missing), Vec::new());
+    if let Some(missing) = case.row.needs.iter().find(|tool| !tools::is_here(tool)) {
+        return (Unavailable::NotInstalled(missing).into(), Vec::new());
     }
     let (called, caller) = pair(case, place, world).await;
     let command = |script: &Script, at: SocketAddr| {
         let mut command = world.runtimes.command(script, place)?;
         surroundings(&mut command, case, place, at);
-        Ok(command)
+        Ok::<_, Unavailable>(command)
     };
     let outbound = caller.outbounds[0];
     let mut servers = Vec::new();
@@ -132,13 +152,13 @@ async fn carry_out(case: Case, place: &Place, world: &World) -> (Outcome, Vec<St
             Ok(command) => {
                 servers.push((*server, Group::start(&format!("{}'s server", case.name()), command)))
             }
-            Err(missing) => return (Outcome::NotTested(missing), Vec::new()),
+            Err(unavailable) => return (unavailable.into(), Vec::new()),
         }
     }
     let mut problem = None;
-    for (server, group) in &servers {
-        if !serves(server, group, place).await {
-            problem = Some(format!("{:?} does not serve", server.script));
+    for (server, group) in &mut servers {
+        if let Err(why) = serves(server, group, place).await {
+            problem = Some(format!("{:?} {why}", server.script));
         }
     }
     let dialled = if case.row.servers.iter().any(|server| matches!(server.ready, Ready::Front)) {
@@ -148,13 +168,15 @@ async fn carry_out(case: Case, place: &Place, world: &World) -> (Outcome, Vec<St
     };
     let mut client = match command(&case.row.client, dialled) {
         Ok(command) => Group::start(&format!("{}'s client", case.name()), command),
-        Err(missing) => return (Outcome::NotTested(missing), Vec::new()),
+        Err(unavailable) => return (unavailable.into(), Vec::new()),
     };
     if problem.is_none() {
         problem = match tokio::time::timeout(CLIENT_ENDS_WITHIN, client.wait()).await {
             Ok(status) if status.success() => missing_exchange(&client),
-            Ok(status) => Some(format!("the client ended with {status}")),
-            Err(_) => Some("the client does not end".to_owned()),
+            Ok(status) => {
+                Some(format!("the client ended with {status}: {}", last_line(&client.program.output())))
+            }
+            Err(_) => Some(format!("the client does not end within {CLIENT_ENDS_WITHIN:?}")),
         };
     }
     let versions = lines_after(&client, "version: ");
@@ -213,8 +235,8 @@ fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
-/// Waits until it does, or has ended, or has taken too long.
-async fn serves(server: &Server, group: &Group, place: &Place) -> bool {
+/// Waits until it does. Else why not.
+async fn serves(server: &Server, group: &mut Group, place: &Place) -> Result<(), String> {
     let ready = async {
         loop {
             let serves = match server.ready {
@@ -223,12 +245,20 @@ async fn serves(server: &Server, group: &Group, place: &Place) -> bool {
                 Ready::Line(line) => group.program.lines_with(&[line]) > 0,
             };
             if serves {
-                return;
+                return Ok(());
+            }
+            if let Some(status) = group.program.status() {
+                return Err(format!("ended with {status} before it served"));
             }
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(SERVER_READY_WITHIN, ready).await.is_ok()
+    let late = || Err(format!("does not serve after {SERVER_READY_WITHIN:?}"));
+    tokio::time::timeout(SERVER_READY_WITHIN, ready).await.unwrap_or_else(|_| late())
+}
+
+fn last_line(output: &str) -> &str {
+    output.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default()
 }
 
 /// A client that forgets one of its exchanges has not passed.

@@ -40,18 +40,16 @@ fn main() -> ExitCode {
 
 async fn suite(args: &[String]) -> ExitCode {
     let words: Vec<_> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let cases: Vec<Case> = ROWS
-        .iter()
-        .flat_map(Case::of)
-        .filter(|case| words.is_empty() || words.iter().any(|word| case.name().contains(word.as_str())))
-        .collect();
+    let chosen =
+        |case: &Case| words.is_empty() || words.iter().any(|word| case.name().contains(word.as_str()));
+    let (cases, left_out): (Vec<_>, Vec<_>) = ROWS.iter().flat_map(Case::of).partition(chosen);
     if args.iter().any(|arg| arg == "--list") {
         for case in &cases {
             println!("{}: test", case.name());
         }
         return ExitCode::SUCCESS;
     }
-    let mut report = Report::new(words.is_empty());
+    let mut report = Report::new(cases.len(), left_out.len());
     if !cases.is_empty() {
         run(cases, &mut report).await;
     }
@@ -59,8 +57,8 @@ async fn suite(args: &[String]) -> ExitCode {
 }
 
 async fn run(cases: Vec<Case>, report: &mut Report) {
-    let runtimes = tokio::task::spawn_blocking(move || Runtimes::prepare(cases).unwrap());
-    let (runtimes, cases) = runtimes.await.unwrap();
+    let scripts: Vec<_> = cases.iter().flat_map(Case::scripts).collect();
+    let runtimes = tokio::task::spawn_blocking(move || Runtimes::prepare(&scripts)).await.unwrap();
     let mesh = Mesh::default();
     let ca = mesh.ca(CaOptions::default()).await;
     let world = Arc::new(World::new(mesh, ca, runtimes));

@@ -1,9 +1,10 @@
 //! A program of the suite with all its children, ended together.
 
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use postern_integration::Program;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// From SIGTERM to SIGKILL.
 const TIME_TO_END: Duration = Duration::from_secs(20);
@@ -12,14 +13,14 @@ const TIME_TO_END: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) program: Program,
-    id: u32,
+    id: Pid,
 }
 
 impl Group {
     pub(crate) fn start(name: &str, mut command: tokio::process::Command) -> Self {
         command.process_group(0);
         let program = Program::start_command(name, command);
-        let id = program.pid();
+        let id = Pid::from_raw(i32::try_from(program.pid()).unwrap()).unwrap();
         Self { program, id }
     }
 
@@ -30,7 +31,7 @@ impl Group {
 
     /// Ends it as an operator does, or at last by force.
     pub(crate) async fn end(mut self) {
-        signal(self.id, "TERM");
+        signal(self.id, Signal::TERM);
         // What does not end by then is killed as this is dropped.
         let _ = tokio::time::timeout(TIME_TO_END, self.program.wait()).await;
     }
@@ -38,13 +39,11 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        signal(self.id, "KILL");
+        signal(self.id, Signal::KILL);
     }
 }
 
 /// A group that is gone already is what is wanted.
-fn signal(group: u32, signal: &str) {
-    let mut kill = Command::new("kill");
-    kill.args(["-s", signal, "--", &format!("-{group}")]).stderr(std::process::Stdio::null());
-    assert!(kill.status().is_ok(), "there is no kill");
+fn signal(group: Pid, signal: Signal) {
+    let _gone = kill_process_group(group, signal);
 }

@@ -1,46 +1,80 @@
 //! The runtimes that the programs of the suite need, installed once into the target folder from their lock files.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use postern_integration::tools;
 
-use crate::case::{Case, Place};
+use crate::case::Place;
 use crate::table::Script;
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/compat");
 
-/// Where each runtime is; `None` on a machine without it.
+/// An installation is tried so often: registries fail now and then, and what has been downloaded is kept.
+const TRIES: u32 = 4;
+/// One try may take so long.
+const TRY_WITHIN: &str = "900";
+/// Before the next try, times the number of those that failed.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What the scripts of each language need.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
-    python: Option<PathBuf>,
-    node: Option<PathBuf>,
-    go: Option<PathBuf>,
-    java: Option<PathBuf>,
+    python: Runtime,
+    node: Runtime,
+    go: Runtime,
+    java: Runtime,
+}
+
+/// Where a runtime is, or why it is not.
+type Runtime = Result<PathBuf, Unavailable>;
+
+/// Why a script cannot be run.
+#[derive(Debug, Clone)]
+pub(crate) enum Unavailable {
+    /// This is not on the machine.
+    NotInstalled(&'static str),
+    /// It cannot be downloaded or built.
+    NotPrepared(String),
 }
 
 impl Runtimes {
-    /// Installs what these cases need.
-    pub(crate) fn prepare(cases: Vec<Case>) -> anyhow::Result<(Self, Vec<Case>)> {
+    /// Installs what these scripts need. No case runs meanwhile, so no deadline of a case includes a download.
+    pub(crate) fn prepare(scripts: &[Script]) -> Self {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compat");
-        std::fs::create_dir_all(&root)?;
-        let needed = |of: fn(&Script) -> bool| cases.iter().flat_map(Case::scripts).any(|script| of(&script));
-        let runtimes = Self {
-            python: python(&root, needed(|script| matches!(script, Script::Python(_) | Script::Module(_))))?,
-            node: node(&root, needed(|script| matches!(script, Script::Node(_))))?,
-            go: go(&root, needed(|script| matches!(script, Script::Go(_))))?,
-            java: java(&root, needed(|script| matches!(script, Script::Java(_))))?,
+        std::fs::create_dir_all(&root).unwrap();
+        let prepared = |language: &'static str,
+                        tools: &[&'static str],
+                        install: fn(&Path) -> anyhow::Result<PathBuf>| {
+            if !scripts.iter().any(|script| script.language() == Some(language)) {
+                return Err(Unavailable::NotPrepared(format!("no script was to need {language}")));
+            }
+            if let Some(missing) = tools.iter().find(|tool| !tools::is_here(tool)) {
+                return Err(Unavailable::NotInstalled(missing));
+            }
+            let begun = Instant::now();
+            let installed = install(&root);
+            let result = if installed.is_ok() { "ready" } else { "not ready" };
+            println!("{language} is {result} after {:.0} s", begun.elapsed().as_secs_f64());
+            installed.map_err(|error| Unavailable::NotPrepared(format!("{language} is not ready: {error:#}")))
         };
-        Ok((runtimes, cases))
+        Self {
+            python: prepared("python", &["python3"], python),
+            node: prepared("node", &["node", "npm"], node),
+            go: prepared("go", &["go"], go),
+            java: prepared("java", &["mvn", "javac"], java),
+        }
     }
 
-    /// The command of a script, or the name of what is missing on this machine.
+    /// The command of a script.
     pub(crate) fn command(
         &self,
         script: &Script,
         place: &Place,
-    ) -> Result<tokio::process::Command, &'static str> {
+    ) -> Result<tokio::process::Command, Unavailable> {
         // Whatever happens to the suite, nothing of it stays.
         let mut command = tokio::process::Command::new("setpriv");
         command.arg("--pdeathsig=KILL");
@@ -49,23 +83,23 @@ impl Runtimes {
                 command.arg("bash").arg(Path::new(SOURCES).join("servers").join(args[0])).args(&args[1..]);
             }
             Script::Python(args) => {
-                let python = self.python.as_ref().ok_or("python3")?;
+                let python = self.python.clone()?;
                 let sources = Path::new(SOURCES).join("clients/python");
                 command.arg(python).arg("-B").arg(sources.join(args[0])).args(&args[1..]);
             }
             Script::Module(args) => {
-                let python = self.python.as_ref().ok_or("python3")?;
+                let python = self.python.clone()?;
                 command.arg(python).args(["-B", "-m"]).args(args.iter().map(|arg| place.fill(arg)));
                 command.env("PYTHONPATH", Path::new(SOURCES).join("clients/python"));
             }
             Script::Node(args) => {
-                command.arg("node").arg(self.node.as_ref().ok_or("node")?.join(args[0])).args(&args[1..]);
+                command.arg("node").arg(self.node.clone()?.join(args[0])).args(&args[1..]);
             }
             Script::Go(args) => {
-                command.arg(self.go.as_ref().ok_or("go")?).args(*args);
+                command.arg(self.go.clone()?).args(*args);
             }
             Script::Java(args) => {
-                let java = self.java.as_ref().ok_or("java and mvn")?;
+                let java = self.java.clone()?;
                 let path = format!("{0}/classes:{0}/lib/*", java.display());
                 command.args([
                     "java",
@@ -85,27 +119,28 @@ impl Runtimes {
     }
 }
 
-fn python(root: &Path, needed: bool) -> anyhow::Result<Option<PathBuf>> {
-    if !needed || !tools::has("python3") {
-        return Ok(None);
-    }
+fn python(root: &Path) -> anyhow::Result<PathBuf> {
     let (home, lock) = (root.join("python"), Path::new(SOURCES).join("clients/python/requirements.txt"));
     let python = home.join("bin/python");
     once(&home, &[&lock], || {
         done(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))?;
-        done(
-            Command::new(&python)
-                .args(["-m", "pip", "install", "--disable-pip-version-check", "-r"])
-                .arg(&lock),
-        )
+        let mut install = online(python.as_os_str());
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--retries",
+            "5",
+            "--timeout",
+            "60",
+        ]);
+        with_retries(install.arg("-r").arg(&lock))
     })?;
-    Ok(Some(python))
+    Ok(python)
 }
 
-fn node(root: &Path, needed: bool) -> anyhow::Result<Option<PathBuf>> {
-    if !needed || !tools::has("node") || !tools::has("npm") {
-        return Ok(None);
-    }
+fn node(root: &Path) -> anyhow::Result<PathBuf> {
     let (home, sources) = (root.join("node"), Path::new(SOURCES).join("clients/node"));
     std::fs::create_dir_all(&home)?;
     for source in std::fs::read_dir(&sources)? {
@@ -113,33 +148,37 @@ fn node(root: &Path, needed: bool) -> anyhow::Result<Option<PathBuf>> {
         std::fs::copy(source.path(), home.join(source.file_name()))?;
     }
     once(&home, &[&sources.join("package-lock.json")], || {
-        done(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&home))
+        let mut install = online("npm");
+        install.args(["ci", "--no-audit", "--no-fund", "--fetch-retries=5", "--fetch-timeout=60000"]);
+        with_retries(install.current_dir(&home))
     })?;
-    Ok(Some(home))
+    Ok(home)
 }
 
-fn go(root: &Path, needed: bool) -> anyhow::Result<Option<PathBuf>> {
-    if !needed || !tools::has("go") {
-        return Ok(None);
-    }
-    let binary = root.join("compat-go");
+fn go(root: &Path) -> anyhow::Result<PathBuf> {
+    let (binary, sources) = (root.join("compat-go"), Path::new(SOURCES).join("clients/go"));
+    with_retries(online("go").args(["mod", "download"]).current_dir(&sources))?;
     let mut build = Command::new("go");
-    build.args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(".");
-    done(build.current_dir(Path::new(SOURCES).join("clients/go")))?;
-    Ok(Some(binary))
+    build.args(["build", "-mod=readonly", "-buildvcs=false", "-o"]).arg(&binary).arg(".");
+    done(build.current_dir(&sources))?;
+    Ok(binary)
 }
 
-fn java(root: &Path, needed: bool) -> anyhow::Result<Option<PathBuf>> {
-    if !needed || !tools::has("mvn") || !tools::has("javac") {
-        return Ok(None);
-    }
+fn java(root: &Path) -> anyhow::Result<PathBuf> {
     let (home, sources) = (root.join("java"), Path::new(SOURCES).join("clients/java"));
     let pom = sources.join("pom.xml");
     once(&home, &[&pom], || {
-        let mut copy = Command::new("mvn");
+        let mut copy = online("mvn");
         copy.args(["--batch-mode", "--quiet", "--file"]).arg(&pom);
+        // By its own defaults Maven waits half an hour for a server that is silent. The first two are of the
+        // transport of Maven 3.8, the last two of that of 3.9.
+        copy.args(["-Dmaven.wagon.rto=60000", "-Dmaven.wagon.http.retryHandler.count=5"]);
+        copy.args([
+            "-Daether.connector.requestTimeout=60000",
+            "-Daether.connector.http.retryHandler.count=5",
+        ]);
         copy.arg("org.apache.maven.plugins:maven-dependency-plugin:3.6.0:copy-dependencies");
-        done(copy.arg(format!("-DoutputDirectory={}", home.join("lib").display())))
+        with_retries(copy.arg(format!("-DoutputDirectory={}", home.join("lib").display())))
     })?;
     let files: Vec<_> = std::fs::read_dir(&sources)?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -149,7 +188,7 @@ fn java(root: &Path, needed: bool) -> anyhow::Result<Option<PathBuf>> {
     let mut compile = Command::new("javac");
     compile.args(["-nowarn", "-proc:none", "-d"]).arg(home.join("classes"));
     done(compile.arg("-cp").arg(format!("{}/lib/*", home.display())).args(files))?;
-    Ok(Some(home))
+    Ok(home)
 }
 
 /// Does it unless it was done for the same lock files already.
@@ -164,9 +203,26 @@ fn once(home: &Path, locks: &[&Path], install: impl FnOnce() -> anyhow::Result<(
     Ok(())
 }
 
+/// A program that downloads, and is ended when it takes too long.
+fn online(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", TRY_WITHIN]).arg(program);
+    command
+}
+
+/// Runs it to success, again after a pause where it fails.
+fn with_retries(command: &mut Command) -> anyhow::Result<()> {
+    for failed in 1..TRIES {
+        let Err(error) = done(command) else { return Ok(()) };
+        println!("try {failed} of {TRIES} failed: {error:#}");
+        std::thread::sleep(PAUSE * failed);
+    }
+    done(command)
+}
+
 fn done(command: &mut Command) -> anyhow::Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{command:?}:\n{out}{errors}");
+    ensure!(output.status.success(), "{command:?} ended with {}:\n{out}{errors}", output.status);
     Ok(())
 }

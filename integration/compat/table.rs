@@ -39,6 +39,19 @@ pub(crate) enum Script {
     Own(&'static str),
 }
 
+impl Script {
+    /// Whose runtime it needs, if any.
+    pub(crate) fn language(&self) -> Option<&'static str> {
+        match self {
+            Self::Python(_) | Self::Module(_) => Some("python"),
+            Self::Node(_) => Some("node"),
+            Self::Go(_) => Some("go"),
+            Self::Java(_) => Some("java"),
+            Self::Shell(_) | Self::Own(_) => None,
+        }
+    }
+}
+
 /// How a server says that it serves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ready {

@@ -136,6 +136,11 @@ impl Program {
         }
     }
 
+    /// With what it has ended, if it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits until it has ended, however long that takes, and until all that it printed has been read.
     pub async fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().await.unwrap();
