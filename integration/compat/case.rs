@@ -209,14 +209,12 @@ async fn pair(case: Case, place: &Place, world: &World) -> (Sidecar, Sidecar) {
         domain = postern_integration::TRUST_DOMAIN,
     );
     let policy = world.mesh.write(&format!("{}.policy.toml", place.name), &policy);
-    // To an app over `tcp` it makes no difference.
-    let inbound = if case.protocol == Protocol::Http { case.row.inbound } else { "" };
-    let spec = |name: &str, own: &str| {
-        let spec = SidecarSpec::new(name).policy(&policy).extra(own).extra(case.row.settings);
+    let spec = |name: &str| {
+        let spec = SidecarSpec::new(name).policy(&policy).extra(case.row.settings);
         if case.protocol == Protocol::Http { spec.http() } else { spec }
     };
-    let called = world.mesh.sidecar(&world.ca, &spec(&app, inbound).inbound("api", place.app));
-    let calling = world.mesh.sidecar(&world.ca, &spec(&caller, "").outbound(&app, called.inbounds[0]));
+    let called = world.mesh.sidecar(&world.ca, &spec(&app).inbound("api", place.app));
+    let calling = world.mesh.sidecar(&world.ca, &spec(&caller).outbound(&app, called.inbounds[0]));
     called.ready().await;
     calling.ready().await;
     (called, calling)

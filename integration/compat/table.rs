@@ -89,8 +89,6 @@ pub(crate) struct Row {
     pub(crate) exchanges: Exchanges,
     /// Programs of the machine, beside those of the runtimes.
     pub(crate) needs: &'static [&'static str],
-    /// Lines for the app's inbound.
-    pub(crate) inbound: &'static str,
     /// Lines for both sidecars' configuration.
     pub(crate) settings: &'static str,
     /// How long nothing moves in the quiet exchange, in seconds.
@@ -139,9 +137,6 @@ const VOLUME: Exchanges = exchanges(
 const IDLE: Exchanges =
     exchanges("a request on each of them", "all idle, then a request on each", "three more on each");
 
-/// With `auto` the first request to such an app is answered 502.
-const H2C: &str = "app_http = \"2\"\n";
-
 const PLAIN: Row = Row {
     name: "",
     app: "",
@@ -151,7 +146,6 @@ const PLAIN: Row = Row {
     client: Script::Own(""),
     exchanges: WEB,
     needs: &[],
-    inbound: "",
     settings: "",
     quiet_seconds: "40",
 };
@@ -227,10 +221,10 @@ pub(crate) const ROWS: &[Row] = &[
 
     Row { name: "node-http", app: "Node http", caller: "Node http, fetch",
         servers: &[app(Script::Node(&["http-app.mjs"]))], client: Script::Node(&["http-caller.mjs"]), ..PAGES },
-    Row { name: "node-http2", app: "Node http2 (app_http = 2)", caller: "Node http2",
-        servers: &[app(Script::Node(&["http-app.mjs", "http2"]))], client: Script::Node(&["http2-caller.mjs"]), inbound: H2C, ..PAGES },
-    Row { name: "node-http-to-http2", app: "Node http2 (app_http = 2)", caller: "Node http", protocols: HTTP,
-        servers: &[app(Script::Node(&["http-app.mjs", "http2"]))], client: Script::Node(&["http-caller.mjs"]), inbound: H2C, ..PAGES },
+    Row { name: "node-http2", app: "Node http2", caller: "Node http2",
+        servers: &[app(Script::Node(&["http-app.mjs", "http2"]))], client: Script::Node(&["http2-caller.mjs"]), ..PAGES },
+    Row { name: "node-http-to-http2", app: "Node http2", caller: "Node http", protocols: HTTP,
+        servers: &[app(Script::Node(&["http-app.mjs", "http2"]))], client: Script::Node(&["http-caller.mjs"]), ..PAGES },
     Row { name: "node-ws", app: "Node ws", caller: "Node ws",
         servers: &[app(Script::Node(&["http-app.mjs"]))], client: Script::Node(&["ws-caller.mjs"]),
         exchanges: exchanges("20 sockets, 1,000 messages, permessage-deflate", "a quiet socket, ping and pong", "messages of 8 MiB, 5,000 small ones"), ..PAGES },
@@ -239,8 +233,8 @@ pub(crate) const ROWS: &[Row] = &[
         exchanges: exchanges("100 GETs at once, trailers both ways, 103 Early Hints, WebSocket", "an answer that pauses, one that comes late, an idle connection, a quiet WebSocket", "32 MiB read while they are sent, server-sent events"), ..PAGES },
     Row { name: "go-h2c", app: "Go net/http with h2c", caller: "Go http2",
         servers: &[app(Script::Go(&["http-app", "h2c"]))], client: Script::Go(&["http-caller", "h2c"]), ..PAGES },
-    Row { name: "go-http-to-h2c-only", app: "Go net/http (app_http = 2)", caller: "Go net/http", protocols: HTTP,
-        servers: &[app(Script::Go(&["http-app", "h2c-only"]))], client: Script::Go(&["http-caller", "no-websocket"]), inbound: H2C, ..PAGES },
+    Row { name: "go-http-to-h2c-only", app: "Go net/http, HTTP/2 only", caller: "Go net/http", protocols: HTTP,
+        servers: &[app(Script::Go(&["http-app", "h2c-only"]))], client: Script::Go(&["http-caller", "no-websocket"]), ..PAGES },
     Row { name: "java-http1", app: "JDK HttpServer", caller: "Java HttpClient (1.1)",
         servers: &[app(Script::Java(&["http-app"]))], client: Script::Java(&["http-caller", "1.1"]), ..PAGES },
     Row { name: "java-upgrade-h2c", app: "JDK HttpServer", caller: "Java HttpClient (Upgrade: h2c)",

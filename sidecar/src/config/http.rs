@@ -15,7 +15,7 @@ use super::{
 /// Which HTTP the app of an inbound speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AppHttp {
-    /// HTTP/2 for gRPC; for everything else what the app turns out to speak.
+    /// HTTP/2 for gRPC, and for an app that speaks nothing else; HTTP/1.1 otherwise.
     #[default]
     Auto,
     Http1,

@@ -1,12 +1,21 @@
 //! The own app, reached over HTTP: connections to it are kept for the next request.
+//!
+//! With `app_http = "auto"` the first connection to an address carries no request before the app has answered the client's
+//! preface of HTTP/2 (RFC 9113 §3.4). An app that answers with SETTINGS speaks HTTP/2, and the connection is kept, unless
+//! the app turns out to speak HTTP/1.1 too. Any other app, and one that does not answer in time, is taken to speak HTTP/1.1:
+//! the connection is closed, and requests go on others. Servers of HTTP/1.1 can refuse the preface, because it was made to
+//! be no request of theirs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -22,10 +31,18 @@ use super::tasks::ConnectionTasks;
 use super::watched::Watched;
 use super::{APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES};
 use crate::config::{AppHttp, Config, Http};
+use crate::dial;
 use crate::holder::in_one_line;
 use crate::refusals::Refusal;
-use crate::upstream::choice::Speaks;
+use crate::upstream::choice::{Listing, Speaks};
 use crate::upstream::{self, ConnectError, Upstreams};
+
+/// An app that has not answered the preface of HTTP/2 for so long is taken to speak HTTP/1.1.
+const VERSION_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a server that does not speak HTTP/1.1 may answer in it: Bad Request, Forbidden, Upgrade Required, and HTTP Version Not
+/// Supported.
+const NO_HTTP1: [&[u8]; 4] = [b"400", b"403", b"426", b"505"];
 
 /// One app.
 #[derive(Debug)]
@@ -117,34 +134,89 @@ impl AppPlace {
             .initial_window_size(APP_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
         let pings = pings(address.ip(), self.dead_after);
-        let sender = handshake(stream, &builder, pings, &self.tasks()).await.map_err(unreachable)?;
-        let begun = tokio::time::timeout(self.connect_timeout, says.begun()).await;
-        let answered = match begun.unwrap_or(Preface::Awaited) {
-            Preface::Http2 if says.streams_max() == 0 => {
-                return Err(failed(no_streams(&address.to_string())));
-            }
+        let tasks = self.tasks();
+        let (sender, connection) = handshake(stream, &builder, pings, &tasks).await.map_err(unreachable)?;
+        let mut connection = Box::pin(connection);
+        let preface = tokio::select! {
+            preface = says.begun() => preface,
+            () = &mut connection => says.preface(),
+            () = sleep(self.answers_within(kind, &end.listing)) => Preface::Awaited,
+        };
+        let answered = match preface {
             Preface::Http2 => {
-                if kind == Kind::Any && end.listing.learn(Some(Speaks::Http2)) {
-                    info!(app = %address, http = Speaks::Http2.as_str(), "learned which HTTP the app speaks");
+                if says.streams_max() == 0 {
+                    return Err(failed(no_streams(&address.to_string())));
                 }
+                if kind == Kind::Any && end.listing.speaks() != Some(Speaks::Http2) {
+                    if self.takes_http1(address).await {
+                        self.learn(Speaks::Http1, "speaks both versions", &end);
+                        return Err(DialError::Http1 { refused: None });
+                    }
+                    self.learn(Speaks::Http2, "answered with SETTINGS", &end);
+                }
+                tasks.spawn(connection);
                 return Ok(Dialed::Shared(sender, end));
             }
-            _ if kind == Kind::Any => return Err(DialError::Speaks(None)),
             Preface::Other => "answered with something else",
             Preface::Ended => "closed the connection",
             Preface::Awaited => "did not answer",
         };
+        // An app that serves one connection at a time is free for the next.
+        drop(connection);
         let why = format!("the app at {address} was greeted in HTTP/2 without TLS and {answered}");
-        Err(failed(match self.app_http {
+        match self.app_http {
             AppHttp::Http2 => {
                 let detail = format!(
                     "app_http = \"2\" says that the app speaks HTTP/2, but {why}: set \"auto\" or \"1.1\""
                 );
                 let status = StatusCode::BAD_GATEWAY;
-                Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false }
+                let failure =
+                    Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false };
+                Err(failed(failure))
             }
-            AppHttp::Auto | AppHttp::Http1 => no_grpc(why),
-        }))
+            AppHttp::Auto | AppHttp::Http1 => {
+                self.learn(Speaks::Http1, answered, &end);
+                let refused = (kind == Kind::Shared).then(|| DialFailure::new(no_grpc(why), None));
+                Err(DialError::Http1 { refused })
+            }
+        }
+    }
+
+    /// A wrong guess is cheap for a request that can go in either version, where nothing else is known.
+    fn answers_within(&self, kind: Kind, listing: &Listing) -> Duration {
+        match listing.speaks() {
+            None | Some(Speaks::Http1) if kind == Kind::Any => VERSION_PROBE_TIMEOUT,
+            _ => self.connect_timeout,
+        }
+    }
+
+    /// Whether an app that speaks HTTP/2 speaks HTTP/1.1 too: asked on a connection of its own by a request that does nothing
+    /// (RFC 9110 §9.3.7). A server of HTTP/2 only may refuse it in words of HTTP/1.1.
+    async fn takes_http1(&self, address: SocketAddr) -> bool {
+        let asked = async {
+            let Self { connect_timeout, dead_after, .. } = *self;
+            let bounds = dial::Bounds { connect_timeout, dead_after, purpose: dial::Purpose::Traffic };
+            let mut stream = dial::connect_any(&[address], bounds).await.ok()?;
+            stream
+                .write_all(b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                .await
+                .ok()?;
+            let mut status_line = [0; "HTTP/1.1 200".len()];
+            stream.read_exact(&mut status_line).await.ok()?;
+            Some(status_line)
+        };
+        let answer = timeout(VERSION_PROBE_TIMEOUT, asked).await.ok().flatten();
+        answer.is_some_and(|status_line| {
+            let status = status_line.strip_prefix(b"HTTP/1.1 ").or(status_line.strip_prefix(b"HTTP/1.0 "));
+            status.is_some_and(|status| !NO_HTTP1.contains(&status))
+        })
+    }
+
+    fn learn(&self, speaks: Speaks, answered: &'static str, end: &End) {
+        if self.app_http == AppHttp::Auto && end.listing.learn(Some(speaks)) {
+            let (app, http) = (end.address, speaks.as_str());
+            info!(%app, http, reason = answered, "learned which HTTP the app speaks");
+        }
     }
 
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
@@ -183,10 +255,6 @@ impl pool::Place for AppPlace {
 
     fn upstreams(&self) -> &Arc<Upstreams> {
         &self.at
-    }
-
-    fn unknown(&self) -> Path {
-        Path::Single
     }
 
     async fn dial(&self, mut leased: upstream::Leased, kind: Kind, path: Path) -> Result<Dialed, DialError> {
@@ -228,37 +296,20 @@ impl Lend for ToApp<'_> {
         app.pool.lease(&(), *kind, OffsetDateTime::UNIX_EPOCH, &app.place).await
     }
 
-    fn answered(&self, leased: &Leased) {
-        if let Some(end) = leased.end().filter(|_| self.1 == Kind::Any && !leased.is_shared())
-            && end.listing.learn(Some(Speaks::Http1))
-        {
-            info!(app = %end.address, http = Speaks::Http1.as_str(), "learned which HTTP the app speaks");
-        }
-    }
-
+    /// The app may have been exchanged for another since its version was learned. It is learned again then.
     fn otherwise(&self, leased: &Leased) -> Otherwise {
-        let Some(end) = leased.end().filter(|_| self.1 == Kind::Any && !leased.is_shared()) else {
-            return Otherwise::No;
+        let Some(end) = leased.end().filter(|_| self.may_be_exchanged(leased)) else { return Otherwise::No };
+        let otherwise = match end.says.preface() {
+            Preface::Http2 => Otherwise::Surely,
+            Preface::Ended => Otherwise::Perhaps,
+            Preface::Awaited | Preface::Other => return Otherwise::No,
         };
-        match end.says.preface() {
-            Preface::Http2 => {
-                end.listing.try_http2();
-                Otherwise::Surely
-            }
-            Preface::Ended if !leased.was_kept() => {
-                if end.listing.speaks().is_some() {
-                    end.listing.learn(None);
-                    return Otherwise::No;
-                }
-                end.listing.try_http2();
-                Otherwise::Perhaps
-            }
-            _ => Otherwise::No,
-        }
+        end.listing.learn(None);
+        otherwise
     }
 
-    fn is_unsure(&self, leased: &Leased) -> bool {
-        let speaks = leased.end().and_then(|end| end.listing.speaks());
-        self.1 == Kind::Any && speaks.is_none()
+    /// Of a connection that carried a request before it is known that it is HTTP/1.1.
+    fn may_be_exchanged(&self, leased: &Leased) -> bool {
+        self.1 == Kind::Any && !leased.is_shared() && !leased.was_kept()
     }
 }

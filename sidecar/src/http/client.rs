@@ -120,7 +120,10 @@ mod tests {
 
     async fn connected(stream: DuplexStream, pings: Option<Pings>) -> SendRequest {
         let tasks = ConnectionTasks::new(&TaskTracker::new(), &CancellationToken::new());
-        handshake(stream, &http2_builder(&Http::default()), pings, &tasks).await.unwrap()
+        let builder = http2_builder(&Http::default());
+        let (sender, connection) = handshake(stream, &builder, pings, &tasks).await.unwrap();
+        tasks.spawn(connection);
+        sender
     }
 
     fn request() -> Request<Empty<Bytes>> {

@@ -30,16 +30,13 @@ const ATTEMPTS_MAX: usize = 4;
 pub(super) trait Lend: Send + Sync {
     fn lease(&self) -> impl Future<Output = Result<Leased, Failure>> + Send;
 
-    /// An answer came on this connection.
-    fn answered(&self, _: &Leased) {}
-
-    /// Whether a request may be sent again in another version of HTTP, because this connection broke.
+    /// Whether this connection broke because another version of HTTP is spoken at its other end.
     fn otherwise(&self, _: &Leased) -> Otherwise {
         Otherwise::No
     }
 
-    /// Whether what is spoken on this connection is not known yet.
-    fn is_unsure(&self, _: &Leased) -> bool {
+    /// Whether another version than that of this connection may be spoken at its other end by now.
+    fn may_be_exchanged(&self, _: &Leased) -> bool {
         false
     }
 }
@@ -48,7 +45,7 @@ pub(super) trait Lend: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Otherwise {
     No,
-    /// The other side said nothing.
+    /// The other side said nothing: a request is sent again in the other version only.
     Perhaps,
     /// So it has understood nothing of the request.
     Surely,
@@ -103,11 +100,23 @@ impl Prepared {
         lender: &impl Lend,
     ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
         let (mut attempt, call) = (1, self.request.body().call().clone());
+        // Why the request has no answer, unless it can be sent in the other version.
+        let mut doubted = None;
         let _for_the_other_side = call.outcome.wait();
         loop {
             let mut leased = match first.take() {
                 Some(leased) => leased,
-                None => lender.lease().await.map_err(ExchangeError::Unreached)?,
+                None => match (lender.lease().await, doubted.take()) {
+                    (Ok(leased), None) => leased,
+                    (Ok(leased), Some(_)) if leased.is_shared() => leased,
+                    (Err(failure), None) => return Err(ExchangeError::Unreached(failure)),
+                    (lent, Some((error, leased))) => {
+                        if let Ok(lent) = lent {
+                            lent.unused();
+                        }
+                        return Err(broken(&call, error, leased));
+                    }
+                },
             };
             if self.is_extended_connect && !leased.takes_websockets() {
                 leased.unused();
@@ -125,7 +134,6 @@ impl Prepared {
                     if let Some(spare) = spare {
                         spare.body.settle();
                     }
-                    lender.answered(&leased);
                     return Ok((response, leased));
                 }
                 Err(Unanswered { error, unsent }) => {
@@ -135,11 +143,9 @@ impl Prepared {
                         Some(request) => {
                             call.retried();
                             (self.request, attempt) = (request, attempt + 1);
+                            doubted = (otherwise == Otherwise::Perhaps).then_some((error, leased));
                         }
-                        None => {
-                            call.ended(EndedBy::Called, ended::of(&*error));
-                            return Err(ExchangeError::Broken(error, leased));
-                        }
+                        None => return Err(broken(&call, error, leased)),
                     }
                 }
             }
@@ -175,6 +181,11 @@ impl Prepared {
     }
 }
 
+fn broken(call: &OpenCall, error: HttpError, leased: Leased) -> ExchangeError {
+    call.ended(EndedBy::Called, ended::of(&*error));
+    ExchangeError::Broken(error, leased)
+}
+
 /// What it takes to send a request again.
 struct Spare {
     method: Method,
@@ -186,7 +197,7 @@ impl Spare {
     /// Only where the request might be sent again.
     fn of(request: &Request<RequestBody>, leased: &Leased, lender: &impl Lend) -> Option<Self> {
         let kept = leased.was_kept() && request.method().is_idempotent();
-        if !kept && !leased.is_shared() && !lender.is_unsure(leased) {
+        if !kept && !leased.is_shared() && !lender.may_be_exchanged(leased) {
             request.body().settle();
             return None;
         }

@@ -96,8 +96,8 @@ impl From<ExchangeError> for Failure {
             ExchangeError::Broken(error, leased) => match leased.end() {
                 Some(end) if !leased.is_shared() && end.says.preface() == Preface::Http2 => {
                     let detail = format!(
-                        "{} was asked in HTTP/1.1 and answered in HTTP/2: with app_http = \"auto\" the next request is \
-                         sent in HTTP/2; else set app_http = \"2\"",
+                        "{} was asked in HTTP/1.1 and answered in HTTP/2: set app_http = \"auto\" or app_http = \"2\"; \
+                         an upgrade needs an app that speaks HTTP/1.1, or takes WebSockets over HTTP/2 (RFC 8441)",
                         end.address
                     );
                     Self { reason: "app_http", ..Self::broken(detail) }

@@ -106,7 +106,9 @@ impl PeerPlace {
         let (plane, address) = (&self.server.plane, end.address);
         let limits = plane.config.limits;
         let (builder, pings) = (http2_builder(&plane.config.http), pings(address.ip(), limits.dead_after));
-        let sender = handshake(stream, &builder, pings, &tasks).await.map_err(|error| broken(&error))?;
+        let handshake = handshake(stream, &builder, pings, &tasks);
+        let (sender, connection) = handshake.await.map_err(|error| broken(&error))?;
+        tasks.spawn(connection);
         // In TLS 1.3 a server's refusal comes when the client's handshake is done.
         match timeout(limits.handshake_timeout, end.says.begun()).await {
             Ok(Preface::Http2) if end.says.streams_max() == 0 => {
@@ -134,11 +136,6 @@ impl pool::Place for PeerPlace {
 
     fn upstreams(&self) -> &Arc<Upstreams> {
         &self.server.upstreams
-    }
-
-    /// The handshake tells.
-    fn unknown(&self) -> Path {
-        Path::Shared
     }
 
     async fn dial(&self, mut leased: upstream::Leased, kind: Kind, _: Path) -> Result<Dialed, DialError> {

@@ -22,7 +22,6 @@ use super::failure::Failure;
 use super::tasks::ConnectionTasks;
 use crate::metrics::{CountIdle, DialResult};
 use crate::refusals::Refusal;
-use crate::upstream::choice::Speaks;
 use crate::upstream::{self, Upstreams};
 use endpoint::Endpoint;
 pub(super) use leased::{Dialed, End, Leased, StreamPermit, Unanswered};
@@ -56,9 +55,6 @@ pub(super) trait Place: Clone + Send + Sync + 'static {
     type Epoch: Clone + PartialEq + Send + 'static;
 
     fn upstreams(&self) -> &Arc<Upstreams>;
-
-    /// How a request is carried that any version will do for, where it is not known yet what an address speaks.
-    fn unknown(&self) -> Path;
 
     /// Makes a connection to the leased address.
     fn dial(
@@ -99,15 +95,20 @@ pub(super) enum Path {
 #[derive(Debug)]
 pub(super) enum DialError {
     Failed(DialFailure),
-    /// The address speaks something else than was hoped, or it is not known any more what it speaks.
-    Speaks(Option<Speaks>),
+    /// The address turned out to speak HTTP/1.1: requests of [`Kind::Any`] go on in it, and those of [`Kind::Shared`] are
+    /// refused.
+    Http1 {
+        refused: Option<DialFailure>,
+    },
 }
 
 impl DialError {
     fn result(&self) -> DialResult {
         match self {
             Self::Failed(failure) => failure.result,
-            Self::Speaks(_) => DialResult::Failed,
+            // It was to find out.
+            Self::Http1 { refused: None } => DialResult::Ok,
+            Self::Http1 { refused: Some(failure) } => failure.result,
         }
     }
 }
@@ -203,7 +204,7 @@ impl<P: Place> Pool<P> {
             let (turn, era) = self.turn(epoch, kind, now, place, &mut request);
             match (turn, seen) {
                 (Turn::Ready(sender, permit), _) => {
-                    self.tell_failed(&request, place);
+                    self.tell_failed(&request, kind, place);
                     return Ok(self.leased(sender, permit, era));
                 }
                 (Turn::Own(order, permit), _) => {
@@ -211,7 +212,7 @@ impl<P: Place> Pool<P> {
                     let (hand, handed) = oneshot::channel();
                     self.dial(order, kind, place, Some(hand));
                     if let Ok(single) = handed.await {
-                        self.tell_failed(&request, place);
+                        self.tell_failed(&request, kind, place);
                         return Ok(self.leased(Sender::Single(Some(single)), permit, era));
                     }
                 }
@@ -220,7 +221,7 @@ impl<P: Place> Pool<P> {
                     request.waits = Some(Waiting::new(&self.changes));
                 }
                 (Turn::Wait, Some(_)) if request.began.elapsed() > WAIT_MAX => {
-                    return Err(self.unreached(&request, place));
+                    return Err(self.unreached(&request, kind, place));
                 }
                 (Turn::Wait, Some(seen)) => {
                     let mut count = self.changes.count.subscribe();
@@ -232,7 +233,7 @@ impl<P: Place> Pool<P> {
                     request.has_asked = true;
                     place.upstreams().first_address().await;
                 }
-                (Turn::Failed, _) => return Err(self.unreached(&request, place)),
+                (Turn::Failed, _) => return Err(self.unreached(&request, kind, place)),
             }
         }
     }
@@ -249,8 +250,8 @@ impl<P: Place> Pool<P> {
         state.take_over(epoch, place.upstreams());
         let dials = *request.dials.get_or_insert(state.dials);
         let waiting = self.changes.waiting();
-        let (unknown, is_late, shared_max) = (place.unknown(), request.is_late, self.bounds.shared_max);
-        let (turn, order) = state.turn(Ask { kind, unknown, now, dials, is_late, waiting, shared_max });
+        let (is_late, shared_max) = (request.is_late, self.bounds.shared_max);
+        let (turn, order) = state.turn(Ask { kind, now, dials, is_late, waiting, shared_max });
         let era = state.era;
         drop(state);
         if let Some(order) = order {
@@ -288,16 +289,16 @@ impl<P: Place> Pool<P> {
     }
 
     /// What other addresses said before one was reached.
-    fn tell_failed(&self, request: &Request<'_>, place: &P) {
+    fn tell_failed(&self, request: &Request<'_>, kind: Kind, place: &P) {
         if request.has_waited {
-            let failed = self.lock().failed_since(request.dials.unwrap_or_default());
+            let failed = self.lock().failed_since(request.dials.unwrap_or_default(), kind);
             failed.iter().filter_map(DialFailure::take_untold).for_each(|refusal| place.tell(refusal));
         }
     }
 
     /// All that went wrong since the request came. Whoever hears of it tells it.
-    fn unreached(&self, request: &Request<'_>, place: &P) -> Failure {
-        let failed = self.lock().failed_since(request.dials.unwrap_or_default());
+    fn unreached(&self, request: &Request<'_>, kind: Kind, place: &P) -> Failure {
+        let failed = self.lock().failed_since(request.dials.unwrap_or_default(), kind);
         failed.iter().for_each(|failure| drop(failure.take_untold()));
         let beside = place.upstreams().beside().to_string();
         let beside = beside.strip_prefix("; ").unwrap_or(&beside);
@@ -392,11 +393,11 @@ impl<P: Place> Dial<P> {
                     endpoint.fails(dials, failure, instant);
                 }
             }
-            (Err(DialError::Speaks(speaks)), Some(endpoint)) => {
-                endpoint.listing.learn(speaks);
+            (Err(DialError::Http1 { refused }), Some(endpoint)) => {
+                endpoint.no_http2 = refused.map(|failure| (dials, failure));
             }
             // Its address is none any more, or the identity is another.
-            (Ok(Dialed::Shared(..)) | Err(DialError::Speaks(_)), None) => {}
+            (Ok(Dialed::Shared(..)) | Err(DialError::Http1 { .. }), None) => {}
         }
         drop(state);
         pool.changes.happened();

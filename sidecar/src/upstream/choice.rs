@@ -40,9 +40,6 @@ impl From<SocketAddr> for Endpoint {
 #[derive(Debug, Clone, Default)]
 pub struct Listing(Arc<Listed>);
 
-/// Of `speaks`: nothing known contradicts it.
-const HTTP2_IS_TRIED: u8 = 3;
-
 #[derive(Debug, Default)]
 struct Listed {
     over: AtomicBool,
@@ -97,11 +94,6 @@ impl Listing {
             1 => Some(Speaks::Http1),
             _ => Some(Speaks::Http2),
         }
-    }
-
-    /// HTTP/2 is tried there next.
-    pub(crate) fn try_http2(&self) {
-        self.0.speaks.store(HTTP2_IS_TRIED, Ordering::Relaxed);
     }
 
     /// Keeps which HTTP is spoken there, and says whether that is new.

@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -16,15 +17,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern_proto::policy::Protocol;
 use postern_sidecar::config::AppHttp;
 use postern_sidecar::metrics::Direction;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::apps::App;
+use crate::apps::{App, reset};
 use crate::authority::Authority;
 use crate::live::{ALL, policy};
 use crate::shop::{Seen, say, seen};
 use crate::sidecar::{Sidecar, Spec, eventually};
 
+/// As `sidecar/src/http/app.rs` has it.
+const VERSION_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bytes of a body of which the sidecar keeps nothing.
+const MUCH: usize = 1024 * 1024;
+const BAD_REQUEST: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Answers with the version and the length of the body.
@@ -44,20 +52,97 @@ async fn http1_only(stream: TcpStream) -> io::Result<()> {
     builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await.map_err(io::Error::other)
 }
 
-/// Says nothing before it has seen that the other side speaks HTTP/2, and closes otherwise.
-async fn http2_only_and_silent(stream: TcpStream) -> io::Result<()> {
+/// What an app does when it is spoken to in the version that it does not speak. hyper, as Go and tonic do, says what it
+/// speaks and closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    Answers(&'static str),
+    Closes,
+    Resets,
+    Waits,
+}
+
+/// Waits for the first bytes, and says whether they are the preface of HTTP/2.
+async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
+    stream.readable().await?;
     let mut first = [0; PREFACE.len()];
-    loop {
-        match stream.peek(&mut first).await? {
-            PREFACE_BYTES if first == *PREFACE => return http2_only(stream).await,
-            0 => return Ok(()),
-            read if first[..read] == PREFACE[..read] => tokio::time::sleep(Duration::from_millis(1)).await,
-            _ => return Ok(()),
+    let read = stream.peek(&mut first).await?;
+    // All of it is in the first segment.
+    Ok(first[..read] == *PREFACE)
+}
+
+async fn refuses(mut stream: TcpStream, habit: Habit) -> io::Result<()> {
+    match habit {
+        Habit::Answers(answer) => stream.write_all(answer.as_bytes()).await,
+        Habit::Closes => Ok(()),
+        Habit::Resets => {
+            reset(stream);
+            Ok(())
         }
+        Habit::Waits => stream.read_to_end(&mut Vec::new()).await.map(|_| ()),
     }
 }
 
-const PREFACE_BYTES: usize = PREFACE.len();
+/// Says nothing before it has seen that the other side speaks HTTP/2.
+async fn silent_http2(habit: Habit) -> App {
+    App::serve(move |stream| async move {
+        if is_http2(&stream).await? { http2_only(stream).await } else { refuses(stream, habit).await }
+    })
+    .await
+}
+
+/// Serves one connection after the other, and counts those that were not HTTP/1.1.
+async fn one_at_a_time_http1(habit: Habit, probes: Arc<AtomicUsize>) -> App {
+    let turn = Arc::new(Semaphore::new(1));
+    App::serve(move |stream| {
+        let (turn, probes) = (turn.clone(), probes.clone());
+        async move {
+            let _turn = turn.acquire().await.map_err(io::Error::other)?;
+            if is_http2(&stream).await? {
+                probes.fetch_add(1, Ordering::Relaxed);
+                return refuses(stream, habit).await;
+            }
+            http1_only(stream).await
+        }
+    })
+    .await
+}
+
+async fn both(stream: TcpStream) -> io::Result<()> {
+    if is_http2(&stream).await? { http2_only(stream).await } else { http1_only(stream).await }
+}
+
+/// An app at one address that is exchanged for another while nobody looks.
+struct Exchanged {
+    speaks_http2: AtomicBool,
+    /// Ends the connections of the one before.
+    next: Notify,
+}
+
+impl Exchanged {
+    async fn app(self: &Arc<Self>) -> App {
+        let exchanged = self.clone();
+        App::serve(move |stream| {
+            let exchanged = exchanged.clone();
+            async move {
+                let served = async {
+                    let http2 = is_http2(&stream).await?;
+                    match exchanged.speaks_http2.load(Ordering::Relaxed) {
+                        // Says what it speaks.
+                        true => http2_only(stream).await,
+                        false if http2 => refuses(stream, Habit::Closes).await,
+                        false => http1_only(stream).await,
+                    }
+                };
+                tokio::select! {
+                    served = served => served,
+                    () = exchanged.next.notified() => Ok(()),
+                }
+            }
+        })
+        .await
+    }
+}
 
 struct Pair {
     payments: Sidecar,
@@ -97,9 +182,20 @@ impl Pair {
         self.asks("POST /shop.Charges/Chat HTTP/1.1\r\ncontent-type: application/grpc\r\nx: y", "").await
     }
 
+    /// What is shown of the app's address.
+    fn shown(&self) -> Value {
+        self.payments.plane.upstreams.shown(Direction::Inbound, 0)["addresses"][0].clone()
+    }
+
     fn speaks(&self) -> Option<String> {
-        let shown = self.payments.plane.upstreams.shown(Direction::Inbound, 0);
-        shown["addresses"][0]["http"].as_str().map(str::to_owned)
+        self.shown()["http"].as_str().map(str::to_owned)
+    }
+
+    /// What a POST whose body is too long to be sent again is answered with.
+    async fn answered_to_much(&self) -> String {
+        let seen = self.asks("POST /charge", &"x".repeat(MUCH)).await;
+        assert_eq!(seen.status(), 200, "{seen:?}");
+        String::from_utf8(seen.body).unwrap()
     }
 }
 
@@ -110,9 +206,100 @@ async fn an_app_of_http_2_only_is_found_out_and_shown() {
         assert_eq!(pair.answered("POST /charge").await, "HTTP/2.0 4");
         assert_eq!(pair.speaks().as_deref(), Some("2"));
     }
-    let pair = Pair::new(App::serve(http2_only_and_silent).await, AppHttp::Auto).await;
-    assert_eq!(pair.answered("GET /socket").await, "HTTP/2.0 4");
-    assert_eq!(pair.answered("POST /charge").await, "HTTP/2.0 4");
+}
+
+#[tokio::test]
+async fn no_first_request_is_lost_on_an_app_of_http_2_only_whatever_it_does_in_http_1() {
+    let goes_away = "\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    for habit in
+        [Habit::Answers(goes_away), Habit::Answers(BAD_REQUEST), Habit::Closes, Habit::Resets, Habit::Waits]
+    {
+        let pair = Pair::new(silent_http2(habit).await, AppHttp::Auto).await;
+        assert_eq!(pair.answered_to_much().await, format!("HTTP/2.0 {MUCH}"), "{habit:?}");
+        let pair = Pair::new(silent_http2(habit).await, AppHttp::Auto).await;
+        assert_eq!(pair.grpc().await.status(), 200, "{habit:?}");
+        assert_eq!(pair.answered("POST /charge").await, "HTTP/2.0 4", "{habit:?}");
+    }
+    let pair = Pair::new(App::serve(http2_only).await, AppHttp::Auto).await;
+    assert_eq!(pair.answered_to_much().await, format!("HTTP/2.0 {MUCH}"));
+}
+
+#[tokio::test]
+async fn no_first_request_is_lost_on_an_app_of_http_1_only_whatever_it_does_in_http_2() {
+    for habit in
+        [Habit::Answers(BAD_REQUEST), Habit::Answers("?"), Habit::Closes, Habit::Resets, Habit::Waits]
+    {
+        let probes = Arc::<AtomicUsize>::default();
+        let pair = Pair::new(one_at_a_time_http1(habit, probes.clone()).await, AppHttp::Auto).await;
+        let began = Instant::now();
+        assert_eq!(pair.answered_to_much().await, format!("HTTP/1.1 {MUCH}"), "{habit:?}");
+        if habit == Habit::Waits {
+            assert!(began.elapsed() >= VERSION_PROBE_TIMEOUT, "{:?}", began.elapsed());
+        }
+        for _ in 0..3 {
+            assert_eq!(pair.answered("POST /charge").await, "HTTP/1.1 4", "{habit:?}");
+        }
+        assert_eq!(probes.load(Ordering::Relaxed), 1, "{habit:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_come_at_once_wait_for_one_probe() {
+    let probes = Arc::<AtomicUsize>::default();
+    let app = App::serve({
+        let probes = probes.clone();
+        move |stream| {
+            let probes = probes.clone();
+            async move {
+                if is_http2(&stream).await? {
+                    probes.fetch_add(1, Ordering::Relaxed);
+                    return refuses(stream, Habit::Waits).await;
+                }
+                http1_only(stream).await
+            }
+        }
+    })
+    .await;
+    let pair = Pair::new(app, AppHttp::Auto).await;
+    let answers = join_all((0..150).map(|_| pair.answered("POST /charge"))).await;
+    assert!(answers.iter().all(|answer| answer == "HTTP/1.1 4"), "{answers:?}");
+    assert_eq!(probes.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_app_of_http_1_that_is_asked_in_grpc_first_is_found_out_too() {
+    let probes = Arc::<AtomicUsize>::default();
+    let app = one_at_a_time_http1(Habit::Answers(BAD_REQUEST), probes.clone()).await;
+    let pair = Pair::new(app, AppHttp::Auto).await;
+    assert!(pair.grpc().await.head.contains("gRPC needs HTTP/2"));
+    assert_eq!(pair.answered_to_much().await, format!("HTTP/1.1 {MUCH}"));
+    assert_eq!(probes.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_app_of_both_is_spoken_to_in_http_1_and_in_http_2_for_grpc() {
+    for grpc_first in [false, true] {
+        let pair = Pair::new(App::serve(both).await, AppHttp::Auto).await;
+        if grpc_first {
+            assert_eq!(pair.grpc().await.status(), 200);
+        }
+        assert_eq!(pair.answered_to_much().await, format!("HTTP/1.1 {MUCH}"));
+        assert_eq!(pair.grpc().await.status(), 200);
+        assert_eq!(pair.answered("POST /charge").await, "HTTP/1.1 4");
+        assert_eq!(pair.speaks().as_deref(), Some("1.1"));
+    }
+}
+
+#[tokio::test]
+async fn no_request_is_lost_on_an_app_that_is_exchanged_unseen_for_one_that_speaks_otherwise() {
+    let exchanged = Arc::new(Exchanged { speaks_http2: AtomicBool::new(false), next: Notify::new() });
+    let pair = Pair::new(exchanged.app().await, AppHttp::Auto).await;
+    for version in ["HTTP/1.1 4", "HTTP/2.0 4", "HTTP/1.1 4", "HTTP/2.0 4"] {
+        assert_eq!(pair.answered("POST /charge").await, version);
+        exchanged.speaks_http2.store(version == "HTTP/1.1 4", Ordering::Relaxed);
+        exchanged.next.notify_waiters();
+        eventually("its connections have ended", || (pair.shown()["in_flight"] == 0).then_some(())).await;
+    }
 }
 
 #[tokio::test]

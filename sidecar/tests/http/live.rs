@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
 use postern_proto::policy::Protocol;
-use postern_sidecar::config::{AccessLogConfig, Http};
+use postern_sidecar::config::{AccessLogConfig, AppHttp, Http};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -72,6 +72,11 @@ impl Live {
     /// With the limits of `payments`.
     pub async fn with_limits(app: App, limits: Http) -> Self {
         Self::with_payments(app, |payments| payments.http = limits).await
+    }
+
+    /// With an app that takes whatever comes for a request of HTTP/1.1.
+    pub async fn with_http1(app: App) -> Self {
+        Self::with_payments(app, |payments| payments.app_http = AppHttp::Http1).await
     }
 
     /// With the access log of `payments`.

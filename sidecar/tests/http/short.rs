@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::Reason;
-use postern_sidecar::config::{AccessLogConfig, AccessLogTarget, Http};
+use postern_sidecar::config::{AccessLogConfig, AccessLogTarget, AppHttp, Http};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -135,7 +135,7 @@ async fn a_short_answer_is_an_error_whoever_asked_and_however_it_ended() {
         (UNTIL_CLOSE, How::Reset),
     ] {
         let now = Arc::<Notify>::default();
-        let live = Live::with(short_http1(answer, how, now.clone()).await).await;
+        let live = Live::with_http1(short_http1(answer, how, now.clone()).await).await;
         for version in [Version::Http1, Version::Http2] {
             assert!(is_short(&live, version, CHARGE, &now).await, "{answer:?} ended by {how:?}, {version:?}");
         }
@@ -289,7 +289,7 @@ async fn answering_late(now: Arc<Notify>) -> App {
 #[tokio::test]
 async fn a_client_that_ends_its_direction_has_all_its_answers() {
     let now = Arc::<Notify>::default();
-    let live = Live::with(answering_late(now.clone()).await).await;
+    let live = Live::with_http1(answering_late(now.clone()).await).await;
     let asked = "GET /socket HTTP/1.1\r\nhost: payments\r\n\r\n";
     for count in [1, 3] {
         let requests = asked.repeat(count);
@@ -368,7 +368,10 @@ async fn the_access_log_says_which_side_ended_a_request_and_with_what() {
     .enumerate()
     {
         let (now, (path, to)) = (Arc::<Notify>::default(), log(&at.to_string()));
-        let live = Live::logging(short_http1(answer, how, now.clone()).await, to).await;
+        let live = Live::with_payments(short_http1(answer, how, now.clone()).await, |payments| {
+            (payments.access_log, payments.app_http) = (Some(to), AppHttp::Http1);
+        })
+        .await;
         is_short(&live, Version::Http2, CHARGE, &now).await;
         let line = line(&path).await;
         assert_eq!((&line["ended_by"], &line["ended_with"]), (&"app".into(), &with.into()), "{line}");

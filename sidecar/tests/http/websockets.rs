@@ -106,7 +106,7 @@ impl Asked {
 #[tokio::test]
 async fn one_of_http_1_is_carried_on_the_shared_connection_and_half_closes() {
     let (tell, mut told) = mpsc::channel(1);
-    let live = Live::with(answering(SWITCHES, tell).await).await;
+    let live = Live::with_http1(answering(SWITCHES, tell).await).await;
     let mut stream = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
     let request = Switch::WebSocket.request();
     // What comes with the request is not lost.
@@ -144,7 +144,7 @@ async fn one_of_http_1_is_carried_on_the_shared_connection_and_half_closes() {
 async fn one_of_http_2_is_carried_to_an_app_of_http_1() {
     for direct in [false, true] {
         let (tell, mut told) = mpsc::channel(1);
-        let live = Live::with(answering(SWITCHES, tell).await).await;
+        let live = Live::with_http1(answering(SWITCHES, tell).await).await;
         let mut asked = if direct {
             Asked::over(live.direct("orders", b"h2").await, "websocket").await
         } else {
@@ -217,7 +217,7 @@ async fn what_is_no_success_is_an_answer_like_any_other() {
                           sec-websocket-accept: ACCEPT\r\n\r\n";
     for (answer, status) in [(not_found, 404), (plain, 502), (other_key, 502), (other_protocol, 502)] {
         let (tell, _told) = mpsc::channel(2);
-        let live = Live::with(answering(answer, tell).await).await;
+        let live = Live::with_http1(answering(answer, tell).await).await;
         let mut stream = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
         stream.write_all(Switch::WebSocket.request().as_bytes()).await.unwrap();
         let told = head(&mut stream).await;

@@ -54,13 +54,14 @@ pub(in crate::http) struct SendError<B> {
     pub(in crate::http) unsent: Option<Box<Request<B>>>,
 }
 
-/// Begins HTTP/2 on a connection, which `tasks` drive until no request is on it and nobody can send one.
+/// Begins HTTP/2 on a connection. The future drives it, and is over when no request is on it and nobody can send one; dropped,
+/// it closes the connection at once. The bodies of requests are sent by `tasks`.
 pub(in crate::http) async fn handshake<S>(
     stream: S,
     builder: &h2::client::Builder,
     pings: Option<Pings>,
     tasks: &ConnectionTasks,
-) -> Result<SendRequest, h2::Error>
+) -> Result<(SendRequest, impl Future<Output = ()> + Send + use<S>), h2::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -68,7 +69,7 @@ where
     let mut liveness = Liveness::new(pings, pings.and_then(|_| connection.ping_pong()));
     let open = Arc::<AtomicUsize>::default();
     let under_way = open.clone();
-    tasks.spawn(async move {
+    let driven = async move {
         let ended = poll_fn(|cx| {
             let is_busy = under_way.load(Ordering::Relaxed) > 0;
             if let Some(liveness) = &mut liveness
@@ -83,8 +84,8 @@ where
         if let Err(error) = ended {
             debug!(%error, "an HTTP/2 connection broke");
         }
-    });
-    Ok(SendRequest { send, open, tasks: tasks.clone() })
+    };
+    Ok((SendRequest { send, open, tasks: tasks.clone() }, driven))
 }
 
 impl SendRequest {

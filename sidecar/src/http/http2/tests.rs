@@ -41,6 +41,14 @@ fn said() -> (mpsc::Sender<Result<Frame<Bytes>, h2::Error>>, Said) {
     (say, Frames::new(ReceiverStream::new(said).map((|frame| frame) as fn(_) -> _)))
 }
 
+/// The client's side of a connection that `tasks` drive.
+async fn connected(stream: DuplexStream, pings: Option<Pings>, tasks: &ConnectionTasks) -> SendRequest {
+    let builder = h2::client::Builder::new();
+    let (send, connection) = handshake(stream, &builder, pings, tasks).await.unwrap();
+    tasks.spawn(connection);
+    send
+}
+
 struct Pair {
     send: SendRequest,
     tracker: TaskTracker,
@@ -65,7 +73,7 @@ where
     tasks.spawn(async move {
         let _ended = served.await;
     });
-    let send = handshake(near, &h2::client::Builder::new(), None, &tasks).await.unwrap();
+    let send = connected(near, None, &tasks).await;
     Pair { send, tracker, cut }
 }
 
@@ -174,7 +182,7 @@ async fn the_code_of_a_reset_passes_through() {
         });
         let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
         let tasks = ConnectionTasks::new(&tracker, &cut);
-        let behind = handshake(near, &h2::client::Builder::new(), None, &tasks).await.unwrap();
+        let behind = connected(near, None, &tasks).await;
         let answer = behind.send(request(whole()), |_| ()).await.unwrap();
         let answer = Arc::new(std::sync::Mutex::new(Some(answer.into_body())));
         let (near, far) = tokio::io::duplex(64 * 1024);
@@ -186,7 +194,7 @@ async fn the_code_of_a_reset_passes_through() {
         tasks.spawn(async move {
             let _ended = served.await;
         });
-        let front = handshake(near, &h2::client::Builder::new(), None, &tasks).await.unwrap();
+        let front = connected(near, None, &tasks).await;
         let mut body = front.send(request(whole()), |_| ()).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
         go_on.notify_one();
@@ -267,7 +275,7 @@ async fn who_answers_no_ping_is_dead_while_requests_are_under_way_and_is_not_ask
     let tasks = ConnectionTasks::new(&tracker, &cut);
     let second = Duration::from_secs(1);
     let pings = Some(Pings { after: second, answer_within: second });
-    let send = handshake(near, &h2::client::Builder::new(), pings, &tasks).await.unwrap();
+    let send = connected(near, pings, &tasks).await;
     let asked = Arc::new(AtomicUsize::new(0));
     tokio::time::sleep(10 * second).await;
     assert!(!send.is_closed(), "an idle connection is not asked");

@@ -47,6 +47,8 @@ pub(super) struct Endpoint {
     back_off_until: Option<Instant>,
     /// How the last dial failed, and its number among all dials.
     pub(super) failed: Option<(u64, DialFailure)>,
+    /// The last dial that found no HTTP/2 where only that would do, and its number among all dials.
+    pub(super) no_http2: Option<(u64, DialFailure)>,
     /// Streams that its last connection allowed.
     streams: usize,
     /// The number of the last dial that went well.
@@ -67,23 +69,25 @@ impl Endpoint {
             failures: 0,
             back_off_until: None,
             failed: None,
+            no_http2: None,
             streams: STREAMS_EXPECTED,
             dial: 0,
             unused: 0,
         }
     }
 
-    /// On which kind of connection a request goes here.
-    pub(super) fn path(&self, kind: Kind, unknown: Path) -> Path {
-        match kind {
-            Kind::Shared => Path::Shared,
-            Kind::Single | Kind::Fresh => Path::Single,
-            Kind::Any => match self.listing.speaks() {
-                Some(Speaks::Http2) => Path::Shared,
-                Some(Speaks::Http1) => Path::Single,
-                None => unknown,
-            },
+    /// On which kind of connection a request goes here. Where it is not known yet what the address speaks, the dial of a
+    /// shared one finds out.
+    pub(super) fn path(&self, kind: Kind) -> Path {
+        match (kind, self.listing.speaks()) {
+            (Kind::Single | Kind::Fresh, _) | (Kind::Any, Some(Speaks::Http1)) => Path::Single,
+            (Kind::Shared, _) | (Kind::Any, Some(Speaks::Http2) | None) => Path::Shared,
         }
+    }
+
+    /// Whether it is known what carries requests of this kind here.
+    pub(super) fn is_known(&self, kind: Kind) -> bool {
+        kind != Kind::Any || self.listing.speaks().is_some()
     }
 
     /// What decides which address is next: requests under way, and whose last one is longest ago.
@@ -121,9 +125,9 @@ impl Endpoint {
         idle + self.shared.iter().filter(|shared| shared.is_idle()).count()
     }
 
-    /// Whether what is being dialed is too little for so many who wait.
+    /// Whether what is being dialed is too little for so many who wait. One dial is enough to find out what is spoken.
     pub(super) fn dials_too_few_for(&self, waiting: usize) -> bool {
-        waiting > self.dialing.saturating_mul(self.streams)
+        self.listing.speaks().is_some() && waiting > self.dialing.saturating_mul(self.streams)
     }
 
     /// A server that ends each connection at once is not dialed again and again.
@@ -183,9 +187,14 @@ impl Endpoint {
         self.back_off_until.is_some_and(|until| instant < until)
     }
 
-    /// Whether a dial has failed since there had been so many.
-    pub(super) fn has_failed_since(&self, dials: u64) -> bool {
-        self.failed.as_ref().is_some_and(|(at, _)| *at > dials)
+    /// How a dial for this kind has failed since there had been so many.
+    pub(super) fn failed_since(&self, dials: u64, kind: Kind) -> Option<&DialFailure> {
+        let no_http2 = self.no_http2.as_ref().filter(|_| kind == Kind::Shared);
+        [self.failed.as_ref(), no_http2]
+            .into_iter()
+            .flatten()
+            .find(|(at, _)| *at > dials)
+            .map(|(_, failure)| failure)
     }
 
     pub(super) fn end_dial(&mut self, path: Path) {

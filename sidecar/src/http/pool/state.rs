@@ -30,8 +30,6 @@ pub(super) struct State<E> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask {
     pub(super) kind: Kind,
-    /// Where it is not known yet what an address speaks.
-    pub(super) unknown: Path,
     pub(super) now: OffsetDateTime,
     /// Dials that had ended when it came: an address where one has failed since is not dialed for it again.
     pub(super) dials: u64,
@@ -126,7 +124,7 @@ impl<E> State<E> {
                 Turn::Ready(Sender::Single(Some(single)), StreamPermit::of(&endpoint.listing))
             }
             Offer::New => {
-                let order = Order { id: endpoint.id, path: endpoint.path(ask.kind, ask.unknown), era };
+                let order = Order { id: endpoint.id, path: endpoint.path(ask.kind), era };
                 Turn::Own(order, StreamPermit::of(&endpoint.listing))
             }
         })
@@ -157,9 +155,11 @@ impl<E> State<E> {
         let mut found = Found::default();
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let (load, backs_off) = (endpoint.load(), endpoint.is_backing_off(instant));
-            let may_dial = !endpoint.has_failed_since(ask.dials);
-            let offer = match endpoint.path(ask.kind, ask.unknown) {
-                Path::Shared if endpoint.has_room(ask.now, instant) => Some((false, Offer::Shared)),
+            let may_dial = endpoint.failed_since(ask.dials, ask.kind).is_none();
+            let offer = match endpoint.path(ask.kind) {
+                Path::Shared if endpoint.is_known(ask.kind) && endpoint.has_room(ask.now, instant) => {
+                    Some((false, Offer::Shared))
+                }
                 Path::Shared => {
                     found.without_room(at, endpoint, ask, (backs_off, load));
                     None
@@ -179,9 +179,8 @@ impl<E> State<E> {
     }
 
     /// How the addresses failed where a dial has failed since there had been so many.
-    pub(super) fn failed_since(&self, dials: u64) -> Vec<DialFailure> {
-        let failed = self.endpoints.iter().filter(|endpoint| endpoint.has_failed_since(dials));
-        failed.filter_map(|endpoint| endpoint.failed.as_ref()).map(|(_, failure)| failure.clone()).collect()
+    pub(super) fn failed_since(&self, dials: u64, kind: Kind) -> Vec<DialFailure> {
+        self.endpoints.iter().filter_map(|endpoint| endpoint.failed_since(dials, kind)).cloned().collect()
     }
 }
 
@@ -216,7 +215,7 @@ impl Found {
         if all >= ask.shared_max || (load.0 && endpoint.shared_count() > 0) {
             self.is_full |= endpoint.shared_count() > 0;
         } else if (!is_dialing || needs_more)
-            && !endpoint.has_failed_since(ask.dials)
+            && endpoint.failed_since(ask.dials, ask.kind).is_none()
             && self.dialable.is_none_or(|(least, _)| load < least)
         {
             self.needs_more = needs_more;
