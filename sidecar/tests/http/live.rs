@@ -330,3 +330,17 @@ pub async fn switched(address: SocketAddr, switch: Switch) -> TcpStream {
     crate::apps::echoed(&mut stream).await.unwrap();
     stream
 }
+
+/// Sends a MiB and its end while it comes back, whole, with its own end.
+pub async fn echoed_whole(stream: &mut TcpStream) {
+    let bytes = vec![b'x'; 1024 * 1024];
+    let mut back = Vec::new();
+    let (mut read, mut write) = stream.split();
+    let said = async {
+        write.write_all(&bytes).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let (_, heard) = tokio::join!(said, read.read_to_end(&mut back));
+    heard.unwrap();
+    assert!(back == bytes, "{} bytes came back", back.len());
+}

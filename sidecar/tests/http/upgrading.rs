@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::apps::App;
-use crate::live::Live;
+use crate::live::{Live, echoed_whole};
 
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
@@ -154,16 +154,7 @@ async fn an_upgrade_is_carried_with_its_body_before_it_and_half_closes() {
         let mut first = [0; 5];
         stream.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"first");
-        let bytes = vec![b'x'; 1024 * 1024];
-        let mut back = Vec::new();
-        let (mut read, mut write) = stream.split();
-        let said = async {
-            write.write_all(&bytes).await.unwrap();
-            write.shutdown().await.unwrap();
-        };
-        let (_, heard) = tokio::join!(said, read.read_to_end(&mut back));
-        heard.unwrap();
-        assert_eq!(back.len(), bytes.len(), "{offer}");
+        echoed_whole(&mut stream).await;
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::apps::{App, echoed, expect_reset};
-use crate::live::{Live, Switch, accept_of, policy, switched};
+use crate::live::{Live, Switch, accept_of, echoed_whole, policy, switched};
 use crate::sidecar::eventually;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -128,16 +128,7 @@ async fn one_of_http_1_is_carried_on_the_shared_connection_and_half_closes() {
     assert_eq!((live.orders.live(), live.payments.live()), (1, 1));
     let _second = switched_first(&live).await;
     assert_eq!((live.orders.live(), live.payments.live()), (1, 1), "it shares the connection");
-    let bytes = vec![b'x'; 1024 * 1024];
-    let mut back = Vec::new();
-    let (mut read, mut write) = stream.split();
-    let said = async {
-        write.write_all(&bytes).await.unwrap();
-        write.shutdown().await.unwrap();
-    };
-    let (_, heard) = tokio::join!(said, read.read_to_end(&mut back));
-    heard.unwrap();
-    assert_eq!(back, bytes);
+    echoed_whole(&mut stream).await;
 }
 
 #[tokio::test]
