@@ -171,16 +171,16 @@ impl Streams {
         let mut state = self.lock();
         let wanted = std::mem::take(&mut state.wanted);
         let held = |id: u32| {
-            let body = state.open.get_mut(&id)?;
+            let body = state.open.get_mut(&id).filter(|body| !body.held.is_empty())?;
             body.is_wanted = false;
-            Some((id, std::mem::take(&mut body.held))).filter(|(_, held)| !held.is_empty())
+            Some((id, std::mem::take(&mut body.held)))
         };
         let mut all: Vec<_> = wanted.into_iter().filter_map(held).collect();
         all.append(&mut state.orphans);
         all
     }
 
-    fn want(&self, id: u32) {
+    pub(super) fn want(&self, id: u32) {
         let mut state = self.lock();
         let State { open, wanted, .. } = &mut *state;
         let Some(body) = open.get_mut(&id) else { return };

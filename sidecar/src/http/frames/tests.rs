@@ -240,3 +240,17 @@ fn a_block_is_unfinished_until_its_last_frame_and_a_body_is_not() {
     assert!(!after(&frame_of(KIND_CONTINUATION, FLAG_END_HEADERS, 1, &head[3..])[3..], 1));
     assert!(!after(&frame_of(KIND_DATA, 0, 1, b"abc")[..10], 1));
 }
+
+#[test]
+fn a_body_that_is_waited_for_again_before_it_was_looked_at_gets_its_next_piece() {
+    let streams = Arc::<Streams>::default();
+    streams.begin(1, 10);
+    assert!(streams.hold(1, b"a").is_empty());
+    let taken =
+        |streams: &Streams| streams.take_wanted().into_iter().map(|(_, held)| held).collect::<Vec<_>>();
+    streams.want(1);
+    assert_eq!(streams.hold(1, b"b"), b"ab", "it is handed on before whoever reads has looked");
+    streams.want(1);
+    assert!(taken(&streams).is_empty());
+    assert_eq!(streams.hold(1, b"c"), b"c");
+}
