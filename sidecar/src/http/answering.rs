@@ -110,6 +110,7 @@ async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<A
     let response = answer_call(side, request, refused, &call, asked).await;
     // What comes before the answer is sent before it.
     side.calls().interim().sent().await;
+    call.continue_is_heard().await;
     call.answered(&response);
     response
 }

@@ -232,6 +232,7 @@ impl Body for RequestBody {
         let frame = ready!(flow.poll(cx)).map_err(|error| self.broken(&flow, error))?;
         let frame = frame.map(|frame| counting(frame, self.call.bytes(self.to)));
         self.call.moved();
+        self.call.request_begins();
         if frame.is_none() || flow.is_over() {
             self.call.request_over();
         }

@@ -11,6 +11,7 @@ use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use postern_proto::mtls::Denial;
 use slab::Slab;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::answer::BadAnswer;
@@ -33,6 +34,9 @@ pub struct CallFacts {
     /// As sent, up to `?`.
     pub path: String,
 }
+
+/// After `100 Continue` the body is awaited so long before a final answer is given, which a client may send without it.
+const CONTINUE_HEARD_WITHIN: Duration = Duration::from_millis(250);
 
 /// Of a path so much is told.
 const PATH_CHARS_SHOWN: usize = 512;
@@ -95,7 +99,10 @@ pub(super) struct OpenCall {
     waiting: [AtomicWaker; 3],
     /// When something moved last, in milliseconds since the connection began.
     moved: AtomicU64,
+    request_begun: AtomicBool,
     request_over: AtomicBool,
+    /// Its client was told to send the body.
+    continued: AtomicBool,
     answered: AtomicBool,
     /// It has become a stream of bytes, whose relay knows how long it may be idle, and how it ended.
     relayed: AtomicBool,
@@ -172,7 +179,9 @@ impl Calls {
             cut: AtomicU8::new(0),
             waiting: Default::default(),
             moved: AtomicU64::new(self.millis()),
+            request_begun: AtomicBool::new(false),
             request_over: AtomicBool::new(false),
+            continued: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             relayed: AtomicBool::new(false),
             expanded_bytes: AtomicUsize::new(0),
@@ -308,6 +317,39 @@ impl OpenCall {
     /// What its client is told before its answer.
     pub(super) fn interim(&self) -> &InterimQueue {
         &self.calls.interim
+    }
+
+    /// Some of its body was passed on.
+    pub(super) fn request_begins(&self) {
+        if !self.has_request_begun() {
+            self.request_begun.store(true, Ordering::Release);
+            if let Some(waker) = self.waiting.get(Part::Answer as usize) {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn has_request_begun(&self) -> bool {
+        self.request_begun.load(Ordering::Acquire)
+    }
+
+    /// Its client is told to send the body (`100 Continue`).
+    pub(super) fn continues(&self) {
+        self.continued.store(true, Ordering::Release);
+    }
+
+    /// Behind `100 Continue` an answer waits until the body begins: HAProxy 2.6 takes the two of them, when they come
+    /// together over HTTP/2, for the end of the answer.
+    pub(super) async fn continue_is_heard(&self) {
+        if !self.continued.load(Ordering::Acquire) {
+            return;
+        }
+        let begun = poll_fn(|cx| {
+            let over = self.poll_cut(Part::Answer, cx) || self.has_request_begun() || self.is_request_over();
+            if over { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // Whoever sends nothing after so long has heard it.
+        let _begun_or_late = timeout(CONTINUE_HEARD_WITHIN, begun).await;
     }
 
     /// Its whole body was passed on.

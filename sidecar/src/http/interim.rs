@@ -71,7 +71,14 @@ impl Interim {
             Way::Connection(sent) if sent.fetch_add(1, Ordering::Relaxed) < INTERIM_MAX => {
                 self.call.interim().push(status, cleaned(headers));
             }
-            Way::Stream(stream) => stream.send(status, cleaned(headers)),
+            // Whoever sends its body already does not wait for it (RFC 9110 §10.1.1).
+            Way::Stream(_) if status == StatusCode::CONTINUE && self.call.has_request_begun() => {}
+            Way::Stream(stream) => {
+                if status == StatusCode::CONTINUE {
+                    self.call.continues();
+                }
+                stream.send(status, cleaned(headers));
+            }
             Way::Connection(_) | Way::None => {}
         }
     }

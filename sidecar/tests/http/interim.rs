@@ -1,6 +1,9 @@
 //! Interim answers pass in every version: whole, in their order, before the answer, and in bounds.
 
 use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -187,4 +190,86 @@ async fn a_body_is_asked_for_by_the_app_over_the_connection_that_all_share() {
     let mut own = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
     own.write_all(request).await.unwrap();
     assert!(head(&mut own).await.starts_with("HTTP/1.1 417 "));
+}
+
+/// An app that answers in the same breath in which it asks for the body.
+async fn hasty() -> App {
+    App::serve(async |mut stream: TcpStream| {
+        head(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+            .await?;
+        let mut body = [0; 4];
+        stream.read_exact(&mut body).await?;
+        stream.write_all(&body).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_behind_100_continue_waits_until_its_client_has_heard_that() {
+    let live = Live::with(hasty().await).await;
+    let asked = async |mut send: h2::client::SendRequest<Bytes>, says_body_first: bool| {
+        let request = http::Request::post("http://payments/charge").header("expect", "100-continue");
+        let request = request.header("content-length", "4").body(()).unwrap();
+        let (mut response, mut body) = send.send_request(request, false).unwrap();
+        if says_body_first {
+            body.send_data("word".into(), true).unwrap();
+            return (response.await.unwrap(), false);
+        }
+        let told = poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(told.status(), 100);
+        // Nothing comes before the body, for a while.
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut response).await;
+        let is_early = early.is_ok();
+        let response = match early {
+            Ok(response) => response.unwrap(),
+            Err(_) => {
+                body.send_data("word".into(), true).unwrap();
+                response.await.unwrap()
+            }
+        };
+        (response, is_early)
+    };
+    for says_body_first in [false, true] {
+        let stream = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        let answered = async {
+            let (response, is_early) = asked(send, says_body_first).await;
+            assert!(!is_early, "an answer before the body");
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.into_body().data().await.unwrap().unwrap(), "word");
+        };
+        tokio::select! {
+            biased;
+            () = answered => {}
+            ended = connection => panic!("{ended:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_body_after_100_continue_is_answered_all_the_same() {
+    let refusing = App::serve(async |mut stream: TcpStream| {
+        head(&mut stream).await;
+        let answer =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).await?;
+        std::future::pending().await
+    })
+    .await;
+    let live = Live::with(refusing).await;
+    let stream = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
+    let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
+    let answered = async {
+        let request =
+            http::Request::post("http://payments/charge").header("content-length", "4").body(()).unwrap();
+        let (response, _body) = send.send_request(request, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 413);
+    };
+    tokio::select! {
+        biased;
+        () = answered => {}
+        ended = connection => panic!("{ended:?}"),
+    }
 }
