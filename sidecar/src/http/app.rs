@@ -11,16 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
+use tracing::info;
 
-use super::client::{http1_builder, http2_builder, pings};
+use super::client::{Http1Sender, http1_builder, http2_builder, pings};
 use super::exchange::{Lend, Otherwise};
 use super::failure::Failure;
 use super::frames::Frames;
@@ -116,15 +115,13 @@ impl AppPlace {
         ConnectionTasks::new(&self.connections, &self.over)
     }
 
-    async fn single(&self, stream: TokioIo<Watched<TcpStream>>, end: End) -> hyper::Result<Dialed> {
+    async fn single(&self, stream: Watched<TcpStream>, end: End) -> hyper::Result<Dialed> {
         let mut builder = http1_builder(&self.http);
         // What old apps write and a proxy may mend (RFC 9112 §5.1, §5.2).
         builder
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true);
-        let (sender, connection) = builder.handshake(stream).await?;
-        self.drive(connection.with_upgrades());
-        Ok(Dialed::Single(sender, end))
+        Ok(Dialed::Single(Http1Sender::begin(&builder, stream, &self.tasks()).await?, end))
     }
 
     async fn shared(&self, stream: Watched<TcpStream>, end: End, kind: Kind) -> Result<Dialed, DialError> {
@@ -218,14 +215,6 @@ impl AppPlace {
             info!(%app, http, reason = answered, "learned which HTTP the app speaks");
         }
     }
-
-    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-        self.tasks().spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(error = in_one_line(&error), "a connection to the app broke");
-            }
-        });
-    }
 }
 
 fn failed(failure: Failure) -> DialError {
@@ -273,7 +262,7 @@ impl pool::Place for AppPlace {
         }
         match path {
             Path::Shared => self.shared(stream, end, kind).await,
-            Path::Single => self.single(TokioIo::new(stream), end).await.map_err(unreachable),
+            Path::Single => self.single(stream, end).await.map_err(unreachable),
         }
     }
 

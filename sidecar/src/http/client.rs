@@ -1,13 +1,24 @@
 //! How HTTP is spoken to whoever answers: the app, or a peer.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http::{Request, Response};
 use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
+use super::body::RequestBody;
 use super::http2::liveness::Pings;
+use super::incoming::Incoming;
+use super::pool::Unanswered;
+use super::tasks::ConnectionTasks;
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
+use crate::holder::in_one_line;
 
 /// A PING is sent when nothing was heard for so long while streams are open. gRPC servers allow one in five minutes
 /// (gRFC A8), and end the connection of who sends more.
@@ -58,6 +69,64 @@ pub(super) fn header_list_max(limits: &Http) -> u32 {
     u32::try_from(limits.header_bytes_max + HEADER_BYTES_ADDED).unwrap_or(u32::MAX)
 }
 
+/// Sends requests on a connection of HTTP/1.1, one after another.
+pub(super) struct Http1Sender {
+    send: http1::SendRequest<RequestBody>,
+    /// Cancelled when the connection has ended. A request that hyper takes at the same moment would get no answer and no
+    /// error from it.
+    ended: CancellationToken,
+}
+
+impl Http1Sender {
+    /// Begins HTTP/1.1 on a connection, which `tasks` drive to its end.
+    pub(super) async fn begin<S>(
+        builder: &http1::Builder,
+        stream: S,
+        tasks: &ConnectionTasks,
+    ) -> hyper::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (send, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let ended = CancellationToken::new();
+        let ends = ended.clone().drop_guard();
+        tasks.spawn(async move {
+            let _ends = ends;
+            if let Err(error) = connection.with_upgrades().await {
+                debug!(error = in_one_line(&error), "an HTTP/1.1 connection broke");
+            }
+        });
+        Ok(Self { send, ended })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.send.is_closed()
+    }
+
+    /// Sends a request, which comes back when nothing of it was sent.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let Self { send, ended } = self;
+        let sent = async {
+            // A connection that comes back from a request may still be at its end.
+            let _closed_shows_below = send.ready().await;
+            send.try_send_request(request).await
+        };
+        tokio::select! {
+            biased;
+            answered = sent => answered.map(|response| response.map(Into::into)).map_err(|mut error| Unanswered {
+                unsent: error.take_message(),
+                error: error.into_error().into(),
+            }),
+            () = ended.cancelled() => {
+                Err(Unanswered { unsent: None, error: io::Error::from(io::ErrorKind::ConnectionReset).into() })
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
@@ -65,16 +134,18 @@ mod tests {
     use std::task::{Context, Poll, ready};
 
     use bytes::Bytes;
-    use http::{Request, Response};
+    use http::Method;
     use http_body_util::{BodyExt as _, Empty};
-    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf};
     use tokio::time::{Instant, sleep};
-    use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::http::again::is_repeatable;
+    use crate::http::body::To;
+    use crate::http::call::{CallFacts, Calls};
+    use crate::http::framing::Heads;
     use crate::http::http2::client::{SendRequest, handshake};
-    use crate::http::tasks::ConnectionTasks;
 
     const DEAD_AFTER: Duration = Duration::from_secs(30);
     /// What gRPC's servers demand between two PINGs by default, unless they have sent something meanwhile.
@@ -175,5 +246,23 @@ mod tests {
         sender.send(request(), |_| ()).await.unwrap_err();
         let took = began.elapsed();
         assert!(took >= PING_AFTER && took <= PING_AFTER + DEAD_AFTER + Duration::from_secs(1), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_hyper_keeps_when_its_connection_ends_is_an_error() {
+        let (stream, _server) = tokio::io::duplex(1024);
+        // Nobody drives the connection: what is sent stays in hyper.
+        let (send, _connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await.unwrap();
+        let ended = CancellationToken::new();
+        let mut sender = Http1Sender { send, ended: ended.clone() };
+        let facts = CallFacts { method: "GET".to_owned(), path: "/".to_owned() };
+        let call = Arc::<Calls>::default().enter(facts);
+        let heads = Arc::new(Heads::new(Http::default()));
+        let request = RequestBody::of(Request::new(Incoming::Empty), call, To::App, heads);
+        let (sent, ()) = tokio::join!(sender.send(request), async { ended.cancel() });
+        let unanswered = sent.unwrap_err();
+        assert!(unanswered.unsent.is_none());
+        assert!(is_repeatable(&*unanswered.error, &Method::GET), "another connection may answer it");
+        assert!(!is_repeatable(&*unanswered.error, &Method::POST));
     }
 }

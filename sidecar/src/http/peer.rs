@@ -4,15 +4,13 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
 use postern_proto::identity::SpiffeId;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 use super::app::no_streams;
-use super::client::{http1_builder, http2_builder, pings};
+use super::client::{Http1Sender, http1_builder, http2_builder, pings};
 use super::exchange::Lend;
 use super::failure::Failure;
 use super::frames::Frames;
@@ -169,9 +167,8 @@ impl pool::Place for PeerPlace {
         if shared {
             return self.shared(stream, end, tasks).await;
         }
-        let handshake = http1_builder(&server.plane.config.http).handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|error| broken(&error))?;
-        drive(&tasks, connection.with_upgrades());
+        let builder = http1_builder(&server.plane.config.http);
+        let sender = Http1Sender::begin(&builder, stream, &tasks).await.map_err(|error| broken(&error))?;
         Ok(Dialed::Single(sender, end))
     }
 
@@ -196,14 +193,6 @@ fn refused(refusals: Vec<Refusal>, result: DialResult) -> DialError {
 
 fn broken(error: &dyn std::error::Error) -> DialError {
     failed(Failure::broken(in_one_line(error)))
-}
-
-fn drive(tasks: &ConnectionTasks, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-    tasks.spawn(async move {
-        if let Err(error) = connection.await {
-            debug!(error = in_one_line(&error), "a connection to a peer broke");
-        }
-    });
 }
 
 impl From<Refusal> for Failure {

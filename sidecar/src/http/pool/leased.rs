@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
-use hyper::client::conn::{TrySendError, http1};
 use rustls::AlertDescription;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Changes;
 use crate::credentials::holds_until;
 use crate::http::body::RequestBody;
+use crate::http::client::Http1Sender;
 use crate::http::frames::Streams;
 use crate::http::http2::client::{SendError, SendRequest};
 use crate::http::incoming::{HttpError, Incoming};
@@ -99,18 +99,7 @@ impl Leased {
             }
             Sender::Single(Some(single)) => {
                 interim.listen(&mut request);
-                // A connection that comes back from a request may still be at its end.
-                let _closed_shows_below = single.sender.ready().await;
-                let broken = |mut error: TrySendError<Request<RequestBody>>| Unanswered {
-                    unsent: error.take_message(),
-                    error: error.into_error().into(),
-                };
-                single
-                    .sender
-                    .try_send_request(request)
-                    .await
-                    .map(|response| response.map(Into::into))
-                    .map_err(broken)
+                single.sender.send(request).await
             }
             Sender::Single(None) => std::future::pending().await,
         };
@@ -266,7 +255,7 @@ impl fmt::Debug for Shared {
 
 /// A connection that one request has at a time.
 pub(in crate::http) struct Single {
-    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) sender: Http1Sender,
     pub(super) end: End,
     /// It has carried a request before.
     pub(super) kept: bool,
@@ -284,7 +273,7 @@ impl Single {
         idle_for(self.keep_alive, idle_timeout)
     }
 
-    pub(super) fn new(sender: http1::SendRequest<RequestBody>, end: End) -> Self {
+    pub(super) fn new(sender: Http1Sender, end: End) -> Self {
         Self { sender, end, kept: false, keep_alive: None }
     }
 
@@ -300,7 +289,7 @@ impl Single {
 /// A connection just made.
 pub(in crate::http) enum Dialed {
     Shared(SendRequest, End),
-    Single(http1::SendRequest<RequestBody>, End),
+    Single(Http1Sender, End),
 }
 
 /// The other end of a connection.
