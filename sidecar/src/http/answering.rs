@@ -144,19 +144,19 @@ async fn answer_call<S: Side>(
     if let Some(refusal) = side.refusal(call, asked) {
         return refusal;
     }
-    // Boxed, so that what is refused does not hold the room that passing takes.
-    let answered = Box::pin(async {
+    // Each boxed, so that a request holds the room of its own way alone, and what is refused that of none.
+    let answered = async {
         // HTTP/1.0 knows of no upgrade (RFC 9110 §7.8).
         match fields::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11) {
             // A policy that only observes does not refuse it.
             _ if request.method() == Method::CONNECT => Err(Failure::connect()),
             _ if websocket::is_extended_connect(&request) => {
-                passing::connect_websocket(side, request, target, call).await
+                Box::pin(passing::connect_websocket(side, request, target, call)).await
             }
-            Some(offer) => passing::switch(side, request, target, offer, call).await,
-            None => passing::pass(side, request, target, call).await,
+            Some(offer) => Box::pin(passing::switch(side, request, target, offer, call)).await,
+            None => Box::pin(passing::pass(side, request, target, call)).await,
         }
-    });
+    };
     let answered = tokio::select! {
         biased;
         by = call.cut_while_answering() => Err(by.into()),
