@@ -20,7 +20,8 @@ impl ConnectionTasks {
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cut = self.cut.clone();
+        // Boxed once: each future around it would hold it twice more, for as long as it runs.
+        let (cut, task) = (self.cut.clone(), Box::pin(task));
         self.tracker.spawn(async move {
             // Dropping a task of hyper's that holds a connection ends its streams with an error, never cleanly.
             let _cut_or_done = cut.run_until_cancelled_owned(task).await;
