@@ -14,7 +14,11 @@ pub(crate) fn of(error: &(dyn Error + 'static)) -> EndedWith {
             Some(reason) if error.is_reset() && error.is_remote() => EndedWith::StreamReset(reason),
             Some(reason) if error.is_go_away() && error.is_remote() => EndedWith::GoAway(reason),
             Some(_) => EndedWith::Invalid,
-            None => error.get_io().map_or(EndedWith::Closed, of_io),
+            // Where its connection has ended, h2 says so in this way.
+            None => match error.get_io() {
+                Some(error) if error.kind() != io::ErrorKind::BrokenPipe => of_io(error),
+                _ => EndedWith::Closed,
+            },
         };
     }
     if causes()

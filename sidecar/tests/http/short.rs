@@ -28,6 +28,7 @@ enum How {
     Fin,
     Reset,
     Stream(Reason),
+    GoAway(Reason),
 }
 
 const HALF: &[u8] = b"half";
@@ -67,7 +68,13 @@ async fn short_http2(how: How, now: Arc<Notify>) -> App {
             loop {
                 tokio::select! {
                     accepted = connection.accept() => {
-                        let Some(Ok((_request, mut respond))) = accepted else { return Ok(()) };
+                        let Some(Ok((_request, mut respond))) = accepted else {
+                            if matches!(how, How::GoAway(_)) {
+                                // What was said must not be lost with what was not read.
+                                std::future::pending::<()>().await;
+                            }
+                            return Ok(());
+                        };
                         let response = http::Response::builder().header("content-type", "application/grpc");
                         let mut body = respond.send_response(response.body(()).unwrap(), false).unwrap();
                         body.send_data(Bytes::from_static(HALF), false).unwrap();
@@ -75,6 +82,7 @@ async fn short_http2(how: How, now: Arc<Notify>) -> App {
                     }
                     () = now.notified() => match how {
                         How::Stream(reason) => answers.iter_mut().for_each(|(_, body)| body.send_reset(reason)),
+                        How::GoAway(reason) => connection.abrupt_shutdown(reason),
                         How::Fin | How::Reset => return Ok(()),
                     },
                 }
@@ -86,6 +94,12 @@ async fn short_http2(how: How, now: Arc<Notify>) -> App {
 
 /// Asks, reads until half of the answer has come, lets it be ended, and returns whether it ended as an error.
 async fn is_short(live: &Live, version: Version, path: &str, now: &Notify) -> bool {
+    let short = short(live, version, path, now).await;
+    short.is_some_and(|reason| reason != Some(Reason::NO_ERROR))
+}
+
+/// The same; returns the error, if it was one, with its code, where it has one.
+async fn short(live: &Live, version: Version, path: &str, now: &Notify) -> Option<Option<Reason>> {
     let kind = if path == CHAT { "application/grpc" } else { "text/plain" };
     let mut stream = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
     match version {
@@ -100,7 +114,7 @@ async fn is_short(live: &Live, version: Version, path: &str, now: &Notify) -> bo
             }
             now.notify_one();
             let ended = stream.read_to_end(&mut answer).await;
-            ended.is_err() && !answer.ends_with(b"0\r\n\r\n")
+            (ended.is_err() && !answer.ends_with(b"0\r\n\r\n")).then_some(None)
         }
         Version::Http2 => {
             let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
@@ -111,7 +125,7 @@ async fn is_short(live: &Live, version: Version, path: &str, now: &Notify) -> bo
                 let mut body = response.await.unwrap().into_body();
                 assert_eq!(body.data().await.unwrap().unwrap(), HALF);
                 now.notify_one();
-                matches!(body.data().await, Some(Err(error)) if error.reason() != Some(Reason::NO_ERROR))
+                body.data().await.and_then(|data| data.err().map(|error| error.reason()))
             };
             tokio::select! {
                 biased;
@@ -145,12 +159,26 @@ async fn a_short_answer_is_an_error_whoever_asked_and_however_it_ended() {
         How::Stream(Reason::NO_ERROR),
         How::Stream(Reason::CANCEL),
         How::Stream(Reason::INTERNAL_ERROR),
+        How::GoAway(Reason::NO_ERROR),
+        How::GoAway(Reason::ENHANCE_YOUR_CALM),
     ] {
         let now = Arc::<Notify>::default();
         let live = Live::with(short_http2(how, now.clone()).await).await;
         for version in [Version::Http1, Version::Http2] {
             assert!(is_short(&live, version, CHAT, &now).await, "HTTP/2 ended by {how:?}, {version:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_reset_passes_with_its_code() {
+    // RFC 9113 §7.
+    for reason in (0..=0xd).map(Reason::from) {
+        let now = Arc::<Notify>::default();
+        let live = Live::with(short_http2(How::Stream(reason), now.clone()).await).await;
+        // That would be an end.
+        let passed = if reason == Reason::NO_ERROR { Reason::CANCEL } else { reason };
+        assert_eq!(short(&live, Version::Http2, CHAT, &now).await, Some(Some(passed)), "{reason:?}");
     }
 }
 
@@ -215,7 +243,7 @@ async fn send_half(live: &Live, version: Version, path: &str, how: How, saw: &mu
             assert_eq!(saw.recv().await.unwrap(), Saw::Half);
             match how {
                 How::Reset => reset(stream),
-                How::Fin | How::Stream(_) => drop(stream),
+                How::Fin | How::Stream(_) | How::GoAway(_) => drop(stream),
             }
         }
         Version::Http2 => {
@@ -376,12 +404,18 @@ async fn the_access_log_says_which_side_ended_a_request_and_with_what() {
         let line = line(&path).await;
         assert_eq!((&line["ended_by"], &line["ended_with"]), (&"app".into(), &with.into()), "{line}");
     }
-    let (now, (path, to)) = (Arc::<Notify>::default(), log("stream"));
-    let how = How::Stream(Reason::NO_ERROR);
-    let live = Live::logging(short_http2(how, now.clone()).await, to).await;
-    is_short(&live, Version::Http2, CHAT, &now).await;
-    let told = line(&path).await;
-    assert_eq!((&told["ended_by"], &told["ended_with"]), (&"app".into(), &"reset NO_ERROR".into()), "{told}");
+    for (how, with) in [
+        (How::Stream(Reason::NO_ERROR), "reset NO_ERROR"),
+        // It says nothing of a request that was taken; the end of the connection does.
+        (How::GoAway(Reason::ENHANCE_YOUR_CALM), "closed"),
+        (How::Fin, "closed"),
+    ] {
+        let (now, (path, to)) = (Arc::<Notify>::default(), log(&format!("{how:?}")));
+        let live = Live::logging(short_http2(how, now.clone()).await, to).await;
+        is_short(&live, Version::Http2, CHAT, &now).await;
+        let told = line(&path).await;
+        assert_eq!((&told["ended_by"], &told["ended_with"]), (&"app".into(), &with.into()), "{told}");
+    }
 
     let ((tell, mut saw), (path, to)) = (mpsc::channel(4), log("caller"));
     let live = Live::logging(listening(Version::Http1, tell).await, to).await;
