@@ -26,8 +26,12 @@ pub(super) enum BadAnswer {
     Head(Bad),
     #[error("the answer has more than the {max} fields that headers_max of this sidecar allows")]
     TooManyFields { max: usize },
-    #[error("the answer's head has more than the {max} bytes that header_bytes_max of this sidecar allows")]
-    HeadTooLarge { max: usize },
+    /// hyper has one word for both.
+    #[error(
+        "the answer's head has more than the {bytes} bytes that header_bytes_max of this sidecar allows, or far more than \
+         the {fields} fields that headers_max allows"
+    )]
+    HeadTooLarge { bytes: usize, fields: usize },
     /// hyper has one word for both.
     #[error(
         "the answer's trailer section has more than the {bytes} bytes that header_bytes_max of this sidecar allows, or \
@@ -51,7 +55,8 @@ impl BadAnswer {
     pub(super) fn of_head(error: &HttpError, limits: &Http) -> Option<Self> {
         // The limit on fields is ours: hyper is given room for more (`client::http1_builder`).
         let is_large = error.downcast_ref().is_some_and(hyper::Error::is_parse_too_large);
-        is_large.then_some(Self::HeadTooLarge { max: limits.header_bytes_max })
+        let (bytes, fields) = (limits.header_bytes_max, limits.headers_max);
+        is_large.then_some(Self::HeadTooLarge { bytes, fields })
     }
 
     /// What broke an answer's body, if it was one of these.

@@ -24,9 +24,9 @@ use crate::holder::in_one_line;
 /// (gRFC A8), and end the connection of who sends more.
 pub(super) const PING_AFTER: Duration = Duration::from_secs(5 * 60 + 30);
 
-/// hyper takes so many fields of an answer at least, because it cannot say that there are more than it takes. Our own limit
-/// comes after it, and says so.
-const FIELDS_PARSED_MIN: usize = 1_000;
+/// hyper takes so many fields of an answer more than our own limit, which comes after it and says so: hyper has one word for
+/// too many fields and too many bytes. It fills room for all of them with each answer, so they are few.
+const FIELDS_PARSED_MORE: usize = 64;
 
 /// When a quiet connection is asked whether it lives, and how long it has to answer. On this machine it is not: the kernel
 /// tells of a process that died. Elsewhere the kernel asks, too (`ending::prepare`), and sooner; but that shows only who is
@@ -39,7 +39,7 @@ pub(super) fn pings(peer: IpAddr, answer_within: Duration) -> Option<Pings> {
 pub(super) fn http1_builder(limits: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .max_headers(limits.headers_max.max(FIELDS_PARSED_MIN) + 1)
+        .max_headers(limits.headers_max + FIELDS_PARSED_MORE)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max));
     builder

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 /// RFC 9113 §4.1.
 const FRAME_HEAD_BYTES: usize = 9;
 const KIND_SETTINGS: u8 = 4;
+const KIND_GOAWAY: u8 = 7;
 const FLAG_ACK: u8 = 1;
 /// RFC 9113 §6.5.1.
 const SETTING_BYTES: usize = 6;
@@ -37,12 +38,18 @@ pub(super) struct ServerSays {
     streams_max: AtomicU32,
     /// It takes extended CONNECT (RFC 8441 §3).
     extended_connect: AtomicBool,
+    /// It takes no further requests (RFC 9113 §6.8).
+    goes_away: AtomicBool,
 }
 
 impl Default for ServerSays {
     fn default() -> Self {
-        let (streams_max, extended_connect) = (AtomicU32::new(u32::MAX), AtomicBool::new(false));
-        Self { preface: watch::Sender::default(), streams_max, extended_connect }
+        Self {
+            preface: watch::Sender::default(),
+            streams_max: AtomicU32::new(u32::MAX),
+            extended_connect: AtomicBool::default(),
+            goes_away: AtomicBool::default(),
+        }
     }
 }
 
@@ -66,6 +73,11 @@ impl ServerSays {
     /// Whether it takes extended CONNECT.
     pub(super) fn takes_extended_connect(&self) -> bool {
         self.extended_connect.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes no further requests.
+    pub(super) fn goes_away(&self) -> bool {
+        self.goes_away.load(Ordering::Relaxed)
     }
 
     fn begins(&self, with: Preface) {
@@ -158,6 +170,9 @@ impl SettingsReader {
                 self.says.begins(Preface::Http2);
             }
         }
+        if kind == KIND_GOAWAY {
+            self.says.goes_away.store(true, Ordering::Relaxed);
+        }
         match (left, settings && flags & FLAG_ACK == 0) {
             (0, _) => NEXT_FRAME,
             (left, true) => At::Settings { read: [0; SETTING_BYTES], bytes: 0, left },
@@ -220,6 +235,16 @@ mod tests {
             let all = [SETTINGS, PING, FEWER, PING].concat();
             assert_eq!(after(&all, piece), (Preface::Http2, 2), "in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn who_goes_away_takes_no_further_requests() {
+        let says = Arc::<ServerSays>::default();
+        let mut reader = SettingsReader::new(says.clone());
+        reader.pass(&[SETTINGS, PING].concat());
+        assert!(!says.goes_away());
+        reader.pass(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(says.goes_away());
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -25,6 +25,8 @@ pub(in crate::http) struct SendRequest {
     send: h2::client::SendRequest<Bytes>,
     /// Requests on the connection.
     open: Arc<AtomicUsize>,
+    /// The connection has ended.
+    ended: Arc<AtomicBool>,
     /// Of the connection.
     tasks: ConnectionTasks,
 }
@@ -43,6 +45,15 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Says of a connection, when it is dropped, that it has ended.
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -69,7 +80,10 @@ where
     let mut liveness = Liveness::new(pings, pings.and_then(|_| connection.ping_pong()));
     let open = Arc::<AtomicUsize>::default();
     let under_way = open.clone();
+    let ended = Arc::<AtomicBool>::default();
+    let ends = Ends(ended.clone());
     let driven = async move {
+        let _ends = ends;
         let ended = poll_fn(|cx| {
             let is_busy = under_way.load(Ordering::Relaxed) > 0;
             if let Some(liveness) = &mut liveness
@@ -85,14 +99,13 @@ where
             debug!(%error, "an HTTP/2 connection broke");
         }
     };
-    Ok((SendRequest { send, open, tasks: tasks.clone() }, driven))
+    Ok((SendRequest { send, open, ended, tasks: tasks.clone() }, driven))
 }
 
 impl SendRequest {
-    /// Whether it takes no further request: it has ended, or the other side has said that it goes away.
-    pub(in crate::http) fn is_closed(&self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        matches!(self.send.clone().poll_ready(&mut context), Poll::Ready(Err(_)))
+    /// Whether it takes no further request, because it has ended.
+    pub(in crate::http) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Sends a request, and its body while the answer comes; `interim` is told what comes before it.
@@ -164,6 +177,6 @@ fn log_unsent(sent: &Result<(), Unsent>) {
 
 impl std::fmt::Debug for SendRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SendRequest").field("is_closed", &self.is_closed()).finish_non_exhaustive()
+        f.debug_struct("SendRequest").field("has_ended", &self.has_ended()).finish_non_exhaustive()
     }
 }

@@ -263,7 +263,7 @@ async fn a_cut_breaks_every_stream_and_leaves_nothing() {
     body.frame().await.unwrap().unwrap_err();
     pair.tracker.close();
     pair.tracker.wait().await;
-    assert!(pair.send.is_closed());
+    assert!(pair.send.has_ended());
     let refused = pair.send.send(request(whole()), |_| ()).await.unwrap_err();
     assert!(refused.unsent.is_some(), "nothing of it was sent");
 }
@@ -278,7 +278,7 @@ async fn who_answers_no_ping_is_dead_while_requests_are_under_way_and_is_not_ask
     let send = connected(near, pings, &tasks).await;
     let asked = Arc::new(AtomicUsize::new(0));
     tokio::time::sleep(10 * second).await;
-    assert!(!send.is_closed(), "an idle connection is not asked");
+    assert!(!send.has_ended(), "an idle connection is not asked");
     // Holds the other end open, and never answers.
     let _far = far;
     let error = send

@@ -215,12 +215,16 @@ impl Shared {
     }
 
     pub(super) fn is_usable(&self, now: OffsetDateTime) -> bool {
-        !self.sender.is_closed() && self.end.is_good(now)
+        self.is_open() && self.end.is_good(now)
+    }
+
+    fn is_open(&self) -> bool {
+        !self.sender.has_ended() && !self.end.says.goes_away()
     }
 
     /// Whether it is open and carries nothing.
     pub(super) fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && !self.sender.is_closed()
+        self.open.load(Ordering::Relaxed) == 0 && self.is_open()
     }
 
     /// Requests that count now.
