@@ -136,7 +136,14 @@ impl AppPlace {
         let mut connection = Box::pin(connection);
         let preface = tokio::select! {
             preface = says.begun() => preface,
-            () = &mut connection => says.preface(),
+            // Whoever begins and ends in one breath has taken nothing.
+            () = &mut connection => match says.preface() {
+                Preface::Http2 => {
+                    let detail = format!("{address} began HTTP/2 and ended it at once");
+                    return Err(failed(Failure::unreachable("app_unreachable", detail)));
+                }
+                preface => preface,
+            },
             () = sleep(self.answers_within(kind, &end.listing)) => Preface::Awaited,
         };
         let answered = match preface {
@@ -147,7 +154,7 @@ impl AppPlace {
                 if kind == Kind::Any && end.listing.speaks() != Some(Speaks::Http2) {
                     if self.takes_http1(address).await {
                         self.learn(Speaks::Http1, "speaks both versions", &end);
-                        return Err(DialError::Http1 { refused: None });
+                        return Err(DialError::Http1 { refused: None, is_guess: false });
                     }
                     self.learn(Speaks::Http2, "answered with SETTINGS", &end);
                 }
@@ -174,7 +181,7 @@ impl AppPlace {
             AppHttp::Auto | AppHttp::Http1 => {
                 self.learn(Speaks::Http1, answered, &end);
                 let refused = (kind == Kind::Shared).then(|| DialFailure::new(no_grpc(why), None));
-                Err(DialError::Http1 { refused })
+                Err(DialError::Http1 { refused, is_guess: preface != Preface::Other })
             }
         }
     }
@@ -247,12 +254,7 @@ impl pool::Place for AppPlace {
     }
 
     async fn dial(&self, mut leased: upstream::Leased, kind: Kind, path: Path) -> Result<Dialed, DialError> {
-        let connected = leased.connect().await.map_err(|error| unconnected(&error));
-        if connected.is_err() {
-            // When it comes back it may be another.
-            leased.listing().learn(None);
-        }
-        let stream = connected?;
+        let stream = leased.connect().await.map_err(|error| unconnected(&error))?;
         leased.succeeded();
         let mut end = End::new(&leased, self.over.clone());
         let mut stream = Watched::new(stream).says(end.says.clone()).lease(leased);
@@ -264,6 +266,10 @@ impl pool::Place for AppPlace {
             Path::Shared => self.shared(stream, end, kind).await,
             Path::Single => self.single(stream, end).await.map_err(unreachable),
         }
+    }
+
+    fn is_exchangeable(&self) -> bool {
+        true
     }
 
     /// There is none: the app refuses nobody before it is asked.

@@ -22,6 +22,7 @@ use super::failure::Failure;
 use super::tasks::ConnectionTasks;
 use crate::metrics::{CountIdle, DialResult};
 use crate::refusals::Refusal;
+use crate::upstream::choice::Speaks;
 use crate::upstream::{self, Upstreams};
 use endpoint::Endpoint;
 pub(super) use leased::{Dialed, End, Leased, StreamPermit, Unanswered};
@@ -64,6 +65,11 @@ pub(super) trait Place: Clone + Send + Sync + 'static {
         path: Path,
     ) -> impl Future<Output = Result<Dialed, DialError>> + Send;
 
+    /// Whether an address that could not be reached may speak something else when it is there again.
+    fn is_exchangeable(&self) -> bool {
+        false
+    }
+
     /// Tells a refusal that no request is answered with.
     fn tell(&self, refusal: Refusal);
 
@@ -99,6 +105,8 @@ pub(super) enum DialError {
     /// refused.
     Http1 {
         refused: Option<DialFailure>,
+        /// It only did not say that it speaks HTTP/2.
+        is_guess: bool,
     },
 }
 
@@ -107,8 +115,8 @@ impl DialError {
         match self {
             Self::Failed(failure) => failure.result,
             // It was to find out.
-            Self::Http1 { refused: None } => DialResult::Ok,
-            Self::Http1 { refused: Some(failure) } => failure.result,
+            Self::Http1 { refused: None, .. } => DialResult::Ok,
+            Self::Http1 { refused: Some(failure), .. } => failure.result,
         }
     }
 }
@@ -390,12 +398,30 @@ impl<P: Place> Dial<P> {
                 let is_awaited = pool.changes.waiting() > 0 || hand.is_some_and(|hand| !hand.is_closed());
                 refused = failure.take_untold_unless(is_awaited);
                 if let Some(endpoint) = endpoint {
+                    if place.is_exchangeable()
+                        && failure.result != DialResult::LocalFault
+                        && !endpoint.is_open()
+                    {
+                        endpoint.listing.learn(None);
+                    }
                     endpoint.fails(dials, failure, instant);
                 }
             }
-            (Err(DialError::Http1 { refused }), Some(endpoint)) => {
-                endpoint.no_http2 = refused.map(|failure| (dials, failure));
+            // What is open says more than what was not taken.
+            (Err(DialError::Http1 { refused, is_guess: true }), Some(endpoint))
+                if endpoint.speaks_http2() =>
+            {
+                endpoint.listing.learn(Some(Speaks::Http2));
+                let not_taken = || {
+                    let detail = "the app took no further connection of HTTP/2".to_owned();
+                    DialFailure::new(Failure::unreachable("app_unreachable", detail), None)
+                };
+                endpoint.fails(dials, refused.unwrap_or_else(not_taken), instant);
             }
+            (Err(DialError::Http1 { refused: Some(failure), .. }), Some(endpoint)) => {
+                endpoint.has_no_http2(dials, failure, instant);
+            }
+            (Err(DialError::Http1 { refused: None, .. }), Some(_)) => {}
             // Its address is none any more, or the identity is another.
             (Ok(Dialed::Shared(..)) | Err(DialError::Http1 { .. }), None) => {}
         }

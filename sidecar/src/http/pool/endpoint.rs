@@ -29,6 +29,9 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
 /// but never longer.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
+/// An address that speaks no HTTP/2 is asked again after so long beside those that do.
+const NO_HTTP2_FOR: Duration = Duration::from_secs(5);
+
 /// Connections in a row that end before a request was sent on them, after which the address has failed.
 const UNUSED_MAX: u32 = 3;
 
@@ -48,7 +51,9 @@ pub(super) struct Endpoint {
     /// How the last dial failed, and its number among all dials.
     pub(super) failed: Option<(u64, DialFailure)>,
     /// The last dial that found no HTTP/2 where only that would do, and its number among all dials.
-    pub(super) no_http2: Option<(u64, DialFailure)>,
+    no_http2: Option<(u64, DialFailure)>,
+    /// It is not asked again beside other addresses before.
+    no_http2_until: Option<Instant>,
     /// Streams that its last connection allowed.
     streams: usize,
     /// The number of the last dial that went well.
@@ -70,6 +75,7 @@ impl Endpoint {
             back_off_until: None,
             failed: None,
             no_http2: None,
+            no_http2_until: None,
             streams: STREAMS_EXPECTED,
             dial: 0,
             unused: 0,
@@ -183,8 +189,25 @@ impl Endpoint {
         self.idle.retain(|(single, until)| *until > instant && single.is_usable(now));
     }
 
-    pub(super) fn is_backing_off(&self, instant: Instant) -> bool {
-        self.back_off_until.is_some_and(|until| instant < until)
+    pub(super) fn is_backing_off(&self, kind: Kind, instant: Instant) -> bool {
+        let no_http2_until = self.no_http2_until.filter(|_| kind == Kind::Shared);
+        self.back_off_until.max(no_http2_until).is_some_and(|until| instant < until)
+    }
+
+    /// Whether a connection to it is open that carries nothing, or may carry more.
+    pub(super) fn is_open(&self) -> bool {
+        self.speaks_http2() || self.idle.iter().any(|(single, _)| !single.is_closed())
+    }
+
+    /// Whether a connection of HTTP/2 to it is open.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.shared.iter().any(|shared| shared.is_open())
+    }
+
+    /// The dial with this number found no HTTP/2.
+    pub(super) fn has_no_http2(&mut self, dial: u64, failure: DialFailure, instant: Instant) {
+        self.no_http2 = Some((dial, failure));
+        self.no_http2_until = Some(instant + NO_HTTP2_FOR);
     }
 
     /// How a dial for this kind has failed since there had been so many.

@@ -218,7 +218,7 @@ impl Shared {
         self.is_open() && self.end.is_good(now)
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         !self.sender.has_ended() && !self.end.says.goes_away()
     }
 

@@ -154,7 +154,7 @@ impl<E> State<E> {
     fn look(&mut self, ask: Ask, instant: Instant) -> Found {
         let mut found = Found::default();
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let (load, backs_off) = (endpoint.load(), endpoint.is_backing_off(instant));
+            let (load, backs_off) = (endpoint.load(), endpoint.is_backing_off(ask.kind, instant));
             let may_dial = endpoint.failed_since(ask.dials, ask.kind).is_none();
             let offer = match endpoint.path(ask.kind) {
                 Path::Shared if endpoint.is_known(ask.kind) && endpoint.has_room(ask.now, instant) => {
@@ -162,7 +162,9 @@ impl<E> State<E> {
                 }
                 Path::Shared => {
                     found.without_room(at, endpoint, ask, (backs_off, load));
-                    None
+                    // A connection that is open carries on while it is found out what the next is to speak.
+                    let carries_on = !endpoint.is_known(ask.kind) && endpoint.has_idle(ask.now, instant);
+                    carries_on.then_some((false, Offer::Idle))
                 }
                 Path::Single if ask.kind != Kind::Fresh && endpoint.has_idle(ask.now, instant) => {
                     Some((false, Offer::Idle))
@@ -212,7 +214,8 @@ impl Found {
         let is_dialing = endpoint.dialing > 0;
         let needs_more = is_dialing && endpoint.dials_too_few_for(ask.waiting);
         self.is_dialing |= is_dialing;
-        if all >= ask.shared_max || (load.0 && endpoint.shared_count() > 0) {
+        let is_known = endpoint.is_known(ask.kind);
+        if is_known && (all >= ask.shared_max || (load.0 && endpoint.shared_count() > 0)) {
             self.is_full |= endpoint.shared_count() > 0;
         } else if (!is_dialing || needs_more)
             && endpoint.failed_since(ask.dials, ask.kind).is_none()
