@@ -17,6 +17,7 @@ use super::call::{OpenCall, Part};
 use super::duplex::Piped;
 use super::expect::Held;
 use super::framing::Heads;
+use super::http2::pipe::Outgoing;
 use super::incoming::{HttpError, Incoming};
 use super::pool::{Leased, StreamPermit};
 use super::source::Source;
@@ -243,7 +244,10 @@ impl Body for RequestBody {
                 fields::clean_trailers(&mut trailers);
                 Frame::trailers(trailers)
             }
-            (Ok(trailers), To::Peer) => Frame::trailers(trailers),
+            (Ok(mut trailers), To::Peer) => {
+                fields::remove_hop(&mut trailers);
+                Frame::trailers(trailers)
+            }
             (Err(data), _) => data,
         })))
     }
@@ -265,6 +269,25 @@ impl Body for RequestBody {
             hint.set_upper(upper.saturating_add(again));
         }
         hint
+    }
+}
+
+impl Outgoing for RequestBody {
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.call.poll_given_up(Part::RequestBody, cx)
+    }
+}
+
+impl Outgoing for Answer {
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::Own(_) => Poll::Pending,
+            Self::Piped(answer) => answer.call.poll_given_up(Part::ResponseBody, cx),
+            Self::Carried(carried) if carried.lease.as_ref().is_some_and(Leased::is_cut) => {
+                Poll::Ready(BodyError::Cut)
+            }
+            Self::Carried(carried) => carried.call.poll_given_up(Part::ResponseBody, cx),
+        }
     }
 }
 
@@ -349,9 +372,14 @@ impl Carried {
         let frame = ready!(self.source.poll(cx)).inspect_err(|error| self.broken(error))?;
         let frame = frame.map(|frame| counting(frame, self.call.bytes(self.to)));
         self.call.moved();
-        if let Some(trailers) = frame.as_ref().and_then(Frame::trailers_ref) {
-            self.call.outcome.read_grpc_status(trailers);
-        }
+        let frame = frame.map(|frame| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                fields::remove_hop(&mut trailers);
+                self.call.outcome.read_grpc_status(&trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        });
         match &frame {
             Some(_) => self.give_back_at_end(),
             None => self.give_back(),
@@ -376,6 +404,10 @@ impl Drop for Carried {
     fn drop(&mut self) {
         if !self.call.is_cut() {
             self.call.taken_back();
+        }
+        // It has not ended: nobody wants the rest of its request, either.
+        if self.lease.is_some() {
+            self.call.abandon();
         }
     }
 }

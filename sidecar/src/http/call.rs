@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::answer::BadAnswer;
-use super::body::To;
+use super::body::{BodyError, To};
+use super::duplex::GivenUp;
 use super::http2::server::StreamReset;
 use super::incoming::HttpError;
 use super::interim::InterimQueue;
@@ -104,6 +105,10 @@ pub(super) struct OpenCall {
     /// Its client was told to send the body.
     continued: AtomicBool,
     answered: AtomicBool,
+    /// Whoever took its answer has gone before the end of it.
+    abandoned: AtomicBool,
+    /// It has become a WebSocket.
+    upgraded: AtomicBool,
     /// It has become a stream of bytes, whose relay knows how long it may be idle, and how it ended.
     relayed: AtomicBool,
     /// What its head gained by being compressed.
@@ -183,6 +188,8 @@ impl Calls {
             request_over: AtomicBool::new(false),
             continued: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
             relayed: AtomicBool::new(false),
             expanded_bytes: AtomicUsize::new(0),
             bytes_to_app: AtomicU64::new(0),
@@ -224,11 +231,14 @@ impl Calls {
         gone.map(|call| call.cut(CutBy::Policy)).count()
     }
 
-    /// Cuts every request of which nothing has moved for so long.
-    pub(super) fn cut_idle(&self, limit: Duration) -> usize {
-        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let now = self.millis();
-        let idle = |call: &Arc<OpenCall>| now.saturating_sub(call.moved.load(Ordering::Relaxed)) > limit;
+    /// Cuts every request of which nothing has moved for so long, and every WebSocket after its own time.
+    pub(super) fn cut_idle(&self, limit: Duration, upgraded_limit: Duration) -> usize {
+        let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let (limit, upgraded_limit, now) = (millis(limit), millis(upgraded_limit), self.millis());
+        let idle = |call: &Arc<OpenCall>| {
+            let limit = if call.upgraded.load(Ordering::Acquire) { upgraded_limit } else { limit };
+            now.saturating_sub(call.moved.load(Ordering::Relaxed)) > limit
+        };
         self.open()
             .into_iter()
             .filter(|call| !call.is_cut() && !call.is_relayed() && idle(call))
@@ -373,6 +383,28 @@ impl OpenCall {
 
     pub(super) fn is_request_over(&self) -> bool {
         self.request_over.load(Ordering::Acquire)
+    }
+
+    /// No more of it is wanted. A body that waits for room gives up.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.waiting.iter().for_each(AtomicWaker::wake);
+    }
+
+    /// Ready when nothing more of `part` is to be sent; if not, it is woken then.
+    pub(super) fn poll_given_up(&self, part: Part, cx: &Context<'_>) -> Poll<BodyError> {
+        if self.poll_cut(part, cx) {
+            return Poll::Ready(BodyError::Cut);
+        }
+        match self.abandoned.load(Ordering::Acquire) {
+            true => Poll::Ready(BodyError::Broken(GivenUp.into())),
+            false => Poll::Pending,
+        }
+    }
+
+    /// It has become a WebSocket, which may be idle as long as any upgraded connection.
+    pub(super) fn upgraded(&self) {
+        self.upgraded.store(true, Ordering::Release);
     }
 
     /// It has switched to a stream of bytes.

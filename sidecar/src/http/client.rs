@@ -146,11 +146,14 @@ mod tests {
     use crate::http::call::{CallFacts, Calls};
     use crate::http::framing::Heads;
     use crate::http::http2::client::{SendRequest, handshake};
+    use crate::http::http2::pipe::Outgoing;
 
     const DEAD_AFTER: Duration = Duration::from_secs(30);
     /// What gRPC's servers demand between two PINGs by default, unless they have sent something meanwhile.
     const PINGS_ALLOWED_EACH: Duration = Duration::from_secs(5 * 60);
     const PING: u8 = 6;
+
+    impl Outgoing for Empty<Bytes> {}
 
     /// A server's side, with what was read of it and when.
     struct Recorded(DuplexStream, Arc<Mutex<Vec<Read>>>);

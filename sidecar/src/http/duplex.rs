@@ -146,9 +146,9 @@ impl AsyncWrite for Duplex {
 }
 
 impl AppStream for Duplex {
-    /// A stream that is reset gives up its body, which the next write or read meets.
+    /// Whoever took what was written has gone: the stream was reset.
     fn take_error(&self) -> Option<io::Error> {
-        None
+        self.outgoing.0.is_closed().then(|| io::ErrorKind::BrokenPipe.into())
     }
 }
 

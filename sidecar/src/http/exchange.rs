@@ -173,6 +173,14 @@ impl Prepared {
             if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
                 request.headers_mut().insert(HOST, host);
             }
+            // A length without its bytes would make the next request on the connection the body of this one.
+            let is_empty = |length: &HeaderValue| length.as_bytes() == b"0";
+            if request.body().is_end_stream()
+                && !request.headers().get(CONTENT_LENGTH).is_none_or(is_empty)
+                && request.body().size_hint().exact() == Some(0)
+            {
+                request.headers_mut().remove(CONTENT_LENGTH);
+            }
             // Whatever the method, or the body would be left out (RFC 9112 §6.3).
             if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

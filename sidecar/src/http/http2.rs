@@ -5,7 +5,7 @@ pub(super) mod body;
 pub(super) mod client;
 pub(super) mod interim;
 pub(super) mod liveness;
-mod pipe;
+pub(super) mod pipe;
 pub(super) mod server;
 #[cfg(test)]
 mod tests;

@@ -114,11 +114,16 @@ pub(super) async fn connect_websocket<S: Side>(
     if let Some(lease) = lease_for_websocket(side).await? {
         prepared.is_extended_connect = true;
         let (response, lease) = exchanged(side, prepared, Some(lease), side.kind(false)?).await?;
+        if response.status().is_success() {
+            call.upgraded();
+        }
         return Ok(carried::<S>(response, call, lease));
     }
     let key = websocket::ask(prepared.request.headers_mut())?;
     let none = prepared.request.body().replaced(Incoming::Empty);
     let incoming: RequestBody = std::mem::replace(prepared.request.body_mut(), none);
+    // What it says goes to the relay, once.
+    incoming.settle();
     let (mut response, lease) = exchanged(side, prepared, None, Kind::Fresh).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Over HTTP/2 a success is a WebSocket.

@@ -196,7 +196,7 @@ async fn drive<C, E>(
                     debug!(limit = ?limits.header_timeout, "a request's head did not end");
                     return;
                 }
-                calls.cut_idle(limits.stream_idle_timeout);
+                calls.cut_idle(limits.stream_idle_timeout, plane.config.limits.idle_timeout);
                 let idle = calls.quiet_for(now).is_some_and(|quiet| quiet > limits.idle_timeout);
                 if idle && finishing {
                     return;

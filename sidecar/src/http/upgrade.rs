@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -34,6 +35,9 @@ pub(super) fn name_protocol(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
 }
+
+/// Both sides are looked at so often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is about to become a stream of bytes.
 pub(super) enum Way {
@@ -76,9 +80,11 @@ impl Switching {
             Err(error) => return debug!(%error, "a connection did not switch"),
         };
         let (bytes, mut called) = (Traffic::default(), Over::new(called));
+        let mut has_ended = false;
         tokio::select! {
             relayed = relay(&mut client, &mut called, &bytes) => match relayed {
                 Ok(()) => {
+                    has_ended = true;
                     client.close();
                     called.stream().close();
                     let client_first = bytes.app_ended_first.load(Ordering::Relaxed);
@@ -91,6 +97,10 @@ impl Switching {
             _ = call.cut_while_answering() => {}
             () = one.cancelled() => call.ended(EndedBy::Sidecar, EndedWith::Cut),
             () = other.cancelled() => call.ended(EndedBy::Sidecar, EndedWith::Cut),
+        }
+        // A body that still waits for room has no relay any more.
+        if !has_ended {
+            call.abandon();
         }
         if !is_counted {
             let [to_client, to_called] =
@@ -177,7 +187,8 @@ impl<S: AppStream> AppStream for Switched<S> {
 /// Waits until an upgraded connection has been idle, or half closed, for too long. It is looked at at least twice within
 /// each limit.
 async fn outlived(bytes: &Traffic, limits: &Limits) -> Denial {
-    let mut look = tokio::time::interval(limits.idle_timeout.min(limits.half_closed_timeout) / 2);
+    let shortest = limits.idle_timeout.min(limits.half_closed_timeout) / 2;
+    let mut look = tokio::time::interval(shortest.min(LOOK_INTERVAL));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut carried, mut moved) = (0, Instant::now());
     loop {
@@ -189,6 +200,9 @@ async fn outlived(bytes: &Traffic, limits: &Limits) -> Denial {
         if let Err(denial) = limits.still_moves(bytes.half_closed.load(Ordering::Relaxed), now - moved) {
             return denial;
         }
+        // A side that is not read, because the other takes nothing, may have gone meanwhile.
+        bytes.look.store(true, Ordering::Relaxed);
+        bytes.waker.wake();
     }
 }
 

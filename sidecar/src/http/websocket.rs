@@ -3,7 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use h2::ext::Protocol;
-use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use http::header::{
+    CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, TRAILER,
+};
 use http::{Method, Request, StatusCode};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -43,6 +46,14 @@ pub(super) fn into_extended_connect<B>(request: &mut Request<B>) {
     *request.method_mut() = Method::CONNECT;
     request.extensions_mut().insert(Protocol::from_static(WEBSOCKET));
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    remove_body_fields(request.headers_mut());
+}
+
+/// A handshake has no body, whatever it says of one: who believes it would take what follows for that body.
+fn remove_body_fields(headers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, EXPECT, TRAILER] {
+        headers.remove(name);
+    }
 }
 
 /// The key of a handshake over HTTP/1.1 that could as well be an extended CONNECT: one for a WebSocket and nothing else.
@@ -62,6 +73,7 @@ pub(super) fn ask(headers: &mut HeaderMap) -> Result<HeaderValue, Failure> {
         .ok_or_else(|| {
             Failure::broken("this machine gives no random bytes for a WebSocket's key".to_owned())
         })?;
+    remove_body_fields(headers);
     name_protocol(headers, HeaderValue::from_static(WEBSOCKET));
     headers.insert(SEC_WEBSOCKET_KEY, key.clone());
     headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));

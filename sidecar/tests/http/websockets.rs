@@ -294,3 +294,54 @@ async fn switched_first(live: &Live) -> TcpStream {
     head(&mut stream).await;
     stream
 }
+
+/// Answers 404 to whatever is no WebSocket and keeps the connection; tells each head that it gets.
+async fn declining(told: mpsc::Sender<String>) -> App {
+    App::serve(move |mut stream: TcpStream| {
+        let told = told.clone();
+        async move {
+            loop {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                told.send(String::from_utf8(head).unwrap()).await.map_err(std::io::Error::other)?;
+                stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await?;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_handshake_that_claims_a_body_has_none_at_the_app() {
+    let (tell, mut told) = mpsc::channel(4);
+    let live = Live::with_http1(declining(tell).await).await;
+    let (mut sender, connection) = h2::client::handshake(live.direct("orders", b"h2").await).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        // Whatever ends it shows in its streams.
+        let _ended = connection.await;
+    });
+    eventually("it takes extended CONNECT", || sender.is_extended_connect_protocol_enabled().then_some(()))
+        .await;
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri("https://payments/socket")
+        .header("sec-websocket-version", "13")
+        .header("content-length", "40")
+        .header("expect", "100-continue")
+        .body(())
+        .unwrap();
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    let (response, _send) = sender.send_request(request, false).unwrap();
+    assert_eq!(response.await.unwrap().status(), 404);
+    let head = told.recv().await.unwrap();
+    assert!(!head.contains("content-length") && !head.contains("expect"), "{head}");
+    let mut http1 = TcpStream::connect(live.orders.outbound.unwrap()).await.unwrap();
+    let claims = Switch::WebSocket.request().replace("host: payments", "host: payments\r\ncontent-length: 0");
+    http1.write_all(claims.as_bytes()).await.unwrap();
+    assert!(self::head(&mut http1).await.starts_with("HTTP/1.1 404 "));
+    let head = told.recv().await.unwrap();
+    assert!(!head.contains("content-length"), "{head}");
+}

@@ -10,13 +10,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
-use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use super::body::StreamBody;
 use super::liveness::{Liveness, Pings};
-use super::pipe::{Pipe, Unsent};
+use super::pipe::{Outgoing, Pipe, Unsent};
 use crate::http::tasks::ConnectionTasks;
 
 /// Sends requests on one connection.
@@ -115,7 +114,7 @@ impl SendRequest {
         mut interim: impl FnMut(Response<()>) + Send,
     ) -> Result<Response<StreamBody>, SendError<B>>
     where
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B: Outgoing + Unpin + Send + 'static,
         B::Error: Error + Send + 'static,
     {
         let mut send = self.send.clone();

@@ -10,6 +10,14 @@ use http_body::Body;
 
 use crate::http::duplex::GivenUp;
 
+/// A body that may be given up while it waits for room.
+pub(in crate::http) trait Outgoing: Body<Data = Bytes> {
+    /// Ready when no more of it is to be sent, with the reason.
+    fn poll_given_up(&mut self, _: &mut Context<'_>) -> Poll<Self::Error> {
+        Poll::Pending
+    }
+}
+
 /// Sends a body. A body that breaks resets the stream, and so does a pipe that is dropped before its end.
 #[derive(Debug)]
 pub(super) struct Pipe<B> {
@@ -36,7 +44,7 @@ impl From<h2::Error> for Unsent {
 
 impl<B> Pipe<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Outgoing + Unpin,
     B::Error: Error + 'static,
 {
     pub(super) fn new(stream: SendStream<Bytes>, body: B) -> Self {
@@ -51,7 +59,13 @@ where
                 return Poll::Ready(Err(Unsent::Stream(reason?.into())));
             }
             if self.next.is_some() {
-                ready!(self.poll_room(cx))?;
+                // The body is not looked at before there is room for what it has said.
+                let Poll::Ready(room) = self.poll_room(cx) else {
+                    let error = ready!(self.body.poll_given_up(cx));
+                    self.stream.send_reset(reason_of(&error));
+                    return Poll::Ready(Err(Unsent::Body));
+                };
+                room?;
                 let Some((data, last)) = self.next.take() else { continue };
                 self.stream.send_data(data, last)?;
                 if last {
@@ -72,8 +86,12 @@ where
             match frame.into_data().map_err(http_body::Frame::into_trailers) {
                 Ok(data) => self.next = Some((data, self.body.is_end_stream())),
                 Err(Ok(trailers)) => {
-                    self.stream.send_trailers(trailers)?;
-                    return Poll::Ready(Ok(()));
+                    let sent = self.stream.send_trailers(trailers);
+                    if sent.is_err() {
+                        // Nobody waits for an end that does not come.
+                        self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    }
+                    return Poll::Ready(sent.map_err(Unsent::Stream));
                 }
                 Err(Err(_)) => {}
             }

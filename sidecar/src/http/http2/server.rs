@@ -11,7 +11,6 @@ use bytes::Bytes;
 use h2::server::{Handshake, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
-use http_body::Body;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
@@ -19,7 +18,7 @@ use tracing::debug;
 use super::body::StreamBody;
 use super::interim::StreamInterim;
 use super::liveness::{Liveness, Pings};
-use super::pipe::{Pipe, Unsent};
+use super::pipe::{Outgoing, Pipe, Unsent};
 use crate::http::tasks::ConnectionTasks;
 
 /// With which code whoever asked has reset the stream, in its request's extensions.
@@ -52,7 +51,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     V: Service<Request<StreamBody>, Response = Response<B>, Error = Infallible>,
     V::Future: Send + 'static,
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B: Outgoing + Unpin + Send + 'static,
     B::Error: Error + Send + 'static,
 {
     pub(in crate::http) fn new(
@@ -123,7 +122,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     V: Service<Request<StreamBody>, Response = Response<B>, Error = Infallible> + Unpin,
     V::Future: Send + 'static,
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B: Outgoing + Unpin + Send + 'static,
     B::Error: Error + Send + 'static,
 {
     type Output = Result<(), h2::Error>;
@@ -139,7 +138,7 @@ async fn answer<B>(
     respond: &Mutex<SendResponse<Bytes>>,
     reset: &StreamReset,
 ) where
-    B: Body<Data = Bytes> + Unpin,
+    B: Outgoing + Unpin,
     B::Error: Error + 'static,
 {
     // Said before what answers is dropped, which tells of it.

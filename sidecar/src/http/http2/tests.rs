@@ -24,6 +24,7 @@ use super::body::StreamBody;
 use super::client::{SendRequest, handshake};
 use super::interim::StreamInterim;
 use super::liveness::Pings;
+use super::pipe::Outgoing;
 use super::server::Connection;
 use crate::http::interim::INTERIM_MAX;
 use crate::http::tasks::ConnectionTasks;
@@ -34,6 +35,10 @@ type Said = Frames<
         fn(Result<Frame<Bytes>, h2::Error>) -> Result<Frame<Bytes>, h2::Error>,
     >,
 >;
+
+impl Outgoing for Said {}
+impl Outgoing for Full<Bytes> {}
+impl Outgoing for StreamBody {}
 
 /// A body that a test says as it goes.
 fn said() -> (mpsc::Sender<Result<Frame<Bytes>, h2::Error>>, Said) {
