@@ -4,7 +4,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::apps::{echoed, expect_reset};
+use crate::apps::{App, echoed, expect_reset};
 use crate::live::{ALL, Http2, Live, Switch, asked, policy, switched};
 use crate::sidecar::eventually;
 
@@ -111,5 +111,44 @@ async fn an_http_1_response_that_is_cut_ends_with_a_reset_whatever_its_framing()
         }
         live.payments.apply(&policy(Some(REFUND), None));
         expect_reset(&mut stream).await;
+    }
+}
+
+/// Answers without an end.
+async fn endless() -> App {
+    App::serve(async |mut stream: TcpStream| {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut request).await?;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        loop {
+            stream.write_all(&[b'x'; 16 * 1024]).await?;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stream_whose_caller_takes_nothing_is_reset_all_the_same() {
+    let live = Live::with_http1(endless().await).await;
+    let (mut send, connection) = h2::client::handshake(live.direct("orders", b"h2").await).await.unwrap();
+    let asked = async {
+        let request = http::Request::get("http://payments/socket").body(()).unwrap();
+        let (response, _) = send.send_request(request, true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        // No room is given back: the stream's window is used up.
+        let mut heard = 0;
+        while heard < 65_535 {
+            heard += body.data().await.unwrap().unwrap().len();
+        }
+        live.payments.apply(&policy(Some(REFUND), None));
+        let reset = body.data().await.unwrap().unwrap_err();
+        assert!(reset.is_reset(), "{reset}");
+    };
+    tokio::select! {
+        biased;
+        () = asked => {}
+        ended = connection => panic!("{ended:?}"),
     }
 }
