@@ -93,6 +93,7 @@ async fn switch_to_stream<S: Side>(
     if !is_success {
         // Its body is all that is still to come.
         feed.end_empty();
+        websocket::answered(&mut parts);
         return Ok(Response::from_parts(parts, answer));
     }
     parts.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -127,10 +128,10 @@ pub(super) async fn connect_websocket<S: Side>(
     let (mut response, lease) = exchanged(side, prepared, None, Kind::Fresh).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Over HTTP/2 a success is a WebSocket.
-        return match response.status() {
-            status if status.is_success() => Err(websocket::not_switched(status)),
-            _ => Ok(carried::<S>(response, call, lease)),
-        };
+        if response.status().is_success() {
+            websocket::is_not_switched(&mut response);
+        }
+        return Ok(carried::<S>(response, call, lease));
     }
     let offer = HeaderValue::from_static(websocket::WEBSOCKET);
     fields::switched_to(&offer, response.headers()).ok_or_else(|| not_offered::<S>())?;

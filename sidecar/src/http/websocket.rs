@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use h2::ext::Protocol;
 use http::header::{
-    CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, TRAILER,
 };
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode, response};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -101,9 +101,23 @@ fn accept_of(key: &HeaderValue) -> String {
     STANDARD.encode(digest.finish())
 }
 
-/// An answer that is a success over HTTP/2, but has not switched over HTTP/1.1, would be taken for a WebSocket.
-pub(super) fn not_switched(status: StatusCode) -> Failure {
-    Failure::broken(format!("{status} is no answer to a WebSocket's handshake (RFC 6455 §4.2.2)"))
+/// With which status an app answered that did not switch: over HTTP/2 that status would say that it did.
+const NOT_SWITCHED: HeaderName = HeaderName::from_static("postern-not-switched");
+
+/// Makes a success that has not switched one that over HTTP/2 is none (RFC 8441 §5), and says what it was.
+pub(super) fn is_not_switched<B>(answer: &mut Response<B>) {
+    let status = HeaderValue::from(answer.status().as_u16());
+    answer.headers_mut().insert(NOT_SWITCHED, status);
+    *answer.status_mut() = StatusCode::BAD_GATEWAY;
+}
+
+/// What an answer was that has not switched.
+pub(super) fn answered(answer: &mut response::Parts) {
+    if let Some(status) = answer.headers.remove(NOT_SWITCHED)
+        && let Ok(status) = StatusCode::from_bytes(status.as_bytes())
+    {
+        answer.status = status;
+    }
 }
 
 #[cfg(test)]
