@@ -111,10 +111,11 @@ pub(super) fn is_not_switched<B>(answer: &mut Response<B>) {
     *answer.status_mut() = StatusCode::BAD_GATEWAY;
 }
 
-/// What an answer was that has not switched.
+/// What an answer was that has not switched: a success, or it would have passed as it was. Above all it was no 101.
 pub(super) fn answered(answer: &mut response::Parts) {
     if let Some(status) = answer.headers.remove(NOT_SWITCHED)
         && let Ok(status) = StatusCode::from_bytes(status.as_bytes())
+        && status.is_success()
     {
         answer.status = status;
     }
@@ -142,6 +143,25 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(STANDARD.decode(other.as_bytes()).unwrap().len(), KEY_BYTES);
         assert_eq!(headers[SEC_WEBSOCKET_VERSION], "8");
+    }
+
+    #[test]
+    fn an_answer_that_has_not_switched_is_the_success_that_it_was_and_nothing_else() {
+        let mut answer = Response::new(());
+        *answer.status_mut() = StatusCode::CREATED;
+        is_not_switched(&mut answer);
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "over HTTP/2 it is no success");
+        let (mut parts, ()) = answer.into_parts();
+        answered(&mut parts);
+        assert_eq!(parts.status, StatusCode::CREATED);
+        assert!(parts.headers.is_empty(), "{:?}", parts.headers);
+        for forged in ["101", "404", "200 OK", ""] {
+            parts.status = StatusCode::NOT_FOUND;
+            parts.headers.insert(NOT_SWITCHED, HeaderValue::from_static(forged));
+            answered(&mut parts);
+            assert_eq!(parts.status, StatusCode::NOT_FOUND, "{forged:?}");
+            assert!(parts.headers.is_empty(), "{:?}", parts.headers);
+        }
     }
 
     #[test]
