@@ -17,10 +17,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{Config, HostPort, IdentitySource, ProxyProtocol};
-use crate::holder::IdentityStatus;
-use crate::listen::Until;
-use crate::metrics::Direction;
-use crate::plane::Plane;
+use crate::identity::IdentityStatus;
+use crate::observability::Direction;
+use crate::observability::metrics::CountedElsewhere;
+use crate::proxy::listener::Until;
+use crate::proxy::state::ProxyState;
 
 pub use serve::{CONNECTION_LIFE_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT};
 
@@ -39,7 +40,7 @@ pub enum Phase {
 /// What the endpoints look at.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    pub plane: Arc<Plane>,
+    pub proxy: Arc<ProxyState>,
     pub identity: watch::Receiver<IdentityStatus>,
     pub phase: watch::Receiver<Phase>,
     pub log_lines_dropped: LogLinesDropped,
@@ -66,9 +67,12 @@ impl Admin {
             .route("/status", get(async |State(admin): State<Arc<Self>>| Json(admin.status())))
             .route(
                 "/connections",
-                get(async |State(admin): State<Arc<Self>>| Json(admin.plane.connections())),
+                get(async |State(admin): State<Arc<Self>>| Json(admin.proxy.connections())),
             )
-            .route("/config", get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.plane.config))))
+            .route(
+                "/config",
+                get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.proxy.control.config))),
+            )
             .layer(from_fn_with_state(admin.clone(), local_only))
             .with_state(admin);
         serve::serve(listener, routes, until).await;
@@ -77,22 +81,22 @@ impl Admin {
     fn status(&self) -> Value {
         let missing = self.missing();
         let identity = self.identity.borrow().clone();
-        let config = &self.plane.config;
-        let (begun, live) = self.plane.metrics.connections();
+        let config = &self.proxy.control.config;
+        let (begun, live) = self.proxy.control.metrics.connections();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "ready": missing.is_empty(),
             "missing": missing,
             "identity": identity,
-            "policy": self.plane.policy.status(),
-            "unenforceable": self.plane.unenforceable(),
-            "subscription": *self.plane.subscription.borrow(),
-            "revoked": self.plane.revoked.current().len(),
+            "policy": self.proxy.control.policy.status(),
+            "unenforceable": self.proxy.control.unenforceable(),
+            "subscription": *self.proxy.control.subscription.borrow(),
+            "revoked": self.proxy.control.revoked.current().len(),
             "inbounds": self.with_upstreams(Direction::Inbound, config.inbounds.iter().map(inbound_shown)),
             "outbounds": self.with_upstreams(Direction::Outbound, config.outbounds.iter().map(outbound_shown)),
             "connections": { "live": live, "begun": begun },
-            "access_log": access_log_shown(&self.plane),
-            "refusals": self.plane.refusals.newest(),
+            "access_log": access_log_shown(&self.proxy),
+            "refusals": self.proxy.refusals.newest(),
         })
     }
 
@@ -100,8 +104,8 @@ impl Admin {
     fn with_upstreams(&self, direction: Direction, listeners: impl Iterator<Item = Value>) -> Vec<Value> {
         let with = |(at, mut shown): (usize, Value)| {
             if let Some(fields) = shown.as_object_mut() {
-                fields.insert("upstreams".to_owned(), self.plane.upstreams.shown(direction, at));
-                if let Some(address) = self.plane.listening.of(direction, at) {
+                fields.insert("upstreams".to_owned(), self.proxy.upstreams.shown(direction, at));
+                if let Some(address) = self.proxy.listening.of(direction, at) {
                     fields.insert("listen".to_owned(), json!(address));
                 }
             }
@@ -111,17 +115,26 @@ impl Admin {
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
-        let metrics = &self.plane.metrics;
-        metrics.tunnels_idle(self.plane.pools.idle());
-        metrics.take_over(&self.identity.borrow(), (self.log_lines_dropped.0)(), &self.plane.access_log);
+        let metrics = &self.proxy.control.metrics;
+        metrics.tunnels_idle(self.proxy.pools.idle());
+        let (access_log_lines_dropped, access_log_lines_failed) = self.proxy.access_log.lost();
+        let identity = self.identity.borrow();
+        metrics.record_elsewhere(&CountedElsewhere {
+            svid_not_after: identity.not_after,
+            svid_rotations: identity.rotations,
+            log_lines_dropped: u64::try_from((self.log_lines_dropped.0)()).unwrap_or(u64::MAX),
+            access_log_lines_dropped,
+            access_log_lines_failed,
+        });
+        drop(identity);
         metrics.text()
     }
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    let plane = admin.plane.clone();
+    let proxy = admin.proxy.clone();
     // Ten thousand descriptors are counted in milliseconds, which no connection shall wait for.
-    if let Err(error) = tokio::task::spawn_blocking(move || plane.measure()).await {
+    if let Err(error) = tokio::task::spawn_blocking(move || proxy.measure()).await {
         tracing::error!(%error, "the levels cannot be measured");
     }
     match admin.metrics() {
@@ -133,7 +146,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 /// A web page must not read this through its visitor's browser: none may call it, and no name that was made to point
 /// here is answered to.
 async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    let own = admin.plane.config.admin;
+    let own = admin.proxy.control.config.admin;
     let headers = request.headers();
     let ours =
         headers.get_all(header::HOST).iter().all(|host| host.to_str().is_ok_and(|host| is_here(host, own)));
@@ -223,7 +236,7 @@ fn shown(config: &Config) -> Value {
     })
 }
 
-fn access_log_shown(plane: &Plane) -> Value {
-    let (dropped, failed) = plane.access_log.lost();
-    json!({ "on": plane.access_log.is_on(), "lines_dropped": dropped, "lines_failed": failed })
+fn access_log_shown(proxy: &ProxyState) -> Value {
+    let (dropped, failed) = proxy.access_log.lost();
+    json!({ "on": proxy.access_log.is_on(), "lines_dropped": dropped, "lines_failed": failed })
 }

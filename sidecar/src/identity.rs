@@ -1,67 +1,15 @@
-//! The task that keeps the own identity fresh, from a CA or from files.
+//! The own identity: obtained from the CA or from files, kept over a restart, renewed in time.
 
-use std::sync::Arc;
+pub mod ca_client;
+pub mod credentials;
+pub mod files;
+pub mod join_token;
+pub mod renewal;
+pub mod schedule;
+pub mod state_dir;
+mod status;
+mod task;
+pub mod writer;
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-use crate::ca_client::{CaClient, Timeouts};
-use crate::clock::Clock;
-use crate::config::IdentitySource;
-use crate::credentials::CredentialStore;
-use crate::holder::Holder;
-use crate::identity_files::{FilePaths, IdentityFiles};
-use crate::renewal::Renewal;
-use crate::state_dir::StateDir;
-use crate::upstream::lookup::NameServers;
-
-pub use crate::holder::{IdentityError, IdentityStatus};
-
-/// Fills a credential store and keeps it fresh. Made first, so that its status can be watched; then run.
-#[derive(Debug)]
-pub struct IdentityTask {
-    status: watch::Receiver<IdentityStatus>,
-    work: Work,
-}
-
-#[derive(Debug)]
-enum Work {
-    Renewal(Box<Renewal>),
-    Files(Box<IdentityFiles>),
-}
-
-impl IdentityTask {
-    /// Prepares the work; nothing happens before [`Self::run`].
-    pub fn new(
-        source: &IdentitySource,
-        store: Arc<CredentialStore>,
-        name_servers: NameServers,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        let (holder, status) = Holder::new(store, clock);
-        let work = match source.clone() {
-            IdentitySource::Ca { ca, join_token, state_dir } => {
-                let client = CaClient::new(ca, name_servers, Timeouts::default());
-                let state = state_dir.map(StateDir::new);
-                Work::Renewal(Box::new(Renewal::new(client, join_token, state, holder)))
-            }
-            IdentitySource::Files { svid, key, bundle } => {
-                Work::Files(Box::new(IdentityFiles::new(FilePaths { svid, key, bundle }, holder)))
-            }
-        };
-        Self { status, work }
-    }
-
-    /// What there is to know about the identity, also while the task runs.
-    pub fn status(&self) -> watch::Receiver<IdentityStatus> {
-        self.status.clone()
-    }
-
-    /// Works until `cancel`; never ends by itself.
-    pub async fn run(self, cancel: CancellationToken) {
-        match self.work {
-            Work::Renewal(renewal) => renewal.run(cancel).await,
-            Work::Files(files) => files.run(cancel).await,
-        }
-    }
-}
+pub use status::{IdentityError, IdentityStatus};
+pub use task::IdentityTask;

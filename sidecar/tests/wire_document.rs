@@ -8,7 +8,7 @@ use postern_proto::authenticator::{
 };
 use postern_proto::identity::{SpiffeId, TrustBundles};
 use postern_proto::mtls::{ExporterSecret, SuiteHash};
-use postern_sidecar::tunnel::{AUTH_FRAMES_MAX, Decoder, Frame, FrameError, Open, header};
+use postern_sidecar::proxy::tunnel::{AUTH_FRAMES_MAX, Decoder, Frame, FrameError, Open, header};
 use rustls::Side;
 use time::OffsetDateTime;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use postern_proto::policy::{Call, Policy, Port, Protocol, check, decide, may_connect};
 use postern_proto::wire::v1::PolicySlice;
 use postern_sidecar::config::Config;
-use postern_sidecar::tunnel::Note;
+use postern_sidecar::proxy::tunnel::Note;
 use prost::Message as _;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -72,7 +72,7 @@ pub fn problem_document(data: &[u8]) {
 
 /// A message is written as it was read.
 pub fn takeover_message(data: &[u8]) {
-    if let Some(written) = postern_sidecar::takeover::fuzzing::rewritten(data) {
-        assert_eq!(postern_sidecar::takeover::fuzzing::rewritten(&written).unwrap(), written);
+    if let Some(written) = postern_sidecar::lifecycle::handover::fuzzing::rewritten(data) {
+        assert_eq!(postern_sidecar::lifecycle::handover::fuzzing::rewritten(&written).unwrap(), written);
     }
 }

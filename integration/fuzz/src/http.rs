@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use postern_sidecar::config::Http;
-use postern_sidecar::http::fuzzing::{FrameCheck, HeadCheck, SeenRequest};
+use postern_sidecar::proxy::http::fuzzing::{FrameCheck, HeadCheck, SeenRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::pieces;

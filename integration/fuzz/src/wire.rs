@@ -1,7 +1,7 @@
 //! Frames of the tunnel and records of TLS.
 
-use postern_sidecar::tls::fuzzing::Ends;
-use postern_sidecar::tunnel::{Decoder, Event, FrameError};
+use postern_sidecar::proxy::tls::fuzzing::Ends;
+use postern_sidecar::proxy::tunnel::{Decoder, Event, FrameError};
 
 use crate::pieces;
 

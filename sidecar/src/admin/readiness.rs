@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Admin, Phase};
 use crate::config::IdentitySource;
-use crate::policy_store::{PolicySource, PolicyStatus};
+use crate::control::policy_store::{PolicySource, PolicyStatus};
 
 pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let missing = admin.missing();
@@ -31,7 +31,7 @@ impl Admin {
 
     /// What is missing apart from listeners, and may come.
     pub fn awaited(&self) -> Vec<String> {
-        let config = &self.plane.config;
+        let config = &self.proxy.control.config;
         let has_policy = config.policy_file.is_some() || matches!(config.identity, IdentitySource::Ca { .. });
         let policy = has_policy.then(|| self.policy_missing()).flatten();
         self.identity_missing().into_iter().chain(policy).collect()
@@ -39,8 +39,9 @@ impl Admin {
 
     /// Waits until nothing is awaited.
     pub async fn nothing_awaited(&self) {
-        let (mut credentials, mut policy) = (self.plane.credentials.changes(), self.plane.policy.changes());
-        let mut revoked = self.plane.revoked.changes();
+        let (mut credentials, mut policy) =
+            (self.proxy.control.credentials.changes(), self.proxy.control.policy.changes());
+        let mut revoked = self.proxy.control.revoked.changes();
         while !self.awaited().is_empty() {
             // Those who change them are kept by the plane.
             let _changed = tokio::select! {
@@ -52,7 +53,7 @@ impl Admin {
     }
 
     fn identity_missing(&self) -> Option<String> {
-        let denial = self.plane.valid_credentials().err()?;
+        let denial = self.proxy.control.valid_credentials().err()?;
         let code = match denial.code {
             "own_identity_expired" => "identity expired",
             "own_identity_revoked" => "identity revoked",
@@ -62,8 +63,8 @@ impl Admin {
     }
 
     fn policy_missing(&self) -> Option<String> {
-        let none = self.plane.policy.current().is_none();
-        none.then(|| format!("policy: {}", why_no_policy(&self.plane.policy.status())))
+        let none = self.proxy.control.policy.current().is_none();
+        none.then(|| format!("policy: {}", why_no_policy(&self.proxy.control.policy.status())))
     }
 }
 

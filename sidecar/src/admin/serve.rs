@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error, warn};
 
-use crate::listen::Until;
-use crate::pending::{Pending, Place, Progress};
+use crate::proxy::listener::Until;
+use crate::proxy::pending::{Pending, Place, Progress};
 
 /// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
 pub const CONNECTIONS_MAX: usize = 64;

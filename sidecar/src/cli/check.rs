@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Format;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::holder::in_one_line;
+use crate::error_text::one_line;
 use findings::Findings;
 
 /// Read configuration, policy and identity as `run` would, and tell everything found.
@@ -74,7 +74,7 @@ impl Report {
             verdict: Verdict::Errors,
             facts: Vec::new(),
             warnings: Vec::new(),
-            errors: vec![in_one_line(error)],
+            errors: vec![one_line(error)],
         }
     }
 

@@ -8,8 +8,8 @@ use postern_process::{EXIT_FAILED, EXIT_USAGE, WorkerThreads};
 
 use crate::admin::LogLinesDropped;
 use crate::config::Config;
-use crate::holder::in_one_line;
-use crate::log::Logging;
+use crate::error_text::one_line;
+use crate::observability::log::Logging;
 
 /// Stand beside a service until told to end (SIGTERM or Ctrl-C).
 #[derive(Debug, clap::Args)]
@@ -47,8 +47,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
         }
     };
     let dropped = LogLinesDropped(Arc::new(logging.dropped()));
-    let report = |error: &dyn std::error::Error| eprintln!("postern-sidecar: {}", in_one_line(error));
-    match postern_process::run(threads, |shutdown| crate::run::run(config, dropped, shutdown)) {
+    let report = |error: &dyn std::error::Error| eprintln!("postern-sidecar: {}", one_line(error));
+    match postern_process::run(threads, |shutdown| crate::lifecycle::run(config, dropped, shutdown)) {
         Ok(outcome) => outcome.exit_code(|error| report(&error)),
         Err(error) => {
             report(&error);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::CONFIG_BYTES_MAX;
-use crate::holder::in_one_line;
+use crate::error_text::one_line;
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -37,7 +37,7 @@ impl ConfigError {
     pub fn messages(&self) -> Vec<String> {
         match self {
             Self::Invalid { .. } => self.to_string().lines().map(str::to_owned).collect(),
-            _ => vec![in_one_line(self)],
+            _ => vec![one_line(self)],
         }
     }
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use postern_sidecar::access_log::{AccessLog, Line, Story};
 use postern_sidecar::config::{AccessLogConfig, AccessLogTarget};
-use postern_sidecar::metrics::Direction;
-use postern_sidecar::refusals::Called;
+use postern_sidecar::observability::Direction;
+use postern_sidecar::observability::access_log::{AccessLog, Line, Story};
+use postern_sidecar::observability::refusals::Called;
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::io::AsyncWriteExt as _;
@@ -77,7 +77,7 @@ async fn a_connection_is_told_at_its_end_on_both_sides() {
 
     // What the first connection said has been written; what comes next is the refused one's.
     std::fs::remove_file(dir.path().join("payments")).unwrap();
-    payments.plane.access_log.reopen();
+    payments.proxy.access_log.reopen();
     TcpStream::connect(reports.outbound.unwrap()).await.unwrap().write_all(b"word").await.unwrap();
     let refused = line("payments").await;
     assert_eq!((&refused["decision"], &refused["reason"]), (&"deny".into(), &"denied".into()), "{refused}");

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_sidecar::admin::{Admin, CONNECTIONS_MAX, LogLinesDropped, Phase};
-use postern_sidecar::holder::IdentityStatus;
-use postern_sidecar::listen::{self, Families, Until};
+use postern_sidecar::identity::IdentityStatus;
+use postern_sidecar::proxy::listener::{self, Families, Until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -30,13 +30,13 @@ impl Asked {
         let mut spec = Spec::new(&authority, "payments");
         prepare(&mut spec);
         let sidecar = spec.start(&authority);
-        let listener = listen::open(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Own).unwrap();
+        let listener = listener::open(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Own).unwrap();
         let at = listener.local_addr().unwrap();
         let (phase, phases) = watch::channel(Phase::Serving);
         let (identity, status) = watch::channel(IdentityStatus::default());
         let log_lines_dropped = LogLinesDropped(Arc::new(|| 0));
         let admin =
-            Admin { plane: sidecar.plane.clone(), identity: status, phase: phases, log_lines_dropped };
+            Admin { proxy: sidecar.proxy.clone(), identity: status, phase: phases, log_lines_dropped };
         let cancel = CancellationToken::new();
         let task = tokio::spawn(admin.run(listener, Until { abort: cancel.clone(), ..Until::default() }));
         Self { at, sidecar, phase, _identity: identity, cancel, task }
@@ -123,7 +123,7 @@ async fn the_status_names_the_source_of_the_policy_and_the_state_of_the_stream()
 #[tokio::test]
 async fn a_revoked_sidecar_is_not_ready_and_says_so() {
     let asked = Asked::new(|_| {});
-    asked.sidecar.plane.revoked.replace([crate::authority::id("payments")].into());
+    asked.sidecar.proxy.control.revoked.replace([crate::authority::id("payments")].into());
     let missing = asked.ask("/ready").await;
     assert!(missing.starts_with("HTTP/1.1 503") && missing.contains("identity revoked: "), "{missing}");
 }

@@ -54,7 +54,7 @@ async fn none_of_many_connections_at_once_is_lost_though_their_clients_close_at_
     }
     eventually("all are heard", || (heard.load(Ordering::Relaxed) == CONNECTIONS).then_some(())).await;
     for sidecar in [&orders, &payments] {
-        assert_eq!(sidecar.plane.refusals.newest().as_array().unwrap().len(), 0);
+        assert_eq!(sidecar.proxy.refusals.newest().as_array().unwrap().len(), 0);
     }
 }
 
@@ -79,5 +79,5 @@ async fn a_handshake_that_the_other_side_gave_up_is_tried_again() {
     let orders = Spec::new(&authority, "orders").to(&[full.address]).start(&authority);
     let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut stream).await.unwrap();
-    assert_eq!(orders.plane.refusals.newest().as_array().unwrap().len(), 0);
+    assert_eq!(orders.proxy.refusals.newest().as_array().unwrap().len(), 0);
 }

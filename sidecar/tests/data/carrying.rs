@@ -38,8 +38,8 @@ async fn a_word_goes_there_and_back() {
 #[tokio::test]
 async fn the_next_connection_rides_the_tunnel_of_the_last_and_people_can_see_it() {
     let pair = Pair::new(App::echo().await);
-    let plane = &pair.orders.plane;
-    let pool = || plane.connections()["pools"][0].clone();
+    let proxy = &pair.orders.proxy;
+    let pool = || proxy.connections()["pools"][0].clone();
     for round in 1..=3_u64 {
         let mut stream = pair.connect().await;
         echoed(&mut stream).await.unwrap();
@@ -52,7 +52,7 @@ async fn the_next_connection_rides_the_tunnel_of_the_last_and_people_can_see_it(
     let shown = pool();
     assert_eq!((&shown["service"], &shown["idle"]), (&"payments".into(), &1.into()));
     assert_eq!(shown["tunnels"][0]["peer"], "spiffe://shop.example/payments");
-    let metrics = plane.metrics.text().unwrap();
+    let metrics = proxy.control.metrics.text().unwrap();
     for sample in ["tunnel_leases_total{tunnel=\"new\"} 1", "tunnel_leases_total{tunnel=\"kept\"} 2"] {
         assert!(metrics.contains(sample), "{sample} in {metrics}");
     }

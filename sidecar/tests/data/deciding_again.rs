@@ -65,7 +65,8 @@ async fn a_withdrawn_permission_resets_its_connections_and_no_others() {
     expect_reset(&mut orders).await;
     assert!(
         shop.payments
-            .plane
+            .proxy
+            .control
             .metrics
             .text()
             .unwrap()
@@ -111,7 +112,7 @@ async fn a_root_that_is_no_longer_trusted_takes_its_connections_with_it() {
     let other = Authority::new();
     let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
     let svid = other.svid(&id("payments"), validity);
-    shop.payments.plane.credentials.replace(svid, Arc::new(other.bundles())).unwrap();
+    shop.payments.proxy.control.credentials.replace(svid, Arc::new(other.bundles())).unwrap();
     expect_reset(&mut stream).await;
 }
 
@@ -129,7 +130,7 @@ async fn a_renewed_certificate_and_an_added_root_cut_nothing() {
     for sidecar in [&shop.payments, &shop.orders] {
         let name = if std::ptr::eq(sidecar, &shop.payments) { "payments" } else { "orders" };
         let svid = shop.authority.svid(&id(name), validity);
-        sidecar.plane.credentials.replace(svid, Arc::new(bundles.clone())).unwrap();
+        sidecar.proxy.control.credentials.replace(svid, Arc::new(bundles.clone())).unwrap();
     }
     echoed(&mut stream).await.unwrap();
     echoing(&shop.orders).await;

@@ -71,7 +71,7 @@ async fn each_connection_in_a_tunnel_has_a_header_of_its_own_also_where_the_app_
         let mut back = Vec::new();
         stream.read_to_end(&mut back).await.unwrap();
         assert_eq!(back, b"word");
-        let idle = || (orders.plane.connections()["pools"][0]["idle"] == 1).then_some(());
+        let idle = || (orders.proxy.connections()["pools"][0]["idle"] == 1).then_some(());
         eventually("the tunnel waits", idle).await;
     }
 }

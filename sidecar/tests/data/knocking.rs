@@ -169,7 +169,7 @@ async fn stalled_handshakes_are_bounded_and_the_oldest_gives_way() {
     let end = first.read(&mut [0; 1]).await;
     assert!(!matches!(end, Ok(1..)), "the oldest is ended: {end:?}");
     eventually("all others were evicted", || {
-        let told = door.payments.plane.refusals.newest();
+        let told = door.payments.proxy.refusals.newest();
         (told[0]["reason"] == "handshakes_pending" && told[0]["count"] == MAX * 3).then_some(())
     })
     .await;
@@ -193,7 +193,7 @@ async fn a_handshake_that_goes_on_outlasts_a_flood_of_stalled_ones() {
         stalled.push(stream);
     }
     eventually("the flood was evicted", || {
-        let told = door.payments.plane.refusals.newest();
+        let told = door.payments.proxy.refusals.newest();
         (told[0]["reason"] == "handshakes_pending" && told[0]["count"] == MAX * 7 + 1).then_some(())
     })
     .await;
@@ -222,7 +222,7 @@ async fn strangers_that_are_bidden_farewell_have_the_places_of_handshakes_and_ke
         }
     }
     door.payments.refusal("not_tls").await;
-    assert!(!door.payments.plane.metrics.text().unwrap().contains("reason=\"connections_max\""));
+    assert!(!door.payments.proxy.control.metrics.text().unwrap().contains("reason=\"connections_max\""));
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn a_knock_without_a_word_is_no_refusal() {
     drop(TcpStream::connect(door.address()).await.unwrap());
     door.serves_others().await;
     eventually("it has gone", || (door.payments.live() == 0).then_some(())).await;
-    assert_eq!(door.payments.plane.refusals.newest().as_array().unwrap().len(), 0);
+    assert_eq!(door.payments.proxy.refusals.newest().as_array().unwrap().len(), 0);
 }
 
 #[tokio::test]

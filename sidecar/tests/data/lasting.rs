@@ -50,13 +50,16 @@ impl Shop {
 
     /// Looks at the times of `payments`, as it does itself, when so much time has passed.
     async fn look_after(&self, passed: std::time::Duration) {
-        let plane = &self.payments.plane;
-        plane.register.end_outlived(&plane.config.limits, plane.clock.now(), Instant::now() + passed).await;
+        let proxy = &self.payments.proxy;
+        proxy
+            .register
+            .end_outlived(&proxy.control.config.limits, proxy.control.clock.now(), Instant::now() + passed)
+            .await;
     }
 
     /// The reason is in the metrics and, once the connection has ended, in the access log.
     async fn tells(&self, reason: &str) {
-        let text = self.payments.plane.metrics.text().unwrap();
+        let text = self.payments.proxy.control.metrics.text().unwrap();
         assert!(
             text.contains(&format!("postern_connections_terminated_total{{reason=\"{reason}\"}} 1")),
             "{text}"
@@ -79,7 +82,7 @@ async fn said(tls: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
 #[tokio::test]
 async fn a_connection_on_which_nothing_moves_is_cut_and_one_that_moved_is_not() {
     let shop = Shop::new(Limits::default()).await;
-    let idle = shop.payments.plane.config.limits.idle_timeout;
+    let idle = shop.payments.proxy.control.config.limits.idle_timeout;
     let orders = shop.orders();
     let mut quiet = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut quiet).await.unwrap();
@@ -114,10 +117,10 @@ async fn a_tunnel_between_two_connections_is_not_idle() {
     echoed(&mut stream).await.unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
-    let live = |sidecar: &Sidecar| sidecar.plane.metrics.connections().1;
+    let live = |sidecar: &Sidecar| sidecar.proxy.control.metrics.connections().1;
     eventually("it rests", || (live(&shop.payments) == 0).then_some(())).await;
     shop.look_after(std::time::Duration::ZERO).await;
-    shop.look_after(shop.payments.plane.config.limits.idle_timeout * 2).await;
+    shop.look_after(shop.payments.proxy.control.config.limits.idle_timeout * 2).await;
     assert_eq!(shop.payments.live(), 1);
     let mut next = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut next).await.unwrap();
@@ -143,19 +146,21 @@ async fn a_connection_that_is_half_closed_and_silent_is_cut_long_before_one_that
     let (mut whole, mut half) = (connect().await, connect().await);
     half.shutdown().await.unwrap();
     let half_closed = || {
-        let shown = payments.plane.register.shown();
+        let shown = payments.proxy.register.shown();
         shown["connections"].as_array().unwrap().iter().filter(|one| one["half_closed"] == true).count()
     };
     eventually("the end has come", || (half_closed() == 1).then_some(())).await;
-    let plane = &payments.plane;
-    let (limits, wall) = (&plane.config.limits, OffsetDateTime::now_utc());
+    let proxy = &payments.proxy;
+    let (limits, wall) = (&proxy.control.config.limits, OffsetDateTime::now_utc());
     let now = Instant::now();
-    plane.register.end_outlived(limits, wall, now).await;
-    plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout - SECOND).await;
+    proxy.register.end_outlived(limits, wall, now).await;
+    proxy.register.end_outlived(limits, wall, now + limits.half_closed_timeout - SECOND).await;
     assert_eq!(payments.live(), 2);
-    plane.register.end_outlived(limits, wall, now + limits.half_closed_timeout + SECOND).await;
+    proxy.register.end_outlived(limits, wall, now + limits.half_closed_timeout + SECOND).await;
     expect_reset(&mut half).await;
-    assert!(plane.metrics.text().unwrap().contains("_terminated_total{reason=\"half_closed_timeout\"} 1"));
+    assert!(
+        proxy.control.metrics.text().unwrap().contains("_terminated_total{reason=\"half_closed_timeout\"} 1")
+    );
     let unread = whole.try_read(&mut [0; 1]).unwrap_err();
     assert_eq!(unread.kind(), std::io::ErrorKind::WouldBlock, "still open");
     assert_eq!(whole.write(b"y").await.unwrap(), 1);

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
-use postern_sidecar::listen::{self, Families};
-use postern_sidecar::upstream::lookup::NameServers;
-use postern_sidecar::upstream::setup::Setup;
+use postern_sidecar::network::resolver::NameServers;
+use postern_sidecar::network::resolver::setup::Setup;
+use postern_sidecar::proxy::listener::{self, Families};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
@@ -49,7 +49,7 @@ const UDP_BYTES_MAX: usize = 512;
 impl NameServer {
     pub async fn new(says: Says) -> Self {
         loop {
-            let tcp = listen::open(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Own).unwrap();
+            let tcp = listener::open(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Own).unwrap();
             // Somebody else may have the same port for UDP.
             if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
                 return Self::serve(udp, tcp, says);
@@ -58,7 +58,7 @@ impl NameServer {
     }
 
     pub async fn at(at: SocketAddr, says: Says) -> Self {
-        Self::serve(UdpSocket::bind(at).await.unwrap(), listen::open(at, Families::Own).unwrap(), says)
+        Self::serve(UdpSocket::bind(at).await.unwrap(), listener::open(at, Families::Own).unwrap(), says)
     }
 
     fn serve(udp: UdpSocket, tcp: TcpListener, says: Says) -> Self {

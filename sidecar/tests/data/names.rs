@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_sidecar::config::{HostPort, Limits};
-use postern_sidecar::metrics::{Direction, Metrics};
-use postern_sidecar::upstream::lookup::{
+use postern_sidecar::network::resolver::name::Answer;
+use postern_sidecar::network::resolver::setup::SystemFiles;
+use postern_sidecar::network::resolver::{
     HOSTS_FILE_TTL, LOOKUP_TIME_MAX, LookupError, NameServers, OTHER_FAMILY_DELAY,
 };
-use postern_sidecar::upstream::name::Answer;
-use postern_sidecar::upstream::setup::SystemFiles;
-use postern_sidecar::upstream::{UpstreamRegister, Upstreams};
+use postern_sidecar::observability::Direction;
+use postern_sidecar::observability::metrics::Metrics;
+use postern_sidecar::proxy::upstream::{UpstreamRegister, Upstreams};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -201,7 +202,7 @@ async fn a_hundred_addresses_are_all_used_and_of_a_thousand_a_bounded_number() {
 
     let thousand = (0..1_000_u16).map(|at| IpAddr::from([127, 1, (at >> 8) as u8, at as u8]));
     server.say(Says::Addresses(thousand.collect(), 1));
-    let max = postern_sidecar::upstream::name::ADDRESSES_MAX as u64;
+    let max = postern_sidecar::network::resolver::name::ADDRESSES_MAX as u64;
     eventually("as many as are taken", || is_known(max).then_some(())).await;
     named.end().await;
 }
@@ -230,19 +231,19 @@ async fn an_outbound_reaches_its_service_by_name_and_says_which_name_leads_nowhe
     }
     server.say(Says::NoSuchName);
     let is_absent =
-        || orders.plane.upstreams.shown(Direction::Outbound, 0).to_string().contains("no such name");
+        || orders.proxy.upstreams.shown(Direction::Outbound, 0).to_string().contains("no such name");
     eventually("absent", || is_absent().then_some(())).await;
     expect_refused(orders.outbound.unwrap()).await;
     let told = orders.refusal("unreachable").await;
     assert!(told["detail"].as_str().unwrap().contains("payments.example"), "{told}");
 
     server.say(Says::Addresses(vec![inbound.ip()], 1));
-    let is_back = || orders.plane.upstreams.shown(Direction::Outbound, 0).to_string().contains("answered");
+    let is_back = || orders.proxy.upstreams.shown(Direction::Outbound, 0).to_string().contains("answered");
     eventually("back", || is_back().then_some(())).await;
     let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut stream).await.unwrap();
     drop(stream);
-    let text = orders.plane.metrics.text().unwrap();
+    let text = orders.proxy.control.metrics.text().unwrap();
     assert!(text.contains("postern_name_lookups_total{result=\"absent\"}"), "{text}");
     orders.all_ended().await;
 }

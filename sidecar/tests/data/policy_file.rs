@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use postern_sidecar::clock::SystemClock;
-use postern_sidecar::metrics::Metrics;
-use postern_sidecar::policy_file::PolicyFile;
-use postern_sidecar::policy_store::PolicyStore;
+use postern_sidecar::control::policy_file::PolicyFile;
+use postern_sidecar::control::policy_store::PolicyStore;
+use postern_sidecar::observability::metrics::Metrics;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -137,7 +137,7 @@ async fn a_file_that_is_written_piece_by_piece_is_taken_when_it_is_whole() {
     for piece in pieces {
         file.write_all(piece.as_bytes()).unwrap();
         // A writer this slow is far from done when the next look comes.
-        tokio::time::sleep(postern_sidecar::policy_file::SETTLE / 2).await;
+        tokio::time::sleep(postern_sidecar::control::policy_file::SETTLE / 2).await;
     }
     changes.changed().await.unwrap();
     assert_eq!(watched.store.current().unwrap().services().len(), 4, "whole, at the first change");

@@ -38,7 +38,7 @@ async fn tunnels_are_active_while_they_carry_connections_idle_after_and_gone_at_
     drop(third);
     orders.stop.cancel();
     connections(&orders, (0, 0)).await;
-    let text = payments.plane.metrics.text().unwrap();
+    let text = payments.proxy.control.metrics.text().unwrap();
     assert!(
         !text.contains(&format!("postern_pool_connections{{{INBOUND}")),
         "none is kept to a tcp app: {text}"

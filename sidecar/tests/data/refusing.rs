@@ -1,6 +1,6 @@
 //! A refusal is a reset for the app, and both sides can say who was refused, by whom and why.
 
-use postern_sidecar::metrics::Direction;
+use postern_sidecar::observability::Direction;
 use tokio::net::TcpStream;
 
 use crate::apps::{App, echoed, expect_refused};
@@ -40,7 +40,7 @@ async fn a_caller_that_no_rule_names_is_told_who_it_called_why_not_and_what_to_t
         detail.contains("policy.toml:6") && detail.contains("sha256:"),
         "its own policy agrees: {detail}"
     );
-    let text = reports.plane.metrics.text().unwrap();
+    let text = reports.proxy.control.metrics.text().unwrap();
     let sample = "postern_refusals_total{direction=\"outbound\",peer=\"spiffe://shop.example/reports\",\
                   service=\"payments\",reason=\"access_denied\"} 1";
     assert!(text.contains(sample), "{text}");
@@ -92,7 +92,7 @@ async fn the_next_address_is_tried_when_the_first_is_dead_or_is_someone_else() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let to = [dead, reports.inbound.unwrap(), payments.inbound.unwrap()];
     let orders = Spec::new(&authority, "orders").to(&to).start(&authority);
-    let is_told = || orders.plane.refusals.newest().to_string().contains("wrong_identity");
+    let is_told = || orders.proxy.refusals.newest().to_string().contains("wrong_identity");
     while !is_told() {
         served(&orders).await;
     }
@@ -120,7 +120,7 @@ async fn without_an_identity_nobody_is_served_or_called_and_both_sides_say_so() 
     let told = orders.refusal("peer_failed").await;
     assert!(told["detail"].as_str().unwrap().contains("InternalError"), "{told}");
 
-    payments.plane.credentials.replace(identity.unwrap(), authority.bundles().into()).unwrap();
+    payments.proxy.control.credentials.replace(identity.unwrap(), authority.bundles().into()).unwrap();
     served(&orders).await;
 }
 

@@ -65,11 +65,11 @@ async fn idle_connections_of_one_allowed_identity_leave_room_for_another() {
     let told = shop.payments.refusal("connections_per_peer_max").await;
     assert_eq!(told["count"], MAX * 3);
     assert_eq!(told["from"], "spiffe://shop.example/orders");
-    let text = shop.payments.plane.metrics.text().unwrap();
+    let text = shop.payments.proxy.control.metrics.text().unwrap();
     let counted = format!("reason=\"connections_per_peer_max\"}} {}", MAX * 3);
     assert!(text.contains(&counted), "{text}");
-    shop.payments.plane.measure();
-    let text = shop.payments.plane.metrics.text().unwrap();
+    shop.payments.proxy.measure();
+    let text = shop.payments.proxy.control.metrics.text().unwrap();
     for (level, of) in [
         ("connections_of_one_peer", MAX),
         ("connections_of_one_peer_limit", MAX),

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, Svid};
 use postern_proto::policy::{Policy, Protocol};
-use postern_sidecar::access_log::AccessLog;
 use postern_sidecar::clock::{Clock, SystemClock};
 use postern_sidecar::config::{
     AccessLogConfig, AppHttp, Config, HostPort, Http, IdentitySource, Inbound, Limits, Log, Outbound,
     ProxyProtocol, Shutdown, Target, TellCallers, Tunnels,
 };
-use postern_sidecar::inbound::InboundServer;
-use postern_sidecar::listen::{self, Families, Until};
-use postern_sidecar::outbound::OutboundServer;
-use postern_sidecar::plane::Plane;
-use postern_sidecar::upstream::lookup::NameServers;
+use postern_sidecar::network::resolver::NameServers;
+use postern_sidecar::observability::access_log::AccessLog;
+use postern_sidecar::proxy::inbound::InboundServer;
+use postern_sidecar::proxy::listener::{self, Families, Until};
+use postern_sidecar::proxy::outbound::OutboundServer;
+use postern_sidecar::proxy::state::ProxyState;
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -55,7 +55,7 @@ pub fn nobody() -> SocketAddr {
 }
 
 pub struct Sidecar {
-    pub plane: Arc<Plane>,
+    pub proxy: Arc<ProxyState>,
     /// Where peers reach it, if it has an inbound.
     pub inbound: Option<SocketAddr>,
     /// Where its app reaches the other service, if it has an outbound.
@@ -174,16 +174,16 @@ impl Spec {
             log: Log::default(),
             access_log: self.access_log,
         };
-        let mut plane = Plane::new(config, self.clock);
-        plane.name_servers = self.name_servers;
-        if let Some(AccessLogConfig { to, lines_waiting_max }) = &plane.config.access_log {
-            plane.access_log = AccessLog::open(to, *lines_waiting_max).unwrap();
+        let mut proxy = ProxyState::new(config, self.clock);
+        Arc::get_mut(&mut proxy.control).unwrap().name_servers = self.name_servers;
+        if let Some(AccessLogConfig { to, lines_waiting_max }) = &proxy.control.config.access_log {
+            proxy.access_log = AccessLog::open(to, *lines_waiting_max).unwrap();
         }
-        let plane = Arc::new(plane);
+        let proxy = Arc::new(proxy);
         if let Some(svid) = self.svid {
-            plane.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
+            proxy.control.credentials.replace(svid, Arc::new(authority.bundles())).unwrap();
         }
-        let sidecar = Sidecar::run(plane);
+        let sidecar = Sidecar::run(proxy);
         if let Some(policy) = self.policy {
             sidecar.apply(policy);
         }
@@ -192,47 +192,47 @@ impl Spec {
 }
 
 impl Sidecar {
-    fn run(plane: Arc<Plane>) -> Self {
+    fn run(proxy: Arc<ProxyState>) -> Self {
         let (stop, abort, mut tasks) = (CancellationToken::new(), CancellationToken::new(), JoinSet::new());
-        tasks.spawn(plane.clone().watch(abort.clone()));
+        tasks.spawn(proxy.clone().watch(abort.clone()));
         let open = |address| {
-            let listener: TcpListener = listen::open(address, Families::Own).unwrap();
+            let listener: TcpListener = listener::open(address, Families::Own).unwrap();
             (listener.local_addr().unwrap(), listener)
         };
-        let inbound = plane.config.inbounds.first().map(|inbound| {
+        let inbound = proxy.control.config.inbounds.first().map(|inbound| {
             let (address, listener) = open(inbound.listen);
-            let server = Arc::new(InboundServer::new(plane.clone(), 0, inbound.clone()));
-            tasks.spawn(listen::run(
+            let server = Arc::new(InboundServer::new(proxy.clone(), 0, inbound.clone()));
+            tasks.spawn(listener::run(
                 listener,
                 server,
-                plane.clone(),
+                proxy.clone(),
                 Until { stop: stop.clone(), abort: abort.clone() },
             ));
             address
         });
-        let outbound = plane.config.outbounds.first().map(|outbound| {
+        let outbound = proxy.control.config.outbounds.first().map(|outbound| {
             let (address, listener) = open(outbound.listen);
-            let server = Arc::new(OutboundServer::new(plane.clone(), 0, outbound.clone()));
-            tasks.spawn(listen::run(
+            let server = Arc::new(OutboundServer::new(proxy.clone(), 0, outbound.clone()));
+            tasks.spawn(listener::run(
                 listener,
                 server,
-                plane.clone(),
+                proxy.clone(),
                 Until { stop: stop.clone(), abort: abort.clone() },
             ));
             address
         });
-        Self { plane, inbound, outbound, stop, abort, tasks }
+        Self { proxy, inbound, outbound, stop, abort, tasks }
     }
 
     pub fn apply(&self, policy: &str) {
         let policy = Policy::parse("policy.toml", policy).unwrap_or_else(|problems| panic!("{problems:?}"));
-        self.plane.policy.replace(policy, OffsetDateTime::now_utc());
+        self.proxy.control.policy.replace(policy, OffsetDateTime::now_utc());
     }
 
     /// The newest refusal, once there is one with this reason.
     pub async fn refusal(&self, reason: &str) -> Value {
         eventually(&format!("a refusal for {reason}"), || {
-            let newest = self.plane.refusals.newest();
+            let newest = self.proxy.refusals.newest();
             newest.as_array().unwrap().iter().find(|told| told["reason"] == reason).cloned()
         })
         .await
@@ -252,14 +252,14 @@ impl Sidecar {
 
     /// The value of one series.
     fn metric(&self, series: &str) -> u64 {
-        let text = self.plane.metrics.text().unwrap();
+        let text = self.proxy.control.metrics.text().unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
     }
 
     /// How many connections are live.
     pub fn live(&self) -> u64 {
-        self.plane.register.shown()["live"].as_u64().unwrap()
+        self.proxy.register.shown()["live"].as_u64().unwrap()
     }
 
     /// Waits until all tasks have ended, as they must once no connection is left.

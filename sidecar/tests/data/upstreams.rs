@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern_sidecar::config::{HostPort, Limits};
-use postern_sidecar::metrics::{Direction, Metrics};
-use postern_sidecar::upstream::attempt::{ATTEMPTS_MAX, NEXT_WITHIN};
-use postern_sidecar::upstream::choice::EJECT_AFTER;
-use postern_sidecar::upstream::{UpstreamRegister, Upstreams};
+use postern_sidecar::network::dial::ATTEMPTS_MAX;
+use postern_sidecar::observability::Direction;
+use postern_sidecar::observability::metrics::Metrics;
+use postern_sidecar::proxy::upstream::attempt::NEXT_WITHIN;
+use postern_sidecar::proxy::upstream::choice::EJECT_AFTER;
+use postern_sidecar::proxy::upstream::{UpstreamRegister, Upstreams};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -48,7 +50,7 @@ async fn all_succeed(sidecar: &Sidecar, count: usize) {
 
 /// What `/status` shows of an address.
 fn shown(sidecar: &Sidecar, direction: Direction, at: SocketAddr) -> Value {
-    let shown = sidecar.plane.upstreams.shown(direction, 0);
+    let shown = sidecar.proxy.upstreams.shown(direction, 0);
     let all = shown["addresses"].as_array().unwrap();
     all.iter().find(|one| one["address"] == at.to_string()).unwrap().clone()
 }
@@ -74,10 +76,10 @@ async fn with_one_dead_and_one_live_address_every_connection_succeeds_and_the_de
     }
     assert!(!is_ejected(&orders, live));
     assert_eq!(shown(&orders, Direction::Outbound, dead)["failures"], EJECT_AFTER);
-    let text = orders.plane.metrics.text().unwrap();
+    let text = orders.proxy.control.metrics.text().unwrap();
     assert!(text.contains("postern_upstream_ejections_total{direction=\"outbound\"} 1\n"), "{text}");
     assert!(text.contains("postern_upstream_failures_total{direction=\"outbound\"} 3\n"), "{text}");
-    assert_eq!(orders.plane.refusals.newest(), Value::Array(vec![]), "nobody was refused");
+    assert_eq!(orders.proxy.refusals.newest(), Value::Array(vec![]), "nobody was refused");
     orders.all_ended().await;
 }
 
@@ -125,7 +127,7 @@ async fn silent_addresses_delay_nobody_until_their_timeouts_and_are_ejected() {
     }
     let in_flight = |at: SocketAddr| shown(&orders, Direction::Outbound, at)["in_flight"].as_u64().unwrap();
     assert_eq!(bad.map(in_flight), [0, 0], "an attempt that has lost is over");
-    assert_eq!(orders.plane.refusals.newest(), Value::Array(vec![]), "nobody was refused");
+    assert_eq!(orders.proxy.refusals.newest(), Value::Array(vec![]), "nobody was refused");
     orders.all_ended().await;
 }
 
@@ -145,7 +147,7 @@ async fn behind_localhost_an_app_of_either_family_is_one_instance_without_failur
             tokio::io::AsyncWriteExt::write_all(&mut app, b"x").await.unwrap();
             assert_eq!(caller.read_u8().await.unwrap(), b'x');
         }
-        let shown = payments.plane.upstreams.shown(Direction::Inbound, 0);
+        let shown = payments.proxy.upstreams.shown(Direction::Inbound, 0);
         let [one] = &shown["addresses"].as_array().unwrap()[..] else { panic!("one instance: {shown}") };
         assert_eq!(one["address"], listener.local_addr().unwrap().to_string());
         assert_eq!((&one["failures"], &one["ejected_for"]), (&0.into(), &Value::Null));
@@ -168,7 +170,7 @@ async fn when_all_addresses_are_dead_the_refusal_names_each_and_that_they_were_d
     ejected().await;
     expect_refused(orders.outbound.unwrap()).await;
     let says_so = || {
-        let newest = orders.plane.refusals.newest()[0]["detail"].as_str().unwrap().to_owned();
+        let newest = orders.proxy.refusals.newest()[0]["detail"].as_str().unwrap().to_owned();
         newest.contains("every address had failed again and again before").then_some(())
     };
     eventually("it is said", says_so).await;
@@ -204,9 +206,11 @@ async fn an_app_that_flaps_is_served_whenever_it_is_there_and_told_whenever_it_i
         for _ in 0..EJECT_AFTER + 1 {
             expect_refused(orders.outbound.unwrap()).await;
         }
-        let is_told = || (payments.plane.refusals.newest()[0]["count"] == round * 4).then_some(());
+        let is_told = || (payments.proxy.refusals.newest()[0]["count"] == round * 4).then_some(());
         eventually("it is told", is_told).await;
-        let listener = postern_sidecar::listen::open(at, postern_sidecar::listen::Families::Own).unwrap();
+        let listener =
+            postern_sidecar::proxy::listener::open(at, postern_sidecar::proxy::listener::Families::Own)
+                .unwrap();
         let mut stream = call(&orders).await;
         let (mut served, _) = listener.accept().await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"word").await.unwrap();

@@ -18,7 +18,7 @@ async fn shop(log: &Path) -> Shop {
 
 /// Requests at `payments`.
 fn under_way(shop: &Shop) -> i64 {
-    let listeners = shop.payments.plane.metrics.series.listeners();
+    let listeners = shop.payments.proxy.control.metrics.series.listeners();
     listeners.iter().map(|listener| listener.requests_active.load(Ordering::Relaxed)).sum()
 }
 

@@ -22,7 +22,7 @@ async fn a_root_that_is_no_longer_trusted_takes_its_streams_and_sockets_with_it(
     let other = Authority::new();
     let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
     let svid = other.svid(&id("payments"), validity);
-    live.payments.plane.credentials.replace(svid, Arc::new(other.bundles())).unwrap();
+    live.payments.proxy.control.credentials.replace(svid, Arc::new(other.bundles())).unwrap();
     expect_reset(&mut socket).await;
     stream.expect_reset().await;
     asked(&mut idle, "POST /charge").await.unwrap_err();
@@ -102,7 +102,7 @@ async fn no_request_slips_between_a_decision_and_a_change() {
 }
 
 fn under_way(live: &Live) -> u64 {
-    let shown = live.payments.plane.register.shown();
+    let shown = live.payments.proxy.register.shown();
     let connections = shown["connections"].as_array().unwrap();
     connections.iter().map(|connection| connection["requests"].as_u64().unwrap()).sum()
 }

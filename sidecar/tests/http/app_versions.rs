@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern_proto::policy::Protocol;
 use postern_sidecar::config::AppHttp;
-use postern_sidecar::metrics::Direction;
+use postern_sidecar::observability::Direction;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -184,7 +184,7 @@ impl Pair {
 
     /// What is shown of the app's address.
     fn shown(&self) -> Value {
-        self.payments.plane.upstreams.shown(Direction::Inbound, 0)["addresses"][0].clone()
+        self.payments.proxy.upstreams.shown(Direction::Inbound, 0)["addresses"][0].clone()
     }
 
     fn speaks(&self) -> Option<String> {

@@ -79,7 +79,7 @@ async fn an_address_that_comes_has_its_share_and_one_that_goes_has_none() {
 
     server.say(Says::Addresses(vec![first, second, third], 1));
     let known = |count| {
-        let shown = orders.plane.upstreams.shown(postern_sidecar::metrics::Direction::Outbound, 0);
+        let shown = orders.proxy.upstreams.shown(postern_sidecar::observability::Direction::Outbound, 0);
         (shown["addresses"].as_array().unwrap().len() == count).then_some(())
     };
     eventually("all are known", || known(3)).await;

@@ -22,7 +22,7 @@ async fn unfinished(shop: &Shop) -> TcpStream {
 
 async fn under_way(sidecar: &Sidecar, count: u64) {
     let requests = || {
-        let shown = sidecar.plane.register.shown();
+        let shown = sidecar.proxy.register.shown();
         let of_each = shown["connections"].as_array().unwrap().iter();
         of_each.map(|connection| connection["requests"].as_u64().unwrap()).sum::<u64>()
     };
@@ -98,7 +98,7 @@ async fn a_connection_that_is_old_enough_ends_in_order_and_the_next_request_has_
         assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
         eventually("it has ended", || (shop.payments.live() == 0).then_some(())).await;
     }
-    assert_eq!(shop.payments.plane.refusals.newest().as_array().unwrap().len(), 0);
+    assert_eq!(shop.payments.proxy.refusals.newest().as_array().unwrap().len(), 0);
 }
 
 #[tokio::test]

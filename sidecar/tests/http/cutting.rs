@@ -54,10 +54,15 @@ async fn streams_of_a_peer_that_ignores_the_cut_end_at_once_as_errors() {
                 &policy(Some(ALL), None).replace(section, &format!("{section}identity = \"/other\"\n")),
             );
         }),
-        ("revoked", |orders| assert!(orders.plane.revoked.replace([id("payments")].into()))),
+        ("revoked", |orders| assert!(orders.proxy.control.revoked.replace([id("payments")].into()))),
         ("root removed", |orders| {
-            let own = orders.plane.credentials.current().unwrap();
-            orders.plane.credentials.replace(own.svid.clone(), Arc::new(TrustBundles::default())).unwrap();
+            let own = orders.proxy.control.credentials.current().unwrap();
+            orders
+                .proxy
+                .control
+                .credentials
+                .replace(own.svid.clone(), Arc::new(TrustBundles::default()))
+                .unwrap();
         }),
     ];
     for (cause, cut) in causes {

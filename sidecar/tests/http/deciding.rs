@@ -23,7 +23,7 @@ async fn what_a_rule_allows_passes_and_everything_else_is_a_403_that_explains_it
     assert_eq!(problem["explain"], explain);
     let told = shop.payments.refusal("denied").await;
     assert_eq!(told["instance"], problem["instance"], "the log has the rest");
-    let counted = shop.payments.plane.call_counts.take().unwrap().calls;
+    let counted = shop.payments.proxy.control.call_counts.take().unwrap().calls;
     assert_eq!((counted.len(), counted[0].count), (1, 1), "what is allowed is not counted: {counted:?}");
     assert_eq!((counted[0].method.as_str(), counted[0].path.as_str()), ("POST", "/charge"));
 }

@@ -19,8 +19,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Looks at the times of `payments`, as it does itself, when so much time has passed.
 async fn look_after(payments: &Sidecar, passed: Duration) {
-    let plane = &payments.plane;
-    plane.register.end_outlived(&plane.config.limits, plane.clock.now(), Instant::now() + passed).await;
+    let proxy = &payments.proxy;
+    proxy
+        .register
+        .end_outlived(&proxy.control.config.limits, proxy.control.clock.now(), Instant::now() + passed)
+        .await;
 }
 
 /// An HTTP/1.1 answer that goes on.
@@ -62,7 +65,7 @@ async fn what_streams_is_reset_soon_after_its_connection_is_too_old() {
         expect_reset(&mut upgraded).await;
         expect_reset(&mut socket).await;
         eventually("nothing is left", || (live.payments.live() == 0).then_some(())).await;
-        let text = live.payments.plane.metrics.text().unwrap();
+        let text = live.payments.proxy.control.metrics.text().unwrap();
         assert!(text.contains("reason=\"max_connection_age\""), "{text}");
     }
 }

@@ -22,7 +22,7 @@ async fn what_no_rule_allows_passes_and_counts_as_observed() {
     }
     let (status, _) = Http2::through(&live.reports).await.post("/charge").await.unwrap();
     assert_eq!(status, 200);
-    let counted = live.payments.plane.call_counts.take().unwrap().calls;
+    let counted = live.payments.proxy.control.call_counts.take().unwrap().calls;
     let of_charge = counted.iter().find(|call| call.path == "/charge").unwrap();
     assert_eq!((of_charge.count, of_charge.from.as_str()), (2, "spiffe://shop.example/reports"));
     assert_eq!(counted.len(), 3, "one entry for each call, none for the connections: {counted:?}");
@@ -33,7 +33,7 @@ async fn what_a_rule_allows_is_not_counted() {
     let live = live().await;
     let mut http1 = live.direct("orders", b"http/1.1").await;
     assert_eq!(asked(&mut http1, "POST /refund").await.unwrap(), 200);
-    assert!(live.payments.plane.call_counts.take().is_none());
+    assert!(live.payments.proxy.control.call_counts.take().is_none());
 }
 
 #[tokio::test]

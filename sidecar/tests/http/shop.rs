@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use postern_proto::policy::Protocol;
-use postern_sidecar::metrics::Direction;
+use postern_sidecar::observability::Direction;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -130,7 +130,7 @@ impl Shop {
 
 /// Requests under way at the addresses of its outbound.
 pub fn requests_under_way(sidecar: &Sidecar) -> u64 {
-    let shown = sidecar.plane.upstreams.shown(Direction::Outbound, 0);
+    let shown = sidecar.proxy.upstreams.shown(Direction::Outbound, 0);
     shown["addresses"].as_array().unwrap().iter().map(|one| one["requests"].as_u64().unwrap()).sum()
 }
 

@@ -76,7 +76,7 @@ async fn limits_on_answers_are_named_to_the_caller_and_in_the_log() {
         let refused = seen(&say(&live.orders, ASK).await);
         assert_eq!(refused.status(), 502, "{refused:?}");
         assert!(String::from_utf8_lossy(&refused.body).contains(limit), "{refused:?}");
-        let shown = live.payments.plane.refusals.newest().to_string();
+        let shown = live.payments.proxy.refusals.newest().to_string();
         assert!(shown.contains(limit), "{shown}");
     }
     let trailer = format!(
@@ -115,7 +115,7 @@ async fn limits_on_requests_have_one_border_in_both_versions_and_are_named() {
         assert_eq!(told["status"].as_u64().unwrap_or(200), status, "{told}");
         if status != 200 {
             assert!(told["detail"].as_str().unwrap().contains(limit), "{told}");
-            assert!(shop.orders.plane.refusals.newest().to_string().contains(limit));
+            assert!(shop.orders.proxy.refusals.newest().to_string().contains(limit));
         }
     }
 }

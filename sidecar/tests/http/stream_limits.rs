@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use postern_sidecar::config::Http;
-use postern_sidecar::metrics::Direction;
+use postern_sidecar::observability::Direction;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -107,10 +107,10 @@ async fn requests_that_wait_for_a_connection_are_shown() {
         stream.write_all(b"GET /charges/7 HTTP/1.1\r\nhost: payments\r\n\r\n").await.unwrap();
         waiting.push(stream);
     }
-    let shown = || orders.plane.upstreams.shown(Direction::Outbound, 0)["requests_waiting"].as_u64();
+    let shown = || orders.proxy.upstreams.shown(Direction::Outbound, 0)["requests_waiting"].as_u64();
     eventually("three wait", || (shown() == Some(3)).then_some(())).await;
-    orders.plane.measure();
-    let text = orders.plane.metrics.text().unwrap();
+    orders.proxy.measure();
+    let text = orders.proxy.control.metrics.text().unwrap();
     let line = "postern_http_requests_waiting{direction=\"outbound\",listener=\"payments\"} 3";
     assert!(text.contains(line), "{text}");
     waiting.into_iter().for_each(reset);

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use postern_sidecar::metrics::Direction;
-use postern_sidecar::upstream::choice::EJECT_AFTER;
+use postern_sidecar::observability::Direction;
+use postern_sidecar::proxy::upstream::choice::EJECT_AFTER;
 
 use postern_proto::policy::Protocol;
 
@@ -22,13 +22,13 @@ async fn with_dead_addresses_beside_a_live_one_every_request_is_answered() {
     for _ in 0..20 {
         assert_eq!(ask(&shop.orders, "GET /charges/7 HTTP/1.1").await.status(), 200);
     }
-    let shown = shop.orders.plane.upstreams.shown(Direction::Outbound, 0);
+    let shown = shop.orders.proxy.upstreams.shown(Direction::Outbound, 0);
     assert_eq!(shown["addresses"].as_array().unwrap().len(), 3);
-    let newest = shop.orders.plane.refusals.newest();
+    let newest = shop.orders.proxy.refusals.newest();
     assert_eq!(newest.as_array().unwrap().len(), 0, "nobody was refused: {newest}");
     let live = shop.payments.inbound.unwrap().to_string();
     let in_flight = || {
-        let shown = shop.orders.plane.upstreams.shown(Direction::Outbound, 0);
+        let shown = shop.orders.proxy.upstreams.shown(Direction::Outbound, 0);
         let one = shown["addresses"].as_array().unwrap().iter().find(|one| one["address"] == live).cloned();
         one.unwrap()["in_flight"].as_u64().unwrap()
     };
@@ -57,7 +57,7 @@ fn http(mut spec: Spec) -> Spec {
 
 /// What all requests so far have brought an inbound.
 fn bytes(sidecar: &Sidecar) -> u64 {
-    let shown = sidecar.plane.register.shown();
+    let shown = sidecar.proxy.register.shown();
     let all = shown["connections"].as_array().unwrap().iter();
     all.map(|one| one["bytes_to_app"].as_u64().unwrap()).sum()
 }
@@ -96,7 +96,7 @@ async fn a_kept_connection_to_an_address_that_is_none_any_more_is_used_no_more()
 
     let new_at = new.inbound.unwrap();
     server.say(Says::Addresses(vec![new_at.ip()], 1));
-    let shown = || orders.plane.upstreams.shown(Direction::Outbound, 0)["addresses"][0]["address"].clone();
+    let shown = || orders.proxy.upstreams.shown(Direction::Outbound, 0)["addresses"][0]["address"].clone();
     eventually("it has moved", || (shown() == *new_at.to_string()).then_some(())).await;
     for _ in 0..5 {
         assert_eq!(ask(&orders, "GET /charges/7 HTTP/1.1").await.status(), 200);

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use postern_sidecar::ca_client::{CaClient, Timeouts};
 use postern_sidecar::config::HostPort;
-use postern_sidecar::upstream::lookup::NameServers;
-use postern_sidecar::upstream::setup::SystemFiles;
+use postern_sidecar::identity::ca_client::{CaClient, Timeouts};
+use postern_sidecar::network::resolver::NameServers;
+use postern_sidecar::network::resolver::setup::SystemFiles;
 use time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 

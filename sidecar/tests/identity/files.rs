@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use postern_sidecar::config::IdentitySource;
-use postern_sidecar::credentials::CredentialStore;
 use postern_sidecar::identity::IdentityTask;
-use postern_sidecar::upstream::lookup::NameServers;
+use postern_sidecar::identity::credentials::CredentialStore;
+use postern_sidecar::network::resolver::NameServers;
 use time::{Duration, OffsetDateTime};
 
 use crate::authority::{Authority, Validity, id, pem};

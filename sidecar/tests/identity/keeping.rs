@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use postern_sidecar::state_dir::{StateDir, StateError};
+use postern_sidecar::identity::state_dir::{StateDir, StateError};
 use time::{Duration, OffsetDateTime};
 
 use crate::authority::{Authority, Validity, id};
@@ -160,7 +160,7 @@ fn what_is_saved_is_loaded_again_and_left_overs_do_no_harm() {
 fn a_state_file_beyond_its_bound_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(dir.path().join("identity.json")).unwrap();
-    file.set_len(postern_sidecar::state_dir::STATE_BYTES_MAX + 1).unwrap();
+    file.set_len(postern_sidecar::identity::state_dir::STATE_BYTES_MAX + 1).unwrap();
     let error = StateDir::new(dir.path().to_owned()).load(OffsetDateTime::now_utc()).unwrap_err();
     assert!(matches!(error, StateError::TooLarge { .. }));
 }

@@ -57,7 +57,7 @@ async fn a_renewal_keeps_its_key_over_expiry_and_a_restart_until_it_is_answered(
     workload.until_enrolled().await;
     ca.behave(Behaviour::HangInRequest);
     workload.until(|status| status.failures >= 1).await;
-    let expired = |status: &postern_sidecar::holder::IdentityStatus| {
+    let expired = |status: &postern_sidecar::identity::IdentityStatus| {
         status.last_error.as_ref().is_some_and(|e| e.at > status.not_after.unwrap() + Duration::SECOND)
     };
     workload.until(expired).await;

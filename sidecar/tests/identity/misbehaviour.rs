@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_proto::wire::v1::IssueResponse;
-use postern_sidecar::credentials::Credentials;
+use postern_sidecar::identity::credentials::Credentials;
 use time::{Duration, OffsetDateTime};
 use tonic::{Code, Status};
 

@@ -63,7 +63,7 @@ async fn past_the_grace_only_a_fresh_token_helps_and_the_used_one_is_not_shown_a
         })
         .await;
     ca.behave(ca.issue_for(Duration::hours(1), home.clock()));
-    let refused = |status: &postern_sidecar::holder::IdentityStatus| {
+    let refused = |status: &postern_sidecar::identity::IdentityStatus| {
         status.last_error.as_ref().is_some_and(|error| error.reason.contains("used already"))
     };
     let error = workload.until(refused).await.last_error.unwrap();

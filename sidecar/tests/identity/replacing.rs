@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_proto::identity::{TrustBundle, TrustBundles, TrustDomain};
-use postern_sidecar::credentials::CredentialStore;
+use postern_sidecar::identity::credentials::CredentialStore;
 use time::{Duration, OffsetDateTime};
 
 use crate::authority::{Authority, TRUST_DOMAIN, Validity, id};

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use postern_sidecar::subscription::SubscriptionState;
+use postern_sidecar::control::subscription::SubscriptionState;
 
 use crate::apps::echoed;
 use crate::authority::id;
@@ -22,7 +22,7 @@ async fn the_last_good_policy_outlives_the_ca_and_the_next_one_comes_when_it_is_
     assert!(lost.last_error.is_some() && lost.next_attempt.is_some());
     echoed(&mut stream).await.unwrap();
     assert!(is_served(&orders).await);
-    let text = crate::shop::text_of(&payments.sidecar.plane);
+    let text = crate::shop::text_of(&payments.sidecar.proxy);
     assert!(text.contains("postern_subscription_connected 0"));
     payments
         .until(|status| status.last_error.as_ref().is_some_and(|error| error.code == "ca_unreachable"))
@@ -44,17 +44,19 @@ async fn policy_and_revocations_outlive_a_restart_without_a_ca() {
     shop.ca.subscriptions().apply(3, POLICY);
     shop.ca.subscriptions().acknowledged(3).await;
     shop.ca.subscriptions().revoke(&["spiffe://shop.example/reports"]);
-    let plane = before.sidecar.plane.clone();
-    crate::sidecar::eventually("it is revoked", || plane.revoked.contains(&id("reports")).then_some(()))
-        .await;
+    let proxy = before.sidecar.proxy.clone();
+    crate::sidecar::eventually("it is revoked", || {
+        proxy.control.revoked.contains(&id("reports")).then_some(())
+    })
+    .await;
     before.stop().await;
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&shop.kept()), mode(shop.kept().parent().unwrap())), (0o600, 0o700));
 
     shop.away();
     let payments = shop.payments().await;
-    assert!(payments.sidecar.plane.revoked.contains(&id("reports")));
-    assert_eq!(payments.sidecar.plane.policy.status().version, Some(3));
+    assert!(payments.sidecar.proxy.control.revoked.contains(&id("reports")));
+    assert_eq!(payments.sidecar.proxy.control.policy.status().version, Some(3));
     assert!(is_served(&shop.caller("orders", &payments)).await);
     payments.stop().await;
 }
@@ -67,13 +69,13 @@ async fn a_policy_that_came_again_is_not_put_in_force_again() {
     shop.ca.subscriptions().acknowledged(3).await;
     before.stop().await;
     let payments = shop.payments().await;
-    let loaded_at = payments.sidecar.plane.policy.status().loaded_at;
+    let loaded_at = payments.sidecar.proxy.control.policy.status().loaded_at;
     payments.until(|status| status.state == SubscriptionState::Connected).await;
     shop.ca
         .subscriptions()
         .until("a second acknowledgement", |heard| (heard.stream == 2).then_some(()))
         .await;
-    assert_eq!(payments.sidecar.plane.policy.status().loaded_at, loaded_at);
+    assert_eq!(payments.sidecar.proxy.control.policy.status().loaded_at, loaded_at);
     payments.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postern_sidecar::plane::EXPIRY_LOOK_INTERVAL;
+use postern_sidecar::proxy::state::EXPIRY_LOOK_INTERVAL;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use postern_proto::wire::v1::sidecar_update::Update;
 use postern_proto::wire::v1::{PolicySlice, SliceService};
 use postern_sidecar::config::IdentitySource;
-use postern_sidecar::policy_store::PolicySource;
-use postern_sidecar::subscription::SubscriptionState;
+use postern_sidecar::control::policy_store::PolicySource;
+use postern_sidecar::control::subscription::SubscriptionState;
 use time::OffsetDateTime;
 
 use crate::apps::{App, echoed, expect_reset};
@@ -44,7 +44,7 @@ async fn the_status_says_where_the_policy_comes_from_and_refusals_how_to_ask_the
     let reports = shop.caller("reports", &payments);
     shop.ca.subscriptions().apply(7, POLICY);
     shop.ca.subscriptions().acknowledged(7).await;
-    let status = payments.sidecar.plane.policy.status();
+    let status = payments.sidecar.proxy.control.policy.status();
     assert_eq!(
         (status.source, status.version, status.file.as_deref()),
         (PolicySource::Ca, Some(7), Some("shop.toml"))
@@ -56,7 +56,7 @@ async fn the_status_says_where_the_policy_comes_from_and_refusals_how_to_ask_the
     let explain = "postern-ca policy explain --live --from spiffe://shop.example/reports \
                    --to spiffe://shop.example/payments --port api";
     assert_eq!(told["explain"], explain);
-    let text = text_of(&payments.sidecar.plane);
+    let text = text_of(&payments.sidecar.proxy);
     for sample in ["postern_policy_version 7", "postern_subscription_connected 1", "result=\"ok\"} 1"] {
         assert!(text.contains(sample), "{sample} in {text}");
     }
@@ -83,8 +83,9 @@ async fn a_caller_learns_the_identities_of_the_services_it_calls_and_no_rules_of
         assert_eq!((hello.instance.len(), hello.own_policy_digest.as_str()), (32, ""));
     }
     crate::sidecar::eventually("both have it", || {
-        let has = |plane: &postern_sidecar::plane::Plane| plane.policy.current().is_some();
-        (has(&reports.sidecar.plane) && has(&payments.sidecar.plane)).then_some(())
+        let has =
+            |proxy: &postern_sidecar::proxy::state::ProxyState| proxy.control.policy.current().is_some();
+        (has(&reports.sidecar.proxy) && has(&payments.sidecar.proxy)).then_some(())
     })
     .await;
     assert!(!is_served(&reports.sidecar).await);
@@ -128,7 +129,7 @@ async fn a_policy_that_is_not_understood_or_is_anothers_is_refused_and_told_and_
         shop.ca.subscriptions().say(Some(Update::Policy(slice)));
         let told = shop.ca.subscriptions().acknowledged(version).await;
         assert!(told.refused.contains(why), "{why} in {}", told.refused);
-        let status = payments.sidecar.plane.policy.status();
+        let status = payments.sidecar.proxy.control.policy.status();
         assert_eq!(status.version, Some(1));
         assert!(status.last_error.unwrap().contains(why));
     }
@@ -136,8 +137,8 @@ async fn a_policy_that_is_not_understood_or_is_anothers_is_refused_and_told_and_
     assert!(is_served(&orders).await, "the last good one");
     shop.ca.subscriptions().apply(5, POLICY);
     shop.ca.subscriptions().acknowledged(5).await;
-    assert!(payments.sidecar.plane.policy.status().last_error.is_none());
-    assert!(text_of(&payments.sidecar.plane).contains("result=\"error\"} 3"));
+    assert!(payments.sidecar.proxy.control.policy.status().last_error.is_none());
+    assert!(text_of(&payments.sidecar.proxy).contains("result=\"error\"} 3"));
     payments.stop().await;
 }
 
@@ -151,11 +152,11 @@ async fn a_ca_that_stores_no_policy_any_more_leaves_nobody_allowed() {
     let mut stream = echoing(&orders).await;
     shop.ca.subscriptions().say(Some(Update::Policy(PolicySlice::default())));
     expect_reset(&mut stream).await;
-    let status = payments.sidecar.plane.policy.status();
+    let status = payments.sidecar.proxy.control.policy.status();
     assert_eq!((status.version, status.digest), (Some(0), None));
     payments.stop().await;
     let again = shop.payments().await;
-    assert_eq!(again.sidecar.plane.policy.status().version, Some(0), "over a restart, too");
+    assert_eq!(again.sidecar.proxy.control.policy.status().version, Some(0), "over a restart, too");
     again.stop().await;
 }
 
@@ -168,7 +169,7 @@ async fn what_cannot_be_enforced_is_told_and_refused() {
     let told = shop.ca.subscriptions().acknowledged(1).await;
     assert_eq!(told.refused, "");
     assert!(told.unenforceable[0].contains("inbound \"api\" is refused whole"), "{:?}", told.unenforceable);
-    assert_eq!(payments.sidecar.plane.unenforceable(), told.unenforceable);
+    assert_eq!(payments.sidecar.proxy.control.unenforceable(), told.unenforceable);
     assert!(!is_served(&orders).await);
     payments.stop().await;
 }
@@ -182,7 +183,7 @@ async fn an_own_file_wins_but_revocations_still_come() {
     let payments = shop.listening(spec).await;
     let orders = shop.caller("orders", &payments);
     let (_, hello) = shop.ca.subscriptions().hello(1).await;
-    assert_eq!(hello.own_policy_digest, payments.sidecar.plane.policy.current().unwrap().digest());
+    assert_eq!(hello.own_policy_digest, payments.sidecar.proxy.control.policy.current().unwrap().digest());
     shop.ca.subscriptions().apply(9, NOBODY);
     let unasked = postern_proto::policy::Policy::parse("p", NOBODY).unwrap();
     let slice = unasked.slice_for(&id("payments"), &[] as &[&str], 9);
@@ -190,7 +191,7 @@ async fn an_own_file_wins_but_revocations_still_come() {
     let mut stream = echoing(&orders).await;
     shop.ca.subscriptions().revoke(&["spiffe://shop.example/orders"]);
     expect_reset(&mut stream).await;
-    assert_eq!(payments.sidecar.plane.policy.status().version, None);
+    assert_eq!(payments.sidecar.proxy.control.policy.status().version, None);
     payments.stop().await;
 }
 
@@ -202,11 +203,11 @@ async fn a_new_certificate_opens_the_next_stream_before_the_old_one_is_given_up(
     shop.ca.subscriptions().apply(1, POLICY);
     shop.ca.subscriptions().acknowledged(1).await;
     let mut stream = echoing(&orders).await;
-    let connected = payments.sidecar.plane.subscription.subscribe();
+    let connected = payments.sidecar.proxy.control.subscription.subscribe();
     let validity = Validity::of(time::Duration::hours(2), OffsetDateTime::now_utc());
     let svid = shop.ca.authority.svid(&id("payments"), validity);
     let bundles = std::sync::Arc::new(shop.ca.authority.bundles());
-    payments.sidecar.plane.credentials.replace(svid, bundles).unwrap();
+    payments.sidecar.proxy.control.credentials.replace(svid, bundles).unwrap();
     let (second, hello) = shop.ca.subscriptions().hello(2).await;
     let (first, before) = shop.ca.subscriptions().hello(1).await;
     assert!(second.not_after() > first.not_after(), "the new certificate vouches for it");
@@ -224,6 +225,6 @@ async fn a_new_certificate_opens_the_next_stream_before_the_old_one_is_given_up(
 async fn a_sidecar_without_a_ca_does_not_subscribe() {
     let (authority, app) = (crate::authority::Authority::new(), App::echo().await);
     let alone = Spec::new(&authority, "payments").app(app.address).start(&authority);
-    assert!(postern_sidecar::subscription::Subscription::new(alone.plane.clone()).is_none());
-    assert_eq!(alone.plane.subscription.borrow().state, SubscriptionState::Off);
+    assert!(postern_sidecar::control::subscription::Subscription::new(alone.proxy.control.clone()).is_none());
+    assert_eq!(alone.proxy.control.subscription.borrow().state, SubscriptionState::Off);
 }

@@ -9,7 +9,7 @@
 #![allow(unreachable_pub, reason = "a test program has no public items, only shared ones")]
 
 #[path = "../data/apps.rs"]
-#[expect(dead_code, reason = "the data plane's tests use more of it")]
+#[expect(dead_code, reason = "the data proxy's tests use more of it")]
 mod apps;
 #[path = "../identity/authority.rs"]
 #[expect(dead_code, reason = "the identity tests use more of it")]
@@ -23,7 +23,7 @@ mod fake_ca;
 mod fake_subscriptions;
 mod shop;
 #[path = "../data/sidecar.rs"]
-#[expect(dead_code, reason = "the data plane's tests use more of it")]
+#[expect(dead_code, reason = "the data proxy's tests use more of it")]
 mod sidecar;
 
 mod away;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use postern_proto::wire::v1::CallReport;
 use postern_proto::wire::v1::call_report::Outcome;
 use postern_proto::wire::v1::sidecar_report::Report;
-use postern_sidecar::call_counts::{CALLS_MAX, CALLS_OF_ONE_CALLER_MAX, CallSeen};
-use postern_sidecar::subscription::SubscriptionState;
+use postern_sidecar::control::call_counts::{CALLS_MAX, CALLS_OF_ONE_CALLER_MAX, CallSeen};
+use postern_sidecar::control::subscription::SubscriptionState;
 use time::OffsetDateTime;
 
 use crate::authority::id;
@@ -60,7 +60,7 @@ async fn refused_and_observed_connections_are_counted_while_the_ca_is_away_and_t
 async fn a_flood_is_told_in_bounded_reports_and_the_rest_as_a_number() {
     let shop = Shop::new().await;
     let payments = shop.payments().await;
-    let counts = &payments.sidecar.plane.call_counts;
+    let counts = &payments.sidecar.proxy.control.call_counts;
     let asked = 30 * CALLS_OF_ONE_CALLER_MAX;
     for n in 0..asked {
         let from = id(&format!("caller-{}", n % 20));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postern_sidecar::subscription::SubscriptionState;
+use postern_sidecar::control::subscription::SubscriptionState;
 use tonic::Status;
 
 use crate::apps::{echoed, expect_reset};
@@ -40,8 +40,10 @@ async fn a_revoked_peer_is_cut_at_once_and_refused_until_it_is_restored() {
     assert_eq!(told["from"], ORDERS);
     orders.refusal("certificate_revoked").await;
     shop.ca.subscriptions().revoke(&[]);
-    eventually("it is restored", || (!payments.sidecar.plane.revoked.contains(&id("orders"))).then_some(()))
-        .await;
+    eventually("it is restored", || {
+        (!payments.sidecar.proxy.control.revoked.contains(&id("orders"))).then_some(())
+    })
+    .await;
     echoing(&orders).await;
     echoed(&mut other).await.unwrap();
     payments.stop().await;
@@ -52,7 +54,7 @@ async fn a_revoked_service_is_not_called_any_more() {
     let (shop, payments) = open(POLICY).await;
     let orders = shop.caller("orders", &payments);
     let mut stream = echoing(&orders).await;
-    orders.plane.revoked.replace([id("payments")].into());
+    orders.proxy.control.revoked.replace([id("payments")].into());
     expect_reset(&mut stream).await;
     assert!(!is_served(&orders).await);
     orders.refusal("revoked").await;
@@ -69,10 +71,10 @@ async fn a_sidecar_whose_own_identity_is_revoked_serves_nobody() {
     assert!(!is_served(&orders).await);
     payments.sidecar.refusal("own_identity_revoked").await;
     orders.refusal("peer_failed").await;
-    let denial = payments.sidecar.plane.valid_credentials().unwrap_err();
+    let denial = payments.sidecar.proxy.control.valid_credentials().unwrap_err();
     assert_eq!(denial.code, "own_identity_revoked", "so it is not ready either");
     shop.ca.subscriptions().revoke(&[]);
-    eventually("it is restored", || payments.sidecar.plane.valid_credentials().ok()).await;
+    eventually("it is restored", || payments.sidecar.proxy.control.valid_credentials().ok()).await;
     echoing(&orders).await;
     payments.stop().await;
 }
@@ -88,7 +90,7 @@ async fn a_sidecar_that_the_ca_refuses_to_talk_to_knows_that_it_is_revoked() {
     let status = payments.until(|status| status.state == SubscriptionState::Disconnected).await;
     assert!(status.last_error.unwrap().reason.contains("stolen laptop"));
     shop.ca.subscriptions().refuse(None);
-    eventually("it is restored", || payments.sidecar.plane.valid_credentials().ok()).await;
+    eventually("it is restored", || payments.sidecar.proxy.control.valid_credentials().ok()).await;
     echoing(&orders).await;
     payments.stop().await;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_sidecar::config::IdentitySource;
-use postern_sidecar::subscription::{Subscription, SubscriptionStatus};
+use postern_sidecar::control::subscription::{Subscription, SubscriptionStatus};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ impl Shop {
 
     pub async fn listening(&self, spec: Spec) -> Listening {
         let sidecar = spec.start(&self.ca.authority);
-        let mut subscription = Subscription::new(sidecar.plane.clone()).unwrap();
+        let mut subscription = Subscription::new(sidecar.proxy.control.clone()).unwrap();
         subscription.restore().await;
         let cancel = CancellationToken::new();
         let task = tokio::spawn(subscription.run(cancel.clone()));
@@ -86,11 +86,11 @@ impl Shop {
 impl Listening {
     /// Waits until the subscription stands so.
     pub async fn until(&self, such: impl FnMut(&SubscriptionStatus) -> bool) -> SubscriptionStatus {
-        let mut status = self.sidecar.plane.subscription.subscribe();
+        let mut status = self.sidecar.proxy.control.subscription.subscribe();
         if let Ok(status) = tokio::time::timeout(PATIENCE, status.wait_for(such)).await {
             return status.unwrap().clone();
         }
-        panic!("still {:?}", self.sidecar.plane.subscription.borrow())
+        panic!("still {:?}", self.sidecar.proxy.control.subscription.borrow())
     }
 
     /// Ends the subscription and then all that is open; what is to be kept is on the disk then.
@@ -114,6 +114,6 @@ pub async fn is_served(caller: &Sidecar) -> bool {
     echoed(&mut stream).await.is_ok()
 }
 
-pub fn text_of(plane: &Arc<postern_sidecar::plane::Plane>) -> String {
-    plane.metrics.text().unwrap()
+pub fn text_of(proxy: &Arc<postern_sidecar::proxy::state::ProxyState>) -> String {
+    proxy.control.metrics.text().unwrap()
 }

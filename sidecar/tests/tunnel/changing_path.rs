@@ -71,12 +71,13 @@ async fn what_bounds_a_tunnel_does_not_bound_the_direct_connection_that_came_aft
     let (orders, _called) = orders(4).await;
     let mut stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     echoed(&mut stream).await.unwrap();
-    assert_eq!(orders.plane.register.shown()["connections"][0]["tunnel"], false);
-    let (limits, wall, now) = (&orders.plane.config.limits, OffsetDateTime::now_utc(), Instant::now());
+    assert_eq!(orders.proxy.register.shown()["connections"][0]["tunnel"], false);
+    let (limits, wall, now) =
+        (&orders.proxy.control.config.limits, OffsetDateTime::now_utc(), Instant::now());
     let unaged = Limits { max_connection_age: MaxAge::Off, ..*limits };
-    orders.plane.register.end_outlived(&unaged, wall, now).await;
-    orders.plane.register.end_outlived(&unaged, wall, now + 2 * MINUTE).await;
+    orders.proxy.register.end_outlived(&unaged, wall, now).await;
+    orders.proxy.register.end_outlived(&unaged, wall, now + 2 * MINUTE).await;
     echoed(&mut stream).await.unwrap();
-    orders.plane.register.end_outlived(limits, wall, now + 2 * MINUTE).await;
+    orders.proxy.register.end_outlived(limits, wall, now + 2 * MINUTE).await;
     expect_reset(&mut stream).await;
 }

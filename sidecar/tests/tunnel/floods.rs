@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use postern_sidecar::live::ANSWER_TIMEOUT;
-use postern_sidecar::tunnel::Frame;
+use postern_sidecar::proxy::connections::ANSWER_TIMEOUT;
+use postern_sidecar::proxy::tunnel::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -57,7 +57,8 @@ async fn leases_opened_and_reset_as_fast_as_possible_do_not_hold_up_a_neighbour(
         meanwhile.len()
     );
     assert!(most < LEASES_DURING_AN_ECHO_MAX, "{most}");
-    eventually("nothing is left", || (payments.plane.metrics.connections().1 == 0).then_some(())).await;
+    eventually("nothing is left", || (payments.proxy.control.metrics.connections().1 == 0).then_some(()))
+        .await;
 }
 
 /// A called side that says `bytes` after the word, and nothing more.
@@ -88,9 +89,9 @@ async fn waiting(bytes: Vec<u8>) -> (TcpStream, Sidecar, App) {
 }
 
 async fn look_after(sidecar: &Sidecar, passed: Duration) {
-    let plane = &sidecar.plane;
+    let proxy = &sidecar.proxy;
     let now = tokio::time::Instant::now() + passed;
-    plane.register.end_outlived(&plane.config.limits, plane.clock.now(), now).await;
+    proxy.register.end_outlived(&proxy.control.config.limits, proxy.control.clock.now(), now).await;
 }
 
 #[tokio::test]
@@ -101,7 +102,7 @@ async fn an_open_that_is_never_answered_is_cut_in_time_and_its_app_reset() {
     assert_eq!(orders.live(), 1);
     look_after(&orders, ANSWER_TIMEOUT + Duration::from_secs(1)).await;
     expect_reset(&mut app).await;
-    let text = orders.plane.metrics.text().unwrap();
+    let text = orders.proxy.control.metrics.text().unwrap();
     assert!(text.contains("postern_connections_terminated_total{reason=\"unanswered\"} 1"), "{text}");
     eventually("its place is free", || (orders.live() == 0).then_some(())).await;
 }
@@ -113,7 +114,7 @@ async fn one_that_was_answered_may_be_silent_for_longer() {
     look_after(&orders, Duration::ZERO).await;
     look_after(&orders, ANSWER_TIMEOUT * 2).await;
     assert_eq!(orders.live(), 1);
-    let idle = orders.plane.config.limits.idle_timeout;
+    let idle = orders.proxy.control.config.limits.idle_timeout;
     look_after(&orders, idle * 2).await;
     expect_reset(&mut app).await;
 }
@@ -168,7 +169,7 @@ async fn peers_that_read_nothing_hold_up_only_their_own_leases() {
     other.send(&[open(), data(b"word")].concat()).await.unwrap();
     assert_eq!(other.frame().await.unwrap(), Frame::Accept);
     // Where nothing moves in either direction, only time tells.
-    let idle = to_slow.plane.config.limits.idle_timeout;
+    let idle = to_slow.proxy.control.config.limits.idle_timeout;
     let looks = async {
         // What was under way when it was looked at has moved then, so it is looked at later and later.
         for times in 0.. {

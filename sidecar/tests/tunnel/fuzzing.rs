@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use postern_sidecar::tunnel::{Decoder, Event, Frame, FrameError, Open};
+use postern_sidecar::proxy::tunnel::{Decoder, Event, Frame, FrameError, Open};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

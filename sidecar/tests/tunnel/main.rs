@@ -16,7 +16,7 @@ mod authority;
 #[path = "../data/apps.rs"]
 mod apps;
 #[path = "../data/sidecar.rs"]
-#[expect(dead_code, reason = "the data plane's tests use more of it")]
+#[expect(dead_code, reason = "the data proxy's tests use more of it")]
 mod sidecar;
 
 mod app;

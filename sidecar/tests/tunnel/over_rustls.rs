@@ -6,7 +6,7 @@ use postern_proto::mtls::{
     Anyone, HandshakeSecrets, Judge, TlsIdentity, client_config, provider, server_config,
     server_config_yielding, server_name,
 };
-use postern_sidecar::tls::{Secured, TlsStream, client_hello, connect};
+use postern_sidecar::proxy::tls::{Secured, TlsStream, client_hello, connect};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::{ServerConfig, SupportedCipherSuite};

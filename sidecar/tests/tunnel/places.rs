@@ -3,7 +3,7 @@
 use std::io;
 
 use postern_sidecar::config::Limits;
-use postern_sidecar::tunnel::Frame;
+use postern_sidecar::proxy::tunnel::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -111,7 +111,7 @@ async fn tunnels_that_wait_for_a_connection_do_not_count_as_connections_of_their
     let [one, two] = open;
     end(one).await;
     end(two).await;
-    eventually("both tunnels wait", || (first.plane.pools.idle() == MAX).then_some(())).await;
+    eventually("both tunnels wait", || (first.proxy.pools.idle() == MAX).then_some(())).await;
     let _again = [carried(&second).await, carried(&second).await];
     assert!(shop.payments.live() >= 2 * MAX as u64, "the idle ones are still there");
 }
@@ -145,7 +145,7 @@ async fn an_app_whose_side_dies_while_the_other_takes_nothing_is_noticed_at_both
     let orders = Spec::new(&authority, "orders").to(&[payments.inbound.unwrap()]).start(&authority);
     let stream = TcpStream::connect(orders.outbound.unwrap()).await.unwrap();
     let stalls = |sidecar: &Sidecar| {
-        let shown = sidecar.plane.register.shown();
+        let shown = sidecar.proxy.register.shown();
         shown["connections"][0]["stalled"].as_str().map(str::to_owned)
     };
     eventually("both sidecars wait for the app", || {

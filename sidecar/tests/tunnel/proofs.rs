@@ -1,7 +1,7 @@
 //! Proofs that are none: each ends the tunnel, and only the true one lets it go on.
 
 use postern_proto::identity::Svid;
-use postern_sidecar::tunnel::AUTH_FRAMES_MAX;
+use postern_sidecar::proxy::tunnel::AUTH_FRAMES_MAX;
 use time::{Duration, OffsetDateTime};
 
 use crate::apps::App;

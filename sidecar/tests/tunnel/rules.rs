@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use postern_sidecar::tunnel::Frame;
+use postern_sidecar::proxy::tunnel::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;

@@ -10,7 +10,7 @@ use postern_proto::mtls::{
     Anyone, ExporterSecret, HandshakeSecrets, Judge, TlsIdentity, client_config_yielding, server_config,
     server_name,
 };
-use postern_sidecar::tunnel::{ALPN, Decoder, Event, Frame, Open, header};
+use postern_sidecar::proxy::tunnel::{ALPN, Decoder, Event, Frame, Open, header};
 use rustls::Side;
 use time::{Duration, OffsetDateTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

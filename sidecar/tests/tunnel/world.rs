@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postern_sidecar::tunnel::Role;
+use postern_sidecar::proxy::tunnel::Role;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -85,7 +85,7 @@ impl World {
             Role::Called => (&self.payments, "payments"),
         };
         let bundles = Arc::new(self.authority.bundles());
-        sidecar.plane.credentials.replace(svid(&self.authority, name), bundles).unwrap();
+        sidecar.proxy.control.credentials.replace(svid(&self.authority, name), bundles).unwrap();
     }
 
     pub fn deny(&mut self) {
@@ -100,14 +100,14 @@ impl World {
             Role::Caller => (&self.orders, "payments"),
             Role::Called => (&self.payments, "orders"),
         };
-        sidecar.plane.revoked.replace(HashSet::from([id(name)]));
+        sidecar.proxy.control.revoked.replace(HashSet::from([id(name)]));
     }
 
     /// Everything is allowed again, and nothing is held up.
     pub fn restore(&self) {
         self.payments.apply(POLICY);
         for sidecar in [&self.orders, &self.payments] {
-            sidecar.plane.revoked.replace(HashSet::new());
+            sidecar.proxy.control.revoked.replace(HashSet::new());
         }
         for way in &self.ways {
             way.events.held.send_replace(false);
@@ -164,7 +164,7 @@ impl World {
             return Err(format!("{wrong:?}"));
         }
         for sidecar in [&self.orders, &self.payments] {
-            let told = sidecar.plane.refusals.newest();
+            let told = sidecar.proxy.refusals.newest();
             let broken = |told: &&serde_json::Value| {
                 matches!(told["reason"].as_str(), Some("tunnel_violation" | "reauthentication_failed"))
             };
@@ -214,7 +214,7 @@ impl World {
 
     /// The peer that always retires was tried too often in a row.
     fn gave_up(&self) -> bool {
-        let told = self.orders.plane.refusals.newest();
+        let told = self.orders.proxy.refusals.newest();
         told.as_array().unwrap().iter().any(|told| told["reason"] == "unreachable")
     }
 }

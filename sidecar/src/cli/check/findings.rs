@@ -10,10 +10,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::{Config, HostPort, IdentitySource, JoinTokenSource, Target};
-use crate::holder::in_one_line;
-use crate::identity_files::{FilePaths, load};
-use crate::join_token::{self, ReadTokenError};
-use crate::state_dir::{Kept, StateDir};
+use crate::error_text::one_line;
+use crate::identity::files::{FilePaths, load};
+use crate::identity::join_token::{self, ReadTokenError};
+use crate::identity::state_dir::{Kept, StateDir};
 
 /// Everything found, in the order of the file.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Findings {
                 let paths = FilePaths { svid: svid.clone(), key: key.clone(), bundle: bundle.clone() };
                 match load(&paths, now).await {
                     Ok((svid, _)) => Some(self.svid("from files", &svid)),
-                    Err(error) => self.error(format!("identity: {}", in_one_line(&error))),
+                    Err(error) => self.error(format!("identity: {}", one_line(&error))),
                 }
             }
         }
@@ -62,8 +62,7 @@ impl Findings {
             }
             Ok(None) => None,
             Err(error) => {
-                self.warnings
-                    .push(format!("identity: the kept one will not be used: {}", in_one_line(&error)));
+                self.warnings.push(format!("identity: the kept one will not be used: {}", one_line(&error)));
                 None
             }
         }
@@ -98,10 +97,10 @@ impl Findings {
                 Some(kept.unwrap_or(id))
             }
             (Err(error @ ReadTokenError::Token(_)), Some(kept)) => {
-                self.warnings.push(in_one_line(&error));
+                self.warnings.push(one_line(&error));
                 Some(kept)
             }
-            (Err(error), kept) => self.without_token(kept, &in_one_line(&error)),
+            (Err(error), kept) => self.without_token(kept, &one_line(&error)),
         }
     }
 

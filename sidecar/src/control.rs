@@ -1,0 +1,10 @@
+//! What the security team decides: policy and revocations, from the CA's stream or a file, and the calls reported back.
+
+pub mod call_counts;
+pub mod policy_file;
+pub mod policy_store;
+pub mod revocations;
+mod state;
+pub mod subscription;
+
+pub use state::{ControlState, UNENFORCEABLE_TOLD_MAX, denied};

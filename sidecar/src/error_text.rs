@@ -1,0 +1,34 @@
+//! Text of errors for log lines, status and messages.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+/// An error with its causes, without line breaks and control characters, which peers may have put there.
+pub fn one_line(error: &dyn Error) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let colon = if text.is_empty() { "" } else { ": " };
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "{colon}{error}");
+        next = error.source();
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().take(REASON_CHARS_MAX).map(escaped).collect()
+}
+
+/// A reason in log and status is cut here.
+const REASON_CHARS_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_without_end_is_cut() {
+        let endless = io::Error::other("x".repeat(1 << 20));
+        assert_eq!(one_line(&endless).len(), REASON_CHARS_MAX);
+    }
+}

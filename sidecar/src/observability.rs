@@ -1,0 +1,10 @@
+//! What operators see of the proxy: logs, metrics, refusals and trace identifiers.
+
+pub mod access_log;
+mod direction;
+pub mod log;
+pub mod metrics;
+pub mod refusals;
+pub mod trace;
+
+pub use direction::Direction;

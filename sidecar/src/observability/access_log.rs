@@ -1,0 +1,332 @@
+//! One JSON line per connection or request, told when it ends; nothing ever waits for the log.
+
+mod writer;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use postern_proto::policy::{Decision, Policy, RuleRef};
+use serde::Serialize;
+use serde::ser::{SerializeStruct as _, Serializer};
+use thiserror::Error;
+use time::OffsetDateTime;
+
+use crate::config::AccessLogTarget;
+use crate::observability::Direction;
+use crate::observability::refusals::{Called, Instance};
+use writer::{Message, Writer};
+
+/// Of a path, or of words about a refusal, so many bytes are written.
+pub const TEXT_BYTES_MAX: usize = 8 * 1024;
+/// At the end so long is waited for what is still to be written.
+const LAST_LINES_WAIT: Duration = Duration::from_secs(2);
+
+/// Takes lines, or drops and counts them when nobody reads.
+#[derive(Debug, Default)]
+pub struct AccessLog {
+    queue: Option<SyncSender<Message>>,
+    /// Lines about callers without an identity that may still wait: half of the queue is for the others.
+    room_for_unidentified: Arc<AtomicUsize>,
+    dropped: AtomicU64,
+    failed: Arc<AtomicU64>,
+}
+
+/// Why there is no access log.
+#[derive(Debug, Error)]
+pub enum AccessLogError {
+    #[error("cannot write the access log {path}")]
+    Open {
+        path: String,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("cannot start the access log's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+impl AccessLog {
+    /// Opens the target, and a thread that writes to it; up to `lines_max` lines wait for it.
+    pub fn open(target: &AccessLogTarget, lines_max: usize) -> Result<Self, AccessLogError> {
+        let failed = Arc::<AtomicU64>::default();
+        let room_for_unidentified = Arc::new(AtomicUsize::new(lines_max.div_ceil(2)));
+        let writer = Writer::open(target, failed.clone(), room_for_unidentified.clone())?;
+        let (queue, lines) = sync_channel(lines_max);
+        let thread = std::thread::Builder::new().name("access-log".to_owned());
+        // It ends when the last line is written after the queue was dropped, or with the process.
+        let _joined_by_its_last_word =
+            thread.spawn(move || writer.run(&lines)).map_err(AccessLogError::Thread)?;
+        Ok(Self { queue: Some(queue), room_for_unidentified, dropped: AtomicU64::new(0), failed })
+    }
+
+    /// Whether lines are taken at all, so that nobody makes one for nothing.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Writes one line soon, or drops it.
+    pub fn write(&self, line: &Line<'_>) {
+        let Some(queue) = &self.queue else { return };
+        let Ok(mut text) = serde_json::to_vec(line) else { return self.count_dropped() };
+        text.push(b'\n');
+        let unidentified = !line.from.starts_with("spiffe://");
+        if unidentified && !self.take_room() {
+            return self.count_dropped();
+        }
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            queue.try_send(Message::Line { text, unidentified })
+        {
+            if unidentified {
+                self.room_for_unidentified.fetch_add(1, Ordering::Relaxed);
+            }
+            self.count_dropped();
+        }
+    }
+
+    fn take_room(&self) -> bool {
+        let take = |room: usize| room.checked_sub(1);
+        self.room_for_unidentified.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lines that were dropped because the queue was full, and lines that could not be written.
+    pub fn lost(&self) -> (u64, u64) {
+        (self.dropped.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// Opens the file anew, after somebody has moved it away.
+    pub fn reopen(&self) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(Message::Reopen).is_err()
+        {
+            tracing::warn!("the access log is too far behind to be opened anew; try again");
+        }
+    }
+
+    /// Waits until what was taken is written, but not for a reader that does not read.
+    pub fn flush(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (done, wait) = sync_channel(1);
+        let deadline = Instant::now() + LAST_LINES_WAIT;
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(back)) = queue.try_send(message) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            message = back;
+            std::thread::yield_now();
+        }
+        // Too late is as good as gone: the process ends.
+        let _flushed = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// What became of one connection or request.
+#[derive(Debug, Clone, Default)]
+pub struct Story {
+    pub decision: Option<&'static str>,
+    pub rule: Option<Arc<RuleRef>>,
+    /// `sha256:…` of the policy that decided.
+    pub policy: Option<Arc<str>>,
+    /// A stable word, where it did not simply pass.
+    pub reason: Option<&'static str>,
+    pub detail: Option<String>,
+    pub status: Option<u16>,
+    pub address: Option<String>,
+    pub trace_id: Option<String>,
+    /// Under which its caller was told of a refusal.
+    pub instance: Option<Instance>,
+    pub ended: Option<Ended>,
+}
+
+/// Who ended a connection or a request, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub by: EndedBy,
+    pub with: EndedWith,
+}
+
+/// Who ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The peer at an inbound, the own app at an outbound.
+    Caller,
+    /// The own app at an inbound, the peer at an outbound.
+    Called,
+    /// This sidecar.
+    Sidecar,
+}
+
+impl EndedBy {
+    fn as_str(self, direction: Direction) -> &'static str {
+        match (self, direction) {
+            (Self::Caller, _) => "caller",
+            (Self::Called, Direction::Inbound) => "app",
+            (Self::Called, Direction::Outbound) => "peer",
+            (Self::Sidecar, _) => "sidecar",
+        }
+    }
+}
+
+/// With what it was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedWith {
+    /// Its end, after everything.
+    Fin,
+    /// The end of its connection, before its own.
+    Closed,
+    /// A reset of its connection.
+    Reset,
+    /// RST_STREAM (RFC 9113 §6.4).
+    StreamReset(h2::Reason),
+    /// GOAWAY (RFC 9113 §6.8).
+    GoAway(h2::Reason),
+    /// Silence: nothing was acknowledged.
+    Dead,
+    /// What could not be understood.
+    Invalid,
+    /// `reason` says why.
+    Cut,
+}
+
+impl EndedWith {
+    /// How a connection ended that broke with this error.
+    pub fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Self::Reset
+            }
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown => Self::Dead,
+            _ => Self::Invalid,
+        }
+    }
+}
+
+impl Serialize for EndedWith {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fin => serializer.serialize_str("fin"),
+            Self::Closed => serializer.serialize_str("closed"),
+            Self::Reset => serializer.serialize_str("reset"),
+            Self::StreamReset(reason) => serializer.collect_str(&format_args!("reset {reason:?}")),
+            Self::GoAway(reason) => serializer.collect_str(&format_args!("goaway {reason:?}")),
+            Self::Dead => serializer.serialize_str("dead"),
+            Self::Invalid => serializer.serialize_str("invalid"),
+            Self::Cut => serializer.serialize_str("cut"),
+        }
+    }
+}
+
+impl Story {
+    /// What the policy said.
+    pub fn decided(&mut self, decision: &Decision, policy: &Policy) {
+        self.decision = Some(decision.as_str());
+        self.policy = Some(policy.digest_shared());
+        match decision {
+            Decision::Allow { rule } => self.rule = Some(rule.clone()),
+            Decision::Deny { .. } | Decision::Observed { .. } => self.detail = Some(decision.reason()),
+        }
+    }
+
+    /// It was refused, or broke off.
+    pub fn refused(&mut self, reason: &'static str, detail: &str) {
+        self.decision.get_or_insert("refused");
+        (self.reason, self.detail) = (Some(reason), Some(detail.to_owned()));
+    }
+}
+
+/// One line, as it is written; docs/ACCESS_LOG.md explains its keys.
+#[derive(Debug)]
+pub struct Line<'a> {
+    pub time: OffsetDateTime,
+    pub direction: Direction,
+    pub protocol: &'static str,
+    /// A SPIFFE ID, or an address where none was shown.
+    pub from: &'a str,
+    pub called: &'a Called,
+    /// Method and path.
+    pub call: Option<(&'a str, &'a str)>,
+    pub story: &'a Story,
+    /// From the peer to the app, and back.
+    pub bytes: (u64, u64),
+    pub duration: Duration,
+    /// Under which `/connections` shows it; none where many share one.
+    pub connection: Option<u64>,
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { story, called, .. } = self;
+        let (to_app, to_peer) = self.bytes;
+        let (bytes_in, bytes_out) = match self.direction {
+            Direction::Inbound => (to_app, to_peer),
+            Direction::Outbound => (to_peer, to_app),
+        };
+        let rule = story.rule.as_ref().map(|rule| Rule { file: &rule.file, line: rule.line });
+        let mut line = serializer.serialize_struct("line", 26)?;
+        line.serialize_field("time", &Stamp(self.time))?;
+        line.serialize_field("direction", &self.direction)?;
+        line.serialize_field("protocol", self.protocol)?;
+        line.serialize_field("decision", story.decision.unwrap_or("allow"))?;
+        line.serialize_field("reason", &story.reason)?;
+        line.serialize_field("detail", &story.detail.as_deref().map(bounded))?;
+        line.serialize_field("from", self.from)?;
+        line.serialize_field("to", &called.id)?;
+        line.serialize_field("service", &called.service)?;
+        line.serialize_field("port", &called.port)?;
+        line.serialize_field("address", &story.address.as_ref().or(called.address.as_ref()))?;
+        line.serialize_field("method", &self.call.map(|(method, _)| method))?;
+        line.serialize_field("path", &self.call.map(|(_, path)| bounded(path)))?;
+        line.serialize_field("status", &story.status)?;
+        line.serialize_field("rule", &rule)?;
+        line.serialize_field("policy", &story.policy.as_deref())?;
+        line.serialize_field("bytes_in", &bytes_in)?;
+        line.serialize_field("bytes_out", &bytes_out)?;
+        line.serialize_field("duration_ms", &(self.duration.as_micros() as f64 / 1e3))?;
+        line.serialize_field("trace_id", &story.trace_id)?;
+        line.serialize_field("connection", &self.connection)?;
+        line.serialize_field("instance", &story.instance.map(|instance| instance.to_string()))?;
+        let ended = story.ended;
+        line.serialize_field("ended_by", &ended.map(|ended| ended.by.as_str(self.direction)))?;
+        line.serialize_field("ended_with", &ended.map(|ended| ended.with))?;
+        line.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Rule<'a> {
+    file: &'a str,
+    line: u32,
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+struct Stamp(OffsetDateTime);
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (at, millisecond) = (self.0, self.0.millisecond());
+        let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+        serializer.collect_str(&format_args!(
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z"
+        ))
+    }
+}
+
+/// A text that a peer may have chosen, cut where it is too long.
+fn bounded(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}

@@ -1,0 +1,87 @@
+//! Records a connection in the metrics when it begins, and in metrics and access log when it ends, whatever ends it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::observability::Direction;
+use crate::observability::access_log::{Ended, EndedBy, EndedWith, Line};
+use crate::proxy::connections::Registration;
+use crate::proxy::listener::Serve;
+
+/// Dropped at the connection's end.
+#[derive(Debug)]
+pub struct ConnectionLine<S: Serve> {
+    server: Arc<S>,
+    registration: Arc<Registration>,
+    from: SocketAddr,
+    began: Instant,
+}
+
+impl<S: Serve> ConnectionLine<S> {
+    pub fn new(server: Arc<S>, registration: Arc<Registration>, from: SocketAddr) -> Self {
+        registration.begin();
+        // Of the own app's connections it is not known yet to whom they lead.
+        if server.direction() == Direction::Inbound {
+            registration.opened();
+        }
+        Self { server, registration, from, began: Instant::now() }
+    }
+
+    fn is_of_nobody(&self) -> bool {
+        self.server.direction() == Direction::Inbound && self.registration.peer().is_none()
+    }
+
+    fn from(&self) -> String {
+        let own = || Some(self.server.proxy().control.credentials.current()?.svid.id().to_string());
+        let known = match self.server.direction() {
+            Direction::Inbound => self.registration.peer().map(|peer| peer.to_string()),
+            Direction::Outbound => own(),
+        };
+        known.unwrap_or_else(|| self.from.to_string())
+    }
+}
+
+impl<S: Serve> Drop for ConnectionLine<S> {
+    fn drop(&mut self) {
+        let proxy = self.server.proxy();
+        self.registration.opened();
+        if let (Some(listener), false) = (self.registration.listener_series(), self.server.speaks_http())
+            && self.registration.series().is_some()
+        {
+            listener.connection_duration.observe(self.began.elapsed());
+        }
+        if !proxy.access_log.is_on() {
+            return;
+        }
+        let mut story = self.registration.story.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Of an HTTP connection that was let in, each request is told by itself.
+        if self.server.speaks_http() && matches!(story.decision, Some("allow" | "observed")) {
+            return;
+        }
+        // Whoever left before saying anything was nobody's caller.
+        if story.decision.is_none() && story.reason.is_none() && self.is_of_nobody() {
+            return;
+        }
+        if self.registration.cut.is_cancelled() && story.reason.is_none() {
+            let denial = self.registration.cut_for();
+            story.reason = Some(denial.map_or("cut", |denial| denial.code));
+            story.detail = denial.map(|denial| denial.detail.clone());
+            story.ended = Some(Ended { by: EndedBy::Sidecar, with: EndedWith::Cut });
+        }
+        let bytes = &self.registration.traffic;
+        proxy.access_log.write(&Line {
+            time: proxy.control.clock.now(),
+            direction: self.server.direction(),
+            protocol: if self.server.speaks_http() { "http" } else { "tcp" },
+            from: &self.from(),
+            called: &self.server.called(),
+            call: None,
+            story: &story,
+            bytes: (bytes.to_app.load(Ordering::Relaxed), bytes.to_peer.load(Ordering::Relaxed)),
+            duration: self.began.elapsed(),
+            connection: Some(self.registration.number()),
+        });
+    }
+}

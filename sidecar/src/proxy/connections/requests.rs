@@ -1,0 +1,37 @@
+//! Requests of a connection as the register sees them.
+
+use std::fmt;
+
+/// One request, as the policy sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFacts {
+    pub method: String,
+    /// As sent, up to `?`.
+    pub path: String,
+}
+
+/// Of a path so much is told.
+const PATH_CHARS_SHOWN: usize = 512;
+
+impl CallFacts {
+    /// For a shell, as `--call` takes it.
+    pub fn quoted(&self) -> String {
+        format!("'{}'", self.to_string().replace('\'', "'\\''"))
+    }
+}
+
+impl fmt::Display for CallFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: String = self.path.chars().take(PATH_CHARS_SHOWN).collect();
+        write!(f, "{} {}", self.method.escape_debug(), shown.escape_debug())
+    }
+}
+
+/// The requests under way on one connection, each of which is decided by itself.
+pub trait Requests: fmt::Debug + Send + Sync {
+    /// Ends every request for which `denied` says so, and returns how many.
+    fn terminate(&self, denied: &dyn Fn(&CallFacts) -> bool) -> usize;
+
+    /// How many are under way.
+    fn count(&self) -> usize;
+}

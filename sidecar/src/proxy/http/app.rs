@@ -1,0 +1,311 @@
+//! The own app, reached over HTTP: connections to it are kept for the next request.
+//!
+//! With `app_http = "auto"` the first connection to an address carries no request before the app has answered the client's
+//! preface of HTTP/2 (RFC 9113 §3.4). An app that answers with SETTINGS speaks HTTP/2, and the connection is kept, unless
+//! the app turns out to speak HTTP/1.1 too. Any other app, and one that does not answer in time, is taken to speak HTTP/1.1:
+//! the connection is closed, and requests go on others. Servers of HTTP/1.1 can refuse the preface, because it was made to
+//! be no request of theirs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use super::client::{Http1Sender, http1_builder, http2_builder, pings};
+use super::exchange::{Lend, Otherwise};
+use super::failure::Failure;
+use super::frames::Frames;
+use super::http2::client::handshake;
+use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
+use super::preface::Preface;
+use super::tasks::ConnectionTasks;
+use super::watched::Watched;
+use super::{APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES};
+use crate::config::{AppHttp, Config, Http};
+use crate::error_text::one_line;
+use crate::network::ConnectError;
+use crate::network::dial;
+use crate::observability::refusals::Refusal;
+use crate::proxy::upstream::choice::{Listing, Speaks};
+use crate::proxy::upstream::{self, Upstreams};
+
+/// An app that has not answered the preface of HTTP/2 for so long is taken to speak HTTP/1.1.
+const VERSION_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a server that does not speak HTTP/1.1 may answer in it: Bad Request, Forbidden, Upgrade Required, and HTTP Version Not
+/// Supported.
+const NO_HTTP1: [&[u8]; 4] = [b"400", b"403", b"426", b"505"];
+
+/// One app.
+#[derive(Debug)]
+pub(super) struct App {
+    place: AppPlace,
+    pool: Arc<Pool<AppPlace>>,
+}
+
+/// Where it is, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub(super) struct AppPlace {
+    at: Arc<Upstreams>,
+    /// What the configuration says that it speaks.
+    app_http: AppHttp,
+    http: Http,
+    dead_after: Duration,
+    connect_timeout: Duration,
+    connections: TaskTracker,
+    /// Ends all connections at once.
+    over: CancellationToken,
+}
+
+impl App {
+    pub(super) fn new(at: Arc<Upstreams>, app_http: AppHttp, config: &Config) -> Self {
+        let (http, limits) = (config.http, config.limits);
+        let (connections, over) = (TaskTracker::new(), CancellationToken::new());
+        let bounds = Bounds { idle_timeout: http.idle_timeout, shared_max: http.http2_connections_max };
+        let pool = Pool::new(at.clone(), bounds, ConnectionTasks::new(&connections, &over));
+        let (dead_after, connect_timeout) = (limits.dead_after, limits.connect_timeout);
+        let place = AppPlace { at, app_http, http, dead_after, connect_timeout, connections, over };
+        Self { place, pool }
+    }
+
+    /// On which kind of connection a request goes; gRPC is HTTP/2 (gRPC over HTTP/2).
+    pub(super) fn kind(&self, is_grpc: bool) -> Result<Kind, Failure> {
+        match (self.place.app_http, is_grpc) {
+            (AppHttp::Http1, true) => {
+                Err(no_grpc("app_http = \"1.1\" says that the app speaks HTTP/1.1".to_owned()))
+            }
+            (AppHttp::Http1, false) => Ok(Kind::Single),
+            (AppHttp::Http2, _) | (AppHttp::Auto, true) => Ok(Kind::Shared),
+            (AppHttp::Auto, false) => Ok(Kind::Any),
+        }
+    }
+
+    /// Closes what is of no use any more.
+    pub(super) fn look(&self) {
+        self.pool.clean(OffsetDateTime::UNIX_EPOCH);
+    }
+
+    /// Closes what is kept.
+    pub(super) async fn end(&self) {
+        self.pool.retire();
+        self.place.over.cancel();
+        self.place.connections.close();
+        self.place.connections.wait().await;
+    }
+}
+
+fn no_grpc(why: String) -> Failure {
+    let detail = format!(
+        "gRPC needs HTTP/2, and {why}: have the app serve HTTP/2 without TLS (h2c, prior knowledge) here, \
+         or give its gRPC port an inbound of its own"
+    );
+    let status = StatusCode::BAD_GATEWAY;
+    Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false }
+}
+
+impl AppPlace {
+    fn tasks(&self) -> ConnectionTasks {
+        ConnectionTasks::new(&self.connections, &self.over)
+    }
+
+    async fn single(&self, stream: Watched<TcpStream>, end: End) -> hyper::Result<Dialed> {
+        let mut builder = http1_builder(&self.http);
+        // What old apps write and a proxy may mend (RFC 9112 §5.1, §5.2).
+        builder
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true);
+        Ok(Dialed::Single(Http1Sender::begin(&builder, stream, &self.tasks()).await?, end))
+    }
+
+    async fn shared(&self, stream: Watched<TcpStream>, end: End, kind: Kind) -> Result<Dialed, DialError> {
+        let (address, says) = (end.address, end.says.clone());
+        let mut builder = http2_builder(&self.http);
+        builder
+            .initial_window_size(APP_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(APP_CONNECTION_WINDOW_BYTES);
+        let pings = pings(address.ip(), self.dead_after);
+        let tasks = self.tasks();
+        let (sender, connection) = handshake(stream, &builder, pings, &tasks).await.map_err(unreachable)?;
+        let mut connection = Box::pin(connection);
+        let preface = tokio::select! {
+            preface = says.begun() => preface,
+            // Whoever begins and ends in one breath has taken nothing.
+            () = &mut connection => match says.preface() {
+                Preface::Http2 => {
+                    let detail = format!("{address} began HTTP/2 and ended it at once");
+                    return Err(failed(Failure::unreachable("app_unreachable", detail)));
+                }
+                preface => preface,
+            },
+            () = sleep(self.answers_within(kind, &end.listing)) => Preface::Awaited,
+        };
+        let answered = match preface {
+            Preface::Http2 => {
+                if says.streams_max() == 0 {
+                    return Err(failed(no_streams(&address.to_string())));
+                }
+                if kind == Kind::Any && end.listing.speaks() != Some(Speaks::Http2) {
+                    if self.takes_http1(address).await {
+                        self.learn(Speaks::Http1, "speaks both versions", &end);
+                        return Err(DialError::Http1 { refused: None, is_guess: false });
+                    }
+                    self.learn(Speaks::Http2, "answered with SETTINGS", &end);
+                }
+                tasks.spawn(connection);
+                return Ok(Dialed::Shared(sender, end));
+            }
+            Preface::Other => "answered with something else",
+            Preface::Ended => "closed the connection",
+            Preface::Awaited => "did not answer",
+        };
+        // An app that serves one connection at a time is free for the next.
+        drop(connection);
+        let why = format!("the app at {address} was greeted in HTTP/2 without TLS and {answered}");
+        match self.app_http {
+            AppHttp::Http2 => {
+                let detail = format!(
+                    "app_http = \"2\" says that the app speaks HTTP/2, but {why}: set \"auto\" or \"1.1\""
+                );
+                let status = StatusCode::BAD_GATEWAY;
+                let failure =
+                    Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false };
+                Err(failed(failure))
+            }
+            AppHttp::Auto | AppHttp::Http1 => {
+                self.learn(Speaks::Http1, answered, &end);
+                let refused = (kind == Kind::Shared).then(|| DialFailure::new(no_grpc(why), None));
+                Err(DialError::Http1 { refused, is_guess: preface != Preface::Other })
+            }
+        }
+    }
+
+    /// A wrong guess is cheap for a request that can go in either version, where nothing else is known.
+    fn answers_within(&self, kind: Kind, listing: &Listing) -> Duration {
+        match listing.speaks() {
+            None | Some(Speaks::Http1) if kind == Kind::Any => VERSION_PROBE_TIMEOUT,
+            _ => self.connect_timeout,
+        }
+    }
+
+    /// Whether an app that speaks HTTP/2 speaks HTTP/1.1 too: asked on a connection of its own by a request that does nothing
+    /// (RFC 9110 §9.3.7). A server of HTTP/2 only may refuse it in words of HTTP/1.1.
+    async fn takes_http1(&self, address: SocketAddr) -> bool {
+        let asked = async {
+            let Self { connect_timeout, dead_after, .. } = *self;
+            let bounds = dial::Bounds { connect_timeout, dead_after, purpose: dial::Purpose::Traffic };
+            let mut stream = dial::connect_any(&[address], bounds).await.ok()?;
+            stream
+                .write_all(b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                .await
+                .ok()?;
+            let mut status_line = [0; "HTTP/1.1 200".len()];
+            stream.read_exact(&mut status_line).await.ok()?;
+            Some(status_line)
+        };
+        let answer = timeout(VERSION_PROBE_TIMEOUT, asked).await.ok().flatten();
+        answer.is_some_and(|status_line| {
+            let status = status_line.strip_prefix(b"HTTP/1.1 ").or(status_line.strip_prefix(b"HTTP/1.0 "));
+            status.is_some_and(|status| !NO_HTTP1.contains(&status))
+        })
+    }
+
+    fn learn(&self, speaks: Speaks, answered: &'static str, end: &End) {
+        if self.app_http == AppHttp::Auto && end.listing.learn(Some(speaks)) {
+            let (app, http) = (end.address, speaks.as_str());
+            info!(%app, http, reason = answered, "learned which HTTP the app speaks");
+        }
+    }
+}
+
+fn failed(failure: Failure) -> DialError {
+    DialError::Failed(DialFailure::new(failure, None))
+}
+
+fn unconnected(error: &ConnectError) -> DialError {
+    let failure = Failure::unreachable("app_unreachable", one_line(error));
+    DialError::Failed(DialFailure::new(failure, None).counted_as(error.dial_result()))
+}
+
+fn unreachable(error: impl std::error::Error) -> DialError {
+    failed(Failure::unreachable("app_unreachable", one_line(&error)))
+}
+
+/// Whoever is there takes no request at all.
+pub(super) fn no_streams(who: &str) -> Failure {
+    let detail =
+        format!("{who} allows no request on its HTTP/2 connections: SETTINGS_MAX_CONCURRENT_STREAMS is 0");
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    Failure { status, reason: "no_streams", detail, explain: None, is_unreachable: false }
+}
+
+impl pool::Place for AppPlace {
+    /// Nobody vouches for the own app.
+    type Epoch = ();
+
+    fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.at
+    }
+
+    async fn dial(&self, mut leased: upstream::Leased, kind: Kind, path: Path) -> Result<Dialed, DialError> {
+        let stream = leased.connect().await.map_err(|error| unconnected(&error))?;
+        leased.succeeded();
+        let mut end = End::new(&leased, self.over.clone());
+        let mut stream = Watched::new(stream).says(end.says.clone()).lease(leased);
+        if path == Path::Shared {
+            let streams = end.streams.insert(Arc::default());
+            stream = stream.frames(Frames::of_answers(self.http, streams.clone()));
+        }
+        match path {
+            Path::Shared => self.shared(stream, end, kind).await,
+            Path::Single => self.single(stream, end).await.map_err(unreachable),
+        }
+    }
+
+    fn is_exchangeable(&self) -> bool {
+        true
+    }
+
+    /// There is none: the app refuses nobody before it is asked.
+    fn tell(&self, _: Refusal) {}
+
+    fn unreached(&self, detail: String) -> Failure {
+        Failure::unreachable("app_unreachable", detail)
+    }
+}
+
+/// Lends connections to the app.
+#[derive(Debug)]
+pub(super) struct ToApp<'a>(pub(super) &'a App, pub(super) Kind);
+
+impl Lend for ToApp<'_> {
+    async fn lease(&self) -> Result<Leased, Failure> {
+        let Self(app, kind) = self;
+        // The time does not matter, as nobody vouches.
+        app.pool.lease(&(), *kind, OffsetDateTime::UNIX_EPOCH, &app.place).await
+    }
+
+    /// The app may have been exchanged for another since its version was learned. It is learned again then.
+    fn otherwise(&self, leased: &Leased) -> Otherwise {
+        let Some(end) = leased.end().filter(|_| self.may_be_exchanged(leased)) else { return Otherwise::No };
+        let otherwise = match end.says.preface() {
+            Preface::Http2 => Otherwise::Surely,
+            Preface::Ended => Otherwise::Perhaps,
+            Preface::Awaited | Preface::Other => return Otherwise::No,
+        };
+        end.listing.learn(None);
+        otherwise
+    }
+
+    /// Of a connection that carried a request before it is known that it is HTTP/1.1.
+    fn may_be_exchanged(&self, leased: &Leased) -> bool {
+        self.1 == Kind::Any && !leased.is_shared() && !leased.was_kept()
+    }
+}

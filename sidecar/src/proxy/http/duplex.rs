@@ -1,0 +1,224 @@
+//! Two bodies that are the two directions of one stream of bytes, as those of an extended CONNECT are (RFC 8441 §5).
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use http_body::{Body, Frame};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
+
+use super::body::BodyError;
+use crate::proxy::relay::AppStream;
+
+/// Of one write so much becomes one piece.
+const PIECE_BYTES_MAX: usize = 16 * 1024;
+/// Pieces that wait until the other side has room.
+const PIECES_MAX: usize = 1;
+
+/// A body that is written elsewhere.
+#[derive(Debug)]
+pub(super) struct Piped {
+    pieces: mpsc::Receiver<Piece>,
+    has_ended: bool,
+}
+
+/// Writes a body. Unless it is ended, it breaks when this is dropped.
+pub(super) struct Feed(PollSender<Piece>);
+
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+/// Whoever wrote a body has gone before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the stream was given up before its end")]
+pub(super) struct GivenUp;
+
+/// A body, and what writes it.
+pub(super) fn piped() -> (Piped, Feed) {
+    let (send, pieces) = mpsc::channel(PIECES_MAX);
+    (Piped { pieces, has_ended: false }, Feed(PollSender::new(send)))
+}
+
+impl Piped {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
+            Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+            Some(Piece::End) => {
+                self.has_ended = true;
+                None
+            }
+            None => Some(Err(GivenUp)),
+        })
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
+}
+
+impl Feed {
+    fn poll_send(&mut self, cx: &mut Context<'_>, piece: impl FnOnce() -> Piece) -> Poll<io::Result<()>> {
+        let gone = |_| io::ErrorKind::BrokenPipe.into();
+        ready!(self.0.poll_reserve(cx)).map_err(gone)?;
+        Poll::Ready(self.0.send_item(piece()).map_err(gone))
+    }
+
+    /// Ends a body of which nothing was written.
+    pub(super) fn end_empty(self) {
+        if let Some(send) = self.0.get_ref() {
+            // There is room for one. Who does not take it wants nothing.
+            let _taken = send.try_send(Piece::End);
+        }
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").finish_non_exhaustive()
+    }
+}
+
+/// What is read from one body and written to another.
+pub(super) struct Duplex {
+    incoming: Box<dyn Body<Data = Bytes, Error = BodyError> + Send + Unpin>,
+    /// Come, and not read yet.
+    unread: Bytes,
+    outgoing: Feed,
+}
+
+impl Duplex {
+    pub(super) fn new(
+        incoming: impl Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static,
+        outgoing: Feed,
+    ) -> Self {
+        Self { incoming: Box::new(incoming), unread: Bytes::new(), outgoing }
+    }
+}
+
+impl AsyncRead for Duplex {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)).transpose().map_err(io::Error::other)? {
+                Some(frame) => self.unread = frame.into_data().unwrap_or_default(),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let some = self.unread.len().min(buffer.remaining());
+        buffer.put_slice(self.unread.get(..some).unwrap_or_default());
+        self.unread.advance(some);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Duplex {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let some = bytes.get(..bytes.len().min(PIECE_BYTES_MAX)).unwrap_or_default();
+        if some.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(self.outgoing.poll_send(cx, || Piece::Data(Bytes::copy_from_slice(some))))?;
+        Poll::Ready(Ok(some.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whoever takes the body takes all of it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.poll_send(cx, || Piece::End)
+    }
+}
+
+impl AppStream for Duplex {
+    /// Whoever took what was written has gone: the stream was reset.
+    fn take_error(&self) -> Option<io::Error> {
+        self.outgoing.0.is_closed().then(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl fmt::Debug for Duplex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Duplex").field("unread", &self.unread.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A body that is written by another duplex.
+    struct Other(Piped);
+
+    impl Body for Other {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            self.0.poll(cx).map_err(|gone| BodyError::Broken(gone.into()))
+        }
+    }
+
+    fn pair() -> (Duplex, Duplex) {
+        let ((one, to_one), (other, to_other)) = (piped(), piped());
+        (Duplex::new(Other(one), to_other), Duplex::new(Other(other), to_one))
+    }
+
+    #[tokio::test]
+    async fn each_direction_carries_and_ends_by_itself() {
+        let (mut one, mut other) = pair();
+        let bytes: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
+        let said = async {
+            one.write_all(&bytes).await.unwrap();
+            one.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            one.read_to_end(&mut answer).await.unwrap();
+            answer
+        };
+        let heard = async {
+            let mut heard = Vec::new();
+            other.read_to_end(&mut heard).await.unwrap();
+            other.write_all(b"after the end").await.unwrap();
+            other.shutdown().await.unwrap();
+            heard
+        };
+        let (answer, heard) = tokio::join!(said, heard);
+        assert_eq!((answer.as_slice(), heard), (&b"after the end"[..], bytes));
+    }
+
+    #[tokio::test]
+    async fn who_goes_without_an_end_breaks_both_directions() {
+        let (one, mut other) = pair();
+        drop(one);
+        other.read_u8().await.unwrap_err();
+        assert_eq!(other.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_ends_cleanly() {
+        let (body, feed) = piped();
+        feed.end_empty();
+        assert_eq!(Other(body).collect().await.unwrap().to_bytes(), "");
+    }
+}

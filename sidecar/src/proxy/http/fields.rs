@@ -1,0 +1,213 @@
+//! Header fields: which concern one hop only, which claim an identity, and what the app is told instead.
+
+use http::header::{
+    CONNECTION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use postern_proto::identity::SpiffeId;
+
+use super::forwarded;
+use crate::observability::trace;
+
+/// What the app is told about the caller, in Envoy's form.
+pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// Names under which a client could claim an identity: Envoy's, and those of RFC 9440 §2.
+const CLAIMS: [&str; 3] = ["x-forwarded-client-cert", "client-cert", "client-cert-chain"];
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields of one hop (RFC 9110 §7.6.1).
+const ONE_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+];
+
+/// What `Connection` may nominate without effect: taking these away would make another message.
+const ESSENTIAL: [HeaderName; 2] = [HOST, http::header::CONTENT_LENGTH];
+
+/// Whether the trailers of gRPC are wanted, which must be passed on (gRPC over HTTP/2, `Te`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trailers {
+    Wanted,
+    NotNamed,
+}
+
+/// Removes what concerns one hop only, with what `Connection` nominates.
+pub(super) fn remove_hop(headers: &mut HeaderMap) -> Trailers {
+    let trailers = match headers.get(TE) {
+        Some(te) if tokens(te).any(|token| token.eq_ignore_ascii_case("trailers")) => Trailers::Wanted,
+        _ => Trailers::NotNamed,
+    };
+    if headers.contains_key(CONNECTION) {
+        let nominated: Vec<_> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .filter(|name| !ESSENTIAL.contains(name))
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+    }
+    for name in &ONE_HOP {
+        headers.remove(name);
+    }
+    trailers
+}
+
+/// The protocols to one of which a request asks to switch (RFC 9110 §7.8). HTTP/2 is none: it is not switched to here
+/// (RFC 9113 §3.1 has done away with that), and behind us it would carry requests that nobody decides.
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let http = |token: &&str| {
+        let name = token.split('/').next().unwrap_or_default();
+        ["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
+    };
+    let offered = headers.get_all(UPGRADE).iter().flat_map(tokens).filter(|token| !http(token));
+    let offered: Vec<_> = offered.filter(|_| asks).collect();
+    if offered.is_empty() { None } else { HeaderValue::try_from(offered.join(", ")).ok() }
+}
+
+/// What an answer has switched to, if it is among what was offered. An answer that names nothing has chosen the only one.
+pub(super) fn switched_to(offered: &HeaderValue, answer: &HeaderMap) -> Option<HeaderValue> {
+    let named: Vec<_> = answer.get_all(UPGRADE).iter().flat_map(tokens).collect();
+    if named.is_empty() {
+        return (tokens(offered).count() == 1).then(|| offered.clone());
+    }
+    let is_offered = |name: &&str| tokens(offered).any(|one| one.eq_ignore_ascii_case(name));
+    if named.iter().all(is_offered) { HeaderValue::try_from(named.join(", ")).ok() } else { None }
+}
+
+/// Removes what claims an identity, however it is spelt: only the handshake says who calls.
+pub(super) fn remove_claims(headers: &mut HeaderMap) {
+    let claims: Vec<_> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
+    forwarded::clean(headers);
+}
+
+/// Backends that make variables of names (CGI, RFC 3875 §4.1.18) take `_` for `-`, some other characters, too.
+fn is_claim(name: &str) -> bool {
+    let same = |a: u8, b: u8| a == b || (b == b'-' && !a.is_ascii_alphanumeric());
+    CLAIMS.iter().any(|claim| {
+        claim.len() == name.len()
+            && name.bytes().zip(claim.bytes()).all(|(a, b)| same(a.to_ascii_lowercase(), b))
+    })
+}
+
+/// Trailers a request may have: nothing that frames, routes or claims (RFC 9110 §6.5.1).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_hop(trailers);
+    remove_claims(trailers);
+    for name in [HOST, http::header::CONTENT_LENGTH, TRAILER, FORWARDED] {
+        trailers.remove(name);
+    }
+}
+
+/// `By`, `Hash` and `URI`, as Envoy writes them. A SPIFFE ID needs no quotes there.
+pub(super) fn client_cert(own: &SpiffeId, leaf_sha256: &str, peer: &SpiffeId) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("By={own};Hash={leaf_sha256};URI={peer}")).ok()
+}
+
+/// The trace to which a request belongs (W3C Trace Context §3.2).
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
+    trace::id(headers.get("traceparent")?.to_str().ok()?)
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&str, &str)| {
+            (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap())
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_claimed_identity_is_removed_however_it_is_spelt() {
+        let mut all = headers(&[
+            ("x-forwarded-client-cert", "URI=spiffe://shop.example/admin"),
+            ("X_Forwarded_Client_Cert", "URI=spiffe://shop.example/admin"),
+            ("x-forwarded_client-cert", "a"),
+            ("x.forwarded.client.cert", "a"),
+            ("Client-Cert", ":MIIB:"),
+            ("client_cert", ":MIIB:"),
+            ("CLIENT-CERT-CHAIN", ":MIIB:"),
+            ("client_cert_chain", ":MIIB:"),
+            ("x-client-cert", "stays"),
+            ("traceparent", "stays"),
+        ]);
+        remove_claims(&mut all);
+        let mut left: Vec<_> = all.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["traceparent", "x-client-cert"]);
+    }
+
+    #[test]
+    fn what_concerns_one_hop_goes_with_what_connection_nominates_but_never_the_host() {
+        let mut all = headers(&[
+            ("connection", "keep-alive, X-Once, host"),
+            ("connection", "content-length"),
+            ("keep-alive", "timeout=5"),
+            ("x-once", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("host", "payments"),
+            ("content-length", "5"),
+            ("accept", "*/*"),
+        ]);
+        assert_eq!(remove_hop(&mut all), Trailers::Wanted);
+        let mut left: Vec<_> = all.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "content-length", "host"]);
+    }
+
+    #[test]
+    fn a_protocol_that_is_not_http_is_switched_to_if_it_was_offered() {
+        let asked = |lines: &[(&str, &str)]| upgrade(&headers(lines));
+        let carried = |lines: &[(&str, &str)], offer: &str| assert_eq!(asked(lines).unwrap(), offer);
+        carried(&[("connection", "Upgrade"), ("upgrade", "websocket")], "websocket");
+        carried(&[("connection", "keep-alive, upgrade"), ("upgrade", "foo/2")], "foo/2");
+        carried(&[("connection", "upgrade"), ("upgrade", "websocket, foo")], "websocket, foo");
+        carried(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], "websocket");
+        carried(&[("connection", "upgrade"), ("upgrade", "h2c, websocket, TLS/1.2")], "websocket");
+        for nothing in [
+            &[("upgrade", "websocket")][..],
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")],
+            &[("connection", "upgrade"), ("upgrade", "H2C")],
+            &[("connection", "upgrade"), ("upgrade", "HTTP/2.0")],
+            &[("connection", "upgrade"), ("upgrade", "TLS/1.2")],
+            &[("connection", "upgrade"), ("upgrade", ",")],
+        ] {
+            assert_eq!(asked(nothing), None, "{nothing:?}");
+        }
+        let switched = |offered: &'static str, lines: &[(&str, &str)]| {
+            switched_to(&HeaderValue::from_static(offered), &headers(lines))
+        };
+        assert_eq!(switched("websocket, foo", &[("upgrade", "WebSocket")]).unwrap(), "WebSocket");
+        assert_eq!(switched("websocket", &[]).unwrap(), "websocket");
+        assert_eq!(switched("websocket, foo", &[]), None);
+        assert_eq!(switched("websocket, foo", &[("upgrade", "h2c")]), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! Judges one header block of HTTP/2, and writes it again without a table: so each version's requests get one verdict, and
+//! a fault of a request is no fault of its connection (RFC 9113 §8.1.1).
+
+use http::header::{HeaderName, HeaderValue};
+use http::uri::{Authority, Scheme};
+use http::{Method, StatusCode};
+
+use super::hpack::{BadBlock, Decoder, FIELD_OVERHEAD_BYTES, encode};
+use super::streams::STREAM;
+use crate::config::Http;
+use crate::proxy::connections::CallFacts;
+use crate::proxy::http::framing::Refused;
+use crate::proxy::http::problem;
+use crate::proxy::http::target::{self, Bad};
+
+/// What a header block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request,
+    Answer,
+    /// The trailer section of either.
+    Trailers,
+    /// Of a stream that is not open: h2 says what that means.
+    Stray,
+}
+
+/// What becomes of a header block.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    Passes {
+        block: Vec<u8>,
+        is_informational: bool,
+        /// So much longer it is than what was sent.
+        expanded_bytes: usize,
+    },
+    /// The request or answer is told why; the block asks for that alone.
+    Refused { block: Vec<u8>, refused: Refused },
+    /// The stream is reset; the block makes h2 do so.
+    Malformed { block: Vec<u8>, bad: Bad },
+}
+
+/// Fields that are not counted: the host is no field where it is a pseudo-header, and a hop may add the date.
+const NOT_COUNTED: [&[u8]; 2] = [b"host", b"date"];
+
+#[derive(Default)]
+struct Fields {
+    written: Vec<u8>,
+    bytes: usize,
+    count: usize,
+    method: Vec<u8>,
+    path: Vec<u8>,
+    status: Option<StatusCode>,
+    is_grpc: bool,
+    /// A fault that can be told.
+    bad: Option<Bad>,
+    malformed: Option<&'static str>,
+}
+
+/// Judges the whole block of a stream.
+pub(super) fn judge(
+    decoder: &mut Decoder,
+    block: &[u8],
+    kind: Kind,
+    stream: u32,
+    limits: &Http,
+) -> Result<Judged, BadBlock> {
+    let mut fields = Fields { written: Vec::with_capacity(block.len() * 2), ..Fields::default() };
+    decoder.decode(block, |name, value| fields.take(name, value, kind, limits))?;
+    Ok(fields.judged(kind, stream, block.len()))
+}
+
+impl Fields {
+    fn take(&mut self, name: &[u8], value: &[u8], kind: Kind, limits: &Http) {
+        if name == STREAM.as_str().as_bytes() {
+            return;
+        }
+        self.bytes += name.len() + value.len() + FIELD_OVERHEAD_BYTES;
+        let is_pseudo = name.first() == Some(&b':');
+        self.count += usize::from(!is_pseudo && !NOT_COUNTED.contains(&name));
+        if self.bytes > limits.header_bytes_max || self.count > limits.headers_max {
+            let (is_bytes, trailers) =
+                (self.bytes > limits.header_bytes_max, matches!(kind, Kind::Trailers | Kind::Stray));
+            let (bytes, fields) = (limits.header_bytes_max, limits.headers_max);
+            self.bad.get_or_insert(match (is_bytes, trailers) {
+                (true, false) => Bad::HeadTooLarge { max: bytes },
+                (true, true) => Bad::TrailersTooLarge { max: bytes },
+                (false, false) => Bad::TooManyHeaders { max: fields },
+                (false, true) => Bad::TooManyTrailers { max: fields },
+            });
+            return;
+        }
+        if is_pseudo {
+            self.take_pseudo(name, value, kind)
+        } else {
+            self.take_field(name, value)
+        }
+        encode(name, value, &mut self.written);
+    }
+
+    fn take_pseudo(&mut self, name: &[u8], value: &[u8], kind: Kind) {
+        let mut bad = |bad| {
+            self.bad.get_or_insert(bad);
+        };
+        match (kind, name) {
+            (Kind::Request, b":method") => {
+                if Method::from_bytes(value).is_err() {
+                    bad(Bad::RequestLine);
+                }
+                self.method = value.to_vec();
+            }
+            (Kind::Request, b":path") => {
+                // Whoever sends none gets h2's answer.
+                if !value.is_empty()
+                    && let Err(fault) = target::check_spelling(value)
+                {
+                    bad(fault);
+                }
+                self.path = value.to_vec();
+            }
+            (Kind::Request, b":authority") => {
+                let authority = Authority::try_from(value);
+                if !authority.is_ok_and(|authority| !authority.as_str().contains('@')) {
+                    bad(Bad::Host(String::from_utf8_lossy(value).into_owned()));
+                }
+            }
+            (Kind::Request, b":scheme") => {
+                if Scheme::try_from(value).is_err() {
+                    bad(Bad::Scheme(String::from_utf8_lossy(value).into_owned()));
+                }
+            }
+            (Kind::Request, b":protocol") if value.is_ascii() => {}
+            (Kind::Answer, b":status") if StatusCode::from_bytes(value).is_ok() => {
+                self.status = StatusCode::from_bytes(value).ok();
+            }
+            (Kind::Stray, _) => {}
+            (Kind::Trailers, _) => self.malformed = Some("a pseudo-header field in the trailer section"),
+            _ => {
+                self.malformed =
+                    Some("a pseudo-header field that does not belong there or has no valid value")
+            }
+        }
+    }
+
+    fn take_field(&mut self, name: &[u8], value: &[u8]) {
+        let is_lower = !name.iter().any(u8::is_ascii_uppercase);
+        if !is_lower || HeaderName::from_bytes(name).is_err() {
+            self.malformed = Some("a field whose name is not valid");
+        } else if HeaderValue::from_bytes(value).is_err() {
+            self.malformed = Some("a field whose value is not valid");
+        } else if name == b"content-type" {
+            self.is_grpc = problem::is_grpc_type(value);
+        }
+    }
+
+    fn judged(self, kind: Kind, stream: u32, sent_bytes: usize) -> Judged {
+        if let Some(what) = self.malformed {
+            return Judged::Malformed { block: malformed(), bad: Bad::Malformed(what) };
+        }
+        let informational = self.status.is_some_and(|status| status.is_informational());
+        match (self.bad, kind) {
+            (Some(bad), Kind::Trailers | Kind::Stray) => Judged::Malformed { block: malformed(), bad },
+            (Some(bad), Kind::Answer) => {
+                let mut block = Vec::new();
+                encode(b":status", b"502", &mut block);
+                mark(stream, &mut block);
+                Judged::Refused { block, refused: Refused { bad, facts: facts(b"", b"") } }
+            }
+            (Some(bad), Kind::Request) => {
+                let mut block = Vec::new();
+                let method: &[u8] = if self.method == b"HEAD" { b"HEAD" } else { b"GET" };
+                encode(b":method", method, &mut block);
+                encode(b":scheme", b"http", &mut block);
+                encode(b":path", b"/", &mut block);
+                encode(b":authority", b"refused", &mut block);
+                if self.is_grpc {
+                    encode(b"content-type", b"application/grpc", &mut block);
+                }
+                mark(stream, &mut block);
+                Judged::Refused { block, refused: Refused { bad, facts: facts(&self.method, &self.path) } }
+            }
+            (None, _) => {
+                let mut block = self.written;
+                let expanded_bytes = block.len().saturating_sub(sent_bytes);
+                if matches!(kind, Kind::Request | Kind::Answer) && !informational {
+                    mark(stream, &mut block);
+                }
+                Judged::Passes { block, is_informational: informational, expanded_bytes }
+            }
+        }
+    }
+}
+
+/// Names the stream to whoever gets the message.
+fn mark(stream: u32, block: &mut Vec<u8>) {
+    encode(STREAM.as_str().as_bytes(), stream.to_string().as_bytes(), block);
+}
+
+/// A block for which h2 resets its stream with PROTOCOL_ERROR (RFC 9113 §8.2.2).
+fn malformed() -> Vec<u8> {
+    let mut block = Vec::new();
+    encode(b"connection", b"", &mut block);
+    block
+}
+
+fn facts(method: &[u8], path: &[u8]) -> CallFacts {
+    let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    CallFacts { method: text(method), path: text(path) }
+}

@@ -1,0 +1,351 @@
+//! Checks the requests of an HTTP/1 connection before hyper reads them. hyper gets heads that were judged whole, so that
+//! both see the same messages; in place of a head that is refused it gets one that only asks for the refusal.
+
+mod chunks;
+mod head;
+
+use std::borrow::Cow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::target::Bad;
+use crate::config::Http;
+use crate::proxy::connections::CallFacts;
+use chunks::{Chunks, Step};
+use head::BodyLength;
+
+/// Of a head that is refused for its size so much is thrown away while its end is awaited: an answer that comes before
+/// the client has sent its head is lost in the reset of the connection.
+const HEAD_DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+
+/// What was seen of the requests of one connection, in their order.
+#[derive(Debug)]
+pub(super) struct Heads {
+    watch: Mutex<Watch>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    limits: Http,
+    state: State,
+    /// A head that has begun and not ended: at most `header_bytes_max`.
+    begun: Vec<u8>,
+    since: Option<Instant>,
+    /// Heads that passed, of requests that hyper has not handed over yet.
+    passed: u64,
+    refused: Option<Refused>,
+    /// What is wrong with a body.
+    fault: Option<Bad>,
+}
+
+#[derive(Debug)]
+enum State {
+    Head,
+    Body(u64),
+    Chunked(Chunks),
+    /// The rest of a head that is too large, with so many bytes thrown away and the last ones of them.
+    Oversized {
+        instead: Vec<u8>,
+        discarded: usize,
+        tail: Vec<u8>,
+    },
+    /// Nothing of what follows is a request.
+    Refused,
+    /// What follows is not HTTP any more.
+    Upgraded,
+}
+
+/// A request that is not valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) bad: Bad,
+    /// As far as they can be read.
+    pub(super) facts: CallFacts,
+}
+
+/// What hyper is given of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    AsTheyAre,
+    Instead(Vec<u8>),
+}
+
+/// What was seen of a request that hyper hands over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Valid,
+    Refused(Refused),
+    /// hyper has made a request of something else.
+    Nothing,
+}
+
+impl Heads {
+    pub(super) fn new(limits: Http) -> Self {
+        let watch = Watch {
+            limits,
+            state: State::Head,
+            begun: Vec::new(),
+            since: None,
+            passed: 0,
+            refused: None,
+            fault: None,
+        };
+        Self { watch: Mutex::new(watch) }
+    }
+
+    /// What was seen of the next request. hyper hands requests over in the order in which their heads passed.
+    pub(super) fn next(&self) -> Seen {
+        let mut watch = self.lock();
+        if watch.passed > 0 {
+            watch.passed -= 1;
+            return Seen::Valid;
+        }
+        watch.refused.take().map_or(Seen::Nothing, Seen::Refused)
+    }
+
+    /// What follows is not HTTP any more.
+    pub(super) fn upgraded(&self) {
+        self.lock().state = State::Upgraded;
+    }
+
+    /// What was held back of a connection that is not HTTP any more.
+    pub(super) fn held_back(&self) -> Vec<u8> {
+        let mut watch = self.lock();
+        if matches!(watch.state, State::Upgraded) { std::mem::take(&mut watch.begun) } else { Vec::new() }
+    }
+
+    /// Whether a head has begun so long ago and not ended.
+    pub(super) fn is_stalled(&self, limit: Duration, now: Instant) -> bool {
+        self.lock().since.is_some_and(|since| now.duration_since(since) > limit)
+    }
+
+    /// Bytes on their way to hyper.
+    pub(super) fn pass(&self, bytes: &[u8]) -> Result<Passed, Bad> {
+        self.lock().pass(bytes)
+    }
+
+    /// What is wrong with the body that is being read.
+    pub(super) fn fault(&self) -> Option<Bad> {
+        self.lock().fault.clone()
+    }
+
+    /// What is kept of a head that has not ended.
+    #[cfg(fuzzing)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.lock().begun.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What hyper is given of some bytes, as far as they have been looked at.
+pub(super) struct Output<'b> {
+    all: &'b [u8],
+    instead: Option<Vec<u8>>,
+}
+
+impl<'b> Output<'b> {
+    pub(super) fn of(all: &'b [u8]) -> Self {
+        Self { all, instead: None }
+    }
+
+    /// Everything before `rest`, and nothing from there on but what is pushed.
+    pub(super) fn hold_back(&mut self, rest: &[u8]) -> &mut Vec<u8> {
+        let before = self.all.len().saturating_sub(rest.len());
+        self.instead.get_or_insert_with(|| self.all.get(..before).unwrap_or_default().to_vec())
+    }
+
+    /// These bytes; those that are passed as they are need not be pushed, but may.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if let Some(instead) = &mut self.instead {
+            instead.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl Output<'_> {
+    pub(super) fn passed(self) -> Passed {
+        self.instead.map_or(Passed::AsTheyAre, Passed::Instead)
+    }
+}
+
+impl Watch {
+    fn pass(&mut self, bytes: &[u8]) -> Result<Passed, Bad> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let mut output = Output::of(bytes);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = match &mut self.state {
+                State::Head => self.pass_head(rest, &mut output),
+                State::Body(left) => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    let (body, after) = rest.split_at(taken);
+                    *left -= taken as u64;
+                    if *left == 0 {
+                        self.state = State::Head;
+                    }
+                    output.push(body);
+                    after
+                }
+                State::Chunked(chunks) => match chunks.step(rest, &self.limits) {
+                    Ok(Step { taken, over }) => {
+                        let (body, after) = rest.split_at(taken);
+                        if over {
+                            self.state = State::Head;
+                        }
+                        output.push(body);
+                        after
+                    }
+                    Err(bad) => {
+                        output.hold_back(rest);
+                        self.fault = Some(bad.clone());
+                        if output.instead.as_ref().is_some_and(Vec::is_empty) {
+                            return Err(bad);
+                        }
+                        break;
+                    }
+                },
+                State::Oversized { .. } => self.pass_oversized(rest, &mut output),
+                State::Refused => {
+                    output.hold_back(rest);
+                    break;
+                }
+                State::Upgraded => {
+                    output.push(rest);
+                    break;
+                }
+            };
+        }
+        Ok(output.passed())
+    }
+
+    fn pass_head<'b>(&mut self, bytes: &'b [u8], output: &mut Output<'_>) -> &'b [u8] {
+        if self.begun.is_empty()
+            && let Some(rest) = bytes.strip_prefix(b"\r\n")
+        {
+            // Empty lines before a request are ignored (RFC 9112 §2.2).
+            output.hold_back(bytes);
+            return rest;
+        }
+        if self.begun == b"\r"
+            && let Some(rest) = bytes.strip_prefix(b"\n")
+        {
+            output.hold_back(bytes);
+            (self.begun, self.since) = (Vec::new(), None);
+            return rest;
+        }
+        let (end, bare_line_feed) = match scan(&self.begun, bytes) {
+            Scan::GoesOn => (None, false),
+            Scan::Ends(end) => (Some(end), false),
+            Scan::BareLineFeed(end) => (Some(end), true),
+        };
+        let (last, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        if self.begun.len() + last.len() > self.limits.header_bytes_max {
+            output.hold_back(bytes);
+            self.begin_oversized(last);
+            return bytes;
+        }
+        if end.is_none() {
+            output.hold_back(bytes);
+            self.begun.extend_from_slice(bytes);
+            self.since.get_or_insert_with(Instant::now);
+            return &[];
+        }
+        let begun = std::mem::take(&mut self.begun);
+        self.since = None;
+        let whole = if begun.is_empty() {
+            Cow::Borrowed(last)
+        } else {
+            output.hold_back(bytes);
+            Cow::Owned([&*begun, last].concat())
+        };
+        let judged = if bare_line_feed { Err(Bad::BareLineFeed) } else { head::judge(&whole, &self.limits) };
+        match judged {
+            Ok(length) => {
+                self.passed += 1;
+                self.state = match length {
+                    BodyLength::None => State::Head,
+                    BodyLength::Bytes(length) => State::Body(length),
+                    BodyLength::Chunked => State::Chunked(Chunks::default()),
+                };
+                output.push(&whole);
+            }
+            Err(bad) => {
+                output.hold_back(bytes);
+                output.push(&self.refuse(bad, &whole));
+            }
+        }
+        rest
+    }
+
+    /// Ends the connection's requests, and returns what hyper is given in place of the last one's head.
+    fn refuse(&mut self, bad: Bad, head: &[u8]) -> Vec<u8> {
+        let (facts, instead) = head::stand_in(head);
+        self.refused = Some(Refused { bad, facts });
+        self.state = State::Refused;
+        instead
+    }
+
+    fn begin_oversized(&mut self, last: &[u8]) {
+        let mut begun = std::mem::take(&mut self.begun);
+        self.since.get_or_insert_with(Instant::now);
+        let discarded = begun.len();
+        let tail = tail(&[], &begun);
+        begun.extend_from_slice(last.get(..last.len().min(self.limits.header_bytes_max)).unwrap_or_default());
+        let bad = Bad::HeadTooLarge { max: self.limits.header_bytes_max };
+        let instead = self.refuse(bad, &begun);
+        self.state = State::Oversized { instead, discarded, tail };
+    }
+
+    /// Throws away the rest of a head that is too large, and then gives hyper what asks for its refusal.
+    fn pass_oversized<'b>(&mut self, bytes: &'b [u8], output: &mut Output<'_>) -> &'b [u8] {
+        let State::Oversized { instead, discarded, tail } = &mut self.state else { return bytes };
+        output.hold_back(bytes);
+        *discarded += bytes.len();
+        if matches!(scan(tail, bytes), Scan::GoesOn) && *discarded < HEAD_DISCARDED_BYTES_MAX {
+            *tail = self::tail(tail, bytes);
+        } else {
+            output.push(instead);
+            (self.state, self.since) = (State::Refused, None);
+        }
+        &[]
+    }
+}
+
+enum Scan {
+    GoesOn,
+    /// So many bytes belong to the head.
+    Ends(usize),
+    /// The last of so many bytes is a line feed without a carriage return.
+    BareLineFeed(usize),
+}
+
+/// Looks for the end of the head that `begun` began, and for a line feed that is not where it ends a line.
+fn scan(begun: &[u8], bytes: &[u8]) -> Scan {
+    let before = |at: usize, back: usize| match at.checked_sub(back) {
+        Some(at) => bytes.get(at),
+        None => (begun.len() + at).checked_sub(back).and_then(|at| begun.get(at)),
+    };
+    for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+        if before(at, 1) != Some(&b'\r') {
+            return Scan::BareLineFeed(at + 1);
+        }
+        if before(at, 2) == Some(&b'\n') {
+            return Scan::Ends(at + 1);
+        }
+    }
+    Scan::GoesOn
+}
+
+/// The last bytes of a head.
+fn tail(before: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let all = [before, bytes.get(bytes.len().saturating_sub(2)..).unwrap_or_default()].concat();
+    all.get(all.len().saturating_sub(2)..).unwrap_or_default().to_vec()
+}
+
+#[cfg(test)]
+mod tests;

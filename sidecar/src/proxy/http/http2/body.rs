@@ -1,0 +1,67 @@
+//! The body of a message that came over HTTP/2.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body::{Body, Frame, SizeHint};
+
+use super::client::UnderWay;
+
+/// A body as its frames come. Only END_STREAM ends it: a reset with NO_ERROR, or a connection that goes away, is an error.
+#[derive(Debug)]
+pub(in crate::proxy::http) struct StreamBody {
+    receive: RecvStream,
+    /// Bytes still to come, where the message says so.
+    left: Option<u64>,
+    data_over: bool,
+    /// Of an answer.
+    under_way: Option<UnderWay>,
+}
+
+impl StreamBody {
+    pub(super) fn new(receive: RecvStream, headers: &HeaderMap) -> Self {
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let left = if receive.is_end_stream() { Some(0) } else { length };
+        Self { receive, left, data_over: false, under_way: None }
+    }
+
+    /// Counts its request as long as it is not dropped.
+    pub(super) fn counted(mut self, under_way: UnderWay) -> Self {
+        self.under_way = Some(under_way);
+        self
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_over {
+            if let Some(data) = ready!(self.receive.poll_data(cx)).transpose()? {
+                // More is never released than came, so it is not refused.
+                self.receive.flow_control().release_capacity(data.len())?;
+                self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            self.data_over = true;
+        }
+        let trailers = ready!(self.receive.poll_trailers(cx))?;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.receive.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,181 @@
+//! The calling side of an HTTP/2 connection, which many requests share.
+
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use http::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::body::StreamBody;
+use super::liveness::{Liveness, Pings};
+use super::pipe::{Outgoing, Pipe, Unsent};
+use crate::proxy::http::tasks::ConnectionTasks;
+
+/// Sends requests on one connection.
+#[derive(Clone)]
+pub(in crate::proxy::http) struct SendRequest {
+    send: h2::client::SendRequest<Bytes>,
+    /// Requests on the connection.
+    open: Arc<AtomicUsize>,
+    /// The connection has ended.
+    ended: Arc<AtomicBool>,
+    /// Of the connection.
+    tasks: ConnectionTasks,
+}
+
+/// Held while a request is under way, so that it is known whether there is any.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn begin(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Says of a connection, when it is dropped, that it has ended.
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(in crate::proxy::http) struct SendError<B> {
+    pub(in crate::proxy::http) error: h2::Error,
+    /// Of the request nothing was sent.
+    pub(in crate::proxy::http) unsent: Option<Box<Request<B>>>,
+}
+
+/// Begins HTTP/2 on a connection. The future drives it, and is over when no request is on it and nobody can send one; dropped,
+/// it closes the connection at once. The bodies of requests are sent by `tasks`.
+pub(in crate::proxy::http) async fn handshake<S>(
+    stream: S,
+    builder: &h2::client::Builder,
+    pings: Option<Pings>,
+    tasks: &ConnectionTasks,
+) -> Result<(SendRequest, impl Future<Output = ()> + Send + use<S>), h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (send, mut connection) = builder.handshake(stream).await?;
+    let mut liveness = Liveness::new(pings, pings.and_then(|_| connection.ping_pong()));
+    let open = Arc::<AtomicUsize>::default();
+    let under_way = open.clone();
+    let ended = Arc::<AtomicBool>::default();
+    let ends = Ends(ended.clone());
+    let driven = async move {
+        let _ends = ends;
+        let ended = poll_fn(|cx| {
+            let is_busy = under_way.load(Ordering::Relaxed) > 0;
+            if let Some(liveness) = &mut liveness
+                && liveness.poll_dead(cx, is_busy).is_ready()
+            {
+                debug!("a connection did not answer a PING");
+                return Poll::Ready(Ok(()));
+            }
+            Pin::new(&mut connection).poll(cx)
+        })
+        .await;
+        if let Err(error) = ended {
+            debug!(%error, "an HTTP/2 connection broke");
+        }
+    };
+    Ok((SendRequest { send, open, ended, tasks: tasks.clone() }, driven))
+}
+
+impl SendRequest {
+    /// Whether it takes no further request, because it has ended.
+    pub(in crate::proxy::http) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Sends a request, and its body while the answer comes; `interim` is told what comes before it.
+    pub(in crate::proxy::http) async fn send<B>(
+        &self,
+        request: Request<B>,
+        mut interim: impl FnMut(Response<()>) + Send,
+    ) -> Result<Response<StreamBody>, SendError<B>>
+    where
+        B: Outgoing + Unpin + Send + 'static,
+        B::Error: Error + Send + 'static,
+    {
+        let mut send = self.send.clone();
+        if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
+            return Err(SendError { error, unsent: Some(Box::new(request)) });
+        }
+        let under_way = UnderWay::begin(&self.open);
+        let (parts, body) = request.into_parts();
+        let ends = body.is_end_stream();
+        let sent = send.send_request(Request::from_parts(parts, ()), ends);
+        let (mut response, stream) = sent.map_err(SendError::broken)?;
+        let mut pipe = (!ends).then(|| Pipe::new(stream, body));
+        let answered = poll_fn(|cx| {
+            if let Some(sending) = &mut pipe
+                && let Poll::Ready(sent) = sending.poll(cx)
+            {
+                // Why it is not sent whole is what the answer is, or its error.
+                log_unsent(&sent);
+                pipe = None;
+            }
+            poll_answer(&mut response, &mut interim, cx)
+        });
+        let response = answered.await.map_err(SendError::broken)?;
+        if let Some(mut sending) = pipe {
+            let under_way = UnderWay::begin(&self.open);
+            self.tasks.spawn(async move {
+                log_unsent(&poll_fn(|cx| sending.poll(cx)).await);
+                drop(under_way);
+            });
+        }
+        let (parts, receive) = response.into_parts();
+        let body = StreamBody::new(receive, &parts.headers).counted(under_way);
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+impl<B> SendError<B> {
+    fn broken(error: h2::Error) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+fn poll_answer(
+    response: &mut ResponseFuture,
+    interim: &mut (impl FnMut(Response<()>) + Send),
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<h2::RecvStream>, h2::Error>> {
+    while let Poll::Ready(Some(told)) = response.poll_informational(cx) {
+        interim(told?);
+    }
+    Pin::new(response).poll(cx)
+}
+
+fn log_unsent(sent: &Result<(), Unsent>) {
+    if let Err(unsent) = sent {
+        debug!(?unsent, "a body was not sent whole");
+    }
+}
+
+impl std::fmt::Debug for SendRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendRequest").field("has_ended", &self.has_ended()).finish_non_exhaustive()
+    }
+}

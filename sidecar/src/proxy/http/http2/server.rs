@@ -1,0 +1,184 @@
+//! The called side of an HTTP/2 connection.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::{Handshake, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Request, Response};
+use hyper::service::Service;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::body::StreamBody;
+use super::interim::StreamInterim;
+use super::liveness::{Liveness, Pings};
+use super::pipe::{Outgoing, Pipe, Unsent};
+use crate::proxy::http::tasks::ConnectionTasks;
+
+/// With which code whoever asked has reset the stream, in its request's extensions.
+#[derive(Debug, Clone, Default)]
+pub(in crate::proxy::http) struct StreamReset(Arc<OnceLock<Reason>>);
+
+impl StreamReset {
+    pub(in crate::proxy::http) fn reason(&self) -> Option<Reason> {
+        self.0.get().copied()
+    }
+}
+
+/// Serves one connection to its end; each request has a task of its own.
+pub(in crate::proxy::http) struct Connection<S, V> {
+    state: State<S>,
+    pings: Option<Pings>,
+    service: V,
+    tasks: ConnectionTasks,
+    /// No further requests, as soon as that can be said.
+    finishing: bool,
+}
+
+enum State<S> {
+    Handshaking(Handshake<S, Bytes>),
+    Serving { connection: h2::server::Connection<S, Bytes>, liveness: Option<Liveness> },
+}
+
+impl<S, V, B> Connection<S, V>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    V: Service<Request<StreamBody>, Response = Response<B>, Error = Infallible>,
+    V::Future: Send + 'static,
+    B: Outgoing + Unpin + Send + 'static,
+    B::Error: Error + Send + 'static,
+{
+    pub(in crate::proxy::http) fn new(
+        stream: S,
+        builder: &h2::server::Builder,
+        pings: Option<Pings>,
+        service: V,
+        tasks: ConnectionTasks,
+    ) -> Self {
+        let state = State::Handshaking(builder.handshake(stream));
+        Self { state, pings, service, tasks, finishing: false }
+    }
+
+    /// Says that no further requests are taken, and ends when those under way have.
+    pub(in crate::proxy::http) fn graceful_shutdown(self: Pin<&mut Self>)
+    where
+        V: Unpin,
+    {
+        let this = self.get_mut();
+        match &mut this.state {
+            State::Handshaking(_) => this.finishing = true,
+            State::Serving { connection, .. } => connection.graceful_shutdown(),
+        }
+    }
+
+    fn poll_serving(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        loop {
+            match &mut self.state {
+                State::Handshaking(handshake) => {
+                    let mut connection = ready!(Pin::new(handshake).poll(cx))?;
+                    if self.finishing {
+                        connection.graceful_shutdown();
+                    }
+                    let liveness = Liveness::new(self.pings, self.pings.and_then(|_| connection.ping_pong()));
+                    self.state = State::Serving { connection, liveness };
+                }
+                State::Serving { connection, liveness } => {
+                    if let Some(liveness) = liveness
+                        && liveness.poll_dead(cx, connection.has_streams()).is_ready()
+                    {
+                        debug!("a connection did not answer a PING");
+                        return Poll::Ready(Ok(()));
+                    }
+                    let Some(accepted) = ready!(connection.poll_accept(cx)) else {
+                        return Poll::Ready(Ok(()));
+                    };
+                    let (request, respond) = accepted?;
+                    self.begin(request, respond);
+                }
+            }
+        }
+    }
+
+    fn begin(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let respond = Arc::new(Mutex::new(respond));
+        let reset = StreamReset::default();
+        let (mut parts, receive) = request.into_parts();
+        let body = StreamBody::new(receive, &parts.headers);
+        parts.extensions.insert(StreamInterim::new(respond.clone()));
+        parts.extensions.insert(reset.clone());
+        let answering = self.service.call(Request::from_parts(parts, body));
+        self.tasks.spawn(async move { answer(answering, &respond, &reset).await });
+    }
+}
+
+impl<S, V, B> Future for Connection<S, V>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    V: Service<Request<StreamBody>, Response = Response<B>, Error = Infallible> + Unpin,
+    V::Future: Send + 'static,
+    B: Outgoing + Unpin + Send + 'static,
+    B::Error: Error + Send + 'static,
+{
+    type Output = Result<(), h2::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().poll_serving(cx)
+    }
+}
+
+/// Answers one request, unless whoever asked takes it back.
+async fn answer<B>(
+    answering: impl Future<Output = Result<Response<B>, Infallible>>,
+    respond: &Mutex<SendResponse<Bytes>>,
+    reset: &StreamReset,
+) where
+    B: Outgoing + Unpin,
+    B::Error: Error + 'static,
+{
+    // Said before what answers is dropped, which tells of it.
+    let taken_back = poll_fn(|cx| {
+        if let Ok(reason) = ready!(lock(respond).poll_reset(cx)) {
+            let _once = reset.0.set(reason);
+        }
+        Poll::Ready(())
+    });
+    let response = tokio::select! {
+        biased;
+        answered = answering => match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+        () = taken_back => return,
+    };
+    let (parts, body) = response.into_parts();
+    let ends = body.is_end_stream();
+    let sent = lock(respond).send_response(Response::from_parts(parts, ()), ends);
+    let stream = match sent {
+        Ok(stream) => stream,
+        Err(error) => {
+            debug!(%error, "an answer could not be sent");
+            return lock(respond).send_reset(Reason::INTERNAL_ERROR);
+        }
+    };
+    if !ends {
+        let mut pipe = Pipe::new(stream, body);
+        if let Err(unsent) = poll_fn(|cx| pipe.poll(cx)).await {
+            if let Unsent::Stream(error) = &unsent
+                && let Some(reason) = error.reason()
+            {
+                let _once = reset.0.set(reason);
+            }
+            debug!(?unsent, "an answer was not sent whole");
+        }
+    }
+}
+
+fn lock(respond: &Mutex<SendResponse<Bytes>>) -> std::sync::MutexGuard<'_, SendResponse<Bytes>> {
+    respond.lock().unwrap_or_else(PoisonError::into_inner)
+}

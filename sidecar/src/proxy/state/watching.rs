@@ -1,0 +1,136 @@
+//! Acting at once: what changes is decided again for every live connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::identity::VerifiedSvid;
+use postern_proto::mtls::{Admission as _, Denial, Exactly};
+use postern_proto::policy::Call;
+use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::ProxyState;
+use crate::control::denied;
+use crate::identity::credentials::holds_until;
+use crate::observability::Direction;
+use crate::proxy::connections::{CallFacts, Facts, LOOK_INTERVAL};
+
+/// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
+pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+impl ProxyState {
+    /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
+    /// and ends those that have lasted too long, until `cancel`.
+    pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
+        let (mut policy, mut credentials) =
+            (self.control.policy.changes(), self.control.credentials.changes());
+        let mut revoked = self.control.revoked.changes();
+        let watch = async {
+            let mut decided = self.control.clock.now();
+            let mut told = Vec::new();
+            loop {
+                self.tell_unenforceable(&mut told);
+                let changed = tokio::select! {
+                    changed = policy.changed() => changed,
+                    changed = credentials.changed() => {
+                        self.register.wake().await;
+                        changed
+                    }
+                    changed = revoked.changed() => changed,
+                    () = self.a_rule_ends_after(decided) => Ok(()),
+                };
+                if changed.is_err() {
+                    return;
+                }
+                decided = self.control.clock.now();
+                self.register.decide_again(|facts, call| self.still_allowed(facts, call)).await;
+            }
+        };
+        let both = async { tokio::join!(watch, self.end_outlived()) };
+        cancel.run_until_cancelled(both).await;
+    }
+
+    async fn end_outlived(&self) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.register
+                .end_outlived(&self.control.config.limits, self.control.clock.now(), Instant::now())
+                .await;
+        }
+    }
+
+    /// Logs what cannot be enforced, once while it stays the same.
+    fn tell_unenforceable(&self, told: &mut Vec<String>) {
+        let found = self.control.unenforceable();
+        if found != *told {
+            for what in &found {
+                warn!(what, "cannot be enforced, so it is refused");
+            }
+            *told = found;
+        }
+    }
+
+    /// Waits until a rule of the policy in force has ended that held at `decided`. The wall clock may jump and the
+    /// machine may sleep meanwhile, so it is looked at again and again.
+    async fn a_rule_ends_after(&self, mut decided: OffsetDateTime) {
+        loop {
+            let now = self.control.clock.now();
+            // After a step back of the clock, rules hold again that will end again.
+            decided = decided.min(now);
+            let rule = self.control.policy.current().and_then(|policy| policy.next_expiry(decided));
+            // A certificate holds through its last second (svid.md, Time).
+            let own = self.control.credentials.current().map(|own| own.svid.verified().not_after());
+            let proofs = own.into_iter().chain(self.register.next_proof_due(decided).await);
+            let proof =
+                proofs.map(|not_after| not_after + Duration::from_secs(1)).filter(|end| *end > decided);
+            let end = rule.into_iter().chain(proof).min();
+            let left = match end {
+                None => EXPIRY_LOOK_INTERVAL,
+                Some(end) if end <= now => return,
+                Some(end) => Duration::try_from(end - now).unwrap_or_default().min(EXPIRY_LOOK_INTERVAL),
+            };
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Whether both sides of a tunnel have proved a certificate that holds now.
+    fn still_proved(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+        self.control.valid_credentials()?;
+        let not_after = peer.not_after();
+        if holds_until(not_after, self.control.clock.now()) {
+            return Ok(());
+        }
+        let detail =
+            format!("{} has proved no newer certificate than one that expired at {not_after}", peer.id());
+        Err(Denial { code: "peer_expired", detail })
+    }
+
+    fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
+        let Some(peer) = &facts.peer else { return Ok(()) };
+        self.control.still_believes(peer)?;
+        if facts.is_tunnel {
+            self.still_proved(peer)?;
+        }
+        match facts.direction {
+            Direction::Inbound => {
+                let Some(inbound) = self.control.config.inbounds.get(facts.listener) else { return Ok(()) };
+                let Some(credentials) = self.control.credentials.current() else { return Ok(()) };
+                let own = credentials.svid.id();
+                let Some(CallFacts { method, path }) = call else {
+                    return self.control.decide(peer.id(), own, inbound).map(|_| ());
+                };
+                let (decision, policy) =
+                    self.control.decide_call(peer.id(), own, inbound, Call { method, path })?;
+                if decision.lets_pass() { Ok(()) } else { Err(denied(&decision, &policy)) }
+            }
+            Direction::Outbound => {
+                let Some(outbound) = self.control.config.outbounds.get(facts.listener) else { return Ok(()) };
+                Exactly(self.control.expected(&outbound.target)?).admit(peer)
+            }
+        }
+    }
+}

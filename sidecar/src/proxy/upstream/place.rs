@@ -1,0 +1,96 @@
+//! One entry of a configuration, `HOST:PORT`: an address, this machine, or a name to ask about.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::choice::Endpoint;
+use crate::config::HostPort;
+use crate::network::resolver::name::{Known, Standing};
+use crate::network::resolver::{LOOPBACK, is_localhost};
+
+/// Where a connection may go.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) at: HostPort,
+    host: Host,
+}
+
+#[derive(Debug)]
+enum Host {
+    /// Nobody is ever asked about this.
+    Address(IpAddr),
+    /// This machine, at the loopback address of either family.
+    Localhost,
+    Named(Known),
+}
+
+impl Place {
+    pub(super) fn new(at: &HostPort) -> Self {
+        let host = match at.host.parse::<IpAddr>() {
+            Ok(address) => Host::Address(address.to_canonical()),
+            Err(_) if is_localhost(&at.host) => Host::Localhost,
+            Err(_) => Host::Named(Known::nothing()),
+        };
+        Self { at: at.clone(), host }
+    }
+
+    /// The name to ask about, if it is one.
+    pub(super) fn name(&self) -> Option<&str> {
+        matches!(self.host, Host::Named(_)).then_some(self.at.host.as_str())
+    }
+
+    pub(super) fn known_mut(&mut self) -> Option<&mut Known> {
+        match &mut self.host {
+            Host::Address(_) | Host::Localhost => None,
+            Host::Named(known) => Some(known),
+        }
+    }
+
+    pub(super) fn standing(&self) -> &Standing {
+        match &self.host {
+            Host::Address(_) | Host::Localhost => &Standing::Answered,
+            Host::Named(known) => &known.standing,
+        }
+    }
+
+    /// What is known of the name, if it is one.
+    pub(super) fn known(&self) -> Option<&Known> {
+        match &self.host {
+            Host::Address(_) | Host::Localhost => None,
+            Host::Named(known) => Some(known),
+        }
+    }
+
+    /// The instances.
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        let at = |address: IpAddr| SocketAddr::new(address, self.at.port);
+        match &self.host {
+            Host::Address(address) => vec![at(*address).into()],
+            Host::Localhost => {
+                let [v4, v6] = LOOPBACK.map(at);
+                vec![Endpoint { at: v4, also: Some(v6) }]
+            }
+            Host::Named(known) => known.addresses.iter().map(|&address| at(address).into()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(host: &str) -> Place {
+        Place::new(&HostPort { host: host.to_owned(), port: 80 })
+    }
+
+    #[test]
+    fn nobody_is_asked_about_addresses_and_this_machine() {
+        for host in ["10.0.0.1", "::1", "localhost", "LOCALHOST.", "app.localhost"] {
+            let place = place(host);
+            assert_eq!((place.name(), place.standing()), (None, &Standing::Answered), "{host}");
+            assert_eq!(place.endpoints().len(), 1, "one instance");
+        }
+        for host in ["payments", "localhost.example", "mylocalhost", "127.1"] {
+            assert_eq!(place(host).name(), Some(host));
+        }
+    }
+}
