@@ -7,7 +7,7 @@ use http::{Response, StatusCode, Version};
 use thiserror::Error;
 
 use super::failure::Failure;
-use super::incoming::HttpError;
+use super::incoming::{HttpError, Incoming};
 use super::pool::Leased;
 use super::target::Bad;
 use crate::config::Http;
@@ -77,10 +77,15 @@ impl From<BadAnswer> for Failure {
 }
 
 /// Checks an answer that came on a leased connection.
-pub(super) fn check<B>(response: &mut Response<B>, lease: &Leased, limits: &Http) -> Result<(), BadAnswer> {
+pub(super) fn check(
+    response: &mut Response<Incoming>,
+    lease: &Leased,
+    limits: &Http,
+) -> Result<(), BadAnswer> {
     let streams = lease.end().and_then(|end| end.streams.as_ref());
-    let stream = streams.and_then(|streams| streams.take(response.headers_mut())).transpose();
-    if let Some(stream) = stream.map_err(|refused| BadAnswer::Head(refused.bad))? {
+    if let Some((streams, id)) = streams.zip(response.body().stream_id()) {
+        let taken = streams.take(id, response.headers_mut());
+        let stream = taken.map_err(|refused| BadAnswer::Head(refused.map_or(Bad::Unseen, |it| it.bad)))?;
         response.extensions_mut().insert(Arc::new(stream));
     }
     mend(response, limits)

@@ -118,8 +118,9 @@ async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<A
 /// What the check of a request's bytes says of it.
 fn seen<S: Side>(side: &S, request: &mut Request<Incoming>) -> Result<(), Refused> {
     let unseen = |request: &Request<Incoming>| Refused { bad: Bad::Unseen, facts: facts_of(request) };
-    if request.version() == Version::HTTP_2 {
-        let stream = side.streams().take(request.headers_mut()).ok_or_else(|| unseen(request))??;
+    if let Some(id) = request.body().stream_id() {
+        let taken = side.streams().take(id, request.headers_mut());
+        let stream = taken.map_err(|refused| refused.unwrap_or_else(|| unseen(request)))?;
         request.extensions_mut().insert(Arc::new(stream));
         return Ok(());
     }

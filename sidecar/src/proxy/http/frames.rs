@@ -1,5 +1,5 @@
-//! Checks the frames of an HTTP/2 connection before h2 reads them. Header blocks are judged whole and written again; small
-//! pieces of bodies are held in little room until they are wanted, because h2 keeps each as a slice of the buffer it came in;
+//! Checks the frames of an HTTP/2 connection before h2 reads them. Header blocks are judged whole, and replaced when they are
+//! refused; small pieces of bodies are held in little room until they are wanted, because h2 keeps each as a slice of the buffer it came in;
 //! frames of unknown types, which mean nothing (RFC 9113 §4.1), go no further.
 
 mod block;
@@ -16,7 +16,7 @@ use super::FRAME_BYTES_MAX;
 use super::framing::{Output, Passed};
 use super::target::Bad;
 use crate::config::Http;
-use block::{Judged, Kind};
+use block::{Judged, Kind, Table};
 use hpack::Decoder;
 pub(super) use streams::{Stream, Streams};
 
@@ -70,6 +70,7 @@ pub(super) struct Frames {
     at: At,
     limits: Http,
     decoder: Decoder,
+    table: Table,
     streams: Arc<Streams>,
     messages: Messages,
     /// The header block that is not whole yet.
@@ -172,8 +173,8 @@ impl Frames {
         unfinished: Arc<Unfinished>,
         report: Report,
     ) -> Self {
-        let decoder = Decoder::default();
-        Self { at, limits, decoder, streams, messages, block: None, told: false, unfinished, report }
+        let (decoder, table) = (Decoder::default(), Table::InStep);
+        Self { at, limits, decoder, table, streams, messages, block: None, told: false, unfinished, report }
     }
 
     /// What was held and is wanted now; `cx` is woken when there is more.
@@ -446,7 +447,8 @@ impl Frames {
     fn judge(&mut self, block: &Block, output: &mut Output<'_>) {
         let stream = block.stream;
         let kind = self.kind(stream);
-        let Ok(judged) = block::judge(&mut self.decoder, &block.fragments, kind, stream, &self.limits) else {
+        let Ok(judged) = block::judge(&mut self.decoder, &block.fragments, (kind, self.table), &self.limits)
+        else {
             // An index of nothing.
             output.push(&frame_of(KIND_HEADERS, FLAG_END_HEADERS, stream, &[0x80]));
             self.at = At::Over;
@@ -457,22 +459,24 @@ impl Frames {
             output.push(&data(stream, &held, false));
         }
         let mut has_body = false;
-        let written = match judged {
-            Judged::Passes { block: written, is_informational, expanded_bytes } => {
+        let instead = match judged {
+            Judged::Passes { rewritten, is_informational, expanded_bytes } => {
                 self.streams.expanded(stream, expanded_bytes);
                 if is_informational && let Messages::Answers(begun) = &mut self.messages {
                     begun.remove(&stream);
                 }
                 has_body = !is_informational && matches!(kind, Kind::Request | Kind::Answer);
-                written
+                rewritten
             }
-            Judged::Refused { block: written, refused } => {
+            Judged::Refused { block, refused } => {
                 self.streams.refuse(stream, refused);
-                written
+                self.table = Table::Unused;
+                Some(block)
             }
-            Judged::Malformed { block: written, bad } => {
+            Judged::Malformed { block, bad } => {
                 (self.report)(&bad);
-                written
+                self.table = Table::Unused;
+                Some(block)
             }
         };
         if block.end_stream {
@@ -480,7 +484,7 @@ impl Frames {
         } else if has_body {
             self.streams.begin(stream, self.limits.streams_max);
         }
-        output.push(&block.written(&written));
+        output.push(&block.written(instead.as_ref().unwrap_or(&block.fragments)));
     }
 }
 

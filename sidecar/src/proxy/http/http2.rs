@@ -1,6 +1,7 @@
 //! HTTP/2 (RFC 9113) over the `h2` crate: each stream is a request with its answer, interim answers included, and ends as
 //! what it was.
 
+mod batch;
 pub(super) mod body;
 pub(super) mod client;
 pub(super) mod interim;

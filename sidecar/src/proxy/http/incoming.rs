@@ -35,6 +35,16 @@ impl From<StreamBody> for Incoming {
     }
 }
 
+impl Incoming {
+    /// Of HTTP/2: the message's stream.
+    pub(super) fn stream_id(&self) -> Option<u32> {
+        match self {
+            Self::Http2(body) => Some(body.stream_id()),
+            Self::Http1(_) | Self::Piped(_) | Self::Empty => None,
+        }
+    }
+}
+
 impl Body for Incoming {
     type Data = Bytes;
     type Error = HttpError;

@@ -1,12 +1,12 @@
-//! Judges one header block of HTTP/2, and writes it again without a table: so each version's requests get one verdict, and
-//! a fault of a request is no fault of its connection (RFC 9113 §8.1.1).
+//! Judges one header block of HTTP/2, so that each version's requests get one verdict, and a fault of a request is no fault
+//! of its connection (RFC 9113 §8.1.1).
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use http::uri::{Authority, Scheme};
 use http::{Method, StatusCode};
 
 use super::hpack::{BadBlock, Decoder, FIELD_OVERHEAD_BYTES, encode};
-use super::streams::STREAM;
+use super::streams::REFUSED;
 use crate::config::Http;
 use crate::proxy::connections::CallFacts;
 use crate::proxy::http::framing::Refused;
@@ -28,7 +28,8 @@ pub(super) enum Kind {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Judged {
     Passes {
-        block: Vec<u8>,
+        /// The same without a table, where that was asked for.
+        rewritten: Option<Vec<u8>>,
         is_informational: bool,
         /// So much longer it is than what was sent.
         expanded_bytes: usize,
@@ -42,9 +43,20 @@ pub(super) enum Judged {
 /// Fields that are not counted: the host is no field where it is a pseudo-header, and a hop may add the date.
 const NOT_COUNTED: [&[u8]; 2] = [b"host", b"date"];
 
+/// What h2 is given of a block that passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// The block as it came: h2 has the same dynamic table as the sender.
+    InStep,
+    /// The block without a table: some block before this one was replaced, so h2's table is another.
+    Unused,
+}
+
 #[derive(Default)]
 struct Fields {
-    written: Vec<u8>,
+    rewritten: Option<Vec<u8>>,
+    /// Names and values alone.
+    text_bytes: usize,
     bytes: usize,
     count: usize,
     method: Vec<u8>,
@@ -60,20 +72,18 @@ struct Fields {
 pub(super) fn judge(
     decoder: &mut Decoder,
     block: &[u8],
-    kind: Kind,
-    stream: u32,
+    (kind, table): (Kind, Table),
     limits: &Http,
 ) -> Result<Judged, BadBlock> {
-    let mut fields = Fields { written: Vec::with_capacity(block.len() * 2), ..Fields::default() };
+    let rewritten = (table == Table::Unused).then(|| Vec::with_capacity(block.len() * 2));
+    let mut fields = Fields { rewritten, ..Fields::default() };
     decoder.decode(block, |name, value| fields.take(name, value, kind, limits))?;
-    Ok(fields.judged(kind, stream, block.len()))
+    Ok(fields.judged(kind, block.len()))
 }
 
 impl Fields {
     fn take(&mut self, name: &[u8], value: &[u8], kind: Kind, limits: &Http) {
-        if name == STREAM.as_str().as_bytes() {
-            return;
-        }
+        self.text_bytes += name.len() + value.len();
         self.bytes += name.len() + value.len() + FIELD_OVERHEAD_BYTES;
         let is_pseudo = name.first() == Some(&b':');
         self.count += usize::from(!is_pseudo && !NOT_COUNTED.contains(&name));
@@ -94,7 +104,9 @@ impl Fields {
         } else {
             self.take_field(name, value)
         }
-        encode(name, value, &mut self.written);
+        if let Some(rewritten) = &mut self.rewritten {
+            encode(name, value, rewritten);
+        }
     }
 
     fn take_pseudo(&mut self, name: &[u8], value: &[u8], kind: Kind) {
@@ -145,14 +157,15 @@ impl Fields {
         let is_lower = !name.iter().any(u8::is_ascii_uppercase);
         if !is_lower || HeaderName::from_bytes(name).is_err() {
             self.malformed = Some("a field whose name is not valid");
-        } else if HeaderValue::from_bytes(value).is_err() {
+        } else if !value.iter().all(|&byte| byte == b'\t' || byte >= b' ' && byte != 0x7f) {
+            // RFC 9110 §5.5.
             self.malformed = Some("a field whose value is not valid");
         } else if name == b"content-type" {
             self.is_grpc = problem::is_grpc_type(value);
         }
     }
 
-    fn judged(self, kind: Kind, stream: u32, sent_bytes: usize) -> Judged {
+    fn judged(self, kind: Kind, sent_bytes: usize) -> Judged {
         if let Some(what) = self.malformed {
             return Judged::Malformed { block: malformed(), bad: Bad::Malformed(what) };
         }
@@ -162,7 +175,7 @@ impl Fields {
             (Some(bad), Kind::Answer) => {
                 let mut block = Vec::new();
                 encode(b":status", b"502", &mut block);
-                mark(stream, &mut block);
+                mark(&mut block);
                 Judged::Refused { block, refused: Refused { bad, facts: facts(b"", b"") } }
             }
             (Some(bad), Kind::Request) => {
@@ -175,24 +188,21 @@ impl Fields {
                 if self.is_grpc {
                     encode(b"content-type", b"application/grpc", &mut block);
                 }
-                mark(stream, &mut block);
+                mark(&mut block);
                 Judged::Refused { block, refused: Refused { bad, facts: facts(&self.method, &self.path) } }
             }
-            (None, _) => {
-                let mut block = self.written;
-                let expanded_bytes = block.len().saturating_sub(sent_bytes);
-                if matches!(kind, Kind::Request | Kind::Answer) && !informational {
-                    mark(stream, &mut block);
-                }
-                Judged::Passes { block, is_informational: informational, expanded_bytes }
-            }
+            (None, _) => Judged::Passes {
+                rewritten: self.rewritten,
+                is_informational: informational,
+                expanded_bytes: self.text_bytes.saturating_sub(sent_bytes),
+            },
         }
     }
 }
 
-/// Names the stream to whoever gets the message.
-fn mark(stream: u32, block: &mut Vec<u8>) {
-    encode(STREAM.as_str().as_bytes(), stream.to_string().as_bytes(), block);
+/// Says to whoever gets the message that it stands for one that is refused.
+fn mark(block: &mut Vec<u8>) {
+    encode(REFUSED.as_str().as_bytes(), b"", block);
 }
 
 /// A block for which h2 resets its stream with PROTOCOL_ERROR (RFC 9113 §8.2.2).

@@ -10,8 +10,8 @@ use http::header::{HeaderMap, HeaderName};
 
 use crate::proxy::http::framing::Refused;
 
-/// Names a message's stream between the check and whoever gets the message. Nobody else's is let through.
-pub(super) const STREAM: HeaderName = HeaderName::from_static("postern-stream");
+/// Marks a head that stands for one that was refused.
+pub(super) const REFUSED: HeaderName = HeaderName::from_static("postern-refused");
 /// Of one stream so much is held before it is handed on, wanted or not: large enough that the buffer in which h2 keeps a
 /// piece is not much larger than the piece.
 const HELD_BYTES_MAX: usize = 16 * 1024;
@@ -75,19 +75,20 @@ impl Drop for Stream {
 }
 
 impl Streams {
-    /// The stream that a message's head names, or what is wrong with that head.
+    /// The stream of a message with these fields, or what is wrong with its head: nothing, where a head is marked that
+    /// nobody here has refused, or so long ago that it is forgotten.
     pub(in crate::proxy::http) fn take(
         self: &Arc<Self>,
+        id: u32,
         headers: &mut HeaderMap,
-    ) -> Option<Result<Stream, Refused>> {
-        let id = headers.remove(STREAM)?.to_str().ok()?.parse().ok()?;
+    ) -> Result<Stream, Option<Refused>> {
         let mut state = self.lock();
-        if let Some(refused) = state.refused.remove(&id) {
-            return Some(Err(refused));
+        if headers.remove(REFUSED).is_some() {
+            return Err(state.refused.remove(&id));
         }
         let expanded_bytes = state.expanded.remove(&id).unwrap_or(0);
         drop(state);
-        Some(Ok(Stream { streams: self.clone(), id, expanded_bytes }))
+        Ok(Stream { streams: self.clone(), id, expanded_bytes })
     }
 
     /// Keeps what is wrong with a head until it is asked for.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 
 use super::*;
 use crate::proxy::http::framing::Refused;
@@ -53,11 +53,15 @@ impl Checked {
         })
     }
 
-    /// The stream of the head that was passed, or what is wrong with it.
-    fn take(&self, id: u32) -> Result<Stream, Refused> {
+    /// What is wrong with the head that h2 was given instead of one that is refused.
+    fn refused(&self, id: u32) -> Refused {
         let mut headers = HeaderMap::new();
-        headers.insert(streams::STREAM, id.into());
-        self.streams.take(&mut headers).unwrap()
+        headers.insert(streams::REFUSED, HeaderValue::from_static(""));
+        self.streams.take(id, &mut headers).unwrap_err().unwrap()
+    }
+
+    fn take(&self, id: u32) -> Stream {
+        self.streams.take(id, &mut HeaderMap::new()).unwrap()
     }
 }
 
@@ -114,7 +118,7 @@ fn a_message_is_the_same_however_it_is_cut_and_whatever_is_between_its_parts() {
             frames.iter().all(|(kind, ..)| *kind <= KIND_CONTINUATION),
             "what is unknown goes no further"
         );
-        assert!(checked.take(1).is_ok());
+        checked.take(1);
     }
 }
 
@@ -140,7 +144,7 @@ fn a_small_piece_is_handed_on_when_it_is_wanted_and_what_nobody_takes_goes_to_h2
     let cx = Context::from_waker(waker);
     let mut checked = Checked::new(Http::default());
     checked.pass(&[PREFACE, &headers(1, FLAG_END_HEADERS, &request("/charge"))].concat(), 100_000);
-    let stream = checked.take(1).unwrap();
+    let stream = checked.take(1);
     assert_eq!(checked.pass(&frame_of(KIND_DATA, 0, 1, b"one"), 100_000), b"");
     assert_eq!(checked.frames.wanted(&cx), b"", "not yet");
     stream.want();
@@ -161,7 +165,7 @@ fn nothing_comes_between_the_parts_of_a_frame_that_h2_reads() {
     let mut checked = Checked::new(Http::default());
     let open = |stream| headers(stream, FLAG_END_HEADERS, &request("/charge"));
     checked.pass(&[PREFACE, &open(1), &open(3), &frame_of(KIND_DATA, 0, 1, b"small")].concat(), 100_000);
-    let stream = checked.take(1).unwrap();
+    let stream = checked.take(1);
     let large = frame_of(KIND_DATA, 0, 3, &vec![b'x'; 8_000]);
     checked.pass(&large[..1_000], 100_000);
     stream.want();
@@ -186,15 +190,15 @@ fn a_head_that_is_refused_is_no_fault_of_its_connection() {
             [PREFACE, &headers(1, FLAG_LAST, &head), &headers(3, FLAG_LAST, &request("/good"))].concat();
         let frames = after_preface(&checked.pass(&sent, 7));
         assert_eq!(frames.len(), 2);
-        assert_eq!(checked.take(1).unwrap_err().bad.code(), code);
-        assert!(checked.take(3).is_ok());
+        assert_eq!(checked.refused(1).bad.code(), code);
+        checked.take(3);
     }
     let mut latin1 = request("/caf");
     let at = latin1.windows(4).position(|four| four == b"/caf").unwrap();
     latin1[at + 3] = 0xe9;
     let mut checked = Checked::new(limits);
     checked.pass(&[PREFACE, &headers(1, FLAG_LAST, &latin1)].concat(), 100_000);
-    assert!(checked.take(1).unwrap_err().bad.to_string().contains("0xe9"));
+    assert!(checked.refused(1).bad.to_string().contains("0xe9"));
 }
 
 #[test]
@@ -211,18 +215,45 @@ fn a_malformed_message_is_told_and_h2_resets_its_stream_alone() {
         let malformed = block(&[("connection", "")]);
         assert_eq!(frames[frames.len() - 2].3, malformed);
         assert_eq!(checked.reported.load(Ordering::Relaxed), 1);
-        assert!(checked.take(3).is_ok());
+        checked.take(3);
     }
 }
 
 #[test]
-fn nobody_outside_can_name_a_stream() {
+fn a_head_that_says_of_itself_that_it_is_refused_is_refused() {
     let mut checked = Checked::new(Http::default());
-    let head = [request("/"), block(&[("postern-stream", "7")])].concat();
-    let frames = after_preface(&checked.pass(&[PREFACE, &headers(1, FLAG_LAST, &head)].concat(), 100_000));
-    let text = String::from_utf8_lossy(&frames[0].3).into_owned();
-    assert_eq!(text.matches("postern-stream").count(), 1);
-    assert!(text.ends_with("postern-stream\u{1}1"), "{text:?}");
+    let head = [request("/"), block(&[("postern-refused", "")])].concat();
+    let sent = headers(1, FLAG_LAST, &head);
+    assert_eq!(after_preface(&checked.pass(&[PREFACE, &sent].concat(), 100_000)), read(&sent));
+    let mut fields = HeaderMap::new();
+    fields.insert(streams::REFUSED, HeaderValue::from_static(""));
+    assert!(checked.streams.take(1, &mut fields).unwrap_err().is_none(), "nobody here refused it");
+}
+
+/// A field that the sender's table keeps, as an entry of that table.
+const KEPT: [u8; 1] = [0x80 | 62];
+
+#[test]
+fn a_block_passes_as_it_came_and_without_a_table_once_one_was_replaced() {
+    let keeps = |name: &str, value: &str| {
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        [&[0x40, name.len() as u8][..], name, &[value.len() as u8], value].concat()
+    };
+    let mut checked = Checked::new(Http::default());
+    let first = [request("/"), keeps("x-kept", "value")].concat();
+    let second = [request("/"), KEPT.to_vec()].concat();
+    let sent = [headers(1, FLAG_LAST, &first), headers(3, FLAG_LAST, &second)].concat();
+    assert_eq!(after_preface(&checked.pass(&[PREFACE, &sent].concat(), 7)), read(&sent));
+
+    let refused = [request("/a#b"), keeps("x-other", "refused")].concat();
+    let sent = [headers(5, FLAG_LAST, &refused), headers(7, FLAG_LAST, &second)].concat();
+    let given = read(&checked.pass(&sent, 7));
+    assert_eq!(checked.refused(5).bad.code(), "fragment");
+    assert_eq!(
+        given[1].3,
+        [request("/"), block(&[("x-other", "refused")])].concat(),
+        "h2 knows of no such entry"
+    );
 }
 
 #[test]

@@ -29,6 +29,10 @@ impl StreamBody {
         Self { receive, left, data_over: false, under_way: None }
     }
 
+    pub(in crate::proxy::http) fn stream_id(&self) -> u32 {
+        self.receive.stream_id().as_u32()
+    }
+
     /// Counts its request as long as it is not dropped.
     pub(super) fn counted(mut self, under_way: UnderWay) -> Self {
         self.under_way = Some(under_way);

@@ -13,6 +13,7 @@ use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
+use super::batch::BatchedWrites;
 use super::body::StreamBody;
 use super::liveness::{Liveness, Pings};
 use super::pipe::{Outgoing, Pipe, Unsent};
@@ -75,6 +76,7 @@ pub(in crate::proxy::http) async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (stream, batch) = BatchedWrites::new(stream);
     let (send, mut connection) = builder.handshake(stream).await?;
     let mut liveness = Liveness::new(pings, pings.and_then(|_| connection.ping_pong()));
     let open = Arc::<AtomicUsize>::default();
@@ -91,7 +93,7 @@ where
                 debug!("a connection did not answer a PING");
                 return Poll::Ready(Ok(()));
             }
-            Pin::new(&mut connection).poll(cx)
+            batch.poll(cx, |cx| Pin::new(&mut connection).poll(cx))
         })
         .await;
         if let Err(error) = ended {

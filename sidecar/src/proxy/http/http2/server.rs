@@ -15,6 +15,7 @@ use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
+use super::batch::{BatchControl, BatchedWrites};
 use super::body::StreamBody;
 use super::interim::StreamInterim;
 use super::liveness::{Liveness, Pings};
@@ -34,6 +35,7 @@ impl StreamReset {
 /// Serves one connection to its end; each request has a task of its own.
 pub(in crate::proxy::http) struct Connection<S, V> {
     state: State<S>,
+    batch: BatchControl,
     pings: Option<Pings>,
     service: V,
     tasks: ConnectionTasks,
@@ -42,8 +44,8 @@ pub(in crate::proxy::http) struct Connection<S, V> {
 }
 
 enum State<S> {
-    Handshaking(Handshake<S, Bytes>),
-    Serving { connection: h2::server::Connection<S, Bytes>, liveness: Option<Liveness> },
+    Handshaking(Handshake<BatchedWrites<S>, Bytes>),
+    Serving { connection: h2::server::Connection<BatchedWrites<S>, Bytes>, liveness: Option<Liveness> },
 }
 
 impl<S, V, B> Connection<S, V>
@@ -61,8 +63,9 @@ where
         service: V,
         tasks: ConnectionTasks,
     ) -> Self {
+        let (stream, batch) = BatchedWrites::new(stream);
         let state = State::Handshaking(builder.handshake(stream));
-        Self { state, pings, service, tasks, finishing: false }
+        Self { state, batch, pings, service, tasks, finishing: false }
     }
 
     /// Says that no further requests are taken, and ends when those under way have.
@@ -95,7 +98,7 @@ where
                         debug!("a connection did not answer a PING");
                         return Poll::Ready(Ok(()));
                     }
-                    let Some(accepted) = ready!(connection.poll_accept(cx)) else {
+                    let Some(accepted) = ready!(self.batch.poll(cx, |cx| connection.poll_accept(cx))) else {
                         return Poll::Ready(Ok(()));
                     };
                     let (request, respond) = accepted?;
