@@ -45,6 +45,11 @@ impl App {
                 }
             }
         });
+        Self::of(address, tasks)
+    }
+
+    /// What these tasks serve at this address.
+    pub fn of(address: SocketAddr, tasks: JoinSet<()>) -> Self {
         Self { address, _tasks: tasks }
     }
 

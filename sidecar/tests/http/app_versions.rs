@@ -63,7 +63,7 @@ enum Habit {
 }
 
 /// Waits for the first bytes, and says whether they are the preface of HTTP/2.
-async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
+pub async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
     stream.readable().await?;
     let mut first = [0; PREFACE.len()];
     let read = stream.peek(&mut first).await?;

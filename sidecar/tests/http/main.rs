@@ -29,6 +29,7 @@ mod access_log;
 mod acting;
 mod acting_otherwise;
 mod again;
+mod app_pool;
 mod app_versions;
 mod backend;
 mod balancing;

@@ -7,6 +7,8 @@
 mod endpoint;
 mod leased;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
