@@ -251,7 +251,7 @@ impl Sidecar {
     }
 
     /// The value of one series.
-    fn metric(&self, series: &str) -> u64 {
+    pub fn metric(&self, series: &str) -> u64 {
         let text = self.proxy.control.metrics.text().unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()

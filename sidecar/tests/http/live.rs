@@ -318,8 +318,8 @@ impl Switch {
     }
 }
 
-/// An HTTP/1.1 connection that has switched to another protocol, echoing.
-pub async fn switched(address: SocketAddr, switch: Switch) -> TcpStream {
+/// An HTTP/1.1 connection that has switched to another protocol.
+pub async fn switching(address: SocketAddr, switch: Switch) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(switch.request().as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -327,6 +327,12 @@ pub async fn switched(address: SocketAddr, switch: Switch) -> TcpStream {
         answer.push(stream.read_u8().await.unwrap());
     }
     assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    stream
+}
+
+/// The same, echoing.
+pub async fn switched(address: SocketAddr, switch: Switch) -> TcpStream {
+    let mut stream = switching(address, switch).await;
     crate::apps::echoed(&mut stream).await.unwrap();
     stream
 }

@@ -51,5 +51,6 @@ mod spoken;
 mod stream_limits;
 mod taking_back;
 mod upgrading;
+mod uploads;
 mod upstreams;
 mod websockets;

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
+use tokio::time::{Sleep, sleep};
 
 use super::again::Kept;
 use super::call::{OpenCall, Part};
-use super::duplex::Piped;
+use super::duplex::{GivenUp, Piped};
 use super::expect::Held;
 use super::framing::Heads;
 use super::http2::pipe::Outgoing;
@@ -27,6 +28,10 @@ use crate::observability::access_log::{EndedBy, EndedWith};
 
 /// Whether there is a body at all is awaited so long, before a request goes on that says neither.
 const FIRST_BYTES_AWAITED: Duration = Duration::from_millis(100);
+
+/// After a whole answer a request's body may wait so long for room: a server may answer before it has read everything
+/// (RFC 9113 §8.1), and need not say that it reads no more.
+const ROOM_AWAITED_AFTER_ANSWER: Duration = Duration::from_secs(1);
 
 /// Why a body ended early.
 #[derive(Debug, Error)]
@@ -51,6 +56,8 @@ pub(super) struct RequestBody {
     turn: usize,
     /// Counts it on the connection on which it is sent.
     permit: Option<Arc<StreamPermit>>,
+    /// While it waits for room after the answer: until when.
+    waits: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where a body comes from, whichever time it is sent.
@@ -134,7 +141,7 @@ impl RequestBody {
             call.request_over();
         }
         let flow = Flow { source, held: None, heads, kept: Kept::default(), ahead: None, turn: 0 };
-        Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0, permit: None }
+        Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0, permit: None, waits: None }
     }
 
     /// Is counted until it is over.
@@ -167,7 +174,8 @@ impl RequestBody {
 
     /// The same body while it is being sent.
     pub(super) fn spare(&self) -> Self {
-        Self { flow: self.flow.clone(), call: self.call.clone(), to: self.to, turn: self.turn, permit: None }
+        let (flow, call) = (self.flow.clone(), self.call.clone());
+        Self { flow, call, to: self.to, turn: self.turn, permit: None, waits: None }
     }
 
     /// From its beginning on, if that is still known; whoever was sending it sends no more.
@@ -213,9 +221,10 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.waits = None;
         if self.call.poll_cut(Part::RequestBody, cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
@@ -274,7 +283,15 @@ impl Body for RequestBody {
 
 impl Outgoing for RequestBody {
     fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        self.call.poll_given_up(Part::RequestBody, cx)
+        if let Poll::Ready(error) = self.call.poll_given_up(Part::RequestBody, cx) {
+            return Poll::Ready(error);
+        }
+        if !self.call.is_answer_over() {
+            return Poll::Pending;
+        }
+        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(ROOM_AWAITED_AFTER_ANSWER)));
+        ready!(waits.as_mut().poll(cx));
+        Poll::Ready(BodyError::Broken(GivenUp.into()))
     }
 }
 
@@ -360,6 +377,7 @@ impl Carried {
         if !self.call.is_relayed() {
             self.call.ended(EndedBy::Called, EndedWith::Fin);
         }
+        self.call.answer_over();
         if let Some(lease) = self.lease.take().filter(|_| self.call.is_request_over()) {
             lease.give_back();
         }

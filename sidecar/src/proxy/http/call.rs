@@ -82,6 +82,8 @@ pub(super) struct OpenCall {
     /// Its client was told to send the body.
     continued: AtomicBool,
     answered: AtomicBool,
+    /// Its whole answer has come, and it goes on as nothing else.
+    answer_over: AtomicBool,
     /// Whoever took its answer has gone before the end of it.
     abandoned: AtomicBool,
     /// It has become a WebSocket.
@@ -165,6 +167,7 @@ impl Calls {
             request_over: AtomicBool::new(false),
             continued: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            answer_over: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             relayed: AtomicBool::new(false),
@@ -356,6 +359,20 @@ impl OpenCall {
     /// Whether its answer has begun.
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Acquire)
+    }
+
+    /// Its whole answer has come. What has switched may end one direction and go on in the other.
+    pub(super) fn answer_over(&self) {
+        if !self.is_relayed() && !self.upgraded.load(Ordering::Acquire) {
+            self.answer_over.store(true, Ordering::Release);
+            if let Some(waker) = self.waiting.get(Part::RequestBody as usize) {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn is_answer_over(&self) -> bool {
+        self.answer_over.load(Ordering::Acquire)
     }
 
     pub(super) fn is_request_over(&self) -> bool {
