@@ -50,6 +50,7 @@ mod short;
 mod spoken;
 mod stream_limits;
 mod taking_back;
+mod trailers;
 mod upgrading;
 mod uploads;
 mod upstreams;
