@@ -6,6 +6,7 @@ use std::io;
 use bytes::Bytes;
 use http::Method;
 use http_body::Frame;
+use thiserror::Error;
 
 /// Of a body so much is kept while its request has no answer; a longer one is not sent again.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
@@ -13,9 +14,17 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 /// A piece of fewer bytes is copied: it may be a small part of a buffer of 64 KiB.
 const COPIED_BYTES_BELOW: usize = 16 * 1024;
 
-/// Whether a request that got this error was not looked at by the other side, which says so (RFC 9113 §8.7): it went
-/// away before, or refused the stream.
+/// Nothing of a request was sent, because its HTTP/2 connection had ended or the other side had gone away.
+#[derive(Debug, Error)]
+#[error("the connection ended before the request was sent")]
+pub(super) struct NotSent(#[source] pub(super) h2::Error);
+
+/// Whether a request that got this error was not sent, or not looked at by the other side, which says so (RFC 9113 §8.7):
+/// it went away before, or refused the stream.
 pub(super) fn is_unprocessed(error: &(dyn Error + 'static)) -> bool {
+    if cause::<NotSent>(error).is_some() {
+        return true;
+    }
     let Some(error) = cause::<h2::Error>(error).filter(|error| error.is_remote()) else { return false };
     match error.reason() {
         Some(h2::Reason::NO_ERROR) => error.is_go_away(),
@@ -105,6 +114,13 @@ mod tests {
 
     fn all(kept: &mut Kept) -> Vec<Bytes> {
         std::iter::from_fn(|| kept.next()).collect()
+    }
+
+    #[test]
+    fn a_request_that_was_not_sent_is_not_looked_at_whatever_ended_its_connection() {
+        let error = || h2::Error::from(h2::Reason::PROTOCOL_ERROR);
+        assert!(is_unprocessed(&NotSent(error())));
+        assert!(!is_unprocessed(&error()));
     }
 
     #[test]

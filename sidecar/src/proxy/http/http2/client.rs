@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::{Request, Response};
+use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
@@ -61,8 +63,10 @@ impl Drop for Ends {
 #[derive(Debug)]
 pub(in crate::proxy::http) struct SendError<B> {
     pub(in crate::proxy::http) error: h2::Error,
-    /// Of the request nothing was sent.
+    /// The request, where it comes back.
     pub(in crate::proxy::http) unsent: Option<Box<Request<B>>>,
+    /// Nothing was sent, whether the request comes back or not.
+    pub(in crate::proxy::http) is_unsent: bool,
 }
 
 /// Begins HTTP/2 on a connection. The future drives it, and is over when no request is on it and nobody can send one; dropped,
@@ -121,13 +125,11 @@ impl SendRequest {
     {
         let mut send = self.send.clone();
         if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
-            return Err(SendError { error, unsent: Some(Box::new(request)) });
+            return Err(SendError { error, unsent: Some(Box::new(request)), is_unsent: true });
         }
         let under_way = UnderWay::begin(&self.open);
-        let (parts, body) = request.into_parts();
+        let (mut response, stream, body) = begin(&mut send, request)?;
         let ends = body.is_end_stream();
-        let sent = send.send_request(Request::from_parts(parts, ()), ends);
-        let (mut response, stream) = sent.map_err(SendError::broken)?;
         let mut pipe = (!ends).then(|| Pipe::new(stream, body));
         let answered = poll_fn(|cx| {
             if let Some(sending) = &mut pipe
@@ -155,8 +157,25 @@ impl SendRequest {
 
 impl<B> SendError<B> {
     fn broken(error: h2::Error) -> Self {
-        Self { error, unsent: None }
+        Self { error, unsent: None, is_unsent: false }
     }
+
+    /// Its connection took no request. Whatever else is wrong with a request is so on another connection, too.
+    fn refused(error: h2::Error) -> Self {
+        let is_unsent = error.is_go_away() || error.is_io();
+        Self { error, unsent: None, is_unsent }
+    }
+}
+
+/// Sends the head of a request. Since it was asked the connection may have ended.
+pub(super) fn begin<B: Body>(
+    send: &mut h2::client::SendRequest<Bytes>,
+    request: Request<B>,
+) -> Result<(ResponseFuture, SendStream<Bytes>, B), SendError<B>> {
+    let (parts, body) = request.into_parts();
+    let sent = send.send_request(Request::from_parts(parts, ()), body.is_end_stream());
+    let (response, stream) = sent.map_err(SendError::refused)?;
+    Ok((response, stream, body))
 }
 
 fn poll_answer(

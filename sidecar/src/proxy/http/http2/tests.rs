@@ -270,7 +270,24 @@ async fn a_cut_breaks_every_stream_and_leaves_nothing() {
     pair.tracker.wait().await;
     assert!(pair.send.has_ended());
     let refused = pair.send.send(request(whole()), |_| ()).await.unwrap_err();
-    assert!(refused.unsent.is_some(), "nothing of it was sent");
+    assert!(refused.is_unsent && refused.unsent.is_some(), "nothing of it was sent");
+}
+
+/// It may end between the question whether it takes a request and the request.
+#[tokio::test]
+async fn a_request_that_a_connection_takes_no_more_is_not_sent() {
+    let (near, _far) = tokio::io::duplex(64 * 1024);
+    let (mut send, connection) = h2::client::handshake(near).await.unwrap();
+    poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
+    drop(connection);
+    let refused = super::client::begin(&mut send, request(whole())).unwrap_err();
+    assert!(refused.is_unsent && refused.error.is_io(), "{refused:?}");
+
+    let (near, _far) = tokio::io::duplex(64 * 1024);
+    let (mut send, _connection) = h2::client::handshake(near).await.unwrap();
+    let malformed = Request::get("http://payments/").header("keep-alive", "1").body(whole()).unwrap();
+    let refused = super::client::begin(&mut send, malformed).unwrap_err();
+    assert!(!refused.is_unsent, "it is malformed on each connection: {refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Changes;
 use crate::identity::credentials::holds_until;
+use crate::proxy::http::again::NotSent;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::client::Http1Sender;
 use crate::proxy::http::frames::Streams;
@@ -91,8 +92,8 @@ impl Leased {
             Sender::Shared(shared) => {
                 request.body_mut().occupy(self.permit.clone());
                 let sent = shared.sender.send(request, |told| interim.tell(told.status(), told.headers()));
-                let broken = |SendError { error, unsent }| Unanswered {
-                    error: error.into(),
+                let broken = |SendError { error, unsent, is_unsent }| Unanswered {
+                    error: if is_unsent { NotSent(error).into() } else { error.into() },
                     unsent: unsent.map(|request| *request),
                 };
                 sent.await.map(|response| response.map(Into::into)).map_err(broken)
