@@ -163,7 +163,9 @@ pub enum EndedBy {
 }
 
 impl EndedBy {
-    fn as_str(self, direction: Direction) -> &'static str {
+    pub const ALL: [Self; 3] = [Self::Caller, Self::Called, Self::Sidecar];
+
+    pub fn as_str(self, direction: Direction) -> &'static str {
         match (self, direction) {
             (Self::Caller, _) => "caller",
             (Self::Called, Direction::Inbound) => "app",

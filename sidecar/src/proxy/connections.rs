@@ -240,12 +240,15 @@ impl Register {
 
     /// Cuts one connection, and tells why.
     fn cut(&self, number: u64, live: &Live, facts: &Facts, denial: Denial) {
-        let Denial { code: reason, detail } = &denial;
+        let (reason, detail) = (denial.code, &denial.detail);
         let peer = facts.peer.as_ref().map(VerifiedSvid::id).map(tracing::field::display);
         let (direction, service) = (facts.direction.as_str(), self.service(facts));
         warn!(connection = number, direction, peer, service, reason, detail, "cut");
         self.metrics.terminated(reason);
         let _first_reason_stands = live.traffic.cut_for.set(denial);
+        if let Some(calls) = &facts.calls {
+            calls.connection_terminated(reason);
+        }
         live.cut.cancel();
     }
 

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
 use crate::apps::{App, reset};
-use crate::live::Live;
-use crate::sidecar::eventually;
+use crate::live::{Http2, Live, policy};
+use crate::sidecar::{INBOUND, OUTBOUND, Sidecar, eventually};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
@@ -368,6 +368,47 @@ async fn a_client_that_is_reset_while_it_waits_ends_its_request() {
     assert_eq!(saw.recv().await.unwrap(), Saw::Half);
     reset(client.into_inner().0);
     assert_eq!(saw.recv().await.unwrap(), Saw::Broken);
+}
+
+/// How many requests this side has ended early.
+fn aborted(sidecar: &Sidecar, listener: &str, by: &str) -> u64 {
+    let series = format!("postern_http_requests_aborted_total{{{listener},ended_by=\"{by}\"}} ");
+    let text = sidecar.proxy.control.metrics.text().unwrap();
+    text.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.parse().unwrap())
+}
+
+/// What all have ended early, at the inbound and at the outbound: the caller, the called side, the sidecar.
+fn all_aborted(live: &Live) -> [[u64; 3]; 2] {
+    [
+        ["caller", "app", "sidecar"].map(|by| aborted(&live.payments, INBOUND, by)),
+        ["caller", "peer", "sidecar"].map(|by| aborted(&live.orders, OUTBOUND, by)),
+    ]
+}
+
+#[tokio::test]
+async fn requests_that_end_early_are_counted_by_the_side_that_ended_them() {
+    let now = Arc::<Notify>::default();
+    let live = Live::with(short_http2(How::Stream(Reason::CANCEL), now.clone()).await).await;
+    short(&live, Version::Http2, CHAT, &now).await.unwrap();
+    let counted = async |live: &Live, all: [[u64; 3]; 2]| {
+        eventually(&format!("{all:?} are counted"), || (all_aborted(live) == all).then_some(())).await;
+    };
+    counted(&live, [[0, 1, 0], [0, 1, 0]]).await;
+
+    let (tell, mut saw) = mpsc::channel(4);
+    let live = Live::with(listening(Version::Http1, tell).await).await;
+    send_half(&live, Version::Http2, CHARGE, How::Stream(Reason::CANCEL), &mut saw).await;
+    counted(&live, [[1, 0, 0], [1, 0, 0]]).await;
+
+    let live = Live::new().await;
+    let client = Http2::through(&live.orders).await;
+    client.open(CHARGE).await.end().await;
+    let mut cut = client.open(CHARGE).await;
+    live.payments.apply(&policy(None, None));
+    cut.expect_reset().await;
+    let refused = crate::shop::ask(&live.orders, "POST /charge HTTP/1.1\r\ncontent-length: 0").await;
+    assert_eq!(refused.status(), 403);
+    counted(&live, [[0, 0, 1], [0, 1, 0]]).await;
 }
 
 /// The one line of the log.

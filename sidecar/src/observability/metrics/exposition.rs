@@ -12,6 +12,7 @@ use super::histogram::DurationHistogram;
 use super::pool::DialResult;
 use super::requests::STATUS_CLASSES;
 use super::series::{ListenerSeries, PeerSeries, SeriesRegister};
+use crate::observability::access_log::EndedBy;
 
 /// No label set has more than these.
 type NoExemplar = [(&'static str, &'static str); 0];
@@ -106,6 +107,16 @@ impl Families<'_> {
             "http_retries",
             "Requests sent once more, on another connection.",
             peers.iter().map(|one| (one.labels(), load(&one.retries))),
+        )?;
+        let aborted = listeners.iter().filter(|one| one.has_had_requests()).flat_map(|one| {
+            let [direction, listener] = one.labels();
+            let labels = move |by: EndedBy| [direction, listener, ("ended_by", by.as_str(one.direction))];
+            one.requests_aborted.counts().map(move |(by, count)| (labels(by), count))
+        });
+        self.counters(
+            "http_requests_aborted",
+            "Requests that ended before their answer was whole.",
+            aborted,
         )?;
         let durations = listeners.iter().flat_map(|one| {
             let [direction, listener] = one.labels();

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::observability::access_log::EndedBy;
+
 /// The methods that are told apart (OpenTelemetry, `http.request.method`); all others are `_OTHER`.
 pub(super) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", OTHER_METHOD];
@@ -40,6 +42,22 @@ fn status_class(status: Option<u16>) -> usize {
 
 fn grpc_index(code: Option<u8>) -> usize {
     code.map(usize::from).filter(|code| *code < GRPC_NONE).unwrap_or(GRPC_NONE)
+}
+
+/// Requests that ended before they were whole, by what ended them.
+#[derive(Debug, Default)]
+pub struct AbortedRequests([AtomicU64; EndedBy::ALL.len()]);
+
+impl AbortedRequests {
+    pub fn count(&self, by: EndedBy) {
+        if let Some(counter) = self.0.get(by as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = (EndedBy, u64)> {
+        EndedBy::ALL.into_iter().zip(&self.0).map(|(by, count)| (by, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// Requests of one peer.

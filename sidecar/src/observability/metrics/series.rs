@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Direction;
 use super::histogram::{DURATION_BOUNDS, DurationHistogram, SHARE_BOUNDS};
 use super::pool::PoolSeries;
-use super::requests::{RequestClass, RequestCounts, STATUS_CLASSES};
+use super::requests::{AbortedRequests, RequestClass, RequestCounts, STATUS_CLASSES};
 use crate::config::PEER_SERIES_DEFAULT;
 
 /// The label of a peer whose identity is not known.
@@ -51,6 +51,7 @@ pub struct ListenerSeries {
     /// ...and what of that the sidecar took until bytes could pass.
     pub connection_share: DurationHistogram,
     pub requests_active: AtomicI64,
+    pub requests_aborted: AbortedRequests,
     /// By status class.
     pub request_duration: [DurationHistogram; STATUS_CLASSES.len()],
     /// What the sidecar took of the time until the answer's head was passed on.
@@ -143,10 +144,16 @@ impl ListenerSeries {
             connection_duration: duration(),
             connection_share: share(),
             requests_active: AtomicI64::new(0),
+            requests_aborted: AbortedRequests::default(),
             request_duration: std::array::from_fn(|_| duration()),
             request_share: share(),
             pool: PoolSeries::default(),
         }
+    }
+
+    /// Whether it has had requests.
+    pub fn has_had_requests(&self) -> bool {
+        self.request_duration.iter().any(|histogram| histogram.count() > 0)
     }
 
     /// Labels that all metrics of a listener have.

@@ -32,6 +32,9 @@ pub trait Requests: fmt::Debug + Send + Sync {
     /// Ends every request for which `denied` says so, and returns how many.
     fn terminate(&self, denied: &dyn Fn(&CallFacts) -> bool) -> usize;
 
+    /// The connection is terminated, and every request on it with it.
+    fn connection_terminated(&self, reason: &'static str);
+
     /// How many are under way.
     fn count(&self) -> usize;
 }

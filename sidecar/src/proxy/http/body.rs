@@ -420,7 +420,9 @@ impl PipedAnswer {
 impl Drop for Carried {
     /// Whoever called takes no more of it, unless it has ended or is cut.
     fn drop(&mut self) {
-        if !self.call.is_cut() {
+        if self.lease.as_ref().is_some_and(Leased::is_cut) {
+            self.call.ended(EndedBy::Sidecar, EndedWith::Cut);
+        } else if !self.call.is_cut() {
             self.call.taken_back();
         }
         // It has not ended: nobody wants the rest of its request, either.

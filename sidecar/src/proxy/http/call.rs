@@ -46,6 +46,8 @@ pub struct Calls {
     interim: Arc<InterimQueue>,
     /// Once it is known who calls whom.
     recorder: OnceLock<RequestRecorder>,
+    /// Why the connection is cut, with all that is under way on it.
+    cut_for: OnceLock<&'static str>,
 }
 
 /// Records the requests of one connection in metrics and access log.
@@ -96,6 +98,8 @@ pub(super) struct OpenCall {
     pub(super) bytes_to_peer: AtomicU64,
     began: Instant,
     story: Mutex<Story>,
+    /// What ended it first.
+    ended: OnceLock<Ended>,
     /// With what its caller takes it back, where that has codes.
     reset: OnceLock<StreamReset>,
     /// Its room among what its caller has under way, once it is let through.
@@ -134,7 +138,8 @@ impl Default for Calls {
     fn default() -> Self {
         let began = Instant::now();
         let state = CallsState { open: Slab::new(), quiet_since: began };
-        Self { state: Mutex::new(state), began, interim: Arc::default(), recorder: OnceLock::new() }
+        let (recorder, cut_for) = (OnceLock::new(), OnceLock::new());
+        Self { state: Mutex::new(state), began, interim: Arc::default(), recorder, cut_for }
     }
 }
 
@@ -176,6 +181,7 @@ impl Calls {
             bytes_to_peer: AtomicU64::new(0),
             began: Instant::now(),
             story: Mutex::default(),
+            ended: OnceLock::new(),
             reset: OnceLock::new(),
             place: OnceLock::new(),
             outcome: Outcome::default(),
@@ -250,6 +256,10 @@ impl Requests for Calls {
     fn terminate(&self, denied: &dyn Fn(&CallFacts) -> bool) -> usize {
         let denied = self.open().into_iter().filter(|call| !call.is_cut() && denied(&call.facts));
         denied.map(|call| call.cut(CutBy::Policy)).count()
+    }
+
+    fn connection_terminated(&self, reason: &'static str) {
+        let _first = self.cut_for.set(reason);
     }
 
     fn count(&self) -> usize {
@@ -445,9 +455,10 @@ impl OpenCall {
 
     /// Says what ended it; what ended it first counts.
     pub(super) fn ended(&self, by: EndedBy, with: EndedWith) {
-        self.tell(|story| {
-            story.ended.get_or_insert(Ended { by, with });
-        });
+        let is_cut = self.calls.cut_for.get().is_some();
+        let cut = Ended { by: EndedBy::Sidecar, with: EndedWith::Cut };
+        // It may have ended before.
+        let _first = self.ended.set(if is_cut { cut } else { Ended { by, with } });
     }
 
     /// Says that a connection to which it has been upgraded is cut for this.
@@ -486,6 +497,23 @@ impl OpenCall {
         let Some(series) = self.calls.series() else { return };
         series.listener.requests_active.fetch_sub(1, Ordering::Relaxed);
         series.request_ended(self.outcome.class(&self.facts.method), self.began.elapsed());
+        let Ended { by, with } = self.what_ended_it();
+        if with != EndedWith::Fin {
+            series.listener.requests_aborted.count(by);
+        }
+    }
+
+    /// What has ended it, when nothing of it is left.
+    fn what_ended_it(&self) -> Ended {
+        let told = self.ended.get().copied();
+        let is_cut = self.is_cut() || self.calls.cut_for.get().is_some();
+        told.unwrap_or_else(|| match (is_cut, self.is_answered()) {
+            (true, _) => Ended { by: EndedBy::Sidecar, with: EndedWith::Cut },
+            // An answer of our own.
+            (false, true) => Ended { by: EndedBy::Sidecar, with: EndedWith::Fin },
+            // Nobody waits for an answer any more.
+            (false, false) => Ended { by: EndedBy::Caller, with: self.reset_with() },
+        })
     }
 
     /// Tells of a body that is at fault, when its answer has gone and cannot.
@@ -503,7 +531,8 @@ impl OpenCall {
     }
 
     fn write_line(&mut self) {
-        let (cut, reset) = (self.cut_by(), self.reset_with());
+        let cut_for = self.cut_by().map(CutBy::code).or_else(|| self.calls.cut_for.get().copied());
+        let ended = self.what_ended_it();
         let Some(RequestRecorder { proxy, direction, from, called, connection, .. }) =
             self.calls.recorder.get()
         else {
@@ -513,16 +542,10 @@ impl OpenCall {
             return;
         }
         let story = self.story.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(by), None) = (cut, story.reason) {
-            story.reason = Some(by.code());
+        if let EndedWith::Cut = ended.with {
+            story.reason = story.reason.or(cut_for);
         }
-        story.ended.get_or_insert(match (cut, story.status) {
-            (Some(_), _) => Ended { by: EndedBy::Sidecar, with: EndedWith::Cut },
-            // An answer of our own.
-            (None, Some(_)) => Ended { by: EndedBy::Sidecar, with: EndedWith::Fin },
-            // Nobody waits for an answer any more.
-            (None, None) => Ended { by: EndedBy::Caller, with: reset },
-        });
+        story.ended = Some(ended);
         proxy.access_log.write(&Line {
             time: proxy.control.clock.now(),
             direction: *direction,
