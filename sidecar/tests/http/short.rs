@@ -447,8 +447,7 @@ async fn the_access_log_says_which_side_ended_a_request_and_with_what() {
     }
     for (how, with) in [
         (How::Stream(Reason::NO_ERROR), "reset NO_ERROR"),
-        // It says nothing of a request that was taken; the end of the connection does.
-        (How::GoAway(Reason::ENHANCE_YOUR_CALM), "closed"),
+        (How::GoAway(Reason::ENHANCE_YOUR_CALM), "goaway ENHANCE_YOUR_CALM"),
         (How::Fin, "closed"),
     ] {
         let (now, (path, to)) = (Arc::<Notify>::default(), log(&format!("{how:?}")));

@@ -367,7 +367,9 @@ impl Carried {
     }
 
     fn broken(&self, error: &BodyError) {
-        self.call.ended(EndedBy::Called, error.ended_with());
+        let with = error.ended_with();
+        let with = self.lease.as_ref().map_or(with, |lease| lease.ended_with(with));
+        self.call.ended(EndedBy::Called, with);
         if let BodyError::Broken(error) = error {
             self.call.answer_broke(error);
         }

@@ -21,7 +21,7 @@ use super::pool::{Leased, Unanswered};
 use super::target::Target;
 use super::websocket::into_extended_connect;
 use super::{ended, expect, fields};
-use crate::observability::access_log::EndedBy;
+use crate::observability::access_log::{EndedBy, EndedWith};
 
 /// Connections that turn out to have ended before a request was sent, one after another.
 const ATTEMPTS_MAX: usize = 4;
@@ -190,7 +190,10 @@ impl Prepared {
 }
 
 fn broken(call: &OpenCall, error: HttpError, leased: Leased) -> ExchangeError {
-    call.ended(EndedBy::Called, ended::of(&*error));
+    match leased.is_cut() {
+        true => call.ended(EndedBy::Sidecar, EndedWith::Cut),
+        false => call.ended(EndedBy::Called, leased.ended_with(ended::of(&*error))),
+    }
     ExchangeError::Broken(error, leased)
 }
 

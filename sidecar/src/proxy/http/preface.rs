@@ -2,7 +2,7 @@
 //! SETTINGS (RFC 9113 §3.4), and HTTP/1 says nothing before it is asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -11,6 +11,8 @@ const FRAME_HEAD_BYTES: usize = 9;
 const KIND_SETTINGS: u8 = 4;
 const KIND_GOAWAY: u8 = 7;
 const FLAG_ACK: u8 = 1;
+/// Of a GOAWAY, up to its debug data (RFC 9113 §6.8).
+const GOAWAY_BYTES: usize = 8;
 /// RFC 9113 §6.5.1.
 const SETTING_BYTES: usize = 6;
 const SETTINGS_MAX_CONCURRENT_STREAMS: u16 = 3;
@@ -40,6 +42,8 @@ pub(super) struct ServerSays {
     extended_connect: AtomicBool,
     /// It takes no further requests (RFC 9113 §6.8).
     goes_away: AtomicBool,
+    /// The code with which it goes away, plus one; 0 before it has said so.
+    goaway_code: AtomicU64,
 }
 
 impl Default for ServerSays {
@@ -49,6 +53,7 @@ impl Default for ServerSays {
             streams_max: AtomicU32::new(u32::MAX),
             extended_connect: AtomicBool::default(),
             goes_away: AtomicBool::default(),
+            goaway_code: AtomicU64::default(),
         }
     }
 }
@@ -80,6 +85,12 @@ impl ServerSays {
         self.goes_away.load(Ordering::Relaxed)
     }
 
+    /// The code with which it goes away.
+    pub(super) fn goaway_reason(&self) -> Option<h2::Reason> {
+        let code = self.goaway_code.load(Ordering::Relaxed).checked_sub(1)?;
+        u32::try_from(code).ok().map(h2::Reason::from)
+    }
+
     fn begins(&self, with: Preface) {
         self.preface.send_if_modified(|preface| {
             let first = *preface == Preface::Awaited;
@@ -109,6 +120,11 @@ enum At {
         bytes: usize,
         left: usize,
     },
+    GoAway {
+        read: [u8; GOAWAY_BYTES],
+        bytes: usize,
+        left: usize,
+    },
     Skipped {
         left: usize,
     },
@@ -134,6 +150,7 @@ impl SettingsReader {
             bytes = match self.at {
                 At::Head { read, bytes: before } => self.pass_head(bytes, read, before),
                 At::Settings { read, bytes: before, left } => self.pass_settings(bytes, read, before, left),
+                At::GoAway { read, bytes: before, left } => self.pass_goaway(bytes, read, before, left),
                 At::Skipped { left } => {
                     let taken = left.min(bytes.len());
                     self.at = if taken == left { NEXT_FRAME } else { At::Skipped { left: left - taken } };
@@ -175,9 +192,32 @@ impl SettingsReader {
         }
         match (left, settings && flags & FLAG_ACK == 0) {
             (0, _) => NEXT_FRAME,
+            (GOAWAY_BYTES.., false) if kind == KIND_GOAWAY => {
+                At::GoAway { read: [0; GOAWAY_BYTES], bytes: 0, left }
+            }
             (left, true) => At::Settings { read: [0; SETTING_BYTES], bytes: 0, left },
             (left, false) => At::Skipped { left },
         }
+    }
+
+    fn pass_goaway<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        mut read: [u8; GOAWAY_BYTES],
+        before: usize,
+        left: usize,
+    ) -> &'b [u8] {
+        let (taken, rest) = bytes.split_at((GOAWAY_BYTES - before).min(bytes.len()));
+        read.iter_mut().skip(before).zip(taken).for_each(|(to, from)| *to = *from);
+        let (bytes, left) = (before + taken.len(), left - taken.len());
+        if bytes < GOAWAY_BYTES {
+            self.at = At::GoAway { read, bytes, left };
+            return rest;
+        }
+        let [_, _, _, _, code @ ..] = read;
+        self.says.goaway_code.store(u64::from(u32::from_be_bytes(code)) + 1, Ordering::Relaxed);
+        self.at = if left == 0 { NEXT_FRAME } else { At::Skipped { left } };
+        rest
     }
 
     fn pass_settings<'b>(
@@ -245,6 +285,21 @@ mod tests {
         assert!(!says.goes_away());
         reader.pass(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert!(says.goes_away());
+        assert_eq!(says.goaway_reason(), Some(h2::Reason::NO_ERROR));
+    }
+
+    #[test]
+    fn the_newest_code_of_who_goes_away_holds_however_it_is_cut() {
+        const GRACEFUL: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 127, 255, 255, 255, 0, 0, 0, 0];
+        const WITH_DEBUG_DATA: &[u8] = &[0, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 11, b'h', b'i'];
+        for piece in 1..40 {
+            let says = Arc::<ServerSays>::default();
+            let mut reader = SettingsReader::new(says.clone());
+            let all = [SETTINGS, GRACEFUL, PING, WITH_DEBUG_DATA, FEWER].concat();
+            all.chunks(piece).for_each(|bytes| reader.pass(bytes));
+            assert_eq!(says.goaway_reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "in pieces of {piece}");
+            assert_eq!(says.streams_max(), 2, "what follows is read, in pieces of {piece}");
+        }
     }
 
     #[test]

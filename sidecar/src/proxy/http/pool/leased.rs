@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Changes;
 use crate::identity::credentials::holds_until;
+use crate::observability::access_log::EndedWith;
 use crate::proxy::http::again::NotSent;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::client::Http1Sender;
@@ -129,6 +130,15 @@ impl Leased {
     /// Whether it was cut: what it has brought and was not taken yet is not taken any more.
     pub(in crate::proxy::http) fn is_cut(&self) -> bool {
         self.end().is_some_and(|end| end.cut.is_cancelled())
+    }
+
+    /// What ended a message on it, where an error says `with`: a connection that ends behind GOAWAY ends for its reason.
+    pub(in crate::proxy::http) fn ended_with(&self, with: EndedWith) -> EndedWith {
+        let goaway = self.end().filter(|_| self.is_shared()).and_then(|end| end.says.goaway_reason());
+        match (with, goaway) {
+            (EndedWith::Closed | EndedWith::Reset, Some(reason)) => EndedWith::GoAway(reason),
+            (with, _) => with,
+        }
     }
 
     /// The alert with which the other end broke off.
