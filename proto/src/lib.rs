@@ -2,6 +2,7 @@
 //! call whom, how TLS is set up and which messages travel. It holds no runtime, socket, file or clock.
 
 pub mod authenticator;
+pub mod crypto;
 pub mod identity;
 pub mod join_token;
 pub mod mtls;

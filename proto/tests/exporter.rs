@@ -6,8 +6,9 @@ mod support;
 
 use std::sync::Arc;
 
+use postern_proto::crypto::provider;
 use postern_proto::mtls::{
-    ExporterSecret, HandshakeSecrets, SuiteHash, client_config, client_config_yielding, provider,
+    ExporterSecret, HandshakeSecrets, SuiteHash, client_config, client_config_yielding,
     server_config_yielding, server_name,
 };
 use rustls::client::{ClientConfig, Resumption};

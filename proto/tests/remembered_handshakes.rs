@@ -8,10 +8,10 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use postern_proto::crypto::provider;
 use postern_proto::identity::{SpiffeId, TrustBundles, VerifiedSvid};
 use postern_proto::mtls::{
-    Admission, Anyone, Denial, Exactly, Judge, REVOKED, TlsIdentity, Verdict, provider, server_config,
-    server_name,
+    Admission, Anyone, Denial, Exactly, Judge, REVOKED, TlsIdentity, Verdict, server_config, server_name,
 };
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, ServerConnection};

@@ -7,10 +7,10 @@ mod support;
 
 use std::sync::Arc;
 
+use postern_proto::crypto::provider;
 use postern_proto::identity::{SpiffeId, TrustDomain, VerifiedSvid};
 use postern_proto::mtls::{
-    Admission, Denial, Exactly, Judge, TlsIdentity, Verdict, client_config, provider, server_config,
-    server_name,
+    Admission, Denial, Exactly, Judge, TlsIdentity, Verdict, client_config, server_config, server_name,
 };
 use rustls::{AlertDescription, ClientConnection, Error, HandshakeKind, ServerConfig, ServerConnection};
 use support::{Authority, Pair, shake_hands};

@@ -8,8 +8,9 @@ use super::keys::Keys;
 use super::messages::{Certificate, CertificateVerify, Parts, write_certificate};
 use super::reader::DecodeError;
 use super::{AUTHENTICATOR_BYTES_MAX, Request};
+use crate::crypto::verify_handshake_signature;
 use crate::identity::{SpiffeId, TrustBundles, VerifiedSvid, VerifyError, verify};
-use crate::mtls::{ExporterSecret, verify_handshake_signature};
+use crate::mtls::ExporterSecret;
 
 /// Who must be at the other end, and what is believed.
 #[derive(Debug, Clone, Copy)]

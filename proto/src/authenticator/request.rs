@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::extension::ExtensionType;
 use super::messages::{vector, write_message};
 use super::reader::{DecodeError, Reader};
-use crate::mtls::HANDSHAKE_SCHEMES;
+use crate::crypto::HANDSHAKE_SCHEMES;
 
 /// The bytes of a certificate_request_context: random, so that nobody can answer ahead of time, and never twice on
 /// one connection (RFC 9261 §4).

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::pem::{Block, PemError, blocks};
 use super::{SpiffeId, TrustBundles, VerifiedSvid, VerifyError, verify};
+use crate::crypto::certified_key;
 
 /// A private key in PKCS#8, SEC1 or PKCS#1 DER. It never shows itself and is wiped when dropped.
 pub struct PrivateKey(Zeroizing<PrivateKeyDer<'static>>);
@@ -127,7 +128,7 @@ impl Svid {
         now: OffsetDateTime,
     ) -> Result<Self, SvidError> {
         let verified = verify(&chain, bundles, now)?;
-        crate::mtls::certified_key(&chain, &key)
+        certified_key(&chain, key.der().clone_key())
             .map_err(|error| SvidError::Key { id: verified.id().clone(), detail: error.to_string() })?;
         Ok(Self { chain, key, verified })
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::exporter::{ExportError, SuiteHash, expand_label};
-use super::record_cipher::{Aead, NONCE_BYTES, RECORD_TAG_BYTES, RecordCipher};
+use crate::crypto::{Aead, NONCE_BYTES, RECORD_TAG_BYTES, RecordCipher};
 
 /// RFC 8446 §5.1: type, legacy version, length.
 pub const RECORD_HEADER_BYTES: usize = 5;
@@ -190,7 +190,7 @@ mod tests {
     ];
 
     fn suites() -> Vec<SupportedCipherSuite> {
-        crate::mtls::provider().cipher_suites.clone()
+        crate::crypto::provider().cipher_suites.clone()
     }
 
     fn key(suite: SupportedCipherSuite, sequence: u64) -> RecordKey {

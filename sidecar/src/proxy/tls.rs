@@ -66,7 +66,7 @@ impl TlsStream {
     /// The client's end right after a handshake, with secrets that everybody knows.
     #[cfg(test)]
     pub(crate) fn with_known_secrets(tcp: TcpStream) -> Self {
-        let suite = postern_proto::mtls::provider().cipher_suites[0];
+        let suite = postern_proto::crypto::provider().cipher_suites[0];
         let secret = |byte: u8| {
             let of = |bytes| postern_proto::mtls::TrafficSecret::new(suite, &vec![byte; bytes]);
             [32, 48].into_iter().find_map(of).unwrap()

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use postern_proto::crypto::provider;
 use postern_proto::mtls::{
-    Anyone, HandshakeSecrets, Judge, TlsIdentity, client_config, provider, server_config,
-    server_config_yielding, server_name,
+    Anyone, HandshakeSecrets, Judge, TlsIdentity, client_config, server_config, server_config_yielding,
+    server_name,
 };
 use postern_sidecar::proxy::tls::{Secured, TlsStream, client_hello, connect};
 use rustls::client::{ClientConfig, Resumption};

@@ -11,6 +11,7 @@ use super::error::PassedOver;
 use super::path_error::path_error;
 use super::root::{Fingerprint, Root};
 use super::{Facts, Place, VerifyError};
+use crate::crypto::signature_algorithms;
 use crate::identity::{TrustBundle, TrustDomain};
 
 /// Finds a path whose every certificate keeps the rules, and returns the subjects from the leaf's issuer to the root.
@@ -40,7 +41,7 @@ pub(super) fn check_path(
     };
     // One pass for client authentication; `look_at` asks for server authentication, so signatures are checked once.
     let result = leaf.verify_for_usage(
-        crate::mtls::signature_algorithms().all,
+        signature_algorithms().all,
         &anchors,
         issuers,
         unix_time(now),

@@ -1,6 +1,7 @@
 //! What the fuzz target of `integration/fuzz` sees of the record protocol, which nothing else outside needs.
 
-use postern_proto::mtls::{TrafficSecret, provider};
+use postern_proto::crypto::provider;
+use postern_proto::mtls::TrafficSecret;
 use rustls::Side;
 
 use super::records::Records;

@@ -3,7 +3,8 @@
 
 use std::io;
 
-use postern_proto::mtls::{RECORD_HEADER_BYTES, RECORD_TAG_BYTES, RecordKey, RecordKeyError, TrafficSecret};
+use postern_proto::crypto::RECORD_TAG_BYTES;
+use postern_proto::mtls::{RECORD_HEADER_BYTES, RecordKey, RecordKeyError, TrafficSecret};
 use rustls::{
     AlertDescription, ContentType, Error as TlsError, HandshakeType, InvalidMessage, PeerMisbehaved, Side,
 };

@@ -5,7 +5,7 @@ use super::*;
 /// Client and server of one connection of this suite, whose next records have these numbers.
 fn ends_of(suite: usize, sequence: u64) -> [Records; 2] {
     [Side::Client, Side::Server].map(|side| {
-        let suite = postern_proto::mtls::provider().cipher_suites[suite];
+        let suite = postern_proto::crypto::provider().cipher_suites[suite];
         let key = |byte: u8| {
             let secret = [32, 48].into_iter().find_map(|bytes| TrafficSecret::new(suite, &vec![byte; bytes]));
             RecordKey::new(secret.unwrap(), sequence).unwrap()
@@ -301,7 +301,7 @@ fn each_end_updates_its_key_when_asked_and_when_it_is_worn_and_nothing_is_lost()
 #[test]
 fn a_worn_key_is_replaced_before_its_limit() {
     for suite in 0..3 {
-        let limit = postern_proto::mtls::provider().cipher_suites[suite]
+        let limit = postern_proto::crypto::provider().cipher_suites[suite]
             .tls13()
             .unwrap()
             .common
@@ -427,7 +427,7 @@ fn an_alert_ends_it_without_an_answer() {
 #[test]
 fn what_cannot_be_sealed_is_not_sent() {
     let limit =
-        postern_proto::mtls::provider().cipher_suites[0].tls13().unwrap().common.confidentiality_limit;
+        postern_proto::crypto::provider().cipher_suites[0].tls13().unwrap().common.confidentiality_limit;
     let [mut client, _] = ends_of(0, limit);
     let mut out = Outgoing::default();
     assert!(matches!(client.seal(b"secret", &mut out), Err(SealError::Key(RecordKeyError::Worn))));

@@ -3,7 +3,7 @@
 use rustls::SignatureScheme;
 use rustls_pki_types::CertificateDer;
 
-use super::{TlsIdentity, signature_algorithms};
+use super::signature_algorithms;
 
 /// How handshakes are signed: those schemes of TLS 1.3 (RFC 8446 §4.2.3) whose keys a certificate may have.
 pub const HANDSHAKE_SCHEMES: [SignatureScheme; 6] = [
@@ -14,24 +14,6 @@ pub const HANDSHAKE_SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PSS_SHA384,
     SignatureScheme::RSA_PSS_SHA512,
 ];
-
-impl TlsIdentity {
-    /// The chain that is presented, leaf first.
-    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.certified.cert
-    }
-
-    /// Signs with the first fitting scheme that is `offered` and good for a handshake; nothing if none is.
-    pub(crate) fn sign(
-        &self,
-        offered: &[SignatureScheme],
-        message: &[u8],
-    ) -> Result<Option<(SignatureScheme, Vec<u8>)>, rustls::Error> {
-        let good = HANDSHAKE_SCHEMES.iter().copied().filter(|scheme| offered.contains(scheme));
-        let signer = self.certified.key.choose_scheme(&good.collect::<Vec<_>>());
-        signer.map(|signer| Ok((signer.scheme(), signer.sign(message)?))).transpose()
-    }
-}
 
 /// Whether `signature` is `leaf`'s over `message`. The scheme also says the curve, as TLS 1.3 has it.
 pub(crate) fn verify_handshake_signature(

@@ -5,11 +5,11 @@ use thiserror::Error;
 /// RFC 8446 §5.2: each suite's authentication tag.
 pub const RECORD_TAG_BYTES: usize = 16;
 /// RFC 8446 §5.3: `iv_length`, of each suite.
-pub(super) const NONCE_BYTES: usize = 12;
+pub(crate) const NONCE_BYTES: usize = 12;
 
 /// The AEAD of a TLS 1.3 suite (RFC 8446 §B.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Aead {
+pub(crate) enum Aead {
     Aes128Gcm,
     Aes256Gcm,
     ChaCha20Poly1305,
@@ -26,17 +26,17 @@ enum Maker {
 /// The record is not authentic, or longer than the cipher takes, or the key has not the cipher's length.
 #[derive(Debug, Error)]
 #[error("refused by the cipher")]
-pub(super) struct Refused;
+pub(crate) struct Refused;
 
 /// A key, which seals and opens in place. Neither has its tables in here, so that one kind does not pay for the other.
-pub(super) enum RecordCipher {
+pub(crate) enum RecordCipher {
     Ring(Box<ring::aead::LessSafeKey>),
     #[cfg(feature = "aws-lc-rs")]
     AwsLc(aws_lc_rs::aead::LessSafeKey),
 }
 
 impl Aead {
-    pub(super) fn key_bytes(self) -> usize {
+    pub(crate) fn key_bytes(self) -> usize {
         match self {
             Self::Aes128Gcm => 16,
             Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
@@ -85,7 +85,7 @@ impl Maker {
 }
 
 impl RecordCipher {
-    pub(super) fn new(aead: Aead, key: &[u8]) -> Result<Self, Refused> {
+    pub(crate) fn new(aead: Aead, key: &[u8]) -> Result<Self, Refused> {
         Self::by(Maker::faster_here(), aead, key)
     }
 
@@ -104,7 +104,7 @@ impl RecordCipher {
     }
 
     /// Encrypts `text` and returns its tag.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         nonce: [u8; NONCE_BYTES],
         header: &[u8],
@@ -128,7 +128,7 @@ impl RecordCipher {
     }
 
     /// Decrypts ciphertext and tag.
-    pub(super) fn open<'s>(
+    pub(crate) fn open<'s>(
         &self,
         nonce: [u8; NONCE_BYTES],
         header: &[u8],
