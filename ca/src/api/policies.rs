@@ -1,9 +1,8 @@
 //! The stored policy, as operators change and read it. The CA judges a policy itself before it puts it in force.
 
 use postern_proto::identity::TrustDomain;
-use postern_proto::policy::{
-    Policy, SLICE_BYTES_MAX, Service, Severity, WARN_DAYS_DEFAULT, check, run_expectations,
-};
+use postern_proto::policy::{Policy, Service, Severity, WARN_DAYS_DEFAULT, check, run_expectations};
+use postern_proto::wire::SLICE_BYTES_MAX;
 use postern_proto::wire::v1::apply_policy_response::Outcome;
 use postern_proto::wire::v1::{
     ApplyPolicyRequest, ApplyPolicyResponse, ListPolicyVersionsRequest, ListPolicyVersionsResponse,

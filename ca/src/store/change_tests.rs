@@ -133,7 +133,7 @@ async fn so_many_identities_can_be_revoked_and_one_more_is_refused() {
 fn as_many_of_the_longest_ids_as_can_be_revoked_fit_into_one_message() {
     // Each with its tag and a length of two octets.
     let longest = postern_proto::identity::SPIFFE_ID_BYTES_MAX + 3;
-    assert!(REVOKED_MAX * longest < postern_proto::policy::SLICE_BYTES_MAX);
+    assert!(REVOKED_MAX * longest < postern_proto::wire::SLICE_BYTES_MAX);
 }
 
 #[tokio::test]

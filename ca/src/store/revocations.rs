@@ -8,7 +8,7 @@ use super::writer::{Command, Effect};
 use super::{CommitError, Store, StoreError};
 
 /// So many identities can be revoked at a time: each sidecar is told all of them in one message, and the longest IDs
-/// shall fit, too (SLICE_BYTES_MAX of the policy).
+/// shall fit, too (`wire::SLICE_BYTES_MAX`).
 pub const REVOKED_MAX: usize = 8_000;
 
 /// An identity that is revoked.

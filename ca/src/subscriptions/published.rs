@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::identity::SpiffeId;
-use postern_proto::policy::{Policy, SLICE_BYTES_MAX};
+use postern_proto::policy::Policy;
+use postern_proto::wire::SLICE_BYTES_MAX;
 use postern_proto::wire::v1::PolicySlice;
 use prost::Message as _;
 use thiserror::Error;

@@ -14,7 +14,7 @@ pub struct Expires {
 }
 
 impl Expires {
-    pub(super) fn new(datetime: &Datetime) -> Result<Self, ExpiresError> {
+    pub(crate) fn new(datetime: &Datetime) -> Result<Self, ExpiresError> {
         let written = datetime.to_string();
         let last = match (datetime.date, datetime.time, datetime.offset) {
             (Some(date), None, None) => {

@@ -12,7 +12,7 @@ type RuleNumber = u32;
 
 /// Every rule of one service, by peer and by call.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RuleIndex {
+pub(crate) struct RuleIndex {
     exact_peers: HashMap<Box<str>, Vec<RuleNumber>>,
     peer_patterns: PatternTree,
     calls: PatternTree,
@@ -20,7 +20,7 @@ pub(super) struct RuleIndex {
 }
 
 impl RuleIndex {
-    pub(super) fn new(rules: &[Rule]) -> Self {
+    pub(crate) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (number, rule) in (0..).zip(rules) {
             for peer in &rule.from {

@@ -21,16 +21,16 @@ mod read;
 mod read_calls;
 mod read_rule;
 mod read_service;
-mod read_slice;
 mod rule;
 mod service;
-mod slice;
 mod source;
 mod spelling;
 mod verdict;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use time::OffsetDateTime;
 
 pub use bounds::{FILE_BYTES_MAX, NESTING_MAX};
 pub use call::{Call, CallError, CallPattern};
@@ -45,13 +45,15 @@ pub use expectation::{Expectation, ExpectationResult, run_expectations};
 pub use expires::{Expires, ExpiresError};
 pub use graph::{Edge, Graph, Node, NodeKind, Permit};
 pub use inbounds::Unenforceable;
+pub(crate) use index::RuleIndex;
 pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
 pub use peer::PeerError;
+pub(crate) use peer::parse as parse_peer;
 pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
-pub use read_slice::SliceError;
+pub(crate) use read_service::is_service_name;
+pub(crate) use rule::Rule;
 pub use rule::RuleRef;
 pub use service::{Mode, Protocol, Service};
-pub use slice::SLICE_BYTES_MAX;
 pub use verdict::{AllowedCalls, Verdict, allowed_calls};
 
 use crate::identity::{IdPattern, SpiffeId, TrustDomain};
@@ -67,6 +69,28 @@ pub struct Policy {
     by_name: HashMap<Arc<str>, usize>,
     by_identity: HashMap<Box<str>, usize>,
     expectations: Vec<Expectation>,
+}
+
+/// What a policy is made from, by whoever has read it and checked it.
+#[derive(Debug)]
+pub(crate) struct PolicyParts {
+    pub(crate) file: Arc<str>,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) digest: Arc<str>,
+    pub(crate) version: Option<u64>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) expectations: Vec<Expectation>,
+}
+
+impl From<PolicyParts> for Policy {
+    fn from(parts: PolicyParts) -> Self {
+        let PolicyParts { file, trust_domain, digest, version, services, expectations } = parts;
+        let numbered = || (0_usize..).zip(&services);
+        let by_name = numbered().map(|(number, service)| (Arc::clone(&service.name), number)).collect();
+        let by_identity =
+            numbered().map(|(number, service)| (service.identity.as_str().into(), number)).collect();
+        Self { file, trust_domain, digest, version, services, by_name, by_identity, expectations }
+    }
 }
 
 impl Policy {
@@ -155,6 +179,14 @@ impl Policy {
             (None, Some(path)) if trust_domain == &self.trust_domain => path.to_owned(),
             _ => full,
         }
+    }
+
+    /// The first moment after `now` at which a rule allows nothing any more that it still allows at `now`.
+    pub fn next_expiry(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let rules = self.services.iter().flat_map(|service| &service.rules);
+        let ends = rules.filter_map(|rule| rule.about.expires.as_ref());
+        let last = ends.filter(|expires| !expires.is_over(now)).map(Expires::last).min()?;
+        last.checked_add(time::Duration::NANOSECOND)
     }
 
     /// Every `[[expect]]`, in the order of the file.

@@ -8,7 +8,7 @@ pub(super) const SCHEME: &str = "spiffe://";
 
 /// Reads a peer: a declared service, a path pattern under the own trust domain, or a full SPIFFE ID whose path may
 /// be a pattern.
-pub(super) fn parse<'a>(
+pub(crate) fn parse<'a>(
     text: &str,
     own: &TrustDomain,
     declared: impl Fn(&str) -> Option<&'a SpiffeId>,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::Policy;
 use super::bounds::{FILE_BYTES_MAX, NESTING_MAX, too_deep};
 use super::document::{self, At, Document, RawService, Text};
 use super::expectation::expectations;
@@ -15,6 +14,7 @@ use super::read_rule::{RuleReader, rules};
 use super::read_service::declare;
 use super::service::Service;
 use super::source::Source;
+use super::{Policy, PolicyParts};
 use crate::identity::TrustDomain;
 
 /// Reads a policy file. The policy is there when no problem is an error.
@@ -69,17 +69,14 @@ fn build(file: &str, document: &Document<'_>, problems: &mut Problems<'_>) -> Op
     let services: Vec<Service> =
         document.services.iter().filter_map(|raw| service(raw, &reader, problems)).collect();
     let expectations = expectations(document, &own, &services, problems);
-    let numbered = || (0_usize..).zip(&services);
-    Some(Policy {
+    Some(Policy::from(PolicyParts {
         file: Arc::from(file),
         trust_domain: trust_domain?,
         digest: digest(problems.source().text()).into(),
         version: None,
-        by_name: numbered().map(|(number, service)| (Arc::clone(&service.name), number)).collect(),
-        by_identity: numbered().map(|(number, service)| (service.identity.as_str().into(), number)).collect(),
-        expectations,
         services,
-    })
+        expectations,
+    }))
 }
 
 fn service(raw: &RawService<'_>, reader: &RuleReader<'_>, problems: &mut Problems<'_>) -> Option<Service> {

@@ -56,7 +56,7 @@ fn stand_in(own: &TrustDomain, number: usize) -> Option<SpiffeId> {
 }
 
 /// policy.md `Names`.
-pub(super) fn is_service_name(name: &str) -> bool {
+pub(crate) fn is_service_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.bytes().all(fits)
 }

@@ -26,12 +26,12 @@ pub struct RuleRef {
 
 /// A rule that has been checked. `from` is never empty, nor is `calls` when given.
 #[derive(Debug, Clone)]
-pub(super) struct Rule {
-    pub(super) about: Arc<RuleRef>,
-    pub(super) place: Range<usize>,
-    pub(super) from: Vec<IdPattern>,
-    pub(super) calls: Option<Vec<CallPattern>>,
-    pub(super) port: Option<Box<str>>,
+pub(crate) struct Rule {
+    pub(crate) about: Arc<RuleRef>,
+    pub(crate) place: Range<usize>,
+    pub(crate) from: Vec<IdPattern>,
+    pub(crate) calls: Option<Vec<CallPattern>>,
+    pub(crate) port: Option<Box<str>>,
 }
 
 impl Rule {

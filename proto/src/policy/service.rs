@@ -26,7 +26,7 @@ impl Protocol {
         }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Tcp, Self::Http].into_iter().find(|protocol| protocol.as_str() == text)
     }
 }
@@ -50,7 +50,7 @@ impl Mode {
         }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Enforce, Self::Observe].into_iter().find(|mode| mode.as_str() == text)
     }
 }
@@ -58,14 +58,14 @@ impl Mode {
 /// A service of the policy.
 #[derive(Debug, Clone)]
 pub struct Service {
-    pub(super) name: Arc<str>,
-    pub(super) place: Range<usize>,
-    pub(super) line: u32,
-    pub(super) identity: SpiffeId,
-    pub(super) ports: Option<BTreeMap<Box<str>, Protocol>>,
-    pub(super) mode: Mode,
-    pub(super) rules: Vec<Rule>,
-    pub(super) index: RuleIndex,
+    pub(crate) name: Arc<str>,
+    pub(crate) place: Range<usize>,
+    pub(crate) line: u32,
+    pub(crate) identity: SpiffeId,
+    pub(crate) ports: Option<BTreeMap<Box<str>, Protocol>>,
+    pub(crate) mode: Mode,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) index: RuleIndex,
 }
 
 impl Service {

@@ -1,5 +1,11 @@
 //! The generated messages of `proto/schema/`, and their conversions to and from the types that cannot be wrong.
 
+mod read_slice;
+mod slice;
+
+pub use read_slice::SliceError;
+pub use slice::SLICE_BYTES_MAX;
+
 /// Package `postern.v1`.
 #[allow(
     missing_docs,

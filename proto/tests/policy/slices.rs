@@ -1,7 +1,8 @@
 //! A sidecar that was told its slice decides as whoever has the whole policy; a slice that is not understood is none.
 
 use postern_proto::identity::SpiffeId;
-use postern_proto::policy::{Call, Decision, Policy, SliceError, decide, may_connect};
+use postern_proto::policy::{Call, Decision, Policy, decide, may_connect};
+use postern_proto::wire::SliceError;
 use postern_proto::wire::v1::{PolicySlice, SliceName};
 use proptest::prelude::*;
 use time::macros::datetime;

@@ -1,7 +1,8 @@
 //! A slice that came from the CA, judged for the identity it came to.
 
 use postern_proto::identity::{SpiffeId, TrustDomain};
-use postern_proto::policy::{Policy, SliceError};
+use postern_proto::policy::Policy;
+use postern_proto::wire::SliceError;
 use postern_proto::wire::v1::PolicySlice;
 use thiserror::Error;
 

@@ -1,6 +1,6 @@
 //! The long-lived stream: what the CA tells down, what this sidecar reports up.
 
-use postern_proto::policy::SLICE_BYTES_MAX;
+use postern_proto::wire::SLICE_BYTES_MAX;
 use postern_proto::wire::v1::sidecar_report::Report;
 use postern_proto::wire::v1::sidecar_update::Update;
 use postern_proto::wire::v1::{SidecarHello, SidecarReport, SidecarUpdate};

@@ -1,12 +1,8 @@
 //! What of a policy one sidecar is told: all that concerns its identity, and nothing of who may call others.
 
-use time::OffsetDateTime;
-
-use super::Policy;
-use super::rule::Rule;
-use super::service::{Protocol, Service};
+use super::v1::{PolicySlice, SidecarPort, SliceName, SliceRule, SliceService};
 use crate::identity::SpiffeId;
-use crate::wire::v1::{PolicySlice, SidecarPort, SliceName, SliceRule, SliceService};
+use crate::policy::{Policy, Protocol, Rule, Service};
 
 /// A slice on the wire has at most this many bytes, far more than a policy of usual names needs. A policy of which a
 /// slice is larger cannot be distributed.
@@ -25,20 +21,12 @@ impl Policy {
         };
         PolicySlice {
             version,
-            digest: self.digest.to_string(),
-            file: self.file.to_string(),
-            trust_domain: self.trust_domain.to_string(),
+            digest: self.digest().to_owned(),
+            file: self.file().to_owned(),
+            trust_domain: self.trust_domain().to_string(),
             names: wanted.into_iter().filter_map(name).collect(),
             own: self.service_with(identity).map(own),
         }
-    }
-
-    /// The first moment after `now` at which a rule allows nothing any more that it still allows at `now`.
-    pub fn next_expiry(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
-        let rules = self.services.iter().flat_map(|service| &service.rules);
-        let ends = rules.filter_map(|rule| rule.about.expires.as_ref());
-        let last = ends.filter(|expires| !expires.is_over(now)).map(super::Expires::last).min()?;
-        last.checked_add(time::Duration::NANOSECOND)
     }
 }
 

@@ -6,17 +6,12 @@ use std::sync::Arc;
 use thiserror::Error;
 use toml::value::{Datetime, DatetimeParseError};
 
-use super::Policy;
-use super::call::{CallError, CallPattern};
-use super::document::{LIST_ENTRIES_MAX, RULES_MAX};
-use super::expires::{Expires, ExpiresError};
-use super::index::RuleIndex;
-use super::peer::{self, PeerError};
-use super::read_service::is_service_name;
-use super::rule::{Rule, RuleRef};
-use super::service::{Mode, Protocol, Service};
+use super::v1::{PolicySlice, SidecarPort, SliceRule, SliceService};
 use crate::identity::{IdPattern, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
-use crate::wire::v1::{PolicySlice, SidecarPort, SliceRule, SliceService};
+use crate::policy::{
+    CallError, CallPattern, Expires, ExpiresError, LIST_ENTRIES_MAX, Mode, PeerError, Policy, PolicyParts,
+    Protocol, RULES_MAX, Rule, RuleIndex, RuleRef, Service, is_service_name, parse_peer,
+};
 
 impl Policy {
     /// Reads what [`Policy::slice_for`] made.
@@ -40,19 +35,14 @@ impl Policy {
                 Some(_) => return Err(SliceError::NameTwice { name: named.name }),
             }
         }
-        let numbered = || (0_usize..).zip(&services);
-        Ok(Self {
+        Ok(Self::from(PolicyParts {
             file: reader.file.clone(),
             digest: slice.digest.into(),
             version: Some(slice.version),
-            by_name: numbered().map(|(number, service)| (Arc::clone(&service.name), number)).collect(),
-            by_identity: numbered()
-                .map(|(number, service)| (service.identity.as_str().into(), number))
-                .collect(),
-            expectations: Vec::new(),
             trust_domain,
             services,
-        })
+            expectations: Vec::new(),
+        }))
     }
 }
 
@@ -102,7 +92,7 @@ impl SliceReader<'_> {
         }
         let read = |text: &String| {
             let peer =
-                peer::parse(text, self.own, |_| None).map_err(|cause| SliceError::From { line, cause })?;
+                parse_peer(text, self.own, |_| None).map_err(|cause| SliceError::From { line, cause })?;
             if peer.is_reserved() { Err(SliceError::Reserved { id: text.clone() }) } else { Ok(peer) }
         };
         raw.from.iter().map(read).collect()
