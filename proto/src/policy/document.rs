@@ -306,3 +306,26 @@ fn wrong_type(value: &Value<'_>, what: &str, expected: &str, problems: &mut Prob
         format!("{what} must be {expected}; found {found}"),
     );
 }
+
+/// A list that has at least one entry. `None` when it is unusable, which has been told.
+pub(super) fn list<'r, 'a>(
+    field: &'r Texts<'a>,
+    key: &str,
+    rule: &Range<usize>,
+    problems: &mut Problems<'_>,
+) -> Option<&'r [At<&'a str>]> {
+    match field.given() {
+        Some(list) if list.value.is_empty() => {
+            let message = format!("`{key}` is empty; it must have at least one entry");
+            problems.report(ProblemKind::Empty, list.place.clone(), message);
+            None
+        }
+        Some(list) => Some(&list.value),
+        None => {
+            if field.is_absent() {
+                problems.report(ProblemKind::Missing, rule.clone(), format!("the rule has no `{key}`"));
+            }
+            None
+        }
+    }
+}

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::call::{CallError, CallPattern};
-use super::document::{At, RawRule};
+use super::document::{At, RawRule, list};
 use super::problem::ProblemKind;
 use super::problems::{Problems, did_you_mean};
-use super::read_rule::list;
 use super::read_service::Declared;
 use super::service::Protocol;
 

@@ -1,10 +1,9 @@
 //! Rules as written, checked against what the file declares.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::document::{At, RawRule, RawService, Text};
+use super::document::{At, RawRule, RawService, Text, list};
 use super::expires::{Expires, ExpiresError};
 use super::peer;
 use super::problem::ProblemKind;
@@ -156,29 +155,6 @@ pub(super) fn report_peer<'a>(
         _ => (ProblemKind::Peer, meant().map(|right| format!("write {right:?}"))),
     };
     problems.report_with(kind, at.place.clone(), error.to_string(), suggestion);
-}
-
-/// A list that has at least one entry. `None` when it is unusable, which has been told.
-pub(super) fn list<'r, 'a>(
-    field: &'r super::document::Texts<'a>,
-    key: &str,
-    rule: &Range<usize>,
-    problems: &mut Problems<'_>,
-) -> Option<&'r [At<&'a str>]> {
-    match field.given() {
-        Some(list) if list.value.is_empty() => {
-            let message = format!("`{key}` is empty; it must have at least one entry");
-            problems.report(ProblemKind::Empty, list.place.clone(), message);
-            None
-        }
-        Some(list) => Some(&list.value),
-        None => {
-            if field.is_absent() {
-                problems.report(ProblemKind::Missing, rule.clone(), format!("the rule has no `{key}`"));
-            }
-            None
-        }
-    }
 }
 
 fn expires(at: &At<toml::value::Datetime>, problems: &mut Problems<'_>) -> Option<Expires> {
