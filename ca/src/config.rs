@@ -1,6 +1,5 @@
 //! `ca.toml`, read into types that cannot be wrong.
 
-mod problem;
 mod raw;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_proto::identity::TrustDomain;
-
-pub use problem::ConfigError;
+use postern_server::config::ConfigError;
 
 /// Where workloads reach the CA, unless said otherwise.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
@@ -124,7 +122,7 @@ impl Config {
 
     /// Reads a file. Paths in it that are relative start at the file's own directory.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        raw::parse(file, &problem::read(file)?)
+        raw::parse(file, &postern_server::config::read(file)?)
     }
 }
 
@@ -141,6 +139,31 @@ mod tests {
         raw::parse(Path::new("/etc/postern/ca.toml"), text).map_err(|error| error.to_string())
     }
 
+    const KEYS: [&str; 22] = [
+        "trust_domain",
+        "data_dir",
+        "listen",
+        "admin_socket",
+        "svid_ttl",
+        "renew_after_expiry",
+        "drain_deadline",
+        "requests_max",
+        "connections_max",
+        "handshakes_pending_max",
+        "handshake_timeout",
+        "request_timeout",
+        "connection_age_max",
+        "subscriptions_max",
+        "identity_subscriptions_max",
+        "call_rows_max",
+        "identity_per_second",
+        "identity_burst",
+        "address_per_second",
+        "address_burst",
+        "format",
+        "level",
+    ];
+
     const LEAST: &str = "trust_domain = \"shop.example\"\ndata_dir = \"data\"\n";
 
     #[test]
@@ -149,7 +172,7 @@ mod tests {
         let read = parse(text).unwrap();
         let own = Config::new(TrustDomain::new("shop.example").unwrap(), "/etc/postern/data".into());
         assert_eq!(format!("{read:?}"), format!("{own:?}"));
-        for key in raw::KEYS {
+        for key in KEYS {
             assert!(text.contains(&format!("{key} = ")), "{key} is not explained");
         }
     }

@@ -6,7 +6,6 @@ pub mod attest;
 pub mod authority;
 pub mod cli;
 pub mod config;
-pub mod duration;
 pub mod issue;
 pub mod rates;
 pub mod registry;

@@ -4,7 +4,6 @@ mod admin_socket;
 mod by_method;
 mod data_dir;
 mod door;
-mod pending;
 mod publishing;
 
 use std::io::Write as _;
@@ -14,9 +13,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use postern_process::Shutdown;
 use postern_proto::mtls::TlsIdentity;
 use postern_proto::wire::v1::admin_server::AdminServer;
+use postern_server::process::Shutdown;
 use socket2::SockRef;
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, TcpSocket};

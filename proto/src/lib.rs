@@ -8,4 +8,5 @@ pub mod join_token;
 pub mod mtls;
 pub mod policy;
 mod segments;
+pub mod spelling;
 pub mod wire;

@@ -6,7 +6,6 @@ mod http;
 mod identity_source;
 mod limits;
 mod listeners;
-mod problem;
 mod raw;
 mod restart;
 mod rules;
@@ -22,11 +21,11 @@ use std::time::Duration;
 
 use postern_proto::identity::SpiffeId;
 use postern_proto::policy::Protocol;
+use postern_server::config::ConfigError;
 
 pub use bounds::*;
 pub use http::{AppHttp, Http};
 pub use limits::{Limits, MaxAge};
-pub use problem::{ConfigError, Problem};
 pub use restart::Restart;
 pub use tunnels::Tunnels;
 pub use values::HostPortError;
@@ -54,7 +53,7 @@ pub struct Config {
 impl Config {
     /// Reads a file. Paths in it that are relative start at the file's own directory.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = problem::read(file)?;
+        let text = postern_server::config::read(file)?;
         Self::parse(file, &text)
     }
 

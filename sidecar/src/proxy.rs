@@ -9,7 +9,6 @@ pub mod listen_addresses;
 pub mod listener;
 pub mod outbound;
 mod peer_limits;
-pub mod pending;
 pub mod relay;
 pub mod state;
 pub mod tls;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use postern_process::{EXIT_FAILED, EXIT_USAGE, WorkerThreads};
 use postern_proto::identity::TrustDomain;
+use postern_server::process::{EXIT_FAILED, EXIT_USAGE, WorkerThreads};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use super::Format;
@@ -63,7 +63,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     config.log.json = log_format.map_or(config.log.json, |format| format == Format::Json);
     let _flushed_at_end = log_to_stderr(config.log);
     let report = |error: anyhow::Error| eprintln!("postern-ca: {error:#}");
-    match postern_process::run(threads, |shutdown| crate::serve::serve(config, shutdown)) {
+    match postern_server::process::run(threads, |shutdown| crate::serve::serve(config, shutdown)) {
         Ok(outcome) => outcome.exit_code(report),
         Err(error) => {
             report(error.into());
@@ -74,7 +74,7 @@ pub(super) fn run(args: Args) -> ExitCode {
 
 fn configuration(args: Args) -> Result<Config, String> {
     if let Some(file) = &args.config {
-        return Config::load(file).map_err(|error| error.to_string());
+        return Config::load(file).map_err(|error| error.messages().join("\n"));
     }
     let (Some(trust_domain), Some(data_dir)) = (args.trust_domain, args.data_dir) else {
         return Err("give --config FILE, or --trust-domain TD and --data-dir DIR".to_owned());

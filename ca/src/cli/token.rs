@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use postern_proto::wire::v1::CreateJoinTokenRequest;
+use postern_server::config::parse_duration;
 use serde_json::json;
 
 use super::admin::{Admin, Output};
 use super::{Format, cert, print};
-use crate::duration;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -36,7 +36,7 @@ pub(super) struct Create {
 
 /// The CA counts in seconds; cutting off the rest would make another time than was asked for.
 fn whole_seconds(text: &str) -> Result<Duration, String> {
-    let ttl = duration::parse(text).map_err(|error| error.to_string())?;
+    let ttl = parse_duration(text).map_err(|error| error.to_string())?;
     if ttl.subsec_nanos() == 0 { Ok(ttl) } else { Err("write whole seconds, as in \"10s\"".to_owned()) }
 }
 

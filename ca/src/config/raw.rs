@@ -7,40 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_proto::identity::TrustDomain;
+use postern_server::config::{ConfigError, ConfigProblem, DurationError, format_duration, parse_duration};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::problem::Problem;
-use super::{
-    Config, ConfigError, DRAIN_DEADLINE_MAX, Limits, Log, RENEW_AFTER_EXPIRY_MAX, SVID_TTL_MAX, SVID_TTL_MIN,
-};
-use crate::duration::{self, ParseDurationError};
-
-/// Every key, for suggestions.
-pub(super) const KEYS: [&str; 22] = [
-    "trust_domain",
-    "data_dir",
-    "listen",
-    "admin_socket",
-    "svid_ttl",
-    "renew_after_expiry",
-    "drain_deadline",
-    "requests_max",
-    "connections_max",
-    "handshakes_pending_max",
-    "handshake_timeout",
-    "request_timeout",
-    "connection_age_max",
-    "subscriptions_max",
-    "identity_subscriptions_max",
-    "call_rows_max",
-    "identity_per_second",
-    "identity_burst",
-    "address_per_second",
-    "address_burst",
-    "format",
-    "level",
-];
+use super::{Config, DRAIN_DEADLINE_MAX, Limits, Log, RENEW_AFTER_EXPIRY_MAX, SVID_TTL_MAX, SVID_TTL_MIN};
 
 const COUNT_MAX: i64 = 10_000_000;
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -90,35 +61,20 @@ struct RawLog {
 
 /// Reads a text; `file` is its name in messages and the start of relative paths.
 pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
-    let raw: Raw = toml::from_str(text).map_err(|error| {
-        let span = error.span().unwrap_or(0..0);
-        // The key stands on the line of what is wrong with it.
-        let line_start =
-            text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |end| end + 1);
-        let line = text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
-        let near = nearest(text.get(span.clone()).unwrap_or_default());
-        let hint = near.map(|key| format!("; did you mean {key:?}?")).unwrap_or_default();
-        let shown = format!("{}: {}{hint}", line.trim(), error.message().replace('\n', "; "));
-        ConfigError::Invalid { problems: vec![Problem::new(file, text, span, shown)] }
-    })?;
+    let raw: Raw = toml::from_str(text)
+        .map_err(|error| ConfigError::invalid(file, vec![ConfigProblem::of_syntax(text, &error)]))?;
     let mut reader = Reader { file, text, problems: Vec::new() };
     let config = reader.config(&raw);
     match config {
         Some(config) if reader.problems.is_empty() => Ok(config),
-        _ => Err(ConfigError::Invalid { problems: reader.problems }),
+        _ => Err(ConfigError::invalid(file, reader.problems)),
     }
-}
-
-/// The known key that an unknown one was meant to be.
-fn nearest(key: &str) -> Option<&'static str> {
-    let near = |known: &&str| *known != key && strsim::damerau_levenshtein(known, key) <= 2;
-    KEYS.into_iter().find(near)
 }
 
 struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
 impl Reader<'_> {
@@ -154,32 +110,36 @@ impl Reader<'_> {
     fn limits(&mut self, raw: &RawLimits) -> Limits {
         let mut limits = Limits::default();
         for (key, given, limit, most) in [
-            ("handshake_timeout", &raw.handshake_timeout, &mut limits.handshake_timeout, TIMEOUT_MAX),
-            ("request_timeout", &raw.request_timeout, &mut limits.request_timeout, TIMEOUT_MAX),
-            ("connection_age_max", &raw.connection_age_max, &mut limits.connection_age_max, AGE_MAX),
+            ("limits.handshake_timeout", &raw.handshake_timeout, &mut limits.handshake_timeout, TIMEOUT_MAX),
+            ("limits.request_timeout", &raw.request_timeout, &mut limits.request_timeout, TIMEOUT_MAX),
+            ("limits.connection_age_max", &raw.connection_age_max, &mut limits.connection_age_max, AGE_MAX),
         ] {
             *limit = self.duration(key, given.as_ref(), TIMEOUT_MIN..=most).unwrap_or(*limit);
         }
         for (key, given, count) in [
-            ("requests_max", &raw.requests_max, &mut limits.requests_max),
-            ("connections_max", &raw.connections_max, &mut limits.connections_max),
-            ("handshakes_pending_max", &raw.handshakes_pending_max, &mut limits.handshakes_pending_max),
-            ("subscriptions_max", &raw.subscriptions_max, &mut limits.subscriptions_max),
+            ("limits.requests_max", &raw.requests_max, &mut limits.requests_max),
+            ("limits.connections_max", &raw.connections_max, &mut limits.connections_max),
             (
-                "identity_subscriptions_max",
+                "limits.handshakes_pending_max",
+                &raw.handshakes_pending_max,
+                &mut limits.handshakes_pending_max,
+            ),
+            ("limits.subscriptions_max", &raw.subscriptions_max, &mut limits.subscriptions_max),
+            (
+                "limits.identity_subscriptions_max",
                 &raw.identity_subscriptions_max,
                 &mut limits.identity_subscriptions_max,
             ),
-            ("call_rows_max", &raw.call_rows_max, &mut limits.call_rows_max),
+            ("limits.call_rows_max", &raw.call_rows_max, &mut limits.call_rows_max),
         ] {
             self.count(key, given.as_ref(), count);
         }
         let (identity, address) = (&mut limits.identity_rate, &mut limits.address_rate);
         for (key, given, count) in [
-            ("identity_per_second", &raw.identity_per_second, &mut identity.per_second),
-            ("identity_burst", &raw.identity_burst, &mut identity.burst),
-            ("address_per_second", &raw.address_per_second, &mut address.per_second),
-            ("address_burst", &raw.address_burst, &mut address.burst),
+            ("limits.identity_per_second", &raw.identity_per_second, &mut identity.per_second),
+            ("limits.identity_burst", &raw.identity_burst, &mut identity.burst),
+            ("limits.address_per_second", &raw.address_per_second, &mut address.per_second),
+            ("limits.address_burst", &raw.address_burst, &mut address.burst),
         ] {
             self.count(key, given.as_ref(), count);
         }
@@ -189,7 +149,7 @@ impl Reader<'_> {
     fn log(&mut self, raw: &RawLog) -> Log {
         let mut log = Log::default();
         if let Some(format) = &raw.format {
-            let read = self.value("format", format, |text| match text {
+            let read = self.value("log.format", format, |text| match text {
                 "text" => Ok(false),
                 "json" => Ok(true),
                 _ => Err("write \"text\" or \"json\""),
@@ -198,7 +158,8 @@ impl Reader<'_> {
         }
         if let Some(level) = &raw.level {
             let rule = |_| "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-            log.level = self.value("level", level, |text| text.parse().map_err(rule)).unwrap_or(log.level);
+            log.level =
+                self.value("log.level", level, |text| text.parse().map_err(rule)).unwrap_or(log.level);
         }
         log
     }
@@ -209,11 +170,11 @@ impl Reader<'_> {
         given: Option<&Spanned<String>>,
         allowed: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let (least, most) = (duration::show(*allowed.start()), duration::show(*allowed.end()));
-        self.value(key, given?, |text| match duration::parse(text) {
+        let (least, most) = (format_duration(*allowed.start()), format_duration(*allowed.end()));
+        self.value(key, given?, |text| match parse_duration(text) {
             Ok(read) if allowed.contains(&read) => Ok(read),
             Ok(_) => Err(format!("it must lie between {least} and {most}")),
-            Err(ParseDurationError) => Err(format!("{ParseDurationError}, between {least} and {most}")),
+            Err(DurationError) => Err(format!("{DurationError}, between {least} and {most}")),
         })
     }
 
@@ -223,8 +184,8 @@ impl Reader<'_> {
         match N::try_from(value).ok().filter(|_| (1..=COUNT_MAX).contains(&value)) {
             Some(read) => *count = read,
             None => {
-                let text = format!("{key} = {value}: it must be at least 1 and at most {COUNT_MAX}");
-                self.problems.push(Problem::new(self.file, self.text, given.span(), text));
+                let rule = format!("it must be at least 1 and at most {COUNT_MAX}");
+                self.problems.push(ConfigProblem::at(self.text, given.span(), key.to_owned(), rule));
             }
         }
     }
@@ -235,12 +196,11 @@ impl Reader<'_> {
         given: &Spanned<String>,
         read: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let value = given.get_ref();
-        let tell = |error| {
-            let text = format!("{key} = {value:?}: {error}");
-            self.problems.push(Problem::new(self.file, self.text, given.span(), text));
+        let report = |error: E| {
+            let problem = ConfigProblem::at(self.text, given.span(), key.to_owned(), error.to_string());
+            self.problems.push(problem);
         };
-        read(value).map_err(tell).ok()
+        read(given.get_ref()).map_err(report).ok()
     }
 
     /// A relative path starts where the file is.

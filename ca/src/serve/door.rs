@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postern_proto::mtls::{Anyone, Judge, TlsIdentity, Verdict, server_config};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use postern_server::{HandshakeLimiter, HandshakeStage, lingering_close};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -19,16 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tracing::{error, warn};
 
-use super::pending::Pending;
 use crate::api::Caller;
 use crate::authority::Authority;
 use crate::config::Config;
 
 /// After accept failed for want of descriptors, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A refused client is listened to this long, so that the alert is not lost in a reset.
-const FAREWELL: Duration = Duration::from_secs(1);
-const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 
 /// How old a connection may be.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +42,7 @@ struct Ages {
 pub(super) struct Door {
     authority: Arc<Authority>,
     own: Arc<ArcSwap<TlsIdentity>>,
-    pending: Arc<Pending>,
+    handshakes: Arc<HandshakeLimiter>,
     connections: Arc<Semaphore>,
     handshake_timeout: Duration,
     ages: Ages,
@@ -56,7 +54,10 @@ impl Door {
         Self {
             authority,
             own,
-            pending: Arc::new(Pending::new(config.limits.handshakes_pending_max)),
+            handshakes: Arc::new(HandshakeLimiter::new(
+                config.limits.handshakes_pending_max,
+                Gauge::default(),
+            )),
             connections: Arc::new(Semaphore::new(config.limits.connections_max)),
             handshake_timeout: config.limits.handshake_timeout,
             ages: Ages { most: config.limits.connection_age_max, grace: config.limits.request_timeout },
@@ -100,29 +101,29 @@ impl Door {
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        open: OwnedSemaphorePermit,
         established: mpsc::Sender<std::io::Result<Connection>>,
     ) {
-        let place = self.pending.enter();
+        let permit = self.handshakes.acquire(HandshakeStage::Handshaking);
         let refused = tokio::select! {
             result = self.try_shake_hands(stream, address) => match result {
                 Ok((tls, caller)) => {
-                    drop(place);
+                    drop(permit);
                     // The server is gone only when everything ends.
                     let cut = Box::pin(tokio::time::sleep(self.ages.most + self.ages.grace));
-                    let connection = Connection { tls, caller, cut, grace: self.ages.grace, _permit: permit };
+                    let connection = Connection { tls, caller, cut, grace: self.ages.grace, _open: open };
                     let _ending = established.send(Ok(connection)).await;
                     return;
                 }
                 Err(refused) => refused,
             },
             () = tokio::time::sleep(self.handshake_timeout) => Refused::because("handshake_timeout"),
-            () = place.evicted.cancelled() => Refused::because("handshakes_pending"),
+            () = permit.evicted.cancelled() => Refused::because("handshakes_pending"),
         };
-        drop(place);
+        drop(permit);
         warn!(%address, reason = refused.reason, detail = refused.detail, "refused");
         if let Some(stream) = refused.stream {
-            farewell(stream).await;
+            lingering_close(stream).await;
         }
     }
 
@@ -178,16 +179,6 @@ impl Refused {
     }
 }
 
-/// Closing with unread bytes would be a reset, which can overtake the alert.
-async fn farewell(mut stream: TcpStream) {
-    let last = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut (&mut stream).take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await
-    };
-    // The client may be gone or silent; either way this is over.
-    let _over: Result<std::io::Result<u64>, _> = tokio::time::timeout(FAREWELL, last).await;
-}
-
 /// An established connection; it counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -196,7 +187,7 @@ pub(super) struct Connection {
     /// When it is too old.
     cut: Pin<Box<Sleep>>,
     grace: Duration,
-    _permit: OwnedSemaphorePermit,
+    _open: OwnedSemaphorePermit,
 }
 
 impl Connection {

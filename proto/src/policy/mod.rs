@@ -24,7 +24,7 @@ mod read_service;
 mod rule;
 mod service;
 mod source;
-mod spelling;
+mod speller;
 mod verdict;
 
 use std::collections::HashMap;
@@ -57,6 +57,7 @@ pub use service::{Mode, Protocol, Service};
 pub use verdict::{AllowedCalls, Verdict, allowed_calls};
 
 use crate::identity::{IdPattern, SpiffeId, TrustDomain};
+use crate::spelling::nearest;
 
 /// A whole policy file, checked and compiled.
 #[derive(Debug, Clone)]
@@ -143,7 +144,7 @@ impl Policy {
 
     /// The declared service whose name a mistyped word probably meant.
     pub fn nearest_service(&self, word: &str) -> Option<&str> {
-        spelling::nearest(word, self.services.iter().map(Service::name))
+        nearest(word, self.services.iter().map(Service::name))
     }
 
     /// The identity of a declared service.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
 use super::source::{Source, escape};
-use super::spelling::Speller;
+use super::speller::Speller;
 
 /// The problems found so far.
 #[derive(Debug)]

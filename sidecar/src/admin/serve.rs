@@ -7,6 +7,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use postern_server::{HandshakeLimiter, HandshakePermit, HandshakeStage};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
@@ -16,7 +17,6 @@ use tower::ServiceExt as _;
 use tracing::{debug, error, warn};
 
 use crate::proxy::listener::Until;
-use crate::proxy::pending::{Pending, Place, Progress};
 
 /// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts until `until.stop`; what is open then gets its last answer, unless `until.abort` comes first. All
 /// connections have ended then.
 pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
-    let places = Arc::new(Pending::new(CONNECTIONS_MAX, Gauge::default()));
+    let places = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX, Gauge::default()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -44,7 +44,7 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(one(stream, places.enter(Progress::Silent), routes.clone(), until.stop.clone()));
+                    connections.spawn(one(stream, places.acquire(HandshakeStage::AwaitingClientHello), routes.clone(), until.stop.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the admin endpoint cannot accept");
@@ -63,10 +63,10 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
     connections.shutdown().await;
 }
 
-async fn one(stream: TcpStream, place: Place, routes: Router, stop: CancellationToken) {
+async fn one(stream: TcpStream, place: HandshakePermit, routes: Router, stop: CancellationToken) {
     let greeted = CancellationToken::new();
     let asked = service_fn(|request| {
-        place.advance(Progress::Greeted);
+        place.advance(HandshakeStage::Handshaking);
         greeted.cancel();
         routes.clone().oneshot(request)
     });

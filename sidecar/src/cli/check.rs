@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use postern_process::WorkerThreads;
+use postern_server::process::WorkerThreads;
 use serde::Serialize;
 
 use super::Format;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use postern_process::{EXIT_FAILED, EXIT_USAGE, WorkerThreads};
+use postern_server::process::{EXIT_FAILED, EXIT_USAGE, WorkerThreads};
 
 use crate::admin::LogLinesDropped;
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     };
     let dropped = LogLinesDropped(Arc::new(logging.dropped()));
     let report = |error: &dyn std::error::Error| eprintln!("postern-sidecar: {}", one_line(error));
-    match postern_process::run(threads, |shutdown| crate::lifecycle::run(config, dropped, shutdown)) {
+    match postern_server::process::run(threads, |shutdown| crate::lifecycle::run(config, dropped, shutdown)) {
         Ok(outcome) => outcome.exit_code(|error| report(&error)),
         Err(error) => {
             report(&error);

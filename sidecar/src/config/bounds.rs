@@ -3,9 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// A configuration file has at most this many bytes.
-pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
-
 /// `[admin] listen`.
 pub const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use postern_server::config::ConfigError;
 use toml::Spanned;
 
-use super::problem::ConfigError;
 use super::raw::{Document, Raw, RawAccessLog, RawLog, RawShutdown};
 use super::rules::Rules;
 use super::{

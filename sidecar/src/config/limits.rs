@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::raw::{RawLimits, Text};
 use super::rules::Rules;
-use super::values::{parse_duration, show_duration};
 use super::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTION_IDLE_TIMEOUT_DEFAULT, CONNECTIONS_DEFAULT, CONNECTIONS_MAX,
     CONNECTIONS_PER_PEER_PART, DEAD_AFTER_DEFAULT, DEAD_AFTER_MIN, HALF_CLOSED_TIMEOUT_DEFAULT,
@@ -12,6 +11,7 @@ use super::{
     IDLE_TIMEOUT_MAX, LASTING_MAX, LASTING_MIN, PEER_SERIES_DEFAULT, PEER_SERIES_MAX, TIMEOUT_MAX,
     TIMEOUT_MIN,
 };
+use postern_server::config::{format_duration, parse_duration};
 
 /// Bounds, each with a default.
 #[derive(Debug, Clone, Copy)]
@@ -104,9 +104,9 @@ impl Rules<'_> {
         match (value.as_ref().as_str(), parse_duration(value.as_ref())) {
             ("off", _) => Some(MaxAge::Off),
             ("svid", _) => Some(MaxAge::Svid),
-            (_, Some(age)) if (LASTING_MIN..=LASTING_MAX).contains(&age) => Some(MaxAge::After(age)),
+            (_, Ok(age)) if (LASTING_MIN..=LASTING_MAX).contains(&age) => Some(MaxAge::After(age)),
             _ => {
-                let (min, max) = (show_duration(LASTING_MIN), show_duration(LASTING_MAX));
+                let (min, max) = (format_duration(LASTING_MIN), format_duration(LASTING_MAX));
                 let rule = format!("must be \"off\", \"svid\" or from {min} to {max}, written as \"1h\"");
                 self.refuse_value(key, &value, &rule)
             }
@@ -119,7 +119,7 @@ impl MaxAge {
     pub fn show(self) -> String {
         match self {
             Self::Off => "off".to_owned(),
-            Self::After(age) => show_duration(age),
+            Self::After(age) => format_duration(age),
             Self::Svid => "svid".to_owned(),
         }
     }

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
+use postern_server::config::{ConfigError, ConfigProblem};
 use serde::Deserialize;
 use toml::Spanned;
-
-use super::problem::{ConfigError, Problem};
 
 /// A file whose keys are all known and of the right kind.
 pub(super) struct Document<'a> {
@@ -17,7 +16,7 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Result<Self, ConfigError> {
         let raw = toml::from_str(text)
-            .map_err(|error| ConfigError::invalid(file, vec![Problem::of_syntax(text, &error)]))?;
+            .map_err(|error| ConfigError::invalid(file, vec![ConfigProblem::of_syntax(text, &error)]))?;
         Ok(Self { file, text, raw })
     }
 }

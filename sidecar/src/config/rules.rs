@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_proto::policy::Protocol;
+use postern_proto::spelling::nearest;
+use postern_server::config::{ConfigProblem, format_duration, parse_duration};
 use toml::Spanned;
 
-use super::problem::{Problem, nearest};
 use super::raw::{Count, Text};
-use super::values::{is_name, parse_duration, show_duration};
+use super::values::is_name;
 use super::{HostPort, NAME_BYTES_MAX};
 
 /// Reads values and collects what is wrong with them; `None` stands for a value that was refused or is absent.
 pub(super) struct Rules<'a> {
     text: &'a str,
     base: PathBuf,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
 impl<'a> Rules<'a> {
@@ -26,13 +27,13 @@ impl<'a> Rules<'a> {
     }
 
     /// All problems, from the first line to the last.
-    pub(super) fn into_problems(mut self) -> Vec<Problem> {
+    pub(super) fn into_problems(mut self) -> Vec<ConfigProblem> {
         self.problems.sort_by_key(|problem| problem.line);
         self.problems
     }
 
     pub(super) fn refuse<T>(&mut self, span: Range<usize>, key: &str, rule: &str) -> Option<T> {
-        self.problems.push(Problem::at(self.text, span, key.to_owned(), rule.to_owned()));
+        self.problems.push(ConfigProblem::at(self.text, span, key.to_owned(), rule.to_owned()));
         None
     }
 
@@ -82,7 +83,8 @@ impl<'a> Rules<'a> {
             return Some(*choice);
         }
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        let near = nearest(value.as_ref(), &names).map(|near| format!("; did you mean {near:?}?"));
+        let near =
+            nearest(value.as_ref(), names.iter().copied()).map(|near| format!("; did you mean {near:?}?"));
         let rule = format!("must be one of {}{}", names.join(", "), near.unwrap_or_default());
         self.refuse_value(key, &value, &rule)
     }
@@ -111,9 +113,9 @@ impl<'a> Rules<'a> {
     ) -> Option<Duration> {
         let value = value?;
         match parse_duration(value.as_ref()) {
-            Some(duration) if bounds.contains(&duration) => Some(duration),
+            Ok(duration) if bounds.contains(&duration) => Some(duration),
             _ => {
-                let (min, max) = (show_duration(*bounds.start()), show_duration(*bounds.end()));
+                let (min, max) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
                 let rule =
                     format!("must be from {min} to {max}, written as \"500ms\", \"10s\", \"5m\" or \"1h\"");
                 self.refuse_value(key, &value, &rule)

@@ -267,7 +267,7 @@ fn every_bound_is_kept() {
     let many = "[[inbound]]\nname = \"x\"\n".repeat(LISTENERS_MAX + 1);
     assert_says(&refusal(&many), &["at most 256"]);
     let huge = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(huge.path(), "#".repeat(CONFIG_BYTES_MAX + 1)).unwrap();
+    std::fs::write(huge.path(), "#".repeat(postern_server::config::CONFIG_BYTES_MAX + 1)).unwrap();
     assert_says(&Config::load(huge.path()).unwrap_err().to_string(), &["1048576"]);
 }
 

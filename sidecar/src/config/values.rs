@@ -1,8 +1,7 @@
-//! The small values of `sidecar.toml`: addresses, durations, names.
+//! The small values of `sidecar.toml`: addresses and names.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use std::time::Duration;
 
 use thiserror::Error;
 
@@ -57,32 +56,6 @@ pub(super) fn parse_ca(text: &str) -> Result<HostPort, &'static str> {
     rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| RULE)
 }
 
-/// Reads `500ms`, `10s`, `5m` or `1h`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs),
-        "h" => number.checked_mul(3600).map(Duration::from_secs),
-        _ => None,
-    }
-}
-
-/// Writes a duration as [`parse_duration`] reads it, in the largest unit that fits.
-pub(super) fn show_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    match millis {
-        0 => "0s".to_owned(),
-        _ if millis.is_multiple_of(3_600_000) => format!("{}h", millis / 3_600_000),
-        _ if millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
-        _ if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
-        _ => format!("{millis}ms"),
-    }
-}
-
 /// Names of inbounds and services (policy.md, Names).
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -127,19 +100,6 @@ mod tests {
         }
         for text in ["http://host:80", "ho st:80", "host/x:80", "a..b:80", ".a:80", "hö:80", long.as_str()] {
             assert_eq!(text.parse::<HostPort>(), Err(HostPortError), "{text}");
-        }
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
-        assert_eq!(parse_duration("5m"), Some(Duration::from_secs(300)));
-        assert_eq!(parse_duration("1h"), Some(Duration::from_secs(3600)));
-        for text in
-            ["", "10", "s", "-1s", "1.5s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"]
-        {
-            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 

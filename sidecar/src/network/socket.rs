@@ -11,13 +11,7 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, Error as TlsError};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-/// A refused peer is listened to this long, so that what it was told is not lost in a reset.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// And so many bytes of what it still sends are thrown away.
-const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 
 /// Prepares a connection with `at`, or those that a listener there will accept (Linux copies what a listening socket is
 /// set to): small writes leave at once, and an other side that has gone without a word, as when a machine loses its
@@ -74,20 +68,6 @@ fn set_linger(stream: &TcpStream, linger: Option<Duration>) {
     if let Err(error) = SockRef::from(stream).set_linger(linger) {
         tracing::debug!(%error, "cannot choose how a connection is closed");
     }
-}
-
-/// Ends a connection after the last word was sent: closing with unread bytes would turn into a reset, which can
-/// overtake the word.
-pub async fn farewell(stream: TcpStream) {
-    // The peer may be gone or silent; either way this is over.
-    let _over: Result<io::Result<()>, _> =
-        tokio::time::timeout(FAREWELL, linger(stream, FAREWELL_BYTES_MAX)).await;
-}
-
-/// Ends the own direction, and throws away what still comes, up to so many bytes, until the other side ends its own.
-pub async fn linger(mut stream: TcpStream, bytes_max: u64) -> io::Result<()> {
-    stream.shutdown().await?;
-    tokio::io::copy(&mut (&mut stream).take(bytes_max), &mut tokio::io::sink()).await.map(drop)
 }
 
 /// The alert with which the other side broke off, if that is what an error says.

@@ -13,13 +13,14 @@ use std::time::Instant;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Admission, Denial, HandshakeSecrets, Judge, OVER_LIMIT, server_config_yielding};
 use postern_proto::policy::{Decision, Protocol};
+use postern_server::{HandshakeLimiter, HandshakePermit, HandshakeStage, lingering_close};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Inbound, ProxyProtocol};
 use crate::identity::credentials::Credentials;
-use crate::network::socket::{close_cleanly, farewell, reset_on_close};
+use crate::network::socket::{close_cleanly, reset_on_close};
 use crate::observability::Direction;
 use crate::observability::metrics::HandshakeResult::Completed;
 use crate::observability::refusals::Called;
@@ -29,7 +30,6 @@ use crate::proxy::connections::{Facts, Registration, Requests};
 use crate::proxy::http::{self, Calls, HttpInbound};
 use crate::proxy::listener::{Serve, Until};
 use crate::proxy::peer_limits::{Place as PeerPlace, Shares};
-use crate::proxy::pending::{Pending, Place, Progress};
 use crate::proxy::relay::relay;
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::{Secured, TlsStream, client_hello};
@@ -47,9 +47,9 @@ pub struct InboundServer {
     index: usize,
     inbound: Arc<Inbound>,
     app: Arc<Upstreams>,
-    pending: Arc<Pending>,
+    pending: Arc<HandshakeLimiter>,
     /// Tunnels between two connections of the app.
-    idle: Arc<Pending>,
+    idle: Arc<HandshakeLimiter>,
     /// Connections by peer.
     shares: Arc<Shares>,
     /// Where the inbound speaks HTTP.
@@ -59,9 +59,10 @@ pub struct InboundServer {
 impl InboundServer {
     pub fn new(proxy: Arc<ProxyState>, index: usize, inbound: Inbound) -> Self {
         let level = proxy.control.metrics.levels.handshakes_pending.clone();
-        let pending = Arc::new(Pending::new(proxy.control.config.limits.handshakes_pending_max, level));
+        let pending =
+            Arc::new(HandshakeLimiter::new(proxy.control.config.limits.handshakes_pending_max, level));
         let idle_max = proxy.control.config.limits.connections_max.div_ceil(IDLE_TUNNELS_PART);
-        let idle = Arc::new(Pending::new(idle_max, Gauge::default()));
+        let idle = Arc::new(HandshakeLimiter::new(idle_max, Gauge::default()));
         let shares = proxy.shares.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
         let series = proxy.control.metrics.series.listener(Direction::Inbound, &inbound.name);
@@ -98,7 +99,7 @@ impl Serve for InboundServer {
         };
         let until = until.clone();
         let registration = Arc::new(self.proxy.register.enter(facts, &until.abort));
-        let place = self.pending.enter(Progress::Silent);
+        let place = self.pending.acquire(HandshakeStage::AwaitingClientHello);
         async move {
             // Boxed, so that the handshake's state is gone while bytes are relayed.
             let handshake = Box::pin(self.handshake(stream, place, from, &registration));
@@ -157,10 +158,10 @@ impl InboundServer {
     async fn handshake(
         self: &Arc<Self>,
         stream: TcpStream,
-        place: Place,
+        place: HandshakePermit,
         from: SocketAddr,
         registration: &Arc<Registration>,
-    ) -> Option<(Box<Admitted>, Place)> {
+    ) -> Option<(Box<Admitted>, HandshakePermit)> {
         let stopped = match self.try_handshake(stream, &place, registration).await {
             Ok(admitted) => return Some((admitted, place)),
             Err(stopped) => stopped,
@@ -168,8 +169,8 @@ impl InboundServer {
         let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
         self.tell(from, registration, &stopped);
         if let Some(stream) = stopped.stream {
-            place.advance(Progress::Leaving);
-            place.evicted.run_until_cancelled(farewell(stream)).await;
+            place.advance(HandshakeStage::Closing);
+            place.evicted.run_until_cancelled(lingering_close(stream)).await;
         }
         None
     }
@@ -215,7 +216,7 @@ impl InboundServer {
     async fn try_handshake(
         &self,
         stream: TcpStream,
-        place: &Place,
+        place: &HandshakePermit,
         registration: &Arc<Registration>,
     ) -> Result<Box<Admitted>, Stopped> {
         let started = Instant::now();
@@ -225,7 +226,7 @@ impl InboundServer {
             () = tokio::time::sleep(limit) => Some(Err(Stopped::at(Stage::TimedOut { limit }))),
             () = evicted.cancelled() => None,
         };
-        let evicted = || Stopped::at(Stage::Evicted { max: self.pending.max(), progress: place.progress() });
+        let evicted = || Stopped::at(Stage::Evicted { max: self.pending.max(), progress: place.stage() });
         let admitted = admitted.unwrap_or_else(|| Err(evicted()));
         let result = admitted.as_ref().map_or_else(|stopped| stopped.stage.result(), |_| Some(Completed));
         if let Some(result) = result {
@@ -238,12 +239,12 @@ impl InboundServer {
     async fn admit(
         &self,
         stream: TcpStream,
-        place: &Place,
+        place: &HandshakePermit,
         registration: &Arc<Registration>,
     ) -> Result<Box<Admitted>, Stopped> {
         let stream = greeting::expect_tls(stream).await?;
         let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
-        place.advance(Progress::Greeted);
+        place.advance(HandshakeStage::Handshaking);
         let credentials = match self.proxy.control.valid_credentials() {
             Ok(credentials) => credentials,
             Err(denial) => {
@@ -267,7 +268,7 @@ impl InboundServer {
         };
         let accepted = hello.accept(config, &secrets).await;
         let secured = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
-        place.advance(Progress::Proved);
+        place.advance(HandshakeStage::Authenticated);
         Ok(Box::new(Admitted { secured, generation: credentials.generation }))
     }
 

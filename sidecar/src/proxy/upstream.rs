@@ -3,7 +3,6 @@
 pub mod attempt;
 pub mod choice;
 pub(crate) mod place;
-mod random;
 mod shown;
 
 use std::net::SocketAddr;
@@ -28,7 +27,6 @@ use crate::observability::metrics::{ListenerSeries, Metrics};
 pub use attempt::{Attempt, Leased};
 use choice::{Address, AddressId, Choice, Listing, Picked, Record};
 use place::Place;
-use random::Random;
 pub use shown::{ADDRESSES_SHOWN_MAX, UpstreamRegister};
 
 /// One address, for those who choose among all.
@@ -59,7 +57,7 @@ pub struct Upstreams {
 struct State {
     places: Vec<Place>,
     choice: Choice,
-    random: Random,
+    random: fastrand::Rng,
 }
 
 impl Upstreams {
@@ -71,7 +69,7 @@ impl Upstreams {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let places = to.iter().map(Place::new).collect();
-        let mut state = State { places, choice: Choice::default(), random: Random::new() };
+        let mut state = State { places, choice: Choice::default(), random: fastrand::Rng::new() };
         state.take_over_addresses();
         let (state, changed) = (Mutex::new(state), watch::Sender::default());
         let (version, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
@@ -157,7 +155,7 @@ impl Upstreams {
     /// The next address, and whether there are names about which no answer has come yet.
     fn pick(&self, tried: &[(AddressId, SocketAddr)]) -> (Option<Picked>, bool) {
         let mut state = self.state();
-        let random = state.random.next();
+        let random = state.random.u64(..);
         let picked = state.choice.pick(now(), random, tried);
         (picked, state.places.iter().any(|place| place.standing() == &Standing::Asked))
     }
@@ -168,7 +166,7 @@ impl Upstreams {
 
     fn failed(&self, id: AddressId, address: SocketAddr, before: Option<Record>) {
         let mut state = self.state();
-        let random = state.random.next();
+        let random = state.random.u64(..);
         let ejected = state.choice.failed(id, before, now(), random);
         drop(state);
         let direction = self.series.direction;
@@ -216,7 +214,7 @@ impl Upstreams {
     /// All addresses, in an order that differs from process to process.
     pub(crate) fn known(&self) -> Vec<KnownAddress> {
         let mut state = self.state();
-        let random = state.random.next() as usize;
+        let random = state.random.u64(..) as usize;
         let known = |address: &Address| KnownAddress { id: address.id(), listing: address.listing().clone() };
         let mut all: Vec<_> = state.choice.addresses().iter().map(known).collect();
         let middle = random.checked_rem(all.len()).unwrap_or_default();
@@ -227,7 +225,7 @@ impl Upstreams {
     /// The address with this identifier, counted as in flight, if it is still one.
     pub(crate) fn lease(self: &Arc<Self>, id: AddressId) -> Option<Leased> {
         let mut state = self.state();
-        let random = state.random.next();
+        let random = state.random.u64(..);
         let picked = state.choice.take(id, now(), random)?;
         drop(state);
         Some(Leased::new(self.clone(), picked))

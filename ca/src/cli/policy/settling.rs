@@ -5,13 +5,13 @@ use std::time::Duration;
 use postern_proto::wire::v1::admin_client::AdminClient;
 use postern_proto::wire::v1::apply_policy_response::Outcome;
 use postern_proto::wire::v1::{ApplyPolicyResponse, PolicyStatus, ShowPolicyStatusRequest};
+use postern_server::config::parse_duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::status;
 use crate::cli::print;
-use crate::duration;
 
 /// How often the CA is asked.
 const POLL: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(in crate::cli) struct Settling {
     /// How long to wait until all connected sidecars have answered; 0s waits for none.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     wait: Duration,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use postern_proto::mtls::{Denial, Verdict};
 use postern_proto::policy::{Policy, Port, may_connect};
+use postern_server::lingering_close;
 use rustls::{AlertDescription, Error as TlsError};
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,7 +20,6 @@ use super::slots::HANDSHAKES_PER_ADDRESS_MAX;
 use crate::config::Target;
 use crate::error_text::one_line;
 use crate::network::socket::alert_in;
-use crate::network::socket::farewell;
 use crate::network::{ConnectError, Unreached};
 use crate::observability::Direction;
 use crate::observability::metrics::DialResult;
@@ -107,7 +107,7 @@ impl PeerDialer {
             },
             Failure::Judged { verdict, stream } => {
                 let (reason, detail) = of_verdict(&verdict, address);
-                farewell(stream).await;
+                lingering_close(stream).await;
                 self.refusal(reason, detail, Some(address), None)
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postern_proto::identity::SpiffeId;
 use postern_proto::mtls::{Denial, Verdict};
+use postern_server::HandshakeStage;
 use rustls::{Error as TlsError, PeerIncompatible};
 use tokio::net::TcpStream;
 
@@ -16,7 +17,6 @@ use crate::observability::Direction;
 use crate::observability::metrics::HandshakeResult;
 use crate::observability::refusals::{Called, Refusal, explain_command};
 use crate::proxy::connections::Registration;
-use crate::proxy::pending::Progress;
 use crate::proxy::tls::BrokenHandshake;
 
 /// A connection that goes no further.
@@ -57,7 +57,7 @@ pub(super) enum Stage {
     },
     Evicted {
         max: usize,
-        progress: Progress,
+        progress: HandshakeStage,
     },
     AppUnreachable(Unreached),
 }
@@ -136,12 +136,12 @@ fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Strin
 }
 
 /// Whom the limit has hit.
-pub(super) fn evicted(max: usize, progress: Progress) -> String {
+pub(super) fn evicted(max: usize, progress: HandshakeStage) -> String {
     let who = match progress {
-        Progress::Silent => "one that had sent no ClientHello",
-        Progress::Greeted => "one that had sent its ClientHello, as a sidecar does,",
-        Progress::Proved => "one whose peer had proved its identity and opened no connection",
-        Progress::Leaving => "one that had been refused",
+        HandshakeStage::AwaitingClientHello => "one that had sent no ClientHello",
+        HandshakeStage::Handshaking => "one that had sent its ClientHello, as a sidecar does,",
+        HandshakeStage::Authenticated => "one whose peer had proved its identity and opened no connection",
+        HandshakeStage::Closing => "one that had been refused",
     };
     format!(
         "{max} handshakes are under way, as many as handshakes_pending_max allows: {who} gave way to a newer one"

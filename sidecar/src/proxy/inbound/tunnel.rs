@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, OVER_LIMIT};
+use postern_server::{HandshakePermit, HandshakeStage};
 use tracing::debug;
 
 use super::refused::evicted;
@@ -25,7 +26,6 @@ use crate::proxy::connections::{Path, Registration};
 use crate::proxy::http::{Problem, Question};
 use crate::proxy::listener::Until;
 use crate::proxy::peer_limits::Place as PeerPlace;
-use crate::proxy::pending::{Place, Progress};
 use crate::proxy::relay::relay;
 use crate::proxy::tls::Secured;
 pub(super) use crate::proxy::tunnel::ALPN;
@@ -44,15 +44,15 @@ impl InboundServer {
     pub(super) async fn serve_tunnel(
         self: &Arc<Self>,
         mut wire: Box<Wire>,
-        (generation, place): (u64, Place),
+        (generation, place): (u64, HandshakePermit),
         (from, registration, until): (SocketAddr, &Arc<Registration>, &Until),
     ) {
         registration.rest();
         let mut place = Some(place);
         let retires = loop {
             let is_first = place.is_some();
-            let waits = place.take().unwrap_or_else(|| self.idle.enter(Progress::Proved));
-            waits.advance(Progress::Proved);
+            let waits = place.take().unwrap_or_else(|| self.idle.acquire(HandshakeStage::Authenticated));
+            waits.advance(HandshakeStage::Authenticated);
             let next = self.next_lease(&mut wire, generation, &waits, (is_first, until, registration));
             match Box::pin(next).await {
                 Ok(Some(open)) => {
@@ -107,7 +107,7 @@ impl InboundServer {
         &self,
         wire: &mut Wire,
         generation: u64,
-        place: &Place,
+        place: &HandshakePermit,
         (is_first, until, registration): (bool, &Until, &Registration),
     ) -> io::Result<Option<Open>> {
         let mut rotations = self.proxy.control.credentials.changes();
@@ -124,7 +124,7 @@ impl InboundServer {
             _ = rotations.wait_for(|newest| *newest != generation) => Ok(None),
             () = place.evicted.cancelled() => {
                 if is_first {
-                    self.tell_unopened("handshakes_pending", evicted(self.pending.max(), place.progress()), registration);
+                    self.tell_unopened("handshakes_pending", evicted(self.pending.max(), place.stage()), registration);
                 }
                 Ok(None)
             }
@@ -143,7 +143,7 @@ impl InboundServer {
         &self,
         wire: &mut Wire,
         open: Open,
-        place: &mut Option<Place>,
+        place: &mut Option<HandshakePermit>,
         registration: &Arc<Registration>,
     ) -> io::Result<Afterwards> {
         let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
@@ -318,8 +318,8 @@ impl InboundServer {
 }
 
 /// Waits as long as the place, where there is one, is not needed by a newer connection.
-async fn unless_evicted<T>(place: &Option<Place>, work: impl Future<Output = T>) -> Option<T> {
+async fn unless_evicted<T>(place: &Option<HandshakePermit>, work: impl Future<Output = T>) -> Option<T> {
     let Some(place) = place else { return Some(work.await) };
-    place.advance(Progress::Leaving);
+    place.advance(HandshakeStage::Closing);
     place.evicted.run_until_cancelled(work).await
 }

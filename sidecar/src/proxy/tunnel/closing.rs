@@ -4,12 +4,12 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
+use postern_server::{lingering_close, shutdown_and_drain};
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::retired::{RETIRED_BYTES_MAX, RETIRED_TIMEOUT};
 use super::wire::Wire;
-use crate::network::socket::{farewell, linger};
 
 /// After a lease has broken at one side, so long is waited until it has ended at the other, too.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn retire(wire: Wire) {
     let ended = async {
         let tcp = say_close(wire).await?;
-        linger(tcp, RETIRED_BYTES_MAX as u64).await
+        shutdown_and_drain(tcp, RETIRED_BYTES_MAX as u64).await
     };
     match tokio::time::timeout(RETIRED_TIMEOUT, ended).await {
         Ok(Ok(())) => {}
@@ -40,7 +40,7 @@ async fn say_close(mut wire: Wire) -> io::Result<TcpStream> {
 /// Ends a tunnel so that the other side gets the last word.
 pub async fn end(wire: Wire) {
     let ended = async {
-        farewell(say_close(wire).await?).await;
+        lingering_close(say_close(wire).await?).await;
         Ok::<_, io::Error>(())
     };
     match tokio::time::timeout(SETTLE_TIMEOUT, ended).await {

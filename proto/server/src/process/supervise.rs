@@ -13,8 +13,8 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
-use crate::shutdown::Bound;
-use crate::{EXIT_DEADLINE, EXIT_FAILED, EXIT_SECOND_SIGNAL, Shutdown, WorkerThreads};
+use super::shutdown::Bound;
+use super::{EXIT_DEADLINE, EXIT_FAILED, EXIT_SECOND_SIGNAL, Shutdown, WorkerThreads};
 
 /// What is left to do after draining takes no longer than this, or it hangs.
 pub const END_TIME_MAX: Duration = Duration::from_secs(5);
