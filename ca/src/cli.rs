@@ -15,6 +15,7 @@ use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use postern_policy_analysis::text::escaped;
 
 /// A small certificate authority for short-lived SPIFFE certificates.
 #[derive(Debug, Parser)]
@@ -89,13 +90,4 @@ fn print_exactly(text: &str) -> std::io::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
-}
-
-/// Text that may have come from callers: nothing in it shall steer a terminal or look like a line of its own.
-fn escaped(text: &str) -> String {
-    let show = |character: char| match character {
-        '"' | '\'' => character.to_string(),
-        other => other.escape_debug().to_string(),
-    };
-    text.chars().map(show).collect()
 }

@@ -3,70 +3,68 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io::{self, BufRead, BufReader, Read as _};
-use std::path::Path;
+use std::io::{self, BufRead, Read as _};
 
-use anyhow::Context as _;
 use postern_proto::identity::SpiffeId;
 use postern_proto::policy::{Call, Decision, PATH_BYTES_MAX, Policy, Port, Protocol, decide, may_connect};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
 /// A longer line is not read.
-pub(super) const LINE_BYTES_MAX: usize = 128 * 1024;
+pub const LINE_BYTES_MAX: usize = 128 * 1024;
 /// So many different questions are told apart.
-pub(super) const QUESTIONS_MAX: usize = 100_000;
+pub const QUESTIONS_MAX: usize = 100_000;
 /// And so much text of theirs is kept: whoever called chose the paths.
-pub(super) const QUESTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const QUESTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What stands at the end of a text that was cut. No path that a rule can name has it.
-pub(super) const CUT: char = '…';
+pub(crate) const CUT: char = '…';
 /// Of the lines that cannot be read so many are told.
-const UNREADABLE_TOLD_MAX: usize = 5;
+const UNREADABLE_REASONS_MAX: usize = 5;
 
 /// What was asked: the same for every repetition of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Question {
-    pub(super) from: SpiffeId,
-    pub(super) to: SpiffeId,
-    pub(super) port: String,
-    pub(super) protocol: Protocol,
+pub struct Question {
+    pub from: SpiffeId,
+    pub to: SpiffeId,
+    pub port: String,
+    pub protocol: Protocol,
     /// Method and path; none for a connection.
-    pub(super) call: Option<(String, String)>,
+    pub call: Option<(String, String)>,
 }
 
 /// How often it passed, and how often it did not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub struct Tally {
     /// Allowed by a rule.
-    pub(super) allowed: u64,
+    pub allowed: u64,
     /// Let in although no rule allows it.
-    pub(super) observed: u64,
-    pub(super) denied: u64,
+    pub observed: u64,
+    pub denied: u64,
 }
 
 /// A log, added up.
 #[derive(Debug, Default)]
-pub(super) struct Recorded {
-    pub(super) questions: HashMap<Question, Tally>,
+pub struct RecordedCalls {
+    pub questions: HashMap<Question, Tally>,
     question_bytes: usize,
     /// Those that are not blank.
-    pub(super) lines: u64,
+    pub lines: u64,
     /// Of the own app's calls: the called side's log has them.
-    pub(super) outbound: u64,
+    pub outbound: u64,
     /// Before any question to a policy.
-    pub(super) refused: u64,
+    pub refused: u64,
     /// The caller showed an address only, for which no policy has a word.
-    pub(super) nameless: u64,
-    pub(super) unreadable: u64,
+    pub nameless: u64,
+    pub unreadable: u64,
     /// The first of these, with line number and reason.
-    pub(super) unreadable_told: Vec<(u64, String)>,
+    pub unreadable_reasons: Vec<(u64, String)>,
     /// Lines whose question is one too many.
-    pub(super) not_kept: u64,
+    pub not_kept: u64,
 }
 
 impl Question {
     /// What a policy says to it.
-    pub(super) fn decide(&self, policy: &Policy, now: OffsetDateTime) -> Decision {
+    pub fn decide(&self, policy: &Policy, now: OffsetDateTime) -> Decision {
         let port = Port { name: &self.port, protocol: self.protocol };
         match &self.call {
             Some((method, path)) => {
@@ -82,12 +80,12 @@ impl Question {
     }
 
     /// The order in which questions are shown: no two have the same place in it.
-    pub(super) fn order(&self, policy: &Policy) -> (String, &'static str) {
-        (self.spelled(policy), self.protocol.as_str())
+    pub fn order(&self, policy: &Policy) -> (String, &'static str) {
+        (self.display(policy), self.protocol.as_str())
     }
 
     /// For people, in the words of a policy.
-    pub(super) fn spelled(&self, policy: &Policy) -> String {
+    pub fn display(&self, policy: &Policy) -> String {
         let (from, to) = (policy.spelling_of_id(&self.from), policy.spelling_of_id(&self.to));
         let call = self.call.as_ref().map(|(method, path)| format!(" {}", Call { method, path }));
         // A connection of http was refused before its first call.
@@ -96,21 +94,10 @@ impl Question {
     }
 }
 
-impl Recorded {
-    /// Reads a log; `-` is standard input.
-    pub(super) fn read(log: &Path) -> anyhow::Result<Self> {
+impl RecordedCalls {
+    /// Reads an access log.
+    pub fn read(mut log: impl BufRead) -> io::Result<Self> {
         let mut recorded = Self::default();
-        if log == Path::new("-") {
-            recorded.take_all(BufReader::new(io::stdin().lock()))
-        } else {
-            let file = std::fs::File::open(log).with_context(|| log.display().to_string())?;
-            recorded.take_all(BufReader::with_capacity(LINE_BYTES_MAX, file))
-        }
-        .with_context(|| log.display().to_string())?;
-        Ok(recorded)
-    }
-
-    fn take_all(&mut self, mut log: impl BufRead) -> io::Result<()> {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
@@ -121,9 +108,9 @@ impl Recorded {
             if line.len() == LINE_BYTES_MAX && !line.ends_with(b"\n") {
                 skip_line(&mut log)?;
             }
-            self.take(number, &line);
+            recorded.take(number, &line);
         }
-        Ok(())
+        Ok(recorded)
     }
 
     fn take(&mut self, number: u64, line: &[u8]) {
@@ -133,8 +120,8 @@ impl Recorded {
         self.lines += 1;
         if let Err(reason) = self.add(line) {
             self.unreadable += 1;
-            if self.unreadable_told.len() < UNREADABLE_TOLD_MAX {
-                self.unreadable_told.push((number, reason));
+            if self.unreadable_reasons.len() < UNREADABLE_REASONS_MAX {
+                self.unreadable_reasons.push((number, reason));
             }
         }
     }
@@ -167,7 +154,7 @@ impl Recorded {
     }
 
     /// Adds what became of a question.
-    pub(super) fn count(&mut self, question: Question, outcome: Tally) {
+    pub fn count(&mut self, question: Question, outcome: Tally) {
         let bytes = self.question_bytes.saturating_add(question.bytes());
         let full = self.questions.len() >= QUESTIONS_MAX || bytes > QUESTIONS_BYTES_MAX;
         let tally = match self.questions.entry(question) {
@@ -266,7 +253,7 @@ mod tests {
 
     #[test]
     fn only_so_many_questions_are_told_apart_and_those_known_are_still_counted() {
-        let mut recorded = Recorded::default();
+        let mut recorded = RecordedCalls::default();
         for at in 0..=QUESTIONS_MAX {
             recorded.count(question(format!("/{at}")), ONCE);
         }
@@ -277,7 +264,7 @@ mod tests {
 
     #[test]
     fn only_so_much_text_of_questions_is_kept() {
-        let mut recorded = Recorded::default();
+        let mut recorded = RecordedCalls::default();
         let long = "a".repeat(1024 * 1024);
         for at in 0..QUESTIONS_BYTES_MAX / long.len() {
             recorded.count(question(format!("/{at}/{long}")), ONCE);

@@ -6,7 +6,6 @@ mod diff;
 mod explain;
 mod graph;
 mod history;
-mod recorded;
 mod replay;
 mod rollback;
 mod settling;
@@ -16,12 +15,13 @@ mod status;
 mod suggest;
 mod test;
 
+use std::io::{BufReader, stdin};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
-use postern_proto::policy::{FILE_BYTES_MAX, Policy, RuleRef};
-use serde_json::{Value, json};
+use postern_policy_analysis::access_log::{LINE_BYTES_MAX, RecordedCalls};
+use postern_proto::policy::{FILE_BYTES_MAX, Policy};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -78,18 +78,6 @@ fn must_load(file: &Path) -> anyhow::Result<Policy> {
     load(file)?.ok_or_else(|| anyhow!("{} is no policy", file.display()))
 }
 
-/// A rule as every command's JSON shows it.
-fn rule_as_json(rule: &RuleRef) -> Value {
-    json!({
-        "file": &*rule.file,
-        "line": rule.line,
-        "service": &*rule.service,
-        "owner": rule.owner,
-        "reason": rule.reason,
-        "expires": rule.expires.as_ref().map(ToString::to_string),
-    })
-}
-
 /// The file's text. One that is too large is read just so far that the reader says so.
 fn read(file: &Path) -> anyhow::Result<String> {
     use std::io::Read as _;
@@ -98,6 +86,16 @@ fn read(file: &Path) -> anyhow::Result<String> {
     let opened = std::fs::File::open(file).with_context(|| file.display().to_string())?;
     opened.take(limit).read_to_end(&mut bytes).with_context(|| file.display().to_string())?;
     String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", file.display()))
+}
+
+/// An access log's calls; `-` is standard input.
+fn read_access_log(log: &Path) -> anyhow::Result<RecordedCalls> {
+    let name = || log.display().to_string();
+    if log == Path::new("-") {
+        return RecordedCalls::read(BufReader::new(stdin().lock())).with_context(name);
+    }
+    let file = std::fs::File::open(log).with_context(name)?;
+    RecordedCalls::read(BufReader::with_capacity(LINE_BYTES_MAX, file)).with_context(name)
 }
 
 fn time_of(text: &str) -> Result<OffsetDateTime, String> {

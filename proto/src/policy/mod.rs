@@ -10,7 +10,6 @@ mod diff;
 mod document;
 mod expectation;
 mod expires;
-mod graph;
 mod inbounds;
 mod index;
 mod path;
@@ -43,7 +42,6 @@ pub use diff::{
 pub use document::{EXPECTATIONS_MAX, LIST_ENTRIES_MAX, RULES_MAX};
 pub use expectation::{Expectation, ExpectationResult, run_expectations};
 pub use expires::{Expires, ExpiresError};
-pub use graph::{Edge, Graph, Node, NodeKind, Permit};
 pub use inbounds::Unenforceable;
 pub(crate) use index::RuleIndex;
 pub use path::{Ambiguity, PATH_BYTES_MAX, normalise};
@@ -51,8 +49,7 @@ pub use peer::PeerError;
 pub(crate) use peer::parse as parse_peer;
 pub use problem::{PROBLEMS_MAX, Problem, ProblemKind, Severity};
 pub(crate) use read_service::is_service_name;
-pub(crate) use rule::Rule;
-pub use rule::RuleRef;
+pub use rule::{Rule, RuleRef};
 pub use service::{Mode, Protocol, Service};
 pub use verdict::{AllowedCalls, Verdict, allowed_calls};
 

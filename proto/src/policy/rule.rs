@@ -26,7 +26,7 @@ pub struct RuleRef {
 
 /// A rule that has been checked. `from` is never empty, nor is `calls` when given.
 #[derive(Debug, Clone)]
-pub(crate) struct Rule {
+pub struct Rule {
     pub(crate) about: Arc<RuleRef>,
     pub(crate) place: Range<usize>,
     pub(crate) from: Vec<IdPattern>,
@@ -35,7 +35,28 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(super) fn is_over(&self, now: time::OffsetDateTime) -> bool {
+    /// Where it stands, and what its authors say about it.
+    pub fn about(&self) -> &Arc<RuleRef> {
+        &self.about
+    }
+
+    /// The callers; never empty.
+    pub fn from(&self) -> &[IdPattern] {
+        &self.from
+    }
+
+    /// Its calls; without, any bytes.
+    pub fn calls(&self) -> Option<&[CallPattern]> {
+        self.calls.as_deref()
+    }
+
+    /// Its port; without, all.
+    pub fn port(&self) -> Option<&str> {
+        self.port.as_deref()
+    }
+
+    /// Whether it allows nothing any more.
+    pub fn is_over(&self, now: time::OffsetDateTime) -> bool {
         self.about.expires.as_ref().is_some_and(|expires| expires.is_over(now))
     }
 

@@ -89,6 +89,11 @@ impl Service {
         self.ports.as_ref().map(|ports| ports.iter().map(|(name, protocol)| (&**name, *protocol)))
     }
 
+    /// Its rules in the order of the file, those that are over among them.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// How many rules it has, those that are over among them.
     pub fn rule_count(&self) -> usize {
         self.rules.len()

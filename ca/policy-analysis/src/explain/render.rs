@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use postern_proto::policy::{AllowedCalls, CallPattern, Decision, Nearest, RuleRef, Verdict};
 use serde_json::{Map, Value, json};
 
-use super::super::super::escaped;
-use super::super::rule_as_json;
 use super::{Answer, Question};
+use crate::json::rule_as_json;
+use crate::text::escaped;
 
 /// The verdict on one port, and below it the calls that are allowed when it depends.
-pub(super) fn for_people(answer: &Answer<'_>) -> String {
+pub(super) fn format_text(answer: &Answer<'_>) -> String {
     let Answer { port, port_name, verdict, decision, calls } = answer;
     let reason = match (verdict, decision) {
         (Verdict::Depends, _) => "only these calls are allowed; ask for one with --call".to_owned(),
@@ -40,7 +40,7 @@ fn about(rule: &RuleRef) -> String {
 }
 
 /// One object for the one port that was asked; for several, a common one around one for each.
-pub(super) fn as_json(answers: &[Answer<'_>], question: &Question<'_>) -> Value {
+pub(super) fn format_json(answers: &[Answer<'_>], question: &Question<'_>) -> Value {
     let one = |answer: &Answer<'_>| port_as_json(answer, question);
     if let [only] = answers {
         return one(only);
@@ -64,26 +64,26 @@ fn together(answers: &[Answer<'_>]) -> Verdict {
 
 fn port_as_json(answer: &Answer<'_>, question: &Question<'_>) -> Value {
     let Answer { port, port_name, verdict, decision, calls } = answer;
-    let mut said = frame(question, verdict.as_str());
-    said.insert("port".to_owned(), (*port_name).into());
-    said.insert("protocol".to_owned(), port.protocol.as_str().into());
-    said.insert("detail".to_owned(), decision.reason().into());
+    let mut object = frame(question, verdict.as_str());
+    object.insert("port".to_owned(), (*port_name).into());
+    object.insert("protocol".to_owned(), port.protocol.as_str().into());
+    object.insert("detail".to_owned(), decision.reason().into());
     match decision {
         Decision::Allow { rule } => {
-            said.insert("rule".to_owned(), rule_as_json(rule));
+            object.insert("rule".to_owned(), rule_as_json(rule));
         }
         Decision::Deny { refusal } | Decision::Observed { refusal } => {
-            said.insert("nearest".to_owned(), refusal.nearest.iter().map(nearest).collect());
+            object.insert("nearest".to_owned(), refusal.nearest.iter().map(nearest).collect());
         }
     }
     if let Some(calls) = calls {
         let rule = |AllowedCalls { rule, calls }: &AllowedCalls<'_>| json!({ "line": rule.line, "calls": texts(calls.iter()) });
         let mut seen = HashSet::new();
         let each = calls.iter().flat_map(|rule| rule.calls).filter(|call| seen.insert(*call));
-        said.insert("calls".to_owned(), texts(each));
-        said.insert("rules".to_owned(), calls.iter().map(rule).collect());
+        object.insert("calls".to_owned(), texts(each));
+        object.insert("rules".to_owned(), calls.iter().map(rule).collect());
     }
-    said.into()
+    object.into()
 }
 
 fn texts<'c>(calls: impl Iterator<Item = &'c CallPattern>) -> Value {
@@ -96,10 +96,10 @@ fn nearest(near: &Nearest) -> Value {
 }
 
 /// What nobody may call, because the policy does not have it.
-pub(super) fn nobody(question: &Question<'_>, detail: &str) -> Value {
-    let mut said = frame(question, Verdict::Deny.as_str());
-    said.insert("detail".to_owned(), detail.into());
-    said.into()
+pub(super) fn not_declared(question: &Question<'_>, detail: &str) -> Value {
+    let mut object = frame(question, Verdict::Deny.as_str());
+    object.insert("detail".to_owned(), detail.into());
+    object.into()
 }
 
 /// What every answer has.

@@ -1,15 +1,16 @@
 //! The graph for Graphviz.
 
-use postern_proto::policy::{Edge, Graph, Mode, NodeKind};
+use postern_proto::policy::Mode;
 
-use super::super::super::escaped;
-use super::{permitted, told};
+use super::{Edge, Graph, NodeKind, permitted, rule_lines};
+use crate::text::escaped;
 
 /// An edge's label shows at most this many rules, and of each this many calls.
 const LABEL_RULES_MAX: usize = 2;
 const LABEL_CALLS_MAX: usize = 2;
 
-pub(super) fn draw(graph: &Graph<'_>) -> String {
+/// The graph in the language of Graphviz.
+pub fn draw(graph: &Graph<'_>) -> String {
     let mut lines = vec![
         "digraph policy {".to_owned(),
         "  rankdir=LR;".to_owned(),
@@ -21,7 +22,7 @@ pub(super) fn draw(graph: &Graph<'_>) -> String {
     }
     for edge in &graph.edges {
         let label = quoted(&label(edge));
-        let tooltip = quoted(&told(edge).join("\n"));
+        let tooltip = quoted(&rule_lines(edge).join("\n"));
         lines.push(format!("  n{} -> n{} [label={label}, tooltip={tooltip}];", edge.from, edge.to));
     }
     lines.push("}".to_owned());

@@ -3,13 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use postern_proto::identity::IdPattern;
+use postern_proto::policy::{CallPattern, Policy, RuleRef, Service};
 use time::OffsetDateTime;
-
-use super::Policy;
-use super::call::CallPattern;
-use super::rule::RuleRef;
-use super::service::Service;
-use crate::identity::IdPattern;
 
 /// Callers and services, and the rules between them.
 #[derive(Debug, Clone)]
@@ -76,27 +72,27 @@ pub struct Permit<'a> {
     pub port: Option<&'a str>,
 }
 
-impl Policy {
+impl<'a> Graph<'a> {
     /// Who may call whom at `now`: rules that are over are left out.
-    pub fn graph(&self, now: OffsetDateTime) -> Graph<'_> {
-        let mut nodes: Vec<_> = self.services.iter().map(Node::of_service).collect();
+    pub fn of(policy: &'a Policy, now: OffsetDateTime) -> Self {
+        let services = policy.services();
+        let mut nodes: Vec<_> = services.iter().map(Node::of_service).collect();
+        let numbered = services.iter().enumerate();
+        let declared: HashMap<_, _> =
+            numbered.map(|(number, service)| (service.identity(), number)).collect();
         let mut callers: HashMap<&IdPattern, usize> = HashMap::new();
         let mut edges: BTreeMap<(usize, usize), Vec<Permit<'_>>> = BTreeMap::new();
-        for (to, service) in self.services.iter().enumerate() {
-            for rule in service.rules.iter().filter(|rule| !rule.is_over(now)) {
-                for peer in &rule.from {
-                    let from = match self.by_identity.get(&*peer.to_string()) {
+        for (to, service) in services.iter().enumerate() {
+            for rule in service.rules().iter().filter(|rule| !rule.is_over(now)) {
+                for peer in rule.from() {
+                    let from = match peer.as_exact().and_then(|id| declared.get(&id)) {
                         Some(service) => *service,
                         None => *callers.entry(peer).or_insert_with(|| {
-                            nodes.push(self.node_of_peer(peer));
+                            nodes.push(Node::of_peer(policy, peer));
                             nodes.len() - 1
                         }),
                     };
-                    let permit = Permit {
-                        rule: &rule.about,
-                        calls: rule.calls.as_deref(),
-                        port: rule.port.as_deref(),
-                    };
+                    let permit = Permit { rule: rule.about(), calls: rule.calls(), port: rule.port() };
                     edges.entry((from, to)).or_default().push(permit);
                 }
             }
@@ -104,19 +100,19 @@ impl Policy {
         let edges = edges.into_iter().map(|((from, to), permits)| Edge { from, to, permits });
         Graph { nodes, edges: edges.collect() }
     }
-
-    fn node_of_peer(&self, peer: &IdPattern) -> Node<'_> {
-        let kind = match peer {
-            _ if peer.is_everyone() => NodeKind::Everyone,
-            _ if peer.path().is_exact() => NodeKind::Identity,
-            _ => NodeKind::Pattern,
-        };
-        Node { label: self.spelling_of(peer), kind }
-    }
 }
 
 impl<'a> Node<'a> {
     fn of_service(service: &'a Service) -> Self {
         Self { label: service.name().to_owned(), kind: NodeKind::Service(service) }
+    }
+
+    fn of_peer(policy: &Policy, peer: &IdPattern) -> Self {
+        let kind = match peer {
+            _ if peer.is_everyone() => NodeKind::Everyone,
+            _ if peer.as_exact().is_some() => NodeKind::Identity,
+            _ => NodeKind::Pattern,
+        };
+        Self { label: policy.spelling_of(peer), kind }
     }
 }

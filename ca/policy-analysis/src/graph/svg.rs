@@ -1,12 +1,12 @@
 //! The graph as a picture that a person can look at, by day and by night.
 
-use postern_proto::policy::{Edge, Graph, Mode, NodeKind, Policy};
+use postern_proto::policy::{Mode, Policy};
 use thiserror::Error;
 
 use super::layers::{Chain, arrange};
 use super::layout::{Layout, Size, place};
 use super::route::{Curve, Routes};
-use super::{node_told, told};
+use super::{Edge, Graph, NodeKind, rule_lines, service_line};
 
 /// A picture of more is none that a person can look at.
 const NODES_MAX: usize = 500;
@@ -24,12 +24,13 @@ const CHAR_WIDTH: f64 = 7.6;
 /// Too much for one picture.
 #[derive(Debug, Error)]
 #[error("{nodes} nodes and {edges} edges are too many for a picture: at most {NODES_MAX} and {EDGES_MAX}")]
-pub(super) struct TooLarge {
+pub struct TooLarge {
     nodes: usize,
     edges: usize,
 }
 
-pub(super) fn draw(graph: &Graph<'_>, policy: &Policy) -> Result<String, TooLarge> {
+/// The graph as an SVG image.
+pub fn draw(graph: &Graph<'_>, policy: &Policy) -> Result<String, TooLarge> {
     let (nodes, edges) = (graph.nodes.len(), graph.edges.len());
     if nodes > NODES_MAX || edges > EDGES_MAX {
         return Err(TooLarge { nodes, edges });
@@ -107,7 +108,7 @@ fn arrow(edge: &Edge<'_>, chain: &Chain, routes: &Routes, graph: &Graph<'_>) -> 
         (false, false) => "edge calls",
     };
     let name = |node: usize| graph.nodes.get(node).map_or("", |node| &node.label);
-    let title = format!("{} → {}\n{}", name(edge.from), name(edge.to), told(edge).join("\n"));
+    let title = format!("{} → {}\n{}", name(edge.from), name(edge.to), rule_lines(edge).join("\n"));
     let end = if chain.backwards { "marker-start" } else { "marker-end" };
     let head = if everyone { "head-of-everyone" } else { "head" };
     format!(
@@ -157,9 +158,9 @@ fn shape(node: usize, graph: &Graph<'_>, policy: &Policy, layout: &Layout, sizes
         NodeKind::Everyone => ("node everyone", "everyone"),
     };
     let own = graph.edges.iter().find(|edge| edge.from == node && edge.to == node);
-    let mut title = vec![node_told(&shown.kind, policy.file()).unwrap_or_else(|| shown.label.clone())];
+    let mut title = vec![service_line(&shown.kind, policy.file()).unwrap_or_else(|| shown.label.clone())];
     title.extend(
-        own.into_iter().flat_map(|edge| std::iter::once("calls itself:".to_owned()).chain(told(edge))),
+        own.into_iter().flat_map(|edge| std::iter::once("calls itself:".to_owned()).chain(rule_lines(edge))),
     );
     let (left, top) = (spot.x - size.width / 2.0, spot.y - size.height / 2.0);
     let itself = own.map(|_| {
@@ -216,7 +217,7 @@ fn markup(text: &str) -> String {
         '>' => "&gt;".to_owned(),
         '"' => "&quot;".to_owned(),
         '\n' => "&#10;".to_owned(),
-        other => super::super::super::escaped(other.encode_utf8(&mut [0; 4])),
+        other => crate::text::escaped(other.encode_utf8(&mut [0; 4])),
     };
     text.chars().map(show).collect()
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use anyhow::anyhow;
 use postern_proto::policy::{
     FILE_BYTES_MAX, LIST_ENTRIES_MAX, Policy, Problem, ProblemKind, RULES_MAX, Service,
 };
 use time::{Duration, OffsetDateTime};
 
+use super::SuggestError;
 use super::collapse::PATHS_COLLAPSED_MIN;
-use super::rules::{Rule, Suggestion};
+use super::rules::{Rule, Rules};
 
 /// Where the file demands an end, a suggestion is good for so long.
 const SUGGESTED_FOR: Duration = Duration::days(30);
@@ -21,10 +21,15 @@ const NAMED_MAX: usize = 5;
 const OWNER: &str = "owner = \"to be named\"\n";
 const REASON: &str = "reason = \"suggested from calls that were not allowed: review it, and say why\"\n";
 
-impl Suggestion<'_> {
+impl Rules<'_> {
     /// The rules as TOML to be put at the file's end, with as much as the file demands of every rule. Rules that do
     /// not fit become notes.
-    pub(super) fn fit(&mut self, policy: &Policy, text: &str, now: OffsetDateTime) -> anyhow::Result<String> {
+    pub(super) fn fit(
+        &mut self,
+        policy: &Policy,
+        text: &str,
+        now: OffsetDateTime,
+    ) -> Result<String, SuggestError> {
         self.leave_out_what_is_too_much(policy, text);
         loop {
             let (snippet, starts, problems) = self.with_what_is_demanded(policy, text, now);
@@ -33,7 +38,7 @@ impl Suggestion<'_> {
             }
             let first = starts.first().copied().unwrap_or(u32::MAX);
             if let Some(outside) = problems.iter().find(|problem| problem.line < first) {
-                return Err(anyhow!("the suggestion does not fit the file: {}", outside.message));
+                return Err(SuggestError::Outside { problem: outside.message.clone() });
             }
             let refused = self.refused(&starts, &problems);
             self.leave_out(&refused);

@@ -7,8 +7,8 @@ use proptest::sample::select;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
-use super::super::recorded::Question;
-use super::rules::{Suggestion, suggest};
+use super::rules::{Rules, rules_for};
+use crate::access_log::Question;
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 const PEERS: [&str; 4] = ["orders", "payments", "nobody", "postern/ca"];
@@ -66,7 +66,7 @@ fn question() -> impl Strategy<Value = Question> {
 }
 
 /// Whether one of the suggested rules speaks of a question, found out without the code that decides.
-fn is_suggested(suggestion: &Suggestion<'_>, policy: &Policy, question: &Question) -> bool {
+fn is_suggested(suggestion: &Rules<'_>, policy: &Policy, question: &Question) -> bool {
     let covers = |calls: &str| match &question.call {
         Some((method, path)) => normalise(path).is_ok_and(|path| {
             method != "CONNECT" && CallPattern::parse(calls).unwrap().matches(method, &path)
@@ -83,7 +83,7 @@ fn is_suggested(suggestion: &Suggestion<'_>, policy: &Policy, question: &Questio
 }
 
 /// How many of the asked paths a suggested call stands for.
-fn asked_for(call: &str, suggestion: &Suggestion<'_>) -> usize {
+fn asked_for(call: &str, suggestion: &Rules<'_>) -> usize {
     let pattern = CallPattern::parse(call).unwrap();
     let asked = suggestion.rules.iter().flat_map(|rule| &rule.questions);
     let paths = asked.filter_map(|question| question.call.as_ref()).filter_map(|(method, path)| {
@@ -106,7 +106,7 @@ proptest! {
     ) {
         let policy = Policy::parse("p.toml", &text).unwrap();
         let missing: Vec<_> = asked.iter().filter(|question| !is_allowed(&policy, question)).map(|question| (question, 1)).collect();
-        let mut suggestion = suggest(&policy, &missing);
+        let mut suggestion = rules_for(&policy, &missing);
         let snippet = suggestion.fit(&policy, &text, NOW).unwrap();
         let with = Policy::parse("p.toml", &format!("{text}\n{snippet}")).unwrap();
         for question in suggestion.rules.iter().flat_map(|rule| &rule.questions) {

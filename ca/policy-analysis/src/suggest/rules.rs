@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_proto::policy::{CallPattern, Policy, Protocol, Service, normalise};
 use serde_json::{Value, json};
 
-use super::super::recorded::{CUT, Question};
 use super::collapse::collapse;
+use crate::access_log::{CUT, Question};
 
 /// Rules to add, and what no rule can allow.
 #[derive(Debug, Default)]
-pub(super) struct Suggestion<'a> {
+pub(super) struct Rules<'a> {
     pub(super) rules: Vec<Rule<'a>>,
     pub(super) notes: Vec<String>,
 }
@@ -46,8 +46,8 @@ struct Asked<'a> {
 }
 
 /// The rules that are missing for `missing`, each with how often it was asked.
-pub(super) fn suggest<'a>(policy: &Policy, missing: &[(&'a Question, u64)]) -> Suggestion<'a> {
-    let mut suggestion = Suggestion::default();
+pub(super) fn rules_for<'a>(policy: &Policy, missing: &[(&'a Question, u64)]) -> Rules<'a> {
+    let mut suggestion = Rules::default();
     let mut places: BTreeMap<Place, Asked<'a>> = BTreeMap::new();
     for (question, count) in missing {
         match place(policy, question) {
@@ -59,7 +59,7 @@ pub(super) fn suggest<'a>(policy: &Policy, missing: &[(&'a Question, u64)]) -> S
                     asked.paths.entry(method).or_default().insert(path);
                 }
             }
-            Err(why) => suggestion.notes.push(format!("{count} × {}: {why}", question.spelled(policy))),
+            Err(why) => suggestion.notes.push(format!("{count} × {}: {why}", question.display(policy))),
         }
     }
     suggestion.rules = together(places);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use postern_policy_analysis::text::counted;
 use postern_proto::policy::{Problem, Severity, WARN_DAYS_DEFAULT, check};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -57,9 +58,4 @@ fn as_json(problem: &Problem) -> Value {
         "source_line": problem.source_line,
         "suggestion": problem.suggestion,
     })
-}
-
-/// `1 error`, `2 errors`.
-pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

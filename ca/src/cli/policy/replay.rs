@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use postern_proto::policy::{Decision, Policy};
-use serde_json::{Value, json};
+use postern_policy_analysis::access_log::{QUESTIONS_BYTES_MAX, QUESTIONS_MAX, RecordedCalls};
+use postern_policy_analysis::replay::replay;
+use postern_policy_analysis::text::counted;
 use time::OffsetDateTime;
 
 use super::super::admin::Output;
 use super::super::{Format, escaped, print};
-use super::check::counted;
-use super::recorded::{QUESTIONS_BYTES_MAX, QUESTIONS_MAX, Question, Recorded, Tally};
-use super::{must_load, rule_as_json, time_of};
+use super::{must_load, read_access_log, time_of};
 
 /// Say what a policy file would have decided about the calls in a sidecar's access log.
 ///
@@ -33,80 +32,29 @@ pub(in crate::cli) struct Args {
     output: Output,
 }
 
-/// What changes for one question.
-struct Change<'a> {
-    question: &'a Question,
-    /// How often it was asked and decided otherwise.
-    count: u64,
-    decision: Decision,
-}
-
-#[derive(Default)]
-struct Found<'a> {
-    denied: Vec<Change<'a>>,
-    allowed: Vec<Change<'a>>,
-    still_passing: u64,
-    still_denied: u64,
-}
-
 pub(super) fn run(Args { file, log, at, output }: &Args) -> anyhow::Result<ExitCode> {
     let policy = must_load(file)?;
-    let recorded = Recorded::read(log)?;
+    let recorded = read_access_log(log)?;
     if recorded.unreadable > 0 && recorded.unreadable == recorded.lines {
-        let (line, reason) = recorded.unreadable_told.first().cloned().unwrap_or_default();
+        let (line, reason) = recorded.unreadable_reasons.first().cloned().unwrap_or_default();
         bail!("{}: no line is one of an access log; line {line}: {reason}", log.display());
     }
-    let found = replay(&policy, &recorded, at.unwrap_or_else(OffsetDateTime::now_utc));
+    let replayed = replay(&policy, &recorded, at.unwrap_or_else(OffsetDateTime::now_utc));
     match output.format {
-        Format::Text => tell(&found, &recorded, &policy)?,
-        Format::Json => print(&as_json(&found, &recorded, &policy).to_string())?,
+        Format::Text => {
+            print(&replayed.format_text(&recorded, &policy))?;
+            warn_of_incomplete(&recorded);
+        }
+        Format::Json => print(&replayed.format_json(&recorded, &policy).to_string())?,
     }
-    let good = found.denied.is_empty() && recorded.not_kept == 0;
+    let good = replayed.denied.is_empty() && recorded.not_kept == 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn replay<'a>(policy: &Policy, recorded: &'a Recorded, now: OffsetDateTime) -> Found<'a> {
-    let mut found = Found::default();
-    for (question, Tally { allowed, observed, denied }) in &recorded.questions {
-        let (passed, denied) = (allowed + observed, *denied);
-        let decision = question.decide(policy, now);
-        if decision.lets_pass() {
-            found.still_passing += passed;
-            if denied > 0 {
-                found.allowed.push(Change { question, count: denied, decision });
-            }
-        } else {
-            found.still_denied += denied;
-            if passed > 0 {
-                found.denied.push(Change { question, count: passed, decision });
-            }
-        }
-    }
-    for changes in [&mut found.denied, &mut found.allowed] {
-        // The most frequent first; the rest of the order only makes it the same each time.
-        changes.sort_by_cached_key(|change| (u64::MAX - change.count, change.question.order(policy)));
-    }
-    found
-}
-
-fn tell(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> anyhow::Result<()> {
-    for (label, changes) in [("now denied", &found.denied), ("now allowed", &found.allowed)] {
-        for Change { question, count, decision } in changes {
-            print(&format!("{label}: {count} × {}: {}", question.spelled(policy), decision.reason()))?;
-        }
-    }
-    let Found { still_passing, still_denied, .. } = found;
-    print(&format!(
-        "unchanged: {still_passing} passed and would pass, {still_denied} denied and would be denied"
-    ))?;
-    let Recorded { outbound, refused, nameless, unreadable, unreadable_told, not_kept, .. } = recorded;
-    if outbound + refused + nameless > 0 {
-        print(&format!(
-            "not decided: {outbound} of the calling side, {refused} refused before any question to a policy, \
-             {nameless} from callers without an identity"
-        ))?;
-    }
-    for (line, reason) in unreadable_told {
+/// Says on standard error what of the log was not compared.
+fn warn_of_incomplete(recorded: &RecordedCalls) {
+    let RecordedCalls { unreadable, unreadable_reasons, not_kept, .. } = recorded;
+    for (line, reason) in unreadable_reasons {
         eprintln!("line {line} is unreadable: {}", escaped(reason));
     }
     if *unreadable > 0 {
@@ -118,34 +66,4 @@ fn tell(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> anyhow::Resu
              {QUESTIONS_BYTES_MAX} bytes of them; replay it in parts"
         );
     }
-    Ok(())
-}
-
-fn as_json(found: &Found<'_>, recorded: &Recorded, policy: &Policy) -> Value {
-    let each = |Change { question, count, decision }: &Change<'_>| {
-        json!({
-            "count": count,
-            "from": question.from.as_str(),
-            "to": question.to.as_str(),
-            "port": question.port,
-            "protocol": question.protocol.as_str(),
-            "call": question.call.as_ref().map(|(method, path)| format!("{method} {path}")),
-            "verdict": decision.as_str(),
-            "rule": match decision {
-                Decision::Allow { rule } => rule_as_json(rule),
-                _ => Value::Null,
-            },
-            "why": decision.reason(),
-        })
-    };
-    let all = |changes: &[Change<'_>]| changes.iter().map(each).collect::<Vec<_>>();
-    json!({
-        "policy": policy.digest(),
-        "now_denied": all(&found.denied),
-        "now_allowed": all(&found.allowed),
-        "unchanged": { "passing": found.still_passing, "denied": found.still_denied },
-        "not_decided": { "outbound": recorded.outbound, "refused": recorded.refused, "nameless": recorded.nameless },
-        "unreadable": recorded.unreadable,
-        "not_compared": recorded.not_kept,
-    })
 }

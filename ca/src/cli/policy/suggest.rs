@@ -1,28 +1,21 @@
 //! `postern-ca policy suggest`: rules that would allow what was refused or observed, for review.
 
-mod collapse;
-mod fit;
-#[cfg(test)]
-mod property;
-mod rules;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use postern_policy_analysis::access_log::{Question, RecordedCalls, Tally};
+use postern_policy_analysis::suggest::suggest;
+use postern_policy_analysis::text::counted;
 use postern_proto::identity::SpiffeId;
-use postern_proto::policy::{Decision, Policy, Protocol};
+use postern_proto::policy::{Policy, Protocol};
 use postern_proto::wire::v1::call_report::Outcome;
 use postern_proto::wire::v1::{CallReport, ListCallReportsRequest, ReportedCalls};
-use serde_json::json;
 use time::OffsetDateTime;
 
 use super::super::admin::{Admin, Output};
-use super::super::{Format, escaped, print};
-use super::check::counted;
-use super::recorded::{Question, Recorded, Tally};
-use super::{must_load, read};
-use rules::{Suggestion, suggest};
+use super::super::{Format, print};
+use super::{must_load, read, read_access_log};
 
 /// Suggest rules that would allow what was refused or observed. Nothing is changed: a person decides.
 ///
@@ -49,89 +42,34 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(Args { file, log, live: _, admin, output }: &Args) -> anyhow::Result<ExitCode> {
     let (policy, text) = (must_load(file)?, read(file)?);
     let recorded = match log {
-        Some(log) => Recorded::read(log)?,
+        Some(log) => read_access_log(log)?,
         None => reported(admin.clone(), &policy)?,
     };
     if recorded.unreadable > 0 && recorded.unreadable == recorded.lines {
         bail!("no line is one of an access log; docs/ACCESS_LOG.md has its keys");
     }
-    let now = OffsetDateTime::now_utc();
-    let missing = missing(&recorded, &policy, now);
-    let mut suggestion = suggest(&policy, &missing);
-    let snippet = suggestion.fit(&policy, &text, now)?;
-    check(file, &text, &snippet, &suggestion, now)?;
+    let suggestion = suggest(&policy, &text, &recorded, OffsetDateTime::now_utc())?;
     match output.format {
-        Format::Text => tell(&suggestion, snippet.trim_end_matches('\n'), missing.len())?,
-        Format::Json => {
-            let Suggestion { rules, notes, .. } = &suggestion;
-            let rules: Vec<_> = rules.iter().map(rules::Rule::as_json).collect();
-            print(
-                &json!({ "policy": policy.digest(), "rules": rules, "toml": snippet, "notes": notes })
-                    .to_string(),
-            )?;
-        }
+        Format::Text => print(&suggestion.format_text())?,
+        Format::Json => print(&suggestion.format_json(&policy).to_string())?,
     }
-    let Recorded { not_kept, unreadable, nameless, .. } = recorded;
+    let RecordedCalls { not_kept, unreadable, nameless, .. } = recorded;
     if not_kept + unreadable > 0 {
         eprintln!("{} not looked at", counted_lines(not_kept + unreadable));
     }
     if nameless > 0 {
         eprintln!("{} from callers without an identity, whom no rule can name", counted_lines(nameless));
     }
-    let all = suggestion.notes.is_empty() && not_kept == 0;
+    let all = suggestion.is_complete() && not_kept == 0;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// What was asked, refused or observed, and is still not allowed by the file.
-fn missing<'a>(recorded: &'a Recorded, policy: &Policy, now: OffsetDateTime) -> Vec<(&'a Question, u64)> {
-    let not_allowed = |(question, tally): (&'a Question, &'a Tally)| {
-        let count = tally.observed + tally.denied;
-        let allowed = matches!(question.decide(policy, now), Decision::Allow { .. });
-        (count > 0 && !allowed).then_some((question, count))
-    };
-    let mut missing: Vec<_> = recorded.questions.iter().filter_map(not_allowed).collect();
-    missing.sort_by_cached_key(|(question, _)| question.order(policy));
-    missing
-}
-
-/// A suggestion that does not do what it says is none.
-fn check(
-    file: &Path,
-    text: &str,
-    snippet: &str,
-    suggestion: &Suggestion<'_>,
-    now: OffsetDateTime,
-) -> anyhow::Result<()> {
-    let Ok(with) = Policy::parse(&file.display().to_string(), &format!("{text}\n{snippet}")) else {
-        bail!("the suggestion does not fit the file");
-    };
-    for question in suggestion.rules.iter().flat_map(|rule| &rule.questions) {
-        if !matches!(question.decide(&with, now), Decision::Allow { .. }) {
-            bail!("the suggestion would not allow {}", question.spelled(&with));
-        }
-    }
-    Ok(())
 }
 
 fn counted_lines(count: u64) -> String {
     counted(usize::try_from(count).unwrap_or(usize::MAX), "line")
 }
 
-fn tell(suggestion: &Suggestion<'_>, snippet: &str, missing: usize) -> std::io::Result<()> {
-    if missing == 0 {
-        return print("# nothing is missing: whatever was refused or observed, the file allows");
-    }
-    if !snippet.is_empty() {
-        print(snippet)?;
-    }
-    if !suggestion.notes.is_empty() {
-        print("# No rule can be suggested for:")?;
-    }
-    suggestion.notes.iter().try_for_each(|note| print(&format!("# - {}", escaped(note))))
-}
-
 /// What sidecars have reported, page by page.
-fn reported(admin: Admin, policy: &Policy) -> anyhow::Result<Recorded> {
+fn reported(admin: Admin, policy: &Policy) -> anyhow::Result<RecordedCalls> {
     let (rows, lost) = admin.fetch(async |client| {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
@@ -144,7 +82,7 @@ fn reported(admin: Admin, policy: &Policy) -> anyhow::Result<Recorded> {
             rows.extend(page.rows);
         }
     })?;
-    let mut recorded = Recorded::default();
+    let mut recorded = RecordedCalls::default();
     recorded.not_kept = lost;
     for row in rows {
         recorded.lines += 1;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use postern_policy_analysis::text::counted;
 use postern_proto::policy::{ExpectationResult, Policy, run_expectations};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::super::admin::Output;
 use super::super::{Format, escaped, print};
-use super::check::counted;
 use super::{load, time_of};
 
 /// Run the expectations that a policy file carries.
