@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_proto::identity::{PrivateKey, SpiffeId, Svid, TrustBundles};
-use postern_proto::mtls::{Anyone, Exactly, Judge, TlsIdentity, client_config, server_config, server_name};
+use postern_proto::mtls::{
+    AuthorizeAny, AuthorizeId, PeerVerifier, TlsIdentity, client_config, server_config, server_name,
+};
 use postern_proto::wire::v1::certificate_authority_client::CertificateAuthorityClient;
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, issue_request::Attestation};
 use rustls_pki_types::CertificateDer;
@@ -35,7 +37,7 @@ pub async fn connect_speaking(
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let identity = identity.map(|svid| TlsIdentity::new(svid).unwrap());
-    let judge = Arc::new(Judge::new(bundles, Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(bundles, Arc::new(AuthorizeAny)));
     let config = client_config(identity.as_ref(), judge, alpn).unwrap();
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
@@ -56,7 +58,7 @@ pub async fn echo_once(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()>
 pub async fn echo_server(identity: &Svid, bundles: Arc<TrustBundles>) -> App {
     let identity = TlsIdentity::new(identity).unwrap();
     App::serve(move |tcp| {
-        let judge = Arc::new(Judge::new(bundles.clone(), Arc::new(Anyone)));
+        let judge = Arc::new(PeerVerifier::new(bundles.clone(), Arc::new(AuthorizeAny)));
         let config = server_config(&identity, judge, &[]).unwrap();
         async move {
             let (mut read, mut write) = tokio::io::split(TlsAcceptor::from(config).accept(tcp).await?);
@@ -82,7 +84,7 @@ async fn channel(
         let (bundles, identity) = (bundles.clone(), identity.clone());
         async move {
             let domain = bundles.iter().next().unwrap().trust_domain().clone();
-            let judge = Arc::new(Judge::new(bundles, Arc::new(Exactly(SpiffeId::of_ca(&domain)))));
+            let judge = Arc::new(PeerVerifier::new(bundles, Arc::new(AuthorizeId(SpiffeId::of_ca(&domain)))));
             let config = client_config(identity.as_ref(), judge, &[b"h2"]).unwrap();
             let tcp = TcpStream::connect(address).await?;
             tcp.set_nodelay(true)?;
@@ -158,7 +160,7 @@ pub async fn try_renew(ca: &Ca, old: &Svid) -> Result<(), String> {
 
 async fn connect_as_h2(ca: &Ca, identity: &Svid) -> std::io::Result<TlsStream<TcpStream>> {
     let identity = TlsIdentity::new(identity).unwrap();
-    let judge = Arc::new(Judge::new(ca.bundles(), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(ca.bundles(), Arc::new(AuthorizeAny)));
     let config = client_config(Some(&identity), judge, &[b"h2"]).unwrap();
     let tcp = TcpStream::connect(ca.address).await?;
     TlsConnector::from(config).connect(server_name(), tcp).await

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_proto::identity::{Svid, TrustBundles, verify};
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity};
 use rustix::time::{ClockId, clock_gettime};
 use support::{Authority, Pair};
 use time::OffsetDateTime;
@@ -63,11 +63,11 @@ fn judge_alone(world: &World) {
         black_box(verify(black_box(chain), &bundles, now).unwrap());
     });
     measure("judge, not remembered", || {
-        black_box(bundles.judge(black_box(chain), now).unwrap());
+        black_box(bundles.verify_cached(black_box(chain), now).unwrap());
     });
-    bundles.judge(chain, now).unwrap().remember();
+    bundles.verify_cached(chain, now).unwrap().remember();
     measure("judge, remembered", || {
-        black_box(bundles.judge(black_box(chain), now).unwrap());
+        black_box(bundles.verify_cached(black_box(chain), now).unwrap());
     });
 }
 
@@ -75,7 +75,7 @@ fn handshakes(world: &World) {
     let identity = |svid: &Svid| TlsIdentity::new(svid).unwrap();
     let (client, server) = (identity(&world.orders), identity(&world.payments));
     let shake = |bundles: &Arc<TrustBundles>| {
-        let judge = || Arc::new(Judge::new(bundles.clone(), Arc::new(Anyone)));
+        let judge = || Arc::new(PeerVerifier::new(bundles.clone(), Arc::new(AuthorizeAny)));
         let (client_judge, server_judge) = (judge(), judge());
         let pair = Pair { client: Some(client.clone()), server: server.clone(), client_judge, server_judge };
         black_box(pair.connect().unwrap());
@@ -116,10 +116,10 @@ fn cpu(clock: ClockId) -> Duration {
 /// On all threads together, so that waiting for each other would show.
 fn at_once(world: &World, threads: usize) {
     let (bundles, chain, now) = (world.forgetful(), world.orders.chain(), OffsetDateTime::now_utc());
-    bundles.judge(chain, now).unwrap().remember();
+    bundles.verify_cached(chain, now).unwrap().remember();
     let ask = || {
         for _ in 0..JUDGEMENTS / threads {
-            black_box(bundles.judge(black_box(chain), now).unwrap());
+            black_box(bundles.verify_cached(black_box(chain), now).unwrap());
         }
     };
     let (start, used) = (Instant::now(), cpu(ClockId::ProcessCPUTime));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use postern_proto::crypto::provider;
 use postern_proto::mtls::{
-    ExporterSecret, HandshakeSecrets, SuiteHash, client_config, client_config_yielding,
-    server_config_yielding, server_name,
+    ExporterSecret, HandshakeSecrets, SuiteHash, client_config, client_config_with_secret_extraction,
+    server_config_with_secret_extraction, server_name,
 };
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -54,7 +54,7 @@ fn client_of(
 
 fn server_of(authority: &Authority, exporter: Arc<HandshakeSecrets>) -> Arc<ServerConfig> {
     let judge = Arc::new(authority.judge());
-    server_config_yielding(&authority.identity("/payments"), judge, &[], exporter).unwrap()
+    server_config_with_secret_extraction(&authority.identity("/payments"), judge, &[], exporter).unwrap()
 }
 
 fn same(near: &ExporterSecret, far: &ExporterSecret) {
@@ -103,7 +103,7 @@ fn an_unbuffered_handshake_exports_the_same_at_both_ends_and_another_something_e
     for _ in 0..2 {
         let (near, far) = (Arc::new(HandshakeSecrets::default()), Arc::new(HandshakeSecrets::default()));
         let (identity, judge) = (authority.identity("/orders"), Arc::new(authority.judge()));
-        let client = client_config_yielding(Some(&identity), judge, &[], near.clone()).unwrap();
+        let client = client_config_with_secret_extraction(Some(&identity), judge, &[], near.clone()).unwrap();
         let (client, server) = shake_hands_unbuffered(client, server_of(&authority, far.clone()));
         let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap().exporter;
         let far = far.take(server.negotiated_cipher_suite().unwrap()).unwrap().exporter;

@@ -60,7 +60,7 @@ fn verify(
 ) -> Result<VerifiedSvid, VerifyError> {
     let verdict = identity::verify(chain, bundles, now);
     for _ in 0..2 {
-        let judged = bundles.judge(chain, now);
+        let judged = bundles.verify_cached(chain, now);
         assert_eq!(judged.as_ref().map(|judged| judged.svid()), verdict.as_ref());
         if let Ok(judged) = judged {
             judged.remember();
@@ -70,7 +70,7 @@ fn verify(
         assert_sentence(&error.to_string());
     }
     if verdict.is_ok() {
-        assert!(bundles.judge(chain, now).unwrap().is_remembered());
+        assert!(bundles.verify_cached(chain, now).unwrap().is_remembered());
     }
     verdict
 }

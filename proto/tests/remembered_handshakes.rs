@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use postern_proto::crypto::provider;
 use postern_proto::identity::{SpiffeId, TrustBundles, VerifiedSvid};
 use postern_proto::mtls::{
-    Admission, Anyone, Denial, Exactly, Judge, REVOKED, TlsIdentity, Verdict, server_config, server_name,
+    AuthorizeAny, AuthorizeId, Authorizer, Denial, PeerVerifier, REVOKED, TlsIdentity, Verdict,
+    server_config, server_name,
 };
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, ServerConnection};
@@ -22,8 +23,8 @@ use time::{Duration, OffsetDateTime};
 #[derive(Debug, Default)]
 struct Door(AtomicBool);
 
-impl Admission for Door {
-    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+impl Authorizer for Door {
+    fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         if self.0.load(Ordering::SeqCst) {
             return Err(Denial { code: REVOKED, detail: format!("{} is revoked", peer.id()) });
         }
@@ -31,8 +32,8 @@ impl Admission for Door {
     }
 }
 
-fn judge(bundles: &Arc<TrustBundles>, admission: impl Admission + 'static) -> Arc<Judge> {
-    Arc::new(Judge::new(bundles.clone(), Arc::new(admission)))
+fn judge(bundles: &Arc<TrustBundles>, admission: impl Authorizer + 'static) -> Arc<PeerVerifier> {
+    Arc::new(PeerVerifier::new(bundles.clone(), Arc::new(admission)))
 }
 
 #[test]
@@ -45,15 +46,15 @@ fn each_side_remembers_the_other_after_one_handshake() {
         let pair = Pair {
             client: Some(TlsIdentity::new(&orders).unwrap()),
             server: TlsIdentity::new(&payments).unwrap(),
-            client_judge: judge(&near, Anyone),
-            server_judge: judge(&far, Anyone),
+            client_judge: judge(&near, AuthorizeAny),
+            server_judge: judge(&far, AuthorizeAny),
         };
         pair.connect().unwrap();
         assert_eq!(pair.server_judge.admitted().unwrap().id(), orders.id());
         assert_eq!(pair.client_judge.admitted().unwrap().id(), payments.id());
         let now = OffsetDateTime::now_utc();
-        assert!(far.judge(orders.chain(), now).unwrap().is_remembered());
-        assert!(near.judge(payments.chain(), now).unwrap().is_remembered());
+        assert!(far.verify_cached(orders.chain(), now).unwrap().is_remembered());
+        assert!(near.verify_cached(payments.chain(), now).unwrap().is_remembered());
         assert_eq!((near.remembered_chains(), far.remembered_chains()), (1, 1));
     }
 }
@@ -64,7 +65,7 @@ fn a_revocation_refuses_a_remembered_chain() {
     let (bundles, door) = (authority.bundles(), Arc::new(Door::default()));
     let mut pair = Pair::new(&authority);
     let mut connect = || {
-        pair.server_judge = Arc::new(Judge::new(bundles.clone(), door.clone()));
+        pair.server_judge = Arc::new(PeerVerifier::new(bundles.clone(), door.clone()));
         (pair.connect().map(|_| ()), pair.server_judge.clone())
     };
     connect().0.unwrap();
@@ -97,7 +98,7 @@ fn a_remembered_server_is_still_not_another_one() {
         [("/payments", None), ("/orders", Some("wrong_identity")), ("/payments/x", Some("wrong_identity"))]
     {
         let called = SpiffeId::parse(&format!("spiffe://shop.example{called}")).unwrap();
-        pair.client_judge = judge(&bundles, Exactly(called));
+        pair.client_judge = judge(&bundles, AuthorizeId(called));
         assert_eq!(pair.connect().is_ok(), code.is_none());
         match pair.client_judge.verdict() {
             Some(Verdict::Denied(_, denial)) => assert_eq!(Some(denial.code), code),
@@ -127,12 +128,12 @@ fn a_chain_shown_without_its_key_is_refused_and_not_remembered_nor_believed_when
     let orders = authority.svid("/orders", Duration::ZERO);
     let mut pair = Pair { client: Some(TlsIdentity::new(&orders).unwrap()), ..Pair::new(&authority) };
     let mut refused = |remembered: usize| {
-        let server = server_config(&pair.server, judge(&bundles, Anyone), &[]).unwrap();
+        let server = server_config(&pair.server, judge(&bundles, AuthorizeAny), &[]).unwrap();
         let mut server = ServerConnection::new(server).unwrap();
         let (side, error) = shake_hands(&mut impostor(&authority, orders.chain()), &mut server).unwrap_err();
         assert_eq!((side, error), ("server", Error::AlertReceived(AlertDescription::DecryptError)));
         assert_eq!(bundles.remembered_chains(), remembered);
-        pair.server_judge = judge(&bundles, Anyone);
+        pair.server_judge = judge(&bundles, AuthorizeAny);
         pair.connect().unwrap();
     };
     refused(0);
@@ -145,7 +146,7 @@ fn a_chain_remembered_within_the_grace_of_a_renewal_is_expired_for_others() {
     let bundles = authority.bundles();
     let expired = TlsIdentity::new(&authority.svid("/orders", Duration::hours(2))).unwrap();
     let connect = |grace: u64| {
-        let judge = Judge::new(bundles.clone(), Arc::new(Anyone))
+        let judge = PeerVerifier::new(bundles.clone(), Arc::new(AuthorizeAny))
             .expired_for_at_most(std::time::Duration::from_secs(grace));
         let pair =
             Pair { client: Some(expired.clone()), server_judge: Arc::new(judge), ..Pair::new(&authority) };

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use postern_proto::crypto::provider;
 use postern_proto::identity::{SpiffeId, TrustDomain, VerifiedSvid};
 use postern_proto::mtls::{
-    Admission, Denial, Exactly, Judge, TlsIdentity, Verdict, client_config, server_config, server_name,
+    AuthorizeId, Authorizer, Denial, PeerVerifier, TlsIdentity, Verdict, client_config, server_config,
+    server_name,
 };
 use rustls::{AlertDescription, ClientConnection, Error, HandshakeKind, ServerConfig, ServerConnection};
 use support::{Authority, Pair, shake_hands};
@@ -75,8 +76,8 @@ fn a_client_without_a_certificate_is_refused_where_one_is_needed_only() {
 #[derive(Debug)]
 struct Nobody;
 
-impl Admission for Nobody {
-    fn admit(&self, _: &VerifiedSvid) -> Result<(), Denial> {
+impl Authorizer for Nobody {
+    fn authorize(&self, _: &VerifiedSvid) -> Result<(), Denial> {
         Err(Denial { code: "denied", detail: "nobody is let in".to_owned() })
     }
 }
@@ -84,7 +85,7 @@ impl Admission for Nobody {
 #[test]
 fn who_is_not_admitted_gets_the_alert_access_denied_and_the_reason_stays_here() {
     let authority = Authority::new();
-    let judge = Arc::new(Judge::new(authority.bundles(), Arc::new(Nobody)));
+    let judge = Arc::new(PeerVerifier::new(authority.bundles(), Arc::new(Nobody)));
     let pair = Pair { server_judge: judge.clone(), ..Pair::new(&authority) };
     let refused = pair.connect().err().unwrap();
     assert_eq!(refused, ("server", Error::AlertReceived(AlertDescription::AccessDenied)));
@@ -96,8 +97,8 @@ fn who_is_not_admitted_gets_the_alert_access_denied_and_the_reason_stays_here() 
 fn a_client_demands_exactly_the_server_it_called() {
     let authority = Authority::new();
     let called = |id: &str| {
-        let exactly = Exactly(SpiffeId::parse(id).unwrap());
-        let client_judge = Arc::new(Judge::new(authority.bundles(), Arc::new(exactly)));
+        let exactly = AuthorizeId(SpiffeId::parse(id).unwrap());
+        let client_judge = Arc::new(PeerVerifier::new(authority.bundles(), Arc::new(exactly)));
         Pair { client_judge, ..Pair::new(&authority) }.connect()
     };
     called("spiffe://shop.example/payments").unwrap();
@@ -153,7 +154,7 @@ fn a_pin_is_enough_to_know_the_ca_and_nobody_else() {
         let pair = Pair {
             client: None,
             server: TlsIdentity::with_roots(&svid, std::slice::from_ref(&server.root)).unwrap(),
-            client_judge: Arc::new(Judge::pinned(domain.clone(), pin)),
+            client_judge: Arc::new(PeerVerifier::pinned(domain.clone(), pin)),
             server_judge: Arc::new(server.judge().certificate_optional()),
         };
         pair.connect().map(|_| ()).map_err(|_| pair.client_judge.verdict().cloned().map(Box::new))

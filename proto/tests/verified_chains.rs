@@ -4,7 +4,9 @@
 
 mod support;
 
-use postern_proto::identity::{Judged, TrustBundle, TrustBundles, TrustDomain, VERIFIED_CHAINS_MAX, verify};
+use postern_proto::identity::{
+    CachedVerification, TrustBundle, TrustBundles, TrustDomain, VERIFIED_CHAINS_MAX, verify,
+};
 use rustls_pki_types::CertificateDer;
 use support::*;
 use time::{Duration, OffsetDateTime};
@@ -65,9 +67,17 @@ fn spec_ending(spec: &mut Spec, from: OffsetDateTime, to: OffsetDateTime) {
 
 /// What the bundles say, which must be what the judge says.
 #[track_caller]
-fn judge(bundles: &TrustBundles, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Option<Judged> {
-    let judged = bundles.judge(chain, now);
-    assert_eq!(judged.as_ref().map(Judged::svid), verify(chain, bundles, now).as_ref(), "at {now}");
+fn judge(
+    bundles: &TrustBundles,
+    chain: &[CertificateDer<'_>],
+    now: OffsetDateTime,
+) -> Option<CachedVerification> {
+    let judged = bundles.verify_cached(chain, now);
+    assert_eq!(
+        judged.as_ref().map(CachedVerification::svid),
+        verify(chain, bundles, now).as_ref(),
+        "at {now}"
+    );
     judged.ok()
 }
 
@@ -111,7 +121,7 @@ fn a_remembered_chain_holds_to_the_second_of_both_ends() {
         (to + Duration::days(1), "expired"),
     ] {
         assert!(judge(&bundles, &chain, now).is_none());
-        assert_eq!(bundles.judge(&chain, now).unwrap_err().code(), code, "at {now}");
+        assert_eq!(bundles.verify_cached(&chain, now).unwrap_err().code(), code, "at {now}");
     }
     assert!(is_remembered(&bundles, &chain, NOW), "a refusal at another time forgets nothing");
 }
@@ -130,8 +140,8 @@ fn an_issuer_or_a_root_that_ends_earlier_or_begins_later_narrows_the_window() {
         assert!(is_remembered(&bundles, &chain, to + SECOND - NANOSECOND));
         assert!(judge(&bundles, &chain, from - NANOSECOND).is_none());
         assert!(judge(&bundles, &chain, to + SECOND).is_none());
-        assert_eq!(bundles.judge(&chain, from - SECOND).unwrap_err().code(), early);
-        assert_eq!(bundles.judge(&chain, to + SECOND).unwrap_err().code(), late);
+        assert_eq!(bundles.verify_cached(&chain, from - SECOND).unwrap_err().code(), early);
+        assert_eq!(bundles.verify_cached(&chain, to + SECOND).unwrap_err().code(), late);
     }
 }
 
@@ -245,7 +255,7 @@ fn a_leaf_shown_with_ever_other_issuers_has_one_place() {
 fn the_memory_has_a_bound_and_keeps_who_comes_often() {
     let case = Case::default();
     let (bundles, often, once) = (case.bundles(), case.chain(), case.other_chain(u32::MAX));
-    let put = |chain: &[CertificateDer<'_>]| bundles.judge(chain, NOW).unwrap().remember();
+    let put = |chain: &[CertificateDer<'_>]| bundles.verify_cached(chain, NOW).unwrap().remember();
     put(&once);
     put(&often);
     let many = VERIFIED_CHAINS_MAX + VERIFIED_CHAINS_MAX / 4;
@@ -253,7 +263,7 @@ fn the_memory_has_a_bound_and_keeps_who_comes_often() {
         put(&case.other_chain(serial));
         assert!(bundles.remembered_chains() <= VERIFIED_CHAINS_MAX);
         if serial % 500 == 0 {
-            assert!(bundles.judge(&often, NOW).unwrap().is_remembered(), "after {serial} others");
+            assert!(bundles.verify_cached(&often, NOW).unwrap().is_remembered(), "after {serial} others");
         }
     }
     assert!(bundles.remembered_chains() > VERIFIED_CHAINS_MAX / 2, "it is used");
@@ -272,7 +282,7 @@ fn many_threads_get_the_judges_answer_each() {
             scope.spawn(move || {
                 for round in 0..100 {
                     let chain = &chains[(thread + round) % chains.len()];
-                    let judged = bundles.judge(chain, times[round % 3]);
+                    let judged = bundles.verify_cached(chain, times[round % 3]);
                     assert_eq!(judged.is_ok(), round % 3 == 0);
                     if let Ok(judged) = judged {
                         assert_eq!(judged.svid().serial(), [1, 0, 0, 0, ((thread + round) % 8) as u8]);

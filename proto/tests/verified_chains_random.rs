@@ -4,7 +4,7 @@
 
 mod support;
 
-use postern_proto::identity::{Judged, TrustBundle, TrustBundles, TrustDomain, verify};
+use postern_proto::identity::{CachedVerification, TrustBundle, TrustBundles, TrustDomain, verify};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustls_pki_types::CertificateDer;
@@ -84,9 +84,9 @@ proptest! {
         for (leaf, issuers, second, late, proved) in questions {
             let chain = world.chain(leaf, &issuers);
             let now = at(second) + if late { Duration::milliseconds(999) } else { Duration::ZERO };
-            let judged = world.bundles.judge(&chain, now);
+            let judged = world.bundles.verify_cached(&chain, now);
             let verdict = verify(&chain, &world.bundles, now);
-            prop_assert_eq!(judged.as_ref().map(Judged::svid), verdict.as_ref());
+            prop_assert_eq!(judged.as_ref().map(CachedVerification::svid), verdict.as_ref());
             if let (Ok(judged), true) = (judged, proved) {
                 judged.remember();
             }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, Verdict, server_config};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, Verdict, server_config};
 use postern_server::{HandshakeLimiter, HandshakeStage, lingering_close};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -137,7 +137,7 @@ impl Door {
             ..Refused::because("handshake_failed")
         };
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        let judge = Judge::new(self.authority.bundles().clone(), Arc::new(Anyone))
+        let judge = PeerVerifier::new(self.authority.bundles().clone(), Arc::new(AuthorizeAny))
             .certificate_optional()
             .expired_for_at_most(self.renew_after_expiry);
         let judge = Arc::new(judge);

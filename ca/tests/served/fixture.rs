@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{PrivateKey, SpiffeId, Svid, TrustBundles, TrustDomain};
-use postern_proto::mtls::{Exactly, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{AuthorizeId, PeerVerifier, TlsIdentity, client_config, server_name};
 use postern_proto::wire::v1::certificate_authority_client::CertificateAuthorityClient;
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest, issue_request::Attestation};
 use rcgen::KeyPair;
@@ -159,7 +159,7 @@ impl Client {
     pub(crate) async fn tls(&self, identity: Option<&Svid>) -> std::io::Result<TlsStream<TcpStream>> {
         let identity = identity.map(|svid| TlsIdentity::new(svid).unwrap());
         let ca = SpiffeId::of_ca(&TrustDomain::new(TRUST_DOMAIN).unwrap());
-        let judge = Arc::new(Judge::new(self.bundles.clone(), Arc::new(Exactly(ca))));
+        let judge = Arc::new(PeerVerifier::new(self.bundles.clone(), Arc::new(AuthorizeId(ca))));
         let config = client_config(identity.as_ref(), judge, &[b"h2"]).unwrap();
         let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;

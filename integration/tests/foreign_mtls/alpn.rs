@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use postern_integration::{CaOptions, eventually, tls};
-use postern_proto::mtls::{Anyone, Judge, client_config, server_name};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, client_config, server_name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -157,7 +157,7 @@ async fn an_offer_that_is_not_well_formed_is_refused_by_name() {
 /// A ClientHello whose only offer says that it has so many bytes, and has others.
 fn hello_with_name_length(payments: &Payments, length: u8) -> Vec<u8> {
     const NAME: &[u8] = b"a name of some length";
-    let judge = Arc::new(Judge::new(payments.ca.bundles(), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(payments.ca.bundles(), Arc::new(AuthorizeAny)));
     let config = client_config(None, judge, &[NAME]).unwrap();
     let mut hello = Vec::new();
     let mut client = rustls::ClientConnection::new(config, server_name()).unwrap();

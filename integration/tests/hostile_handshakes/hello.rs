@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, client_config, server_name};
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::door::Door;
@@ -94,7 +94,7 @@ pub fn protocols(names: &[&[u8]]) -> Vec<u8> {
 /// How a TLS client of the attacker's is configured.
 pub fn config(door: &Door, alpn: &[&[u8]]) -> ClientConfig {
     let identity = TlsIdentity::new(&door.attacker).unwrap();
-    let judge = Arc::new(Judge::new(door.bundles.clone(), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(door.bundles.clone(), Arc::new(AuthorizeAny)));
     Arc::unwrap_or_clone(client_config(Some(&identity), judge, alpn).unwrap())
 }
 

@@ -9,7 +9,9 @@ use postern_integration::apps::App;
 use postern_integration::certs::TestCa;
 use postern_integration::{CaOptions, eventually, tls};
 use postern_proto::identity::{Svid, TrustBundles};
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_config, server_name};
+use postern_proto::mtls::{
+    AuthorizeAny, PeerVerifier, TlsIdentity, client_config, server_config, server_name,
+};
 use rustls::client::Resumption;
 use rustls::server::ServerSessionMemoryCache;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
@@ -28,13 +30,13 @@ const TICKETS: usize = 4;
 /// believes `believed`.
 async fn with_tickets(door: &Door, svid: &Svid, believed: &Arc<TrustBundles>) -> Arc<ClientConfig> {
     let identity = TlsIdentity::new(svid).unwrap();
-    let judge = Arc::new(Judge::new(door.bundles.clone(), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(door.bundles.clone(), Arc::new(AuthorizeAny)));
     let mut config = Arc::unwrap_or_clone(client_config(Some(&identity), judge, &[]).unwrap());
     config.resumption = Resumption::in_memory_sessions(TICKETS);
     config.enable_early_data = true;
     let config = Arc::new(config);
 
-    let judge = Judge::new(believed.clone(), Arc::new(Anyone));
+    let judge = PeerVerifier::new(believed.clone(), Arc::new(AuthorizeAny));
     let identity = TlsIdentity::new(&door.attacker).unwrap();
     let mut generous = Arc::unwrap_or_clone(server_config(&identity, Arc::new(judge), &[]).unwrap());
     generous.session_storage = ServerSessionMemoryCache::new(TICKETS);

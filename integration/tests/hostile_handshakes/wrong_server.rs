@@ -8,7 +8,7 @@ use postern_integration::apps::App;
 use postern_integration::certs::TestCa;
 use postern_integration::{Ca, CaOptions, Mesh, Sidecar, SidecarSpec, eventually, refused, tls};
 use postern_proto::identity::{Svid, TrustBundles};
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, server_config};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, server_config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -58,7 +58,7 @@ impl Called {
         let (heard, identity) = (Arc::<Mutex<Vec<u8>>>::default(), TlsIdentity::new(svid).unwrap());
         let kept = heard.clone();
         let app = App::serve(move |stream| {
-            let (kept, judge) = (kept.clone(), Judge::new(clients.clone(), Arc::new(Anyone)));
+            let (kept, judge) = (kept.clone(), PeerVerifier::new(clients.clone(), Arc::new(AuthorizeAny)));
             let config = server_config(&identity, Arc::new(judge), &[]).unwrap();
             async move {
                 let mut tls = TlsAcceptor::from(config).accept(stream).await?;

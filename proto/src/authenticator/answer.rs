@@ -36,7 +36,7 @@ pub enum AuthenticateError {
     /// RFC 9261 §5.2.2: then none should be.
     #[error("own key can sign with none of the schemes that the request allows")]
     NoCommonScheme,
-    /// The peer's judge would refuse it for its size.
+    /// The peer would refuse it for its size.
     #[error(
         "own chain has {certificates} certificates and {bytes} bytes, more than the {} and {} allowed",
         CHAIN_CERTIFICATES_MAX,

@@ -38,7 +38,7 @@ pub fn judge(
     match Parts::parse(authenticator, keys.mac_bytes())? {
         Parts::Refusal(mac) => Err(refusal(&keys, &request, mac)),
         Parts::Proof(certificate, verify, mac) => {
-            let peer = weigh(&certificate, &request, expected)?;
+            let peer = verify_chain(&certificate, &request, expected)?;
             check_signature(&keys, &request, &certificate, &verify)?;
             if !keys.is_finished([request.as_bytes(), certificate.whole, verify.whole], mac) {
                 return Err(AuthenticatorError::Finished);
@@ -57,7 +57,7 @@ pub fn follows(before: &SpiffeId, now: &VerifiedSvid) -> Result<(), AnotherIdent
     Err(AnotherIdentity { expected: before.clone(), found: now.id().clone() })
 }
 
-fn weigh(
+fn verify_chain(
     certificate: &Certificate<'_>,
     request: &Request,
     expected: Expected<'_>,

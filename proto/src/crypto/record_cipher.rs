@@ -17,7 +17,7 @@ pub(crate) enum Aead {
 
 /// Whose code runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Maker {
+enum Provider {
     Ring,
     #[cfg(feature = "aws-lc-rs")]
     AwsLc,
@@ -61,7 +61,7 @@ impl Aead {
     }
 }
 
-impl Maker {
+impl Provider {
     /// Both use the vector AES that a processor may have, but aws-lc only the form of it that needs AVX-512. Measured
     /// with AES-GCM and 16 KiB: with AVX-512 aws-lc is twice as fast as ring, with AVX2 alone ring is twice as fast.
     #[cfg(feature = "aws-lc-rs")]
@@ -86,17 +86,17 @@ impl Maker {
 
 impl RecordCipher {
     pub(crate) fn new(aead: Aead, key: &[u8]) -> Result<Self, Refused> {
-        Self::by(Maker::faster_here(), aead, key)
+        Self::by(Provider::faster_here(), aead, key)
     }
 
-    fn by(maker: Maker, aead: Aead, key: &[u8]) -> Result<Self, Refused> {
-        match maker {
-            Maker::Ring => {
+    fn by(provider: Provider, aead: Aead, key: &[u8]) -> Result<Self, Refused> {
+        match provider {
+            Provider::Ring => {
                 let key = ring::aead::UnboundKey::new(aead.ring(), key).map_err(|_| Refused)?;
                 Ok(Self::Ring(Box::new(ring::aead::LessSafeKey::new(key))))
             }
             #[cfg(feature = "aws-lc-rs")]
-            Maker::AwsLc => {
+            Provider::AwsLc => {
                 let key = aws_lc_rs::aead::UnboundKey::new(aead.aws_lc(), key).map_err(|_| Refused)?;
                 Ok(Self::AwsLc(aws_lc_rs::aead::LessSafeKey::new(key)))
             }
@@ -162,9 +162,9 @@ mod tests {
     const AEADS: [Aead; 3] = [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305];
     const HEADER: [u8; 5] = [23, 3, 3, 1, 2];
 
-    fn key(maker: Maker, aead: Aead) -> RecordCipher {
+    fn key(provider: Provider, aead: Aead) -> RecordCipher {
         let bytes: Vec<u8> = (0..aead.key_bytes()).map(|at| at as u8 * 7).collect();
-        RecordCipher::by(maker, aead, &bytes).unwrap()
+        RecordCipher::by(provider, aead, &bytes).unwrap()
     }
 
     fn text(bytes: usize) -> Vec<u8> {
@@ -175,16 +175,16 @@ mod tests {
     fn whoever_is_faster_says_the_same() {
         for aead in AEADS {
             for bytes in (0..300).chain([1_024, 16_383, 16_384, 16_401]) {
-                let seal = |maker| {
+                let seal = |provider| {
                     let mut sealed = text(bytes);
-                    let tag = key(maker, aead).seal([9; NONCE_BYTES], &HEADER, &mut sealed).unwrap();
+                    let tag = key(provider, aead).seal([9; NONCE_BYTES], &HEADER, &mut sealed).unwrap();
                     sealed.extend_from_slice(&tag);
                     sealed
                 };
-                let (ring, aws_lc) = (seal(Maker::Ring), seal(Maker::AwsLc));
+                let (ring, aws_lc) = (seal(Provider::Ring), seal(Provider::AwsLc));
                 assert!(ring == aws_lc, "{aead:?}, {bytes} bytes");
-                for maker in [Maker::Ring, Maker::AwsLc] {
-                    let (cipher, mut sealed) = (key(maker, aead), ring.clone());
+                for provider in [Provider::Ring, Provider::AwsLc] {
+                    let (cipher, mut sealed) = (key(provider, aead), ring.clone());
                     assert_eq!(cipher.open([9; NONCE_BYTES], &HEADER, &mut sealed).unwrap(), text(bytes));
                 }
             }
@@ -193,8 +193,10 @@ mod tests {
 
     #[test]
     fn whoever_is_faster_refuses_the_same() {
-        for (aead, maker) in AEADS.into_iter().flat_map(|aead| [(aead, Maker::Ring), (aead, Maker::AwsLc)]) {
-            let cipher = key(maker, aead);
+        for (aead, provider) in
+            AEADS.into_iter().flat_map(|aead| [(aead, Provider::Ring), (aead, Provider::AwsLc)])
+        {
+            let cipher = key(provider, aead);
             let mut sealed = text(100);
             let tag = cipher.seal([9; NONCE_BYTES], &HEADER, &mut sealed).unwrap();
             sealed.extend_from_slice(&tag);
@@ -213,7 +215,7 @@ mod tests {
             assert!(
                 [0, bytes - 1, bytes + 1]
                     .into_iter()
-                    .all(|other| { RecordCipher::by(maker, aead, &vec![7; other]).is_err() })
+                    .all(|other| { RecordCipher::by(provider, aead, &vec![7; other]).is_err() })
             );
         }
     }

@@ -17,7 +17,7 @@ pub use pem::{NotPem, PemError, certificates_from_pem};
 pub use spiffe_id::{SPIFFE_ID_BYTES_MAX, SpiffeId, SpiffeIdError};
 pub use svid::{PrivateKey, PrivateKeyError, Svid, SvidError};
 pub use trust_domain::{TRUST_DOMAIN_BYTES_MAX, TrustDomain, TrustDomainError};
-pub use verified_chains::{Judged, VERIFIED_CHAINS_MAX};
+pub use verified_chains::{CachedVerification, VERIFIED_CHAINS_MAX};
 pub use verify::{
     CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, PassedOver, Place, PublicKeyError, VerifiedSvid, VerifyError,
     check_public_key, claimed_id, verify,

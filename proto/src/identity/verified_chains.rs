@@ -18,9 +18,9 @@ pub const VERIFIED_CHAINS_MAX: usize = 2048;
 /// asked for since have moved to the younger one.
 const GENERATION_MAX: usize = VERIFIED_CHAINS_MAX / 2;
 
-/// What [`TrustBundles::judge`] found.
+/// What [`TrustBundles::verify_cached`] found.
 #[derive(Debug)]
-pub struct Judged {
+pub struct CachedVerification {
     svid: VerifiedSvid,
     origin: Origin,
 }
@@ -29,18 +29,18 @@ pub struct Judged {
 enum Origin {
     Remembered,
     /// Nothing where it cannot be remembered.
-    Verified(Option<Unproved>),
+    Verified(Option<UnprovenEntry>),
 }
 
-/// What will be remembered, and where: nowhere but under the bundles that it was judged by.
+/// What will be remembered, and where: only under the bundles that it was verified by.
 #[derive(Debug)]
-struct Unproved {
+struct UnprovenEntry {
     chains: Arc<VerifiedChains>,
     leaf: Digest,
     entry: Entry,
 }
 
-impl Judged {
+impl CachedVerification {
     /// The accepted leaf.
     pub fn svid(&self) -> &VerifiedSvid {
         &self.svid
@@ -54,7 +54,7 @@ impl Judged {
     /// Remembers the chain. For when its presenter has proved to hold the leaf's key: then nobody can fill the memory
     /// with chains of others, and by its own chains a peer drives out its own.
     pub fn remember(&self) {
-        if let Origin::Verified(Some(Unproved { chains, leaf, entry })) = &self.origin {
+        if let Origin::Verified(Some(UnprovenEntry { chains, leaf, entry })) = &self.origin {
             chains.put(*leaf, entry.clone());
         }
     }
@@ -64,22 +64,26 @@ impl TrustBundles {
     /// Says exactly what [`verify`] says of `chain` under these bundles at `now`. Within the window of a remembered
     /// chain it says so without looking at signatures again. Who admits the peer asks for policy and revocation, and
     /// TLS for possession of the key, each time.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<Judged, VerifyError> {
+    pub fn verify_cached(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: OffsetDateTime,
+    ) -> Result<CachedVerification, VerifyError> {
         check_bounds(chain)?;
         let (leaf, issuers) = chain.split_first().ok_or(VerifyError::EmptyChain)?;
         let (leaf, issuers) = (digest_of(std::slice::from_ref(leaf)), digest_of(issuers));
         if let Some(svid) = self.chains().find(&leaf, &issuers, now) {
-            return Ok(Judged { svid, origin: Origin::Remembered });
+            return Ok(CachedVerification { svid, origin: Origin::Remembered });
         }
         let svid = verify(chain, self, now)?;
         let bundle = self.of(svid.id().trust_domain());
         let window = bundle.and_then(|bundle| Window::around(now, chain, bundle));
-        let unproved = window.map(|window| Unproved {
+        let unproven = window.map(|window| UnprovenEntry {
             chains: self.chains().clone(),
             leaf,
             entry: Entry { issuers, window, svid: svid.clone() },
         });
-        Ok(Judged { svid, origin: Origin::Verified(unproved) })
+        Ok(CachedVerification { svid, origin: Origin::Verified(unproven) })
     }
 
     /// How many chains are remembered.

@@ -7,9 +7,9 @@ use thiserror::Error;
 use crate::identity::{SpiffeId, VerifiedSvid};
 
 /// Whom a party lets in, once the certificate is believed.
-pub trait Admission: fmt::Debug + Send + Sync {
+pub trait Authorizer: fmt::Debug + Send + Sync {
     /// Admits the peer, or says why not; the handshake then ends with the alert `access_denied`.
-    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial>;
+    fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial>;
 }
 
 /// Why a party with a good certificate is not let in.
@@ -29,10 +29,10 @@ pub const OVER_LIMIT: &str = "connections_per_peer_max";
 
 /// Admits exactly one identity: what an outbound connection demands of its server.
 #[derive(Debug, Clone)]
-pub struct Exactly(pub SpiffeId);
+pub struct AuthorizeId(pub SpiffeId);
 
-impl Admission for Exactly {
-    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+impl Authorizer for AuthorizeId {
+    fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         if *peer.id() == self.0 {
             return Ok(());
         }
@@ -43,10 +43,10 @@ impl Admission for Exactly {
 
 /// Admits every identity whose certificate is believed; what it may do is decided later.
 #[derive(Debug, Clone, Copy)]
-pub struct Anyone;
+pub struct AuthorizeAny;
 
-impl Admission for Anyone {
-    fn admit(&self, _: &VerifiedSvid) -> Result<(), Denial> {
+impl Authorizer for AuthorizeAny {
+    fn authorize(&self, _: &VerifiedSvid) -> Result<(), Denial> {
         Ok(())
     }
 }

@@ -6,34 +6,38 @@ use rustls::client::{ClientConfig, Resumption};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls_pki_types::ServerName;
 
-use super::{HandshakeSecrets, Judge, TlsIdentity};
+use super::{HandshakeSecrets, PeerVerifier, TlsIdentity};
 use crate::crypto::provider;
 
-/// A server's configuration for one handshake, whose client is judged by `judge`.
+/// A server's configuration for one handshake, whose client is verified by `verifier`.
 pub fn server_config(
     identity: &TlsIdentity,
-    judge: Arc<Judge>,
+    verifier: Arc<PeerVerifier>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    server(identity, judge, alpn).map(Arc::new)
+    server(identity, verifier, alpn).map(Arc::new)
 }
 
 /// [`server_config`], of a handshake that leaves its secrets in `secrets`.
-pub fn server_config_yielding(
+pub fn server_config_with_secret_extraction(
     identity: &TlsIdentity,
-    judge: Arc<Judge>,
+    verifier: Arc<PeerVerifier>,
     alpn: &[&[u8]],
     secrets: Arc<HandshakeSecrets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = server(identity, judge, alpn)?;
+    let mut config = server(identity, verifier, alpn)?;
     config.key_log = secrets;
     Ok(Arc::new(config))
 }
 
-fn server(identity: &TlsIdentity, judge: Arc<Judge>, alpn: &[&[u8]]) -> Result<ServerConfig, rustls::Error> {
+fn server(
+    identity: &TlsIdentity,
+    verifier: Arc<PeerVerifier>,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(judge)
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(identity.resolver());
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -42,37 +46,37 @@ fn server(identity: &TlsIdentity, judge: Arc<Judge>, alpn: &[&[u8]]) -> Result<S
     Ok(config)
 }
 
-/// A client's configuration for one handshake, whose server is judged by `judge`. Without an identity the client
+/// A client's configuration for one handshake, whose server is verified by `verifier`. Without an identity the client
 /// shows no certificate, as when it enrols.
 pub fn client_config(
     identity: Option<&TlsIdentity>,
-    judge: Arc<Judge>,
+    verifier: Arc<PeerVerifier>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    client(identity, judge, alpn).map(Arc::new)
+    client(identity, verifier, alpn).map(Arc::new)
 }
 
 /// [`client_config`], of a handshake that leaves its secrets in `secrets`.
-pub fn client_config_yielding(
+pub fn client_config_with_secret_extraction(
     identity: Option<&TlsIdentity>,
-    judge: Arc<Judge>,
+    verifier: Arc<PeerVerifier>,
     alpn: &[&[u8]],
     secrets: Arc<HandshakeSecrets>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut config = client(identity, judge, alpn)?;
+    let mut config = client(identity, verifier, alpn)?;
     config.key_log = secrets;
     Ok(Arc::new(config))
 }
 
 fn client(
     identity: Option<&TlsIdentity>,
-    judge: Arc<Judge>,
+    verifier: Arc<PeerVerifier>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(judge);
+        .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
         Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
         None => builder.with_no_client_auth(),

@@ -11,11 +11,14 @@ mod traffic;
 mod verdict;
 mod verifier;
 
-pub use authorizer::{Admission, Anyone, Denial, Exactly, OVER_LIMIT, REVOKED};
-pub use config::{client_config, client_config_yielding, server_config, server_config_yielding, server_name};
+pub use authorizer::{AuthorizeAny, AuthorizeId, Authorizer, Denial, OVER_LIMIT, REVOKED};
+pub use config::{
+    client_config, client_config_with_secret_extraction, server_config, server_config_with_secret_extraction,
+    server_name,
+};
 pub use exporter::{EXPORTER_LABEL_BYTES_MAX, ExportError, ExporterSecret, ExporterSecretError, SuiteHash};
 pub use handshake_secrets::{ConnectionSecrets, HandshakeSecrets};
 pub use tls_identity::TlsIdentity;
 pub use traffic::{RECORD_HEADER_BYTES, RecordKey, RecordKeyError, TrafficSecret};
 pub use verdict::Verdict;
-pub use verifier::Judge;
+pub use verifier::PeerVerifier;

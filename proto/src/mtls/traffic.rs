@@ -108,7 +108,7 @@ impl RecordKey {
         text: &mut [u8],
     ) -> Result<[u8; RECORD_TAG_BYTES], RecordKeyError> {
         if self.is_worn() {
-            return Err(RecordKeyError::Worn);
+            return Err(RecordKeyError::KeyExhausted);
         }
         let nonce = self.nonce()?;
         self.cipher.seal(nonce, header, text).map_err(|_| RecordKeyError::Refused)
@@ -146,7 +146,7 @@ impl RecordKey {
         for (byte, number) in nonce.iter_mut().skip(NONCE_BYTES - 8).zip(self.sequence.to_be_bytes()) {
             *byte ^= number;
         }
-        self.sequence = self.sequence.checked_add(1).ok_or(RecordKeyError::Worn)?;
+        self.sequence = self.sequence.checked_add(1).ok_or(RecordKeyError::KeyExhausted)?;
         Ok(nonce)
     }
 }
@@ -165,7 +165,7 @@ pub enum RecordKeyError {
     Refused,
     /// RFC 8446 §5.5.
     #[error("the key has sealed as many records as it may")]
-    Worn,
+    KeyExhausted,
     /// A length that HKDF does not put out.
     #[error(transparent)]
     Derivation(#[from] ExportError),
@@ -247,7 +247,7 @@ mod tests {
             key.seal(&[0; 5], &mut [1]).unwrap();
             assert!(key.is_worn_out_next(), "one is left, for the KeyUpdate");
             key.seal(&[0; 5], &mut [2]).unwrap();
-            assert_eq!(key.seal(&[0; 5], &mut [3]).unwrap_err(), RecordKeyError::Worn);
+            assert_eq!(key.seal(&[0; 5], &mut [3]).unwrap_err(), RecordKeyError::KeyExhausted);
             key.update().unwrap();
             key.seal(&[0; 5], &mut [4]).unwrap();
         }
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn the_last_number_of_all_is_not_used() {
         let mut key = key(suites()[0], u64::MAX);
-        assert_eq!(key.open(&[0; 5], &mut [0; 32]).unwrap_err(), RecordKeyError::Worn);
+        assert_eq!(key.open(&[0; 5], &mut [0; 32]).unwrap_err(), RecordKeyError::KeyExhausted);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rustls::{CertificateError, OtherError};
 use super::{Denial, OVER_LIMIT, REVOKED};
 use crate::identity::{BundlePin, VerifiedSvid, VerifyError};
 
-/// What one handshake's judge found out about the peer.
+/// The result of verifying the peer of one handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Certificate believed, peer admitted.

@@ -10,20 +10,22 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 
 use super::pin::pinned_bundle;
-use super::{Admission, Exactly, Verdict};
+use super::{AuthorizeId, Authorizer, Verdict};
 use crate::crypto::signature_algorithms;
-use crate::identity::{BundlePin, Judged, SpiffeId, TrustBundles, TrustDomain, VerifiedSvid, VerifyError};
+use crate::identity::{
+    BundlePin, CachedVerification, SpiffeId, TrustBundles, TrustDomain, VerifiedSvid, VerifyError,
+};
 
-/// Judges the peer of one handshake and keeps what it found, so that a refusal can be explained afterwards.
+/// Verifies the peer of one handshake and keeps the result, so that a refusal can be explained afterwards.
 #[derive(Debug)]
-pub struct Judge {
+pub struct PeerVerifier {
     trust: Trust,
-    admission: Arc<dyn Admission>,
+    authorizer: Arc<dyn Authorizer>,
     presence: Presence,
     expired_for_max: Duration,
     verdict: OnceLock<Verdict>,
     /// Remembered once the peer has proved that it holds the key.
-    judged: OnceLock<Judged>,
+    verification: OnceLock<CachedVerification>,
 }
 
 #[derive(Debug)]
@@ -38,27 +40,27 @@ enum Presence {
     Optional,
 }
 
-impl Judge {
-    /// Believes what `bundles` vouch for, and admits whom `admission` admits.
-    pub fn new(bundles: Arc<TrustBundles>, admission: Arc<dyn Admission>) -> Self {
-        Self::with_trust(Trust::Bundles(bundles), admission)
+impl PeerVerifier {
+    /// Verifies certificates against `bundles`, and lets `authorizer` decide about verified peers.
+    pub fn new(bundles: Arc<TrustBundles>, authorizer: Arc<dyn Authorizer>) -> Self {
+        Self::with_trust(Trust::Bundles(bundles), authorizer)
     }
 
     /// Believes a server that shows, behind its chain, the roots that hash to `pin`, and is that domain's CA.
     pub fn pinned(trust_domain: TrustDomain, pin: BundlePin) -> Self {
-        let ca = Exactly(SpiffeId::of_ca(&trust_domain));
+        let ca = AuthorizeId(SpiffeId::of_ca(&trust_domain));
         Self::with_trust(Trust::Pin(trust_domain, pin), Arc::new(ca))
     }
 
-    fn with_trust(trust: Trust, admission: Arc<dyn Admission>) -> Self {
-        let (verdict, judged) = (OnceLock::new(), OnceLock::new());
+    fn with_trust(trust: Trust, authorizer: Arc<dyn Authorizer>) -> Self {
+        let (verdict, verification) = (OnceLock::new(), OnceLock::new());
         Self {
             trust,
-            admission,
+            authorizer,
             presence: Presence::Required,
             expired_for_max: Duration::ZERO,
             verdict,
-            judged,
+            verification,
         }
     }
 
@@ -92,7 +94,7 @@ impl Judge {
         }
     }
 
-    pub(super) fn judge(
+    pub(super) fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
@@ -100,14 +102,14 @@ impl Judge {
     ) -> Result<(), rustls::Error> {
         let borrowed = |der| CertificateDer::from(<CertificateDer<'_> as AsRef<[u8]>>::as_ref(der));
         let chain: Vec<_> = std::iter::once(leaf).chain(rest).map(borrowed).collect();
-        let verdict = self.weigh(&chain, now);
+        let verdict = self.verify_peer(&chain, now);
         let result = verdict.handshake_result();
-        // One judge serves one handshake; should rustls ask twice, the first finding stands.
+        // One verifier serves one handshake; should rustls ask twice, the first result stands.
         let _already_set = self.verdict.set(verdict);
         result
     }
 
-    fn weigh(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Verdict {
+    fn verify_peer(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Verdict {
         let now = match i64::try_from(now.as_secs()).map(OffsetDateTime::from_unix_timestamp) {
             Ok(Ok(now)) => now,
             _ => OffsetDateTime::UNIX_EPOCH,
@@ -123,29 +125,29 @@ impl Judge {
                 Err(verdict) => return *verdict,
             },
         };
-        let judged = match self.judge_with_grace(chain, bundles, now) {
+        let verification = match self.verify_allowing_expired(chain, bundles, now) {
             Err(error) => return Verdict::Unverified(error),
-            Ok(judged) => judged,
+            Ok(verification) => verification,
         };
-        let peer = judged.svid().clone();
-        match self.admission.admit(&peer) {
+        let peer = verification.svid().clone();
+        match self.authorizer.authorize(&peer) {
             Err(denial) => Verdict::Denied(peer, denial),
             Ok(()) => {
-                let _already_set = self.judged.set(judged);
+                let _already_set = self.verification.set(verification);
                 Verdict::Admitted(peer)
             }
         }
     }
 
-    fn judge_with_grace(
+    fn verify_allowing_expired(
         &self,
         chain: &[CertificateDer<'_>],
         bundles: &TrustBundles,
         now: OffsetDateTime,
-    ) -> Result<Judged, VerifyError> {
-        match bundles.judge(chain, now) {
+    ) -> Result<CachedVerification, VerifyError> {
+        match bundles.verify_cached(chain, now) {
             Err(VerifyError::Expired { not_after, .. }) if now - not_after <= self.expired_for_max => {
-                bundles.judge(chain, not_after)
+                bundles.verify_cached(chain, not_after)
             }
             result => result,
         }
@@ -159,8 +161,8 @@ impl Judge {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let valid = verify_tls13_signature(message, cert, signature, &signature_algorithms())?;
-        if let Some(judged) = self.judged.get() {
-            judged.remember();
+        if let Some(verification) = self.verification.get() {
+            verification.remember();
         }
         Ok(valid)
     }

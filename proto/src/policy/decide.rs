@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::Policy;
 use super::call::Call;
-use super::decision::{Decision, Gap, Lacked, Nearest, Refusal};
+use super::decision::{Decision, DenyReason, Mismatch, Nearest, Refusal};
 use super::index::RuleLists;
 use super::path::normalise;
 use super::rule::Rule;
@@ -79,31 +79,33 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     fn decide(&self, identity: &SpiffeId) -> Decision {
         let Some(service) = self.policy.service_with(identity) else {
-            return Decision::Deny { refusal: self.refusal(identity, None, Gap::UnknownService, Vec::new()) };
+            return Decision::Deny {
+                refusal: self.refusal(identity, None, DenyReason::UnknownService, Vec::new()),
+            };
         };
-        let gap = match self.judge(service) {
+        let reason = match self.matching_rule(service) {
             Ok(rule) => return Decision::Allow { rule: Arc::clone(&rule.about) },
-            Err(gap) => gap,
+            Err(reason) => reason,
         };
-        let nearest = self.nearest(service, &gap);
-        let observed = service.mode == Mode::Observe && !gap.refuses_inbound();
-        let refusal = self.refusal(identity, Some(service), gap, nearest);
+        let nearest = self.nearest(service, &reason);
+        let observed = service.mode == Mode::Observe && !reason.refuses_inbound();
+        let refusal = self.refusal(identity, Some(service), reason, nearest);
         if observed { Decision::Observed { refusal } } else { Decision::Deny { refusal } }
     }
 
     /// The verdict as if enforced: the first rule of the file that allows it, or what stood in the way.
-    pub(super) fn judge(&self, service: &'a Service) -> Result<&'a Rule, Gap> {
-        if let Some(gap) = service.inbound_gap(self.port) {
-            return Err(gap);
+    pub(super) fn matching_rule(&self, service: &'a Service) -> Result<&'a Rule, DenyReason> {
+        if let Some(reason) = service.inbound_deny_reason(self.port) {
+            return Err(reason);
         }
         let peers = service.index.of_peer(self.peer);
         let usable = |number: u32| service.rules.get(number as usize).is_some_and(|rule| self.holds(rule));
-        let (number, gap) = match self.rules_of_call(service) {
-            CallRules::Every => (peers.first(usable), Gap::NoRule),
-            CallRules::These(calls, gap) => (peers.first_common(&calls, usable), gap),
+        let (number, reason) = match self.rules_of_call(service) {
+            CallRules::Every => (peers.first(usable), DenyReason::NoRule),
+            CallRules::These(calls, reason) => (peers.first_common(&calls, usable), reason),
         };
-        let gap = if service.rules.is_empty() { Gap::NoRules } else { gap };
-        number.and_then(|number| service.rules.get(number as usize)).ok_or(gap)
+        let reason = if service.rules.is_empty() { DenyReason::NoRules } else { reason };
+        number.and_then(|number| service.rules.get(number as usize)).ok_or(reason)
     }
 
     /// Whether a rule is for this port, at this time.
@@ -121,20 +123,20 @@ impl<'a> Question<'a> {
         let call = match (self.wanted, self.port.protocol) {
             (Wanted::SomeCall, Protocol::Http) => return CallRules::Every,
             (Wanted::SomeCall | Wanted::AnyBytes, _) | (_, Protocol::Tcp) => {
-                return CallRules::These(any_bytes(), Gap::NoRule);
+                return CallRules::These(any_bytes(), DenyReason::NoRule);
             }
             (Wanted::Call(call), Protocol::Http) => call,
         };
         if call.method == "CONNECT" {
-            return CallRules::These(RuleLists::default(), Gap::Connect);
+            return CallRules::These(RuleLists::default(), DenyReason::Connect);
         }
         match normalise(call.path) {
-            Ok(path) => CallRules::These(service.index.of_call(call.method, &path), Gap::NoRule),
-            Err(ambiguity) => CallRules::These(any_bytes(), Gap::AmbiguousPath(ambiguity)),
+            Ok(path) => CallRules::These(service.index.of_call(call.method, &path), DenyReason::NoRule),
+            Err(ambiguity) => CallRules::These(any_bytes(), DenyReason::AmbiguousPath(ambiguity)),
         }
     }
 
-    fn nearest(&self, service: &'a Service, gap: &Gap) -> Vec<Nearest> {
+    fn nearest(&self, service: &'a Service, reason: &DenyReason) -> Vec<Nearest> {
         let peers = service.index.of_peer(self.peer);
         let calls = self.rules_of_call(service);
         let mut numbers: Vec<u32> = peers.iter().take(NEAREST_SCAN_MAX).collect();
@@ -146,21 +148,21 @@ impl<'a> Question<'a> {
             .filter_map(|number| service.rules.get(number as usize).map(|rule| (number, rule)))
             .map(|(number, rule)| {
                 let lacks = [
-                    (Lacked::From, !peers.contains(number)),
-                    (Lacked::Call, !calls.contain(number)),
-                    (Lacked::Port, gap.refuses_inbound() || !self.port_fits(rule)),
-                    (Lacked::Expired, rule.is_over(self.now)),
+                    (Mismatch::From, !peers.contains(number)),
+                    (Mismatch::Call, !calls.contain(number)),
+                    (Mismatch::Port, reason.refuses_inbound() || !self.port_fits(rule)),
+                    (Mismatch::Expired, rule.is_over(self.now)),
                 ];
                 (lacks, rule)
             })
             .collect();
-        let count = |lacks: &[(Lacked, bool)]| lacks.iter().filter(|(_, lacks)| *lacks).count();
+        let count = |lacks: &[(Mismatch, bool)]| lacks.iter().filter(|(_, lacks)| *lacks).count();
         let least = found.iter().map(|(lacks, _)| count(lacks)).min().unwrap_or_default();
         found.retain(|(lacks, _)| count(lacks) == least);
         found.sort_by_key(|(lacks, rule)| (lacks.map(|(_, lacks)| lacks), rule.about.line));
         let nearest = found.into_iter().take(NEAREST_RULES_MAX).map(|(lacks, rule)| Nearest {
             rule: Arc::clone(&rule.about),
-            lacked: lacks.into_iter().filter(|(_, lacks)| *lacks).map(|(lacked, _)| lacked).collect(),
+            mismatches: lacks.into_iter().filter(|(_, lacks)| *lacks).map(|(lacked, _)| lacked).collect(),
         });
         nearest.collect()
     }
@@ -169,7 +171,7 @@ impl<'a> Question<'a> {
         &self,
         identity: &SpiffeId,
         service: Option<&Service>,
-        gap: Gap,
+        reason: DenyReason,
         nearest: Vec<Nearest>,
     ) -> Box<Refusal> {
         let peer_name = self.policy.service_with(self.peer).map(|service| Arc::clone(&service.name));
@@ -184,7 +186,7 @@ impl<'a> Question<'a> {
                 Wanted::Call(call) => Some(call.to_string()),
                 Wanted::AnyBytes | Wanted::SomeCall => None,
             },
-            gap,
+            reason,
             nearest,
         })
     }
@@ -193,7 +195,7 @@ impl<'a> Question<'a> {
 /// The rules that cover what is wanted.
 enum CallRules<'a> {
     Every,
-    These(RuleLists<'a>, Gap),
+    These(RuleLists<'a>, DenyReason),
 }
 
 impl CallRules<'_> {

@@ -72,7 +72,7 @@ pub struct Refusal {
     /// Method and path as sent, escaped; absent for a connection.
     pub call: Option<String>,
     /// What stood in the way.
-    pub gap: Gap,
+    pub reason: DenyReason,
     /// The rules that lack the least, nearest first.
     pub nearest: Vec<Nearest>,
 }
@@ -86,7 +86,7 @@ impl Refusal {
 
 /// What stood in the way of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Gap {
+pub enum DenyReason {
     /// No service of the policy has the identity that was asked for.
     UnknownService,
     /// The service has no rule at all.
@@ -109,7 +109,7 @@ pub enum Gap {
     NoRule,
 }
 
-impl Gap {
+impl DenyReason {
     /// A stable word for logs, metrics and JSON.
     pub fn code(&self) -> &'static str {
         match self {
@@ -135,12 +135,12 @@ pub struct Nearest {
     /// Which.
     pub rule: Arc<RuleRef>,
     /// What it lacked, in the order from, call, port, expired.
-    pub lacked: Vec<Lacked>,
+    pub mismatches: Vec<Mismatch>,
 }
 
 /// What a rule lacked to allow a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lacked {
+pub enum Mismatch {
     /// Its `from` does not cover the peer.
     From,
     /// Its `calls` do not cover the call, or none can arrive there.
@@ -151,7 +151,7 @@ pub enum Lacked {
     Expired,
 }
 
-impl Lacked {
+impl Mismatch {
     /// As JSON says it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -180,7 +180,7 @@ struct Lack<'a>(&'a Refusal);
 
 impl fmt::Display for Lack<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.gap.fmt(f)?;
+        self.0.reason.fmt(f)?;
         for (number, nearest) in self.0.nearest.iter().enumerate() {
             f.write_str(if number == 0 { "; nearest: " } else { ", " })?;
             write!(f, "{nearest}")?;
@@ -196,7 +196,7 @@ fn named(f: &mut fmt::Formatter<'_>, name: Option<&str>, id: &SpiffeId) -> fmt::
     }
 }
 
-impl fmt::Display for Gap {
+impl fmt::Display for DenyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownService => f.write_str("the policy declares no service with that identity"),
@@ -222,14 +222,14 @@ impl fmt::Display for Gap {
 impl fmt::Display for Nearest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.rule.file.escape_debug(), self.rule.line)?;
-        for (number, lacked) in self.lacked.iter().enumerate() {
+        for (number, lacked) in self.mismatches.iter().enumerate() {
             f.write_str(if number == 0 { " " } else { " and " })?;
             match (lacked, &self.rule.expires) {
-                (Lacked::From, _) => f.write_str("does not name this caller")?,
-                (Lacked::Call, _) => f.write_str("does not allow this call")?,
-                (Lacked::Port, _) => f.write_str("is not for this port")?,
-                (Lacked::Expired, Some(expires)) => write!(f, "expired {expires}")?,
-                (Lacked::Expired, None) => f.write_str("expired")?,
+                (Mismatch::From, _) => f.write_str("does not name this caller")?,
+                (Mismatch::Call, _) => f.write_str("does not allow this call")?,
+                (Mismatch::Port, _) => f.write_str("is not for this port")?,
+                (Mismatch::Expired, Some(expires)) => write!(f, "expired {expires}")?,
+                (Mismatch::Expired, None) => f.write_str("expired")?,
             }
         }
         Ok(())

@@ -9,13 +9,13 @@ mod compare;
 mod inbounds;
 mod parts;
 mod rule_comparison;
-mod said;
+mod sentence;
 
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-pub use said::{Direction, LISTED_MAX};
+pub use sentence::{Direction, LISTED_MAX};
 
 use self::compare::{Budget, Comparison};
 use super::call::CallPattern;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::decide::Port;
-use super::decision::Gap;
+use super::decision::DenyReason;
 use super::rule::RuleRef;
 use super::service::{Protocol, Service};
 
@@ -17,7 +17,7 @@ pub enum Unenforceable {
         /// The inbound's name.
         name: String,
         /// What is wrong with it.
-        gap: Gap,
+        reason: DenyReason,
     },
     /// The rule has `calls`, but on this inbound calls cannot be told apart: the rule allows nothing there.
     Rule {
@@ -36,11 +36,12 @@ impl Service {
     ) -> impl Iterator<Item = Unenforceable> {
         inbounds.into_iter().flat_map(|inbound| {
             let name = inbound.name.to_owned();
-            let gap = self.inbound_gap(inbound).map(|gap| Unenforceable::Inbound { name, gap });
+            let reason =
+                self.inbound_deny_reason(inbound).map(|reason| Unenforceable::Inbound { name, reason });
             let no_calls = self.ports.is_none() && inbound.protocol == Protocol::Tcp;
             let rules = if no_calls { self.rules.as_slice() } else { &[] };
             let with_calls = rules.iter().filter(|rule| rule.calls.is_some());
-            gap.into_iter().chain(with_calls.map(move |rule| Unenforceable::Rule {
+            reason.into_iter().chain(with_calls.map(move |rule| Unenforceable::Rule {
                 rule: Arc::clone(&rule.about),
                 inbound: inbound.name.to_owned(),
             }))
@@ -48,14 +49,14 @@ impl Service {
     }
 
     /// policy.md `Ports`: a declared list is complete.
-    pub(super) fn inbound_gap(&self, inbound: Port<'_>) -> Option<Gap> {
+    pub(super) fn inbound_deny_reason(&self, inbound: Port<'_>) -> Option<DenyReason> {
         let ports = self.ports.as_ref()?;
         match ports.get(inbound.name) {
-            None => {
-                Some(Gap::PortNotDeclared { declared: ports.keys().map(|name| name.to_string()).collect() })
-            }
+            None => Some(DenyReason::PortNotDeclared {
+                declared: ports.keys().map(|name| name.to_string()).collect(),
+            }),
             Some(declared) if *declared != inbound.protocol => {
-                Some(Gap::ProtocolMismatch { declared: *declared })
+                Some(DenyReason::ProtocolMismatch { declared: *declared })
             }
             Some(_) => None,
         }
@@ -65,7 +66,7 @@ impl Service {
 impl fmt::Display for Unenforceable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inbound { name, gap } => write!(f, "inbound {name:?} is refused whole: {gap}"),
+            Self::Inbound { name, reason } => write!(f, "inbound {name:?} is refused whole: {reason}"),
             Self::Rule { rule, inbound } => {
                 let (file, line) = (rule.file.escape_debug(), rule.line);
                 write!(f, "the rule at {file}:{line} has calls, but inbound {inbound:?} is not declared http")

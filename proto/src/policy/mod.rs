@@ -35,7 +35,7 @@ pub use bounds::{FILE_BYTES_MAX, NESTING_MAX};
 pub use call::{Call, CallError, CallPattern};
 pub use check::{Checked, WARN_DAYS_DEFAULT, check};
 pub use decide::{NEAREST_RULES_MAX, NEAREST_SCAN_MAX, Port, decide, may_connect};
-pub use decision::{Decision, Gap, Lacked, Nearest, Refusal};
+pub use decision::{Decision, DenyReason, Mismatch, Nearest, Refusal};
 pub use diff::{
     Access, Change, Changes, DIFF_CHANGES_MAX, DIFF_STEPS_MAX, Diff, Direction, Inbound, LISTED_MAX, diff,
 };

@@ -41,7 +41,7 @@ pub(super) fn rules(
         raw.rules.iter().filter_map(|raw| reader.rule(raw, declared, service, problems)).collect();
     let mut seen = HashMap::new();
     for rule in &rules {
-        if let Some(first) = seen.insert(rule.sense(), rule.about.line) {
+        if let Some(first) = seen.insert(rule.key(), rule.about.line) {
             let message = format!("the rule of line {first} has the same `from`, `calls` and `port`");
             problems.report(ProblemKind::Duplicate, rule.place.clone(), message);
         }

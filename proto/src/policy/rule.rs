@@ -61,7 +61,7 @@ impl Rule {
     }
 
     /// What two rules must not share: the same peers, calls and port, in any order.
-    pub(super) fn sense(&self) -> RuleSense<'_> {
+    pub(super) fn key(&self) -> RuleKey<'_> {
         let mut from: Vec<_> = self.from.iter().collect();
         from.sort_unstable();
         let calls = self.calls.as_ref().map(|calls| {
@@ -73,4 +73,4 @@ impl Rule {
     }
 }
 
-pub(super) type RuleSense<'a> = (Vec<&'a IdPattern>, Option<Vec<&'a CallPattern>>, Option<&'a str>);
+pub(super) type RuleKey<'a> = (Vec<&'a IdPattern>, Option<Vec<&'a CallPattern>>, Option<&'a str>);

@@ -45,7 +45,7 @@ pub(super) fn verdict_as_enforced(
     call: Option<Call<'_>>,
     now: OffsetDateTime,
 ) -> Verdict {
-    let asks = |wanted| Question { policy, peer, port, wanted, now }.judge(service).is_ok();
+    let asks = |wanted| Question { policy, peer, port, wanted, now }.matching_rule(service).is_ok();
     match call {
         Some(call) if asks(Wanted::Call(call)) => Verdict::Allow,
         None if asks(Wanted::AnyBytes) => Verdict::Allow,
@@ -72,7 +72,7 @@ pub fn allowed_calls<'a>(
     port: Port<'_>,
     now: OffsetDateTime,
 ) -> Vec<AllowedCalls<'a>> {
-    if port.protocol != Protocol::Http || service.inbound_gap(port).is_some() {
+    if port.protocol != Protocol::Http || service.inbound_deny_reason(port).is_some() {
         return Vec::new();
     }
     let question = Question { policy, peer, port, wanted: Wanted::SomeCall, now };

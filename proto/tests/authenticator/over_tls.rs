@@ -5,7 +5,8 @@ use std::sync::Arc;
 use postern_proto::authenticator::{AuthenticatorError, Expected, Request, authenticate, judge};
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{
-    ExporterSecret, HandshakeSecrets, TlsIdentity, client_config_yielding, server_config_yielding,
+    ExporterSecret, HandshakeSecrets, TlsIdentity, client_config_with_secret_extraction,
+    server_config_with_secret_extraction,
 };
 use rustls::Side;
 use time::{Duration, OffsetDateTime};
@@ -19,8 +20,8 @@ fn connect(authority: &Authority) -> (ExporterSecret, ExporterSecret) {
     let (near, far) = (Arc::new(HandshakeSecrets::default()), Arc::new(HandshakeSecrets::default()));
     let (orders, payments) = (authority.identity("/orders"), authority.identity("/payments"));
     let judge = || Arc::new(authority.judge());
-    let client = client_config_yielding(Some(&orders), judge(), &[], near.clone()).unwrap();
-    let server = server_config_yielding(&payments, judge(), &[], far.clone()).unwrap();
+    let client = client_config_with_secret_extraction(Some(&orders), judge(), &[], near.clone()).unwrap();
+    let server = server_config_with_secret_extraction(&payments, judge(), &[], far.clone()).unwrap();
     let (client, server) = shake_hands_unbuffered(client, server);
     let near = near.take(client.negotiated_cipher_suite().unwrap()).unwrap().exporter;
     (near, far.take(server.negotiated_cipher_suite().unwrap()).unwrap().exporter)

@@ -1,6 +1,6 @@
 //! policy.md `Ports`.
 
-use postern_proto::policy::{Decision, Gap, Port, ProblemKind, Protocol, Unenforceable};
+use postern_proto::policy::{Decision, DenyReason, Port, ProblemKind, Protocol, Unenforceable};
 
 use crate::ask::{HTTP, NOW, TCP, allowed, ask, errors, policy};
 
@@ -10,9 +10,9 @@ fn rule(keys: &str) -> String {
     format!("{PORTS}[[service.payments.allow]]\nfrom = [\"orders\"]\n{keys}\n")
 }
 
-fn gap(decision: Decision) -> Gap {
+fn reason(decision: Decision) -> DenyReason {
     match decision {
-        Decision::Deny { refusal } => refusal.gap,
+        Decision::Deny { refusal } => refusal.reason,
         other => panic!("{other:?}"),
     }
 }
@@ -37,7 +37,7 @@ fn a_declared_list_of_ports_is_complete() {
     let policy = policy(&rule(""));
     let admin = Port { name: "admin", protocol: Protocol::Tcp };
     let declared = vec!["api".to_owned(), "bulk".to_owned()];
-    assert_eq!(gap(ask(&policy, "orders", admin, None)), Gap::PortNotDeclared { declared });
+    assert_eq!(reason(ask(&policy, "orders", admin, None)), DenyReason::PortNotDeclared { declared });
 }
 
 #[test]
@@ -47,12 +47,12 @@ fn an_inbound_that_speaks_something_else_is_refused() {
         [("api", Protocol::Tcp, Protocol::Http), ("bulk", Protocol::Http, Protocol::Tcp)]
     {
         let port = Port { name, protocol };
-        assert_eq!(gap(ask(&policy, "orders", port, None)), Gap::ProtocolMismatch { declared });
+        assert_eq!(reason(ask(&policy, "orders", port, None)), DenyReason::ProtocolMismatch { declared });
         let reported =
             policy.service("payments").unwrap().unenforceable([port, HTTP, TCP]).collect::<Vec<_>>();
         assert_eq!(
             reported,
-            [Unenforceable::Inbound { name: name.into(), gap: Gap::ProtocolMismatch { declared } }]
+            [Unenforceable::Inbound { name: name.into(), reason: DenyReason::ProtocolMismatch { declared } }]
         );
     }
 }
@@ -122,5 +122,5 @@ fn an_unknown_service_is_refused_by_name() {
     let peer = policy.peer("orders").unwrap();
     let nobody = policy.peer("/nobody").unwrap();
     let decision = postern_proto::policy::decide(&policy, &peer, &nobody, HTTP, None, NOW);
-    assert_eq!(gap(decision), Gap::UnknownService);
+    assert_eq!(reason(decision), DenyReason::UnknownService);
 }

@@ -1,6 +1,8 @@
 //! policy.md `Verdicts`: connections, refusals and what they say.
 
-use postern_proto::policy::{Decision, Gap, Lacked, NEAREST_RULES_MAX, Policy, Refusal, may_connect};
+use postern_proto::policy::{
+    Decision, DenyReason, Mismatch, NEAREST_RULES_MAX, Policy, Refusal, may_connect,
+};
 
 use crate::ask::{HTTP, NOW, TCP, allowed, ask, policy, with_rule};
 
@@ -11,9 +13,9 @@ fn refusal(decision: Decision) -> Refusal {
     }
 }
 
-fn lacked(policy: &Policy, from: &str, call: &str) -> Vec<(u32, Vec<Lacked>)> {
+fn lacked(policy: &Policy, from: &str, call: &str) -> Vec<(u32, Vec<Mismatch>)> {
     let refusal = refusal(ask(policy, from, HTTP, Some(call)));
-    refusal.nearest.into_iter().map(|nearest| (nearest.rule.line, nearest.lacked)).collect()
+    refusal.nearest.into_iter().map(|nearest| (nearest.rule.line, nearest.mismatches)).collect()
 }
 
 #[test]
@@ -47,11 +49,11 @@ fn a_refusal_names_the_nearest_rules_and_what_each_lacked() {
          [[service.payments.allow]]\nfrom = [\"orders\"]\ncalls = [\"POST /charge\"]\nport = \"api\"\n\
          [[service.payments.allow]]\nfrom = [\"reports\"]\ncalls = [\"GET /charge\"]\nport = \"web\"\nexpires = 2026-01-01\n",
     );
-    assert_eq!(lacked(&policy, "reports", "POST /charge"), [(6, vec![Lacked::From])]);
-    assert_eq!(lacked(&policy, "orders", "GET /charge"), [(6, vec![Lacked::Call])]);
+    assert_eq!(lacked(&policy, "reports", "POST /charge"), [(6, vec![Mismatch::From])]);
+    assert_eq!(lacked(&policy, "orders", "GET /charge"), [(6, vec![Mismatch::Call])]);
     assert_eq!(
         lacked(&policy, "reports", "GET /charge"),
-        [(10, vec![Lacked::Port, Lacked::Expired]), (6, vec![Lacked::From, Lacked::Call])]
+        [(10, vec![Mismatch::Port, Mismatch::Expired]), (6, vec![Mismatch::From, Mismatch::Call])]
     );
     let said = ask(&policy, "reports", HTTP, Some("GET /charge")).reason();
     for part in [
@@ -81,7 +83,7 @@ fn a_rule_that_names_the_peer_is_found_however_far_down_it_is() {
         .map(|n| format!("[[service.payments.allow]]\nfrom = [\"/x{n}\"]\ncalls = [\"GET /{n}\"]\n"))
         .collect();
     let policy = policy(&format!("[service.payments]\n{rules}"));
-    assert_eq!(lacked(&policy, "/x1999", "GET /").first(), Some(&(3 + 3 * 1999, vec![Lacked::Call])));
+    assert_eq!(lacked(&policy, "/x1999", "GET /").first(), Some(&(3 + 3 * 1999, vec![Mismatch::Call])));
 }
 
 #[test]
@@ -101,12 +103,12 @@ fn the_refusal_says_which_part_of_the_path_was_ambiguous() {
 #[test]
 fn each_gap_is_named() {
     let ports = policy("[service.payments]\nports = { web = \"http\" }");
-    assert!(matches!(refusal(ask(&ports, "/x", HTTP, None)).gap, Gap::PortNotDeclared { .. }));
-    assert_eq!(refusal(ask(&policy("[service.payments]"), "/x", HTTP, None)).gap, Gap::NoRules);
-    assert_eq!(refusal(ask(&with_rule("from = [\"orders\"]"), "/x", HTTP, None)).gap, Gap::NoRule);
+    assert!(matches!(refusal(ask(&ports, "/x", HTTP, None)).reason, DenyReason::PortNotDeclared { .. }));
+    assert_eq!(refusal(ask(&policy("[service.payments]"), "/x", HTTP, None)).reason, DenyReason::NoRules);
+    assert_eq!(refusal(ask(&with_rule("from = [\"orders\"]"), "/x", HTTP, None)).reason, DenyReason::NoRule);
     assert_eq!(
-        refusal(ask(&with_rule("from = [\"orders\"]"), "orders", HTTP, Some("CONNECT a:1"))).gap,
-        Gap::Connect
+        refusal(ask(&with_rule("from = [\"orders\"]"), "orders", HTTP, Some("CONNECT a:1"))).reason,
+        DenyReason::Connect
     );
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_proto::identity::{PrivateKey, Svid, TrustBundle, TrustBundles, TrustDomain};
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SignatureAlgorithm,
@@ -84,7 +84,7 @@ impl Authority {
         TlsIdentity::new(&self.svid(path, Duration::ZERO)).unwrap()
     }
 
-    pub fn judge(&self) -> Judge {
-        Judge::new(self.bundles(), Arc::new(Anyone))
+    pub fn judge(&self) -> PeerVerifier {
+        PeerVerifier::new(self.bundles(), Arc::new(AuthorizeAny))
     }
 }

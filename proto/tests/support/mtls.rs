@@ -10,7 +10,7 @@ mod handshake;
 
 use std::sync::Arc;
 
-use postern_proto::mtls::{Judge, TlsIdentity, client_config, server_config, server_name};
+use postern_proto::mtls::{PeerVerifier, TlsIdentity, client_config, server_config, server_name};
 use rustls::{ClientConnection, Error, ServerConnection};
 
 pub use authority::Authority;
@@ -21,8 +21,8 @@ pub use handshake::shake_hands;
 pub struct Pair {
     pub client: Option<TlsIdentity>,
     pub server: TlsIdentity,
-    pub client_judge: Arc<Judge>,
-    pub server_judge: Arc<Judge>,
+    pub client_judge: Arc<PeerVerifier>,
+    pub server_judge: Arc<PeerVerifier>,
 }
 
 impl Pair {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use postern_proto::identity::{SpiffeId, Svid, TrustBundles};
 use postern_proto::join_token::JoinToken;
-use postern_proto::mtls::{Exactly, Judge};
+use postern_proto::mtls::{AuthorizeId, PeerVerifier};
 use postern_proto::wire::v1::issue_request::Attestation;
 use postern_proto::wire::v1::{IssueRequest, IssueResponse, RenewRequest};
 use rustls::AlertDescription;
@@ -81,7 +81,7 @@ impl CaClient {
         request: SigningRequest,
         now: OffsetDateTime,
     ) -> Result<Issued, CaError> {
-        let judge = Judge::pinned(token.id().trust_domain().clone(), token.pin());
+        let judge = PeerVerifier::pinned(token.id().trust_domain().clone(), token.pin());
         let mut connection = self.connect(None, judge).await?;
         let attestation = Some(Attestation::JoinToken(token.reveal().to_string()));
         let message = IssueRequest { csr: request.csr, attestation };
@@ -106,7 +106,11 @@ impl CaClient {
         Ok(answer::judge(answer, Expected { id, pin: None }, request.key, now)?)
     }
 
-    async fn connect(&self, identity: Option<&Credentials>, judge: Judge) -> Result<Connection, CaError> {
+    async fn connect(
+        &self,
+        identity: Option<&Credentials>,
+        judge: PeerVerifier,
+    ) -> Result<Connection, CaError> {
         let tls = identity.map(|credentials| &credentials.tls);
         Connection::open(&self.ca, tls, Arc::new(judge), self.timeouts).await
     }
@@ -124,9 +128,9 @@ impl CaClient {
 }
 
 /// Believes the CA of the own trust domain alone.
-fn ca_judge(own: &Credentials) -> Judge {
-    let ca = Arc::new(Exactly(SpiffeId::of_ca(own.svid.id().trust_domain())));
-    Judge::new(own.bundles.clone(), ca)
+fn ca_judge(own: &Credentials) -> PeerVerifier {
+    let ca = Arc::new(AuthorizeId(SpiffeId::of_ca(own.svid.id().trust_domain())));
+    PeerVerifier::new(own.bundles.clone(), ca)
 }
 
 /// Why the CA gave nothing that can be used.

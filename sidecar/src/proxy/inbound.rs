@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
-use postern_proto::mtls::{Admission, Denial, HandshakeSecrets, Judge, OVER_LIMIT, server_config_yielding};
+use postern_proto::mtls::{
+    Authorizer, Denial, HandshakeSecrets, OVER_LIMIT, PeerVerifier, server_config_with_secret_extraction,
+};
 use postern_proto::policy::{Decision, Protocol};
 use postern_server::{HandshakeLimiter, HandshakePermit, HandshakeStage, lingering_close};
 use prometheus_client::metrics::gauge::Gauge;
@@ -255,14 +257,19 @@ impl InboundServer {
         let leases = self.http.is_none() && hello.offers(tunnel::ALPN);
         let decides = if leases { Decides::AtEachLease } else { Decides::Now };
         let door = self.door(decides, credentials.clone(), registration.clone());
-        let judge = Arc::new(Judge::new(credentials.bundles.clone(), Arc::new(door)));
+        let judge = Arc::new(PeerVerifier::new(credentials.bundles.clone(), Arc::new(door)));
         let alpn: &[&[u8]] = match &self.http {
             Some(_) => &http::ALPN,
             None if leases => &[tunnel::ALPN],
             None => &[],
         };
         let secrets = Arc::<HandshakeSecrets>::default();
-        let config = match server_config_yielding(&credentials.tls, judge.clone(), alpn, secrets.clone()) {
+        let config = match server_config_with_secret_extraction(
+            &credentials.tls,
+            judge.clone(),
+            alpn,
+            secrets.clone(),
+        ) {
             Ok(config) => config,
             Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
         };
@@ -313,8 +320,8 @@ struct Door {
     registration: Arc<Registration>,
 }
 
-impl Admission for Door {
-    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+impl Authorizer for Door {
+    fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
         self.registration.shown_until(self.credentials.svid.verified().not_after());

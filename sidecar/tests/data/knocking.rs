@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, client_config, server_name};
 use postern_sidecar::config::Limits;
 use rustls::ClientConnection;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -55,7 +55,7 @@ impl Door {
 
     /// A TLS client of `orders`, without a connection.
     fn client(&self) -> ClientConnection {
-        let judge = Arc::new(Judge::new(Arc::new(self.authority.bundles()), Arc::new(Anyone)));
+        let judge = Arc::new(PeerVerifier::new(Arc::new(self.authority.bundles()), Arc::new(AuthorizeAny)));
         ClientConnection::new(client_config(Some(&self.orders()), judge, &[]).unwrap(), server_name())
             .unwrap()
     }
@@ -254,7 +254,7 @@ async fn one_connection_too_many_is_reset_and_told() {
 #[tokio::test]
 async fn a_session_is_never_resumed_though_the_client_would_like_to() {
     let door = Door::new(Limits::default()).await;
-    let judge = Arc::new(Judge::new(Arc::new(door.authority.bundles()), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(Arc::new(door.authority.bundles()), Arc::new(AuthorizeAny)));
     let mut config = Arc::unwrap_or_clone(client_config(Some(&door.orders()), judge, &[]).unwrap());
     config.resumption = rustls::client::Resumption::in_memory_sessions(8);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));

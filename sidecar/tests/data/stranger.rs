@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, client_config, server_name};
 use time::{Duration, OffsetDateTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,7 +20,7 @@ pub async fn connect(
 ) -> TlsStream<TcpStream> {
     let validity = Validity::of(lifetime, OffsetDateTime::now_utc());
     let identity = TlsIdentity::new(&authority.svid(&id(name), validity)).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(Arc::new(authority.bundles()), Arc::new(AuthorizeAny)));
     let connector = TlsConnector::from(client_config(Some(&identity), judge, &[]).unwrap());
     connector.connect(server_name(), TcpStream::connect(to).await.unwrap()).await.unwrap()
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use h2::Reason;
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, server_config};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, server_config};
 use postern_proto::policy::Protocol;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,7 +23,7 @@ async fn with_a_refusing_peer() -> (Sidecar, App, mpsc::Receiver<Vec<u8>>) {
     let authority = Authority::new();
     let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
     let identity = TlsIdentity::new(&authority.svid(&id("payments"), validity)).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(Arc::new(authority.bundles()), Arc::new(AuthorizeAny)));
     let acceptor = TlsAcceptor::from(server_config(&identity, judge, &[b"h2"]).unwrap());
     let (tell, bodies) = mpsc::channel(10);
     let requests = Arc::new(AtomicUsize::new(0));

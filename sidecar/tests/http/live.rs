@@ -17,7 +17,7 @@ use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, client_config, server_name};
 use postern_proto::policy::Protocol;
 use postern_sidecar::config::{AccessLogConfig, AppHttp, Http};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -126,7 +126,7 @@ impl Live {
     pub async fn direct_of(&self, authority: &Authority, name: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
         let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
         let identity = TlsIdentity::new(&authority.svid(&id(name), validity)).unwrap();
-        let judge = Arc::new(Judge::new(Arc::new(self.authority.bundles()), Arc::new(Anyone)));
+        let judge = Arc::new(PeerVerifier::new(Arc::new(self.authority.bundles()), Arc::new(AuthorizeAny)));
         let config = client_config(Some(&identity), judge, &[alpn]).unwrap();
         let stream = TcpStream::connect(self.payments.inbound.unwrap()).await.unwrap();
         TlsConnector::from(config).connect(server_name(), stream).await.unwrap()

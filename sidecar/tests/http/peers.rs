@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, server_config};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, server_config};
 use postern_proto::policy::Protocol;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
@@ -26,7 +26,7 @@ use crate::sidecar::{Sidecar, Spec};
 pub fn acceptor(authority: &Authority, alpn: &[&[u8]]) -> TlsAcceptor {
     let validity = Validity::of(time::Duration::hours(1), OffsetDateTime::now_utc());
     let identity = TlsIdentity::new(&authority.svid(&id("payments"), validity)).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(Arc::new(authority.bundles()), Arc::new(AuthorizeAny)));
     TlsAcceptor::from(server_config(&identity, judge, alpn).unwrap())
 }
 

@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use postern_proto::identity::{SpiffeId, Svid, VerifiedSvid};
 use postern_proto::join_token::JoinToken;
-use postern_proto::mtls::{self, Anyone, Judge, TlsIdentity};
+use postern_proto::mtls::{self, AuthorizeAny, PeerVerifier, TlsIdentity};
 use postern_proto::wire::v1::certificate_authority_server::{
     CertificateAuthority, CertificateAuthorityServer,
 };
@@ -176,7 +176,7 @@ async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
     let identity =
         TlsIdentity::with_roots(&shared.own, std::slice::from_ref(&shared.authority.root)).unwrap();
     let grace = *shared.grace.lock().unwrap();
-    let judge = Judge::new(Arc::new(shared.authority.bundles()), Arc::new(Anyone))
+    let judge = PeerVerifier::new(Arc::new(shared.authority.bundles()), Arc::new(AuthorizeAny))
         .certificate_optional()
         .expired_for_at_most(grace);
     let judge = Arc::new(judge);

@@ -22,7 +22,7 @@ fn a_renewal_under_the_same_trust_keeps_what_was_verified_and_any_change_of_trus
         [TrustBundle::new(TrustDomain::new(TRUST_DOMAIN).unwrap(), roots).unwrap()].into_iter().collect()
     };
     let judge = |bundles: &TrustBundles| {
-        let judged = bundles.judge(peer.chain(), now).ok()?;
+        let judged = bundles.verify_cached(peer.chain(), now).ok()?;
         judged.remember();
         Some(judged.is_remembered())
     };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use postern_proto::crypto::provider;
 use postern_proto::mtls::{
-    Anyone, HandshakeSecrets, Judge, TlsIdentity, client_config, server_config, server_config_yielding,
-    server_name,
+    AuthorizeAny, HandshakeSecrets, PeerVerifier, TlsIdentity, client_config, server_config,
+    server_config_with_secret_extraction, server_name,
 };
 use postern_sidecar::proxy::tls::{Secured, TlsStream, client_hello, connect};
 use rustls::client::{ClientConfig, Resumption};
@@ -22,8 +22,8 @@ const ROUNDS: usize = 40;
 /// Some records each way, each time.
 const BYTES: usize = 50_000;
 
-fn judge(authority: &Authority) -> Arc<Judge> {
-    Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)))
+fn judge(authority: &Authority) -> Arc<PeerVerifier> {
+    Arc::new(PeerVerifier::new(Arc::new(authority.bundles()), Arc::new(AuthorizeAny)))
 }
 
 /// A client that speaks one suite alone, so that the server has no choice.
@@ -130,7 +130,8 @@ async fn our_server_speaks_with_its_client_over_key_updates() {
         client.max_fragment_size = Some(700);
         let secrets = Arc::<HandshakeSecrets>::default();
         let identity = TlsIdentity::new(&svid(&authority, "payments")).unwrap();
-        let server = server_config_yielding(&identity, judge(&authority), &[], secrets.clone()).unwrap();
+        let server =
+            server_config_with_secret_extraction(&identity, judge(&authority), &[], secrets.clone()).unwrap();
         let serving = tokio::spawn(async move {
             let hello = client_hello(far).await.unwrap();
             echo_ours(hello.accept(server, &secrets).await.unwrap().stream).await;

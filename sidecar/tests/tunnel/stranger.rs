@@ -7,8 +7,8 @@ use std::sync::Arc;
 use postern_proto::authenticator::{Request, authenticate};
 use postern_proto::identity::Svid;
 use postern_proto::mtls::{
-    Anyone, ExporterSecret, HandshakeSecrets, Judge, TlsIdentity, client_config_yielding, server_config,
-    server_name,
+    AuthorizeAny, ExporterSecret, HandshakeSecrets, PeerVerifier, TlsIdentity,
+    client_config_with_secret_extraction, server_config, server_name,
 };
 use postern_sidecar::proxy::tunnel::{ALPN, Decoder, Event, Frame, Open, header};
 use rustls::Side;
@@ -38,9 +38,10 @@ pub struct Caller {
 impl Caller {
     pub async fn connect(authority: &Authority, name: &str, to: SocketAddr) -> Self {
         let identity = TlsIdentity::new(&svid(authority, name)).unwrap();
-        let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
+        let judge = Arc::new(PeerVerifier::new(Arc::new(authority.bundles()), Arc::new(AuthorizeAny)));
         let exporter = Arc::<HandshakeSecrets>::default();
-        let config = client_config_yielding(Some(&identity), judge, &[ALPN], exporter.clone()).unwrap();
+        let config =
+            client_config_with_secret_extraction(Some(&identity), judge, &[ALPN], exporter.clone()).unwrap();
         let tcp = TcpStream::connect(to).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let tls = TlsConnector::from(config).connect(server_name(), tcp).await.unwrap();
@@ -127,7 +128,7 @@ async fn accept(
     tcp: TcpStream,
     alpn: &[&[u8]],
 ) -> io::Result<server::TlsStream<TcpStream>> {
-    let judge = Arc::new(Judge::new(Arc::new(authority.bundles()), Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(Arc::new(authority.bundles()), Arc::new(AuthorizeAny)));
     let identity = TlsIdentity::new(&svid(authority, name)).unwrap();
     TlsAcceptor::from(server_config(&identity, judge, alpn).unwrap()).accept(tcp).await
 }

@@ -91,7 +91,7 @@ fn texts<'c>(calls: impl Iterator<Item = &'c CallPattern>) -> Value {
 }
 
 fn nearest(near: &Nearest) -> Value {
-    let lacked: Vec<_> = near.lacked.iter().map(|lacked| lacked.as_str()).collect();
+    let lacked: Vec<_> = near.mismatches.iter().map(|mismatch| mismatch.as_str()).collect();
     json!({ "line": near.rule.line, "lacked": lacked })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::{PrivateKey, Svid, TrustBundle, TrustBundles, TrustDomain};
-use postern_proto::mtls::{Anyone, Judge, TlsIdentity, client_config, server_name};
+use postern_proto::mtls::{AuthorizeAny, PeerVerifier, TlsIdentity, client_config, server_name};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
@@ -40,7 +40,7 @@ pub(crate) async fn tls(
     bundles: Arc<TrustBundles>,
 ) -> anyhow::Result<Got> {
     let identity = svid.map(TlsIdentity::new).transpose()?;
-    let judge = Arc::new(Judge::new(bundles, Arc::new(Anyone)));
+    let judge = Arc::new(PeerVerifier::new(bundles, Arc::new(AuthorizeAny)));
     let config = client_config(identity.as_ref(), judge, &[])?;
     let tcp = TcpStream::connect(address).await?;
     Ok(match TlsConnector::from(config).connect(server_name(), tcp).await {

@@ -11,7 +11,7 @@ use crate::identity::{SpiffeId, SpiffeIdError, TrustDomain};
 /// Where in a path a certificate stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The certificate that is judged.
+    /// The certificate that is verified.
     Leaf,
     /// An intermediate: 1 issued the leaf.
     Issuer {
@@ -53,7 +53,7 @@ macro_rules! verify_errors {
 }
 
 verify_errors! {
-    /// There is nothing to judge.
+    /// There is nothing to verify.
     EmptyChain "empty_chain" "certificate chain is empty";
     /// A bound, checked before anything is parsed.
     TooManyCertificates { count: usize } "too_many_certificates"
@@ -142,7 +142,7 @@ verify_errors! {
     PathLength "path_length" "path is longer than a CA in it, or the limit of eight, allows";
     /// RFC 5280 §4.2.1.10.
     NameConstraints "name_constraints" "a name constraint in the path does not allow the leaf's names";
-    /// RFC 5280 §4.2.1.10, on URIs: rustls-webpki cannot judge them.
+    /// RFC 5280 §4.2.1.10, on URIs: rustls-webpki cannot check them.
     UriConstraints { place: Place } "uri_constraints"
         "{place} has a name constraint on URIs, and these are not supported";
     /// RFC 5280 §4.2.

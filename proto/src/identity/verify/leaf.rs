@@ -2,11 +2,11 @@
 
 use time::OffsetDateTime;
 
-use super::{Facts, VerifyError};
+use super::{ParsedCertificate, VerifyError};
 use crate::identity::SpiffeId;
 
 /// The leaf's identity: exactly one URI name, canonical, with a path.
-pub(super) fn check_identity(leaf: &Facts<'_>) -> Result<SpiffeId, VerifyError> {
+pub(super) fn check_identity(leaf: &ParsedCertificate<'_>) -> Result<SpiffeId, VerifyError> {
     let id = leaf.spiffe_id()?.ok_or(VerifyError::NoUri)?;
     if id.path().is_empty() {
         return Err(VerifyError::NoPath { id });
@@ -15,7 +15,7 @@ pub(super) fn check_identity(leaf: &Facts<'_>) -> Result<SpiffeId, VerifyError> 
 }
 
 /// Everything a leaf must be and must not be.
-pub(super) fn check_leaf(leaf: &Facts<'_>) -> Result<(), VerifyError> {
+pub(super) fn check_leaf(leaf: &ParsedCertificate<'_>) -> Result<(), VerifyError> {
     leaf.check_form()?;
     match leaf.basic_constraints() {
         (true, _) => return Err(VerifyError::LeafIsCa),
@@ -46,7 +46,7 @@ pub(super) fn check_leaf(leaf: &Facts<'_>) -> Result<(), VerifyError> {
 }
 
 /// The leaf's time.
-pub(super) fn check_time(leaf: &Facts<'_>, now: OffsetDateTime) -> Result<(), VerifyError> {
+pub(super) fn check_time(leaf: &ParsedCertificate<'_>, now: OffsetDateTime) -> Result<(), VerifyError> {
     check_validity(leaf.not_before(), leaf.not_after(), now)
 }
 

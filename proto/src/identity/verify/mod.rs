@@ -1,10 +1,10 @@
-//! The only judge of a certificate chain (X509-SVID §5, RFC 5280 §6).
+//! The only verification of a certificate chain (X509-SVID §5, RFC 5280 §6).
 
 mod algorithms;
 mod der;
 mod error;
-mod facts;
 mod leaf;
+mod parsed_certificate;
 mod path;
 mod path_error;
 mod points;
@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 
 pub use algorithms::{PublicKeyError, check_public_key};
 pub use error::{PassedOver, Place, VerifyError};
-use facts::Facts;
+use parsed_certificate::ParsedCertificate;
 use root::Fingerprint;
 pub(super) use root::Root;
 pub(super) use window::Window;
@@ -79,7 +79,7 @@ impl VerifiedSvid {
     }
 }
 
-/// Judges `chain` (DER, leaf first, then issuers in any order) at the time `now` against the roots of the trust
+/// Verifies `chain` (DER, leaf first, then issuers in any order) at the time `now` against the roots of the trust
 /// domain that its leaf names, and of no other.
 pub fn verify(
     chain: &[CertificateDer<'_>],
@@ -88,21 +88,21 @@ pub fn verify(
 ) -> Result<VerifiedSvid, VerifyError> {
     check_bounds(chain)?;
     let first = chain.first().ok_or(VerifyError::EmptyChain)?;
-    let leaf = Facts::parse(Place::Leaf, first)?;
+    let leaf = ParsedCertificate::parse(Place::Leaf, first)?;
     let id = leaf::check_identity(&leaf)?;
     let bundle = bundles.of(id.trust_domain());
     let bundle =
         bundle.ok_or_else(|| VerifyError::UnknownTrustDomain { trust_domain: id.trust_domain().clone() })?;
     leaf::check_leaf(&leaf)?;
     leaf::check_time(&leaf, now)?;
-    let vouched = path::check_path(chain, bundle, now)?;
+    let path = path::check_path(chain, bundle, now)?;
     Ok(VerifiedSvid(Arc::new(Found {
         id,
         serial: leaf.serial().to_vec(),
         not_before: leaf.not_before(),
         not_after: leaf.not_after(),
-        issuer_path: vouched.subjects,
-        root: vouched.root,
+        issuer_path: path.subjects,
+        root: path.root,
     })))
 }
 
@@ -110,7 +110,7 @@ pub fn verify(
 pub fn claimed_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, VerifyError> {
     check_bounds(chain)?;
     let first = chain.first().ok_or(VerifyError::EmptyChain)?;
-    leaf::check_identity(&Facts::parse(Place::Leaf, first)?)
+    leaf::check_identity(&ParsedCertificate::parse(Place::Leaf, first)?)
 }
 
 /// Before anything is parsed: webpki would spend most of a second on some hundreds of cross-signed certificates.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
-use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+use webpki::{EndEntityCert, KeyUsage};
 
 use super::error::PassedOver;
 use super::path_error::path_error;
 use super::root::{Fingerprint, Root};
-use super::{Facts, Place, VerifyError};
+use super::{ParsedCertificate, Place, VerifyError};
 use crate::crypto::signature_algorithms;
 use crate::identity::{TrustBundle, TrustDomain};
 
@@ -19,7 +19,7 @@ pub(super) fn check_path(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     now: OffsetDateTime,
-) -> Result<Vouched, VerifyError> {
+) -> Result<VerifiedPath, VerifyError> {
     let trust_domain = bundle.trust_domain();
     let (roots, anchors) = usable(bundle, trust_domain, now);
     if anchors.is_empty() {
@@ -29,9 +29,9 @@ pub(super) fn check_path(
     let Some((leaf, issuers)) = chain.split_first() else { return Err(VerifyError::EmptyChain) };
     let leaf = EndEntityCert::try_from(leaf).map_err(|error| path_error(&error))?;
     let found = RefCell::new(Found::default());
-    let look = |path: &VerifiedPath<'_>| match look_at(path, &roots) {
-        Ok(vouched) => {
-            found.borrow_mut().vouched = Some(vouched);
+    let look = |path: &webpki::VerifiedPath<'_>| match look_at(path, &roots) {
+        Ok(verified) => {
+            found.borrow_mut().verified = Some(verified);
             Ok(())
         }
         Err(error) => {
@@ -50,9 +50,9 @@ pub(super) fn check_path(
         Some(&look),
     );
     let outcome = result.map(|_| ()).map_err(|error| path_error(&error));
-    let Found { vouched, error } = found.into_inner();
+    let Found { verified, error } = found.into_inner();
     match (outcome, error) {
-        (Ok(()), _) => vouched.ok_or(VerifyError::UnknownIssuer),
+        (Ok(()), _) => verified.ok_or(VerifyError::UnknownIssuer),
         (Err(_), Some(specific)) => Err(specific),
         (Err(VerifyError::UnknownIssuer), None) => Err(unknown_issuer(chain, bundle, now)),
         (Err(error), None) => Err(match error {
@@ -68,9 +68,9 @@ pub(super) fn check_path(
 /// Says of a root with the name of a presented certificate's issuer why it was not used.
 fn unknown_issuer(chain: &[CertificateDer<'_>], bundle: &TrustBundle, now: OffsetDateTime) -> VerifyError {
     let presented = chain.iter().enumerate();
-    let parsed =
-        presented.filter_map(|(above_leaf, der)| Facts::parse(Place::Issuer { above_leaf }, der).ok());
-    let issuers: Vec<Vec<u8>> = parsed.map(|facts| facts.raw_issuer().to_vec()).collect();
+    let parsed = presented
+        .filter_map(|(above_leaf, der)| ParsedCertificate::parse(Place::Issuer { above_leaf }, der).ok());
+    let issuers: Vec<Vec<u8>> = parsed.map(|certificate| certificate.raw_issuer().to_vec()).collect();
     let passed_over = passed_over(bundle, now, |root| issuers.iter().any(|issuer| root.is_named(issuer)));
     if passed_over.0.is_empty() {
         VerifyError::UnknownIssuer
@@ -92,14 +92,14 @@ fn passed_over(bundle: &TrustBundle, now: OffsetDateTime, which: impl Fn(&Root) 
 /// A rule that one of the presented issuers breaks: says more than webpki does of an issuer it cannot read.
 fn first_fault(issuers: &[CertificateDer<'_>]) -> Option<VerifyError> {
     let check = |(at, der)| {
-        let facts = Facts::parse(Place::Issuer { above_leaf: at + 1 }, der)?;
-        check_issuer(&facts)
+        let certificate = ParsedCertificate::parse(Place::Issuer { above_leaf: at + 1 }, der)?;
+        check_issuer(&certificate)
     };
     issuers.iter().enumerate().find_map(|issuer| check(issuer).err())
 }
 
 /// Who vouches for a leaf.
-pub(super) struct Vouched {
+pub(super) struct VerifiedPath {
     /// From the leaf's issuer to the root.
     pub(super) subjects: Vec<String>,
     pub(super) root: Fingerprint,
@@ -107,7 +107,7 @@ pub(super) struct Vouched {
 
 #[derive(Default)]
 struct Found {
-    vouched: Option<Vouched>,
+    verified: Option<VerifiedPath>,
     error: Option<VerifyError>,
 }
 
@@ -125,13 +125,13 @@ fn unix_time(now: OffsetDateTime) -> UnixTime {
 }
 
 /// What webpki does not look at, on every issuer of a path that it would accept.
-fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vouched, VerifyError> {
+fn look_at(path: &webpki::VerifiedPath<'_>, roots: &[&Root]) -> Result<VerifiedPath, VerifyError> {
     let mut subjects = Vec::new();
     for (below, issuer) in path.intermediate_certificates().enumerate() {
         let der = issuer.der();
-        let facts = Facts::parse(Place::Issuer { above_leaf: below + 1 }, &der)?;
-        check_issuer(&facts)?;
-        subjects.push(facts.subject());
+        let certificate = ParsedCertificate::parse(Place::Issuer { above_leaf: below + 1 }, &der)?;
+        check_issuer(&certificate)?;
+        subjects.push(certificate.subject());
     }
     let anchor = path.anchor();
     let of_anchor = |root: &&&Root| root.is_anchor(anchor);
@@ -141,10 +141,10 @@ fn look_at(path: &VerifiedPath<'_>, roots: &[&Root]) -> Result<Vouched, VerifyEr
         return Err(VerifyError::PathLength);
     }
     subjects.push(root.subject().to_owned());
-    Ok(Vouched { subjects, root: root.fingerprint() })
+    Ok(VerifiedPath { subjects, root: root.fingerprint() })
 }
 
-fn check_issuer(issuer: &Facts<'_>) -> Result<(), VerifyError> {
+fn check_issuer(issuer: &ParsedCertificate<'_>) -> Result<(), VerifyError> {
     issuer.check_form()?;
     issuer.check_name_constraints()?;
     let place = || issuer.place.clone();

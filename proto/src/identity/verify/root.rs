@@ -6,13 +6,13 @@ use time::OffsetDateTime;
 
 use super::leaf::check_validity;
 use super::path_error::path_error;
-use super::{Facts, Place, VerifyError};
+use super::{ParsedCertificate, Place, VerifyError};
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// SHA-256 of a certificate's DER.
 pub(crate) type Fingerprint = [u8; 32];
 
-/// A bundle's certificate, parsed once for any number of judgements.
+/// A bundle's certificate, parsed once for any number of verifications.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
     fingerprint: Fingerprint,
@@ -31,10 +31,10 @@ pub(crate) struct Root {
 impl Root {
     /// Reads a certificate. One that is readable but no CA, or that breaks a rule, is kept and never used.
     pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Self, VerifyError> {
-        let facts = Facts::parse(Place::Root, der)?;
-        let (_, path_len) = facts.basic_constraints();
-        let id = facts.spiffe_id();
-        let anchor = check_root(&facts).and_then(|()| names_a_domain(&id)).and_then(|()| {
+        let certificate = ParsedCertificate::parse(Place::Root, der)?;
+        let (_, path_len) = certificate.basic_constraints();
+        let id = certificate.spiffe_id();
+        let anchor = check_root(&certificate).and_then(|()| names_a_domain(&id)).and_then(|()| {
             let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| path_error(&error))?;
             Ok(anchor.to_owned())
         });
@@ -42,13 +42,13 @@ impl Root {
         fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
         Ok(Self {
             fingerprint,
-            subject: facts.subject(),
-            not_before: facts.not_before(),
-            not_after: facts.not_after(),
+            subject: certificate.subject(),
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
             path_len,
             id: id.ok().flatten(),
             anchor,
-            raw_subject: facts.raw_subject().to_vec(),
+            raw_subject: certificate.raw_subject().to_vec(),
         })
     }
 
@@ -105,16 +105,16 @@ impl Root {
 }
 
 /// A root is a CA, signs certificates where it says what it is for, and keeps the rules of any certificate.
-fn check_root(facts: &Facts<'_>) -> Result<(), VerifyError> {
-    facts.check_version()?;
-    facts.check_form()?;
-    facts.check_name_constraints()?;
-    if facts.has_unknown_critical_extension() {
+fn check_root(certificate: &ParsedCertificate<'_>) -> Result<(), VerifyError> {
+    certificate.check_version()?;
+    certificate.check_form()?;
+    certificate.check_name_constraints()?;
+    if certificate.has_unknown_critical_extension() {
         return Err(VerifyError::CriticalExtension);
     }
-    let (ca, _) = facts.basic_constraints();
-    let signs = facts.key_usage().is_none_or(|usage| usage.key_cert_sign());
-    let place = || facts.place.clone();
+    let (ca, _) = certificate.basic_constraints();
+    let signs = certificate.key_usage().is_none_or(|usage| usage.key_cert_sign());
+    let place = || certificate.place.clone();
     match (ca, signs) {
         (true, true) => Ok(()),
         (false, _) => Err(VerifyError::IssuerNotCa { place: place() }),

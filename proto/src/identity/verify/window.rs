@@ -1,13 +1,13 @@
-//! The stretch of time around a judgement within which the same chain is judged the same.
+//! The time window within which verifying the same chain gives the same result.
 
 use rustls_pki_types::CertificateDer;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use super::{Facts, Place};
+use super::{ParsedCertificate, Place};
 use crate::identity::TrustBundle;
 
-/// From one moment up to, and without, another. Time enters a judgement only where it is compared with the two ends
-/// of a certificate's validity; while no comparison comes out otherwise, neither does the judgement.
+/// From one moment up to, and without, another. Time enters verification only where it is compared with the two ends
+/// of a certificate's validity; while no comparison comes out otherwise, neither does the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::identity) struct Window {
     from: OffsetDateTime,
@@ -26,8 +26,8 @@ impl Window {
     ) -> Option<Self> {
         let mut window = Self { from: PrimitiveDateTime::MIN.assume_utc(), until: None };
         for (above_leaf, der) in chain.iter().enumerate() {
-            let facts = Facts::parse(Place::Issuer { above_leaf }, der).ok()?;
-            window.narrow(now, facts.not_before(), facts.not_after());
+            let certificate = ParsedCertificate::parse(Place::Issuer { above_leaf }, der).ok()?;
+            window.narrow(now, certificate.not_before(), certificate.not_after());
         }
         for root in bundle.parsed_roots() {
             window.narrow(now, root.not_before(), root.not_after());

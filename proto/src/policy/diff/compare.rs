@@ -9,7 +9,7 @@ use super::rule_comparison::RuleComparison;
 use super::{Access, Change, Changes, DIFF_STEPS_MAX, Inbound, place};
 use crate::identity::IdPattern;
 use crate::policy::call::CallPattern;
-use crate::policy::rule::{Rule, RuleSense};
+use crate::policy::rule::{Rule, RuleKey};
 use crate::policy::service::Mode;
 use crate::policy::{Policy, Service};
 
@@ -56,7 +56,7 @@ pub(super) struct Comparison<'a> {
     service: &'a Service,
     other: Option<&'a Service>,
     /// The same rules in the other policy.
-    twins: HashMap<RuleSense<'a>, End>,
+    identical_rules: HashMap<RuleKey<'a>, End>,
     inbounds: Inbounds,
     pub(super) from_time: OffsetDateTime,
 }
@@ -73,7 +73,7 @@ impl<'a> Comparison<'a> {
             allowing,
             service,
             other,
-            twins: rules.iter().map(|rule| (rule.sense(), End::of(rule))).collect(),
+            identical_rules: rules.iter().map(|rule| (rule.key(), End::of(rule))).collect(),
             inbounds: Inbounds::new(service, other),
             from_time,
         }
@@ -124,7 +124,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn has_lasting_twin(&self, rule: &Rule) -> bool {
-        self.twins.get(&rule.sense()).is_some_and(|end| *end >= End::of(rule))
+        self.identical_rules.get(&rule.key()).is_some_and(|end| *end >= End::of(rule))
     }
 
     pub(super) fn access(

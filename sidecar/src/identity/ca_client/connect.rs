@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use postern_proto::mtls::{self, Judge, TlsIdentity, Verdict};
+use postern_proto::mtls::{self, PeerVerifier, TlsIdentity, Verdict};
 use postern_proto::wire::v1::certificate_authority_client::CertificateAuthorityClient;
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -51,7 +51,7 @@ impl Connection {
     pub(super) async fn open(
         ca: &CaAddress,
         identity: Option<&TlsIdentity>,
-        judge: Arc<Judge>,
+        judge: Arc<PeerVerifier>,
         timeouts: Timeouts,
     ) -> Result<Self, CaError> {
         let (address, tcp) = (&ca.address, connect(ca, timeouts).await?);
@@ -93,7 +93,7 @@ async fn handshake(
     address: &HostPort,
     tcp: TcpStream,
     identity: Option<&TlsIdentity>,
-    judge: Arc<Judge>,
+    judge: Arc<PeerVerifier>,
     timeouts: Timeouts,
 ) -> Result<TlsStream<TcpStream>, CaError> {
     let failed = |cause| CaError::Tls { address: address.clone(), cause };
@@ -117,7 +117,7 @@ async fn handshake(
 }
 
 /// Why the judge did not believe the server.
-fn finding(judge: &Judge) -> Option<String> {
+fn finding(judge: &PeerVerifier) -> Option<String> {
     match judge.verdict()? {
         Verdict::Admitted(_) => None,
         Verdict::Denied(_, denial) => Some(denial.to_string()),

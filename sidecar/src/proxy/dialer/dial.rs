@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream;
 use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{Admission, Denial, Exactly, HandshakeSecrets, Judge, client_config_yielding};
+use postern_proto::mtls::{
+    AuthorizeId, Authorizer, Denial, HandshakeSecrets, PeerVerifier, client_config_with_secret_extraction,
+};
 use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
 
@@ -173,7 +175,8 @@ impl PeerDialer {
                     leased.succeeded();
                     // In several handshakes at a time the register was told of several peers: this is the one that
                     // counts, and it is decided again.
-                    let again = attempt.tried_several().then(|| self.door(registration).admit(&reached.peer));
+                    let again =
+                        attempt.tried_several().then(|| self.door(registration).authorize(&reached.peer));
                     again.transpose().map_err(|denial| vec![self.of_denial(denial)])?;
                 }
                 Ok((found, leased))
@@ -268,9 +271,14 @@ impl PeerDialer {
     ) -> Result<Box<Reached>, Failure> {
         registration.shown_until(credentials.svid.verified().not_after());
         let door = Arc::new(self.door(registration));
-        let judge = Arc::new(Judge::new(credentials.bundles.clone(), door));
+        let judge = Arc::new(PeerVerifier::new(credentials.bundles.clone(), door));
         let secrets = Arc::<HandshakeSecrets>::default();
-        let config = client_config_yielding(Some(&credentials.tls), judge.clone(), alpn, secrets.clone());
+        let config = client_config_with_secret_extraction(
+            Some(&credentials.tls),
+            judge.clone(),
+            alpn,
+            secrets.clone(),
+        );
         let connecting = tls::connect(tcp, config.map_err(Failure::Config)?, &secrets);
         let limit = self.proxy.control.config.limits.handshake_timeout;
         let started = Instant::now();
@@ -314,14 +322,14 @@ pub(in crate::proxy) struct Door {
     registration: Weak<Registration>,
 }
 
-impl Admission for Door {
-    fn admit(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+impl Authorizer for Door {
+    fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         let Some(registration) = self.registration.upgrade() else {
             return Err(Denial { code: "cut", detail: "the app's connection is over".to_owned() });
         };
         // First known to the register, then asked again whom the policy names now.
         registration.identify(peer);
         self.proxy.control.still_believes(peer)?;
-        Exactly(self.proxy.control.expected(&self.target)?).admit(peer)
+        AuthorizeId(self.proxy.control.expected(&self.target)?).authorize(peer)
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use postern_proto::mtls::{Admission as _, Denial, OVER_LIMIT};
+use postern_proto::mtls::{Authorizer as _, Denial, OVER_LIMIT};
 use tokio::net::TcpStream;
 
 use super::OutboundServer;
@@ -196,7 +196,7 @@ impl OutboundServer {
         loop {
             let mut tunnel = self.pool.take(fits)?;
             // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
-            if door.admit(&tunnel.peer).is_ok() {
+            if door.authorize(&tunnel.peer).is_ok() {
                 if let Some(vouching) = tunnel.wire.vouching() {
                     vouching.lease(Arc::new(door), registration.traffic.clone());
                 }

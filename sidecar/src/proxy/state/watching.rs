@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::identity::VerifiedSvid;
-use postern_proto::mtls::{Admission as _, Denial, Exactly};
+use postern_proto::mtls::{AuthorizeId, Authorizer as _, Denial};
 use postern_proto::policy::Call;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -129,7 +129,7 @@ impl ProxyState {
             }
             Direction::Outbound => {
                 let Some(outbound) = self.control.config.outbounds.get(facts.listener) else { return Ok(()) };
-                Exactly(self.control.expected(&outbound.target)?).admit(peer)
+                AuthorizeId(self.control.expected(&outbound.target)?).authorize(peer)
             }
         }
     }

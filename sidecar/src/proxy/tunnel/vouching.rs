@@ -12,7 +12,7 @@ use postern_proto::authenticator::{
     judge,
 };
 use postern_proto::identity::SpiffeId;
-use postern_proto::mtls::{Admission, Denial, ExporterSecret};
+use postern_proto::mtls::{Authorizer, Denial, ExporterSecret};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::Side;
 use thiserror::Error;
@@ -39,7 +39,7 @@ pub struct Vouching {
     exporter: ExporterSecret,
     control: Arc<ControlState>,
     /// Decides again about a peer that has proved itself.
-    door: Arc<dyn Admission>,
+    door: Arc<dyn Authorizer>,
     /// Who the peer is, and stays.
     peer: SpiffeId,
     traffic: Arc<Traffic>,
@@ -81,14 +81,14 @@ impl Vouching {
         exporter: ExporterSecret,
         control: Arc<ControlState>,
         (peer, generation): (SpiffeId, u64),
-        (door, traffic): (Arc<dyn Admission>, Arc<Traffic>),
+        (door, traffic): (Arc<dyn Authorizer>, Arc<Traffic>),
     ) -> Self {
         let (asked, again, window) = (None, false, None);
         Self { role, exporter, control, door, peer, traffic, generation, asked, again, window }
     }
 
     /// The tunnel carries another connection of the app from now on.
-    pub fn lease(&mut self, door: Arc<dyn Admission>, traffic: Arc<Traffic>) {
+    pub fn lease(&mut self, door: Arc<dyn Authorizer>, traffic: Arc<Traffic>) {
         (self.door, self.traffic) = (door, traffic);
     }
 
@@ -158,7 +158,7 @@ impl Vouching {
         let own = self.control.credentials.current().ok_or(VouchingError::NoIdentity)?;
         let expected = Expected { id: &self.peer, bundles: &own.bundles, now: self.control.clock.now() };
         let peer = judge(&self.exporter, request, proof, expected)?;
-        self.door.admit(&peer)?;
+        self.door.authorize(&peer)?;
         self.control.metrics.vouched_again();
         tracing::debug!(peer = %self.peer, not_after = %peer.not_after(), "proved a newer certificate");
         if std::mem::take(&mut self.again) { self.ask(out) } else { Ok(()) }

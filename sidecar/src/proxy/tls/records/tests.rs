@@ -430,7 +430,7 @@ fn what_cannot_be_sealed_is_not_sent() {
         postern_proto::crypto::provider().cipher_suites[0].tls13().unwrap().common.confidentiality_limit;
     let [mut client, _] = ends_of(0, limit);
     let mut out = Outgoing::default();
-    assert!(matches!(client.seal(b"secret", &mut out), Err(SealError::Key(RecordKeyError::Worn))));
+    assert!(matches!(client.seal(b"secret", &mut out), Err(SealError::Key(RecordKeyError::KeyExhausted))));
     assert_eq!(out.filled(), b"");
 }
 

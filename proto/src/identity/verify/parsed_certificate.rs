@@ -1,4 +1,4 @@
-//! One certificate as the judge sees it: parsed once, with the rules that hold for any certificate of a path.
+//! One certificate, parsed once, with the rules that hold for any certificate of a path.
 
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -21,12 +21,12 @@ use crate::identity::SpiffeId;
 const SERIAL_OCTETS_MAX: usize = 20;
 
 /// A parsed certificate and where it stands.
-pub(super) struct Facts<'a> {
+pub(super) struct ParsedCertificate<'a> {
     pub(super) place: Place,
     cert: X509Certificate<'a>,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> ParsedCertificate<'a> {
     /// Parses a certificate of version 3, and nothing behind it.
     pub(super) fn parse(place: Place, der: &'a CertificateDer<'_>) -> Result<Self, VerifyError> {
         let malformed = |detail: String| VerifyError::Malformed { place: place.clone(), detail };
@@ -49,7 +49,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// RFC 5280 §4.2.1.10: constraints on URIs are none that webpki can judge.
+    /// RFC 5280 §4.2.1.10: constraints on URIs are not checked by webpki.
     pub(super) fn check_name_constraints(&self) -> Result<(), VerifyError> {
         let extension = self.extension(&OID_X509_EXT_NAME_CONSTRAINTS).map(X509Extension::parsed_extension);
         let Some(ParsedExtension::NameConstraints(constraints)) = extension else { return Ok(()) };
