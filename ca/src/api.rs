@@ -1,9 +1,9 @@
 //! The gRPC edges: the only files that know `Status`.
 
+mod active_streams;
 mod admin;
 mod distribution;
 mod errors;
-mod listeners;
 mod policies;
 mod revocations;
 mod subscribe;
@@ -22,10 +22,10 @@ use crate::authority::Authority;
 use crate::config::Config;
 use crate::rates::Rates;
 use crate::store::Store;
-use crate::subscriptions::{Hub, RollLimits};
+use crate::subscriptions::{Broadcaster, SubscriberLimits};
 
+pub use active_streams::ActiveStreams;
 pub use admin::AdminApi;
-pub use listeners::Listeners;
 pub use workload::WorkloadApi;
 
 /// A request has at most this many bytes: a CSR and a token, with room.
@@ -41,7 +41,7 @@ pub struct Shared {
     /// Counts the changes of the stored policy and of the revocations, so that whoever tells sidecars of them wakes.
     pub changed: watch::Sender<u64>,
     /// What sidecars are told.
-    pub hub: Arc<Hub>,
+    pub broadcaster: Arc<Broadcaster>,
     /// Ends the subscriptions when the CA ends.
     pub stop: CancellationToken,
     request_timeout: Duration,
@@ -56,7 +56,7 @@ pub struct Shared {
 impl Shared {
     pub fn new(config: &Config, authority: Arc<Authority>, store: Store) -> Self {
         let limits = config.limits;
-        let roll = RollLimits {
+        let subscribers = SubscriberLimits {
             sidecars_max: limits.subscriptions_max,
             identity_max: limits.identity_subscriptions_max,
         };
@@ -66,7 +66,7 @@ impl Shared {
             svid_ttl: config.svid_ttl,
             renew_after_expiry: config.renew_after_expiry,
             changed: watch::Sender::new(0),
-            hub: Arc::new(Hub::new(roll, limits.call_rows_max)),
+            broadcaster: Arc::new(Broadcaster::new(subscribers, limits.call_rows_max)),
             stop: CancellationToken::new(),
             request_timeout: limits.request_timeout,
             streams: TaskTracker::new(),
@@ -83,7 +83,7 @@ impl Shared {
         self.streams.wait().await;
     }
 
-    fn has_changed(&self) {
+    fn notify(&self) {
         self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 }
@@ -96,7 +96,7 @@ pub const REPORT_BYTES_MAX: usize = 1024 * 1024;
 pub struct Caller {
     pub address: SocketAddr,
     pub svid: Option<VerifiedSvid>,
-    pub listeners: Arc<Listeners>,
+    pub active_streams: Arc<ActiveStreams>,
 }
 
 #[cfg(test)]

@@ -50,10 +50,10 @@ pub enum IssueError {
     Key(#[from] KeyError),
     #[error("signing failed")]
     Sign(#[from] rcgen::Error),
-    #[error("the issuer's time is over")]
+    #[error("the issuer has expired")]
     IssuerExpired,
-    #[error("what was signed is not what was meant, so it is not released")]
-    NotAsMeant,
+    #[error("the signed certificate differs from its template (TBS mismatch), so it is not released")]
+    TbsMismatch,
     #[error("what was signed is refused by those it is for, so it is not released")]
     Refused(#[from] VerifyError),
     #[error("what was signed names {found}, not {granted}, so it is not released")]
@@ -88,7 +88,7 @@ impl Template {
         }
         let params = leaf_params(self.grant.id(), self.serial, self.not_before, self.not_after);
         let leaf = params.signed_by(self.csr.public_key(), &issuer.issuer)?.der().clone();
-        self.check_meant(&leaf, &issuer)?;
+        self.check_tbs(&leaf, &issuer)?;
         let chain = vec![leaf, issuer.certificate.clone()];
         let judged = verify(&chain, authority.bundles(), now)?;
         if judged.id() != self.grant.id() {
@@ -111,10 +111,10 @@ impl Template {
     }
 
     /// The signed bytes are those that this template means, written a second time by other hands.
-    fn check_meant(&self, leaf: &CertificateDer<'_>, issuer: &Signer) -> Result<(), IssueError> {
+    fn check_tbs(&self, leaf: &CertificateDer<'_>, issuer: &Signer) -> Result<(), IssueError> {
         let (_, issuing) =
-            X509Certificate::from_der(&issuer.certificate).map_err(|_| IssueError::NotAsMeant)?;
-        let (_, signed) = X509Certificate::from_der(leaf).map_err(|_| IssueError::NotAsMeant)?;
+            X509Certificate::from_der(&issuer.certificate).map_err(|_| IssueError::TbsMismatch)?;
+        let (_, signed) = X509Certificate::from_der(leaf).map_err(|_| IssueError::TbsMismatch)?;
         let meant = der::to_be_signed(&der::Leaf {
             serial: &self.serial,
             issuer: issuing.subject().as_raw(),
@@ -124,7 +124,7 @@ impl Template {
             authority_key_id: der::key_identifier(issuing.public_key().raw),
             uri: self.grant.id().as_str(),
         });
-        if signed.tbs_certificate.as_ref() == meant { Ok(()) } else { Err(IssueError::NotAsMeant) }
+        if signed.tbs_certificate.as_ref() == meant { Ok(()) } else { Err(IssueError::TbsMismatch) }
     }
 }
 

@@ -1,10 +1,10 @@
-//! The CA's whole life: one directory, two doors, and an orderly end.
+//! The CA's whole life: data directory, listeners, admin socket and shutdown.
 
 mod admin_socket;
 mod by_method;
 mod data_dir;
-mod door;
 mod publishing;
+mod tls_acceptor;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ use crate::config::{Config, SVID_TTL_SHORT};
 use crate::store::Store;
 use by_method::ByMethod;
 use data_dir::DataDir;
-use door::Door;
+use tls_acceptor::TlsAcceptor;
 
 /// The CA's own certificate lives this long, and is made anew at half of it.
 const OWN_LIFE: time::Duration = time::Duration::hours(24);
@@ -69,14 +69,14 @@ pub async fn serve(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()>
     let admin = admin_socket::bind(&config.admin_socket)
         .await
         .with_context(|| format!("cannot open the admin socket {}", config.admin_socket.display()))?;
-    greet(&config, &authority, &listener)?;
+    print_startup_banner(&config, &authority, &listener)?;
 
-    let (stop, over) = (shared.stop.clone(), CancellationToken::new());
+    let (stop, shutdown_now) = (shared.stop.clone(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let (connections, established) = tokio::sync::mpsc::channel(CONNECTIONS_WAITING_MAX);
-    let door = Door::new(&config, authority.clone(), own.clone());
-    tasks.spawn(door.run(listener, connections, stop.clone()));
-    tasks.spawn(keep_fresh(authority, own, stop.clone()));
+    let acceptor = TlsAcceptor::new(&config, authority.clone(), own.clone());
+    tasks.spawn(acceptor.run(listener, connections, stop.clone()));
+    tasks.spawn(rotate(authority, own, stop.clone()));
     tasks.spawn(publishing::follow(shared.clone(), stop.clone()));
     let workload = Server::builder()
         .timeout(config.limits.request_timeout)
@@ -86,12 +86,12 @@ pub async fn serve(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()>
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(ByMethod::new(WorkloadApi(shared.clone())))
         .serve_with_incoming_shutdown(ReceiverStream::new(established), stop.clone().cancelled_owned());
-    tasks.spawn(until(workload, over.clone()));
+    tasks.spawn(serve_until(workload, shutdown_now.clone()));
     let admin_api = AdminServer::new(AdminApi(shared.clone()));
     let admin = Server::builder()
         .add_service(admin_api)
         .serve_with_incoming_shutdown(admin_socket::incoming(admin), stop.clone().cancelled_owned());
-    tasks.spawn(until(admin, over.clone()));
+    tasks.spawn(serve_until(admin, shutdown_now.clone()));
 
     shutdown.may_drain_for(config.drain_deadline);
     shutdown.signal().await;
@@ -104,7 +104,7 @@ pub async fn serve(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()>
         () = shutdown.signal() => {}
     }
     shutdown.ends_within(Duration::ZERO);
-    over.cancel();
+    shutdown_now.cancel();
     while tasks.join_next().await.is_some() {}
     shared.streams_ended().await;
     admin_socket::remove(&config.admin_socket);
@@ -127,14 +127,21 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn until(server: impl Future<Output = Result<(), tonic::transport::Error>>, over: CancellationToken) {
-    if let Some(Err(error)) = over.run_until_cancelled(server).await {
+async fn serve_until(
+    server: impl Future<Output = Result<(), tonic::transport::Error>>,
+    shutdown_now: CancellationToken,
+) {
+    if let Some(Err(error)) = shutdown_now.run_until_cancelled(server).await {
         error!(%error, "a server failed");
     }
 }
 
 /// Says on standard output what people and scripts need.
-fn greet(config: &Config, authority: &Authority, listener: &TcpListener) -> std::io::Result<()> {
+fn print_startup_banner(
+    config: &Config,
+    authority: &Authority,
+    listener: &TcpListener,
+) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "trust domain  {}", config.trust_domain)?;
     writeln!(out, "bundle pin    {} (SHA-256)", authority.bundle().pin())?;
@@ -144,7 +151,7 @@ fn greet(config: &Config, authority: &Authority, listener: &TcpListener) -> std:
 }
 
 /// Renews the issuer and the CA's own certificate in time.
-async fn keep_fresh(authority: Arc<Authority>, own: Arc<ArcSwap<TlsIdentity>>, stop: CancellationToken) {
+async fn rotate(authority: Arc<Authority>, own: Arc<ArcSwap<TlsIdentity>>, stop: CancellationToken) {
     let mut made_at = OffsetDateTime::now_utc();
     let work = async {
         loop {

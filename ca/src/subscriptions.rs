@@ -2,9 +2,9 @@
 
 mod call_rows;
 mod hello;
-mod lag;
-mod published;
-mod roll;
+mod policy_snapshot;
+mod subscriber_registry;
+mod sync_state;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use call_rows::CallRows;
 pub use call_rows::{CallKind, CallRow};
 pub use hello::{Hello, HelloError, INBOUNDS_MAX, SERVICES_MAX};
-pub use lag::Lag;
-pub use published::{Published, SliceTooLarge};
-pub use roll::{AWAY_LISTED, Full, Presence, RollLimits, Sidecar};
-use roll::{Place, Roll};
+pub use policy_snapshot::{PolicySnapshot, SliceTooLarge};
+pub use subscriber_registry::{AWAY_LISTED, Full, Presence, Sidecar, SubscriberLimits};
+use subscriber_registry::{StreamKey, SubscriberRegistry};
+pub use sync_state::SyncState;
 
 /// Revoked identities, each with the reason.
 pub type Revoked = Arc<BTreeMap<SpiffeId, String>>;
@@ -28,10 +28,10 @@ pub type Revoked = Arc<BTreeMap<SpiffeId, String>>;
 /// What all subscriptions have in common. Who listens sees the newest state and never the ones it was too slow for,
 /// so that nothing queues.
 #[derive(Debug)]
-pub struct Hub {
-    policy: watch::Sender<Option<Arc<Published>>>,
+pub struct Broadcaster {
+    policy: watch::Sender<Option<Arc<PolicySnapshot>>>,
     revoked: watch::Sender<Revoked>,
-    roll: Mutex<Roll>,
+    registry: Mutex<SubscriberRegistry>,
     calls: Mutex<CallRows>,
 }
 
@@ -40,26 +40,26 @@ pub const CALLS_REPORTED_MAX: usize = 200;
 
 /// One sidecar's subscription, until it is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    hub: Arc<Hub>,
-    place: Place,
+pub struct Subscription {
+    broadcaster: Arc<Broadcaster>,
+    stream_key: StreamKey,
     /// The policy in force; none where none is stored.
-    pub policy: watch::Receiver<Option<Arc<Published>>>,
+    pub policy: watch::Receiver<Option<Arc<PolicySnapshot>>>,
     pub revoked: watch::Receiver<Revoked>,
 }
 
-impl Hub {
-    pub fn new(limits: RollLimits, call_rows_max: usize) -> Self {
+impl Broadcaster {
+    pub fn new(limits: SubscriberLimits, call_rows_max: usize) -> Self {
         Self {
             policy: watch::Sender::default(),
             revoked: watch::Sender::default(),
-            roll: Mutex::new(Roll::new(limits)),
+            registry: Mutex::new(SubscriberRegistry::new(limits)),
             calls: Mutex::new(CallRows::new(call_rows_max)),
         }
     }
 
     /// Tells a policy to all sidecars that it concerns; none where none is stored.
-    pub fn set_policy(&self, policy: Option<Arc<Published>>) {
+    pub fn set_policy(&self, policy: Option<Arc<PolicySnapshot>>) {
         self.policy.send_replace(policy);
     }
 
@@ -72,7 +72,7 @@ impl Hub {
         });
     }
 
-    pub fn policy(&self) -> Option<Arc<Published>> {
+    pub fn policy(&self) -> Option<Arc<PolicySnapshot>> {
         self.policy.borrow().clone()
     }
 
@@ -82,23 +82,28 @@ impl Hub {
     }
 
     /// Lets a sidecar listen.
-    pub fn enter(self: &Arc<Self>, id: &SpiffeId, hello: &Hello, now: OffsetDateTime) -> Result<Seat, Full> {
-        let place = self.roll().enter(id, hello, now)?;
+    pub fn enter(
+        self: &Arc<Self>,
+        id: &SpiffeId,
+        hello: &Hello,
+        now: OffsetDateTime,
+    ) -> Result<Subscription, Full> {
+        let stream_key = self.registry().enter(id, hello, now)?;
         let (mut policy, mut revoked) = (self.policy.subscribe(), self.revoked.subscribe());
         // The first of each is news.
         policy.mark_changed();
         revoked.mark_changed();
-        Ok(Seat { hub: self.clone(), place, policy, revoked })
+        Ok(Subscription { broadcaster: self.clone(), stream_key, policy, revoked })
     }
 
     /// All sidecars that are connected or not long away, by identity and instance.
     pub fn sidecars(&self, now: OffsetDateTime) -> Vec<(SpiffeId, String, Sidecar)> {
-        let mut roll = self.roll();
-        roll.forget_away(now);
+        let mut registry = self.registry();
+        registry.forget_away(now);
         let row = |(id, instance, sidecar): (&SpiffeId, &str, &Sidecar)| {
             (id.clone(), instance.to_owned(), sidecar.clone())
         };
-        roll.sidecars().map(row).collect()
+        registry.sidecars().map(row).collect()
     }
 
     /// At most `limit` rows of reported calls after a number, and how many calls are in none.
@@ -111,24 +116,24 @@ impl Hub {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn roll(&self) -> MutexGuard<'_, Roll> {
-        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, SubscriberRegistry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seat {
+impl Subscription {
     /// Notes what the sidecar says of a version.
     pub fn acknowledged(&self, said: PolicyAcknowledgement, now: OffsetDateTime) {
-        self.hub.roll().acknowledged(&self.place, said, now);
+        self.broadcaster.registry().acknowledged(&self.stream_key, said, now);
     }
 
     /// Counts calls that the sidecar reports.
     pub fn reported(&self, CallReports { calls, lost }: CallReports, now: OffsetDateTime) {
-        let mut rows = self.hub.calls();
+        let mut rows = self.broadcaster.calls();
         rows.lose(lost);
         for (number, report) in calls.into_iter().enumerate() {
             let count = report.count;
-            match CallRow::of_report(&self.place.id, report, now.unix_timestamp())
+            match CallRow::of_report(&self.stream_key.id, report, now.unix_timestamp())
                 .filter(|_| number < CALLS_REPORTED_MAX)
             {
                 Some(row) => rows.add(row),
@@ -139,18 +144,18 @@ impl Seat {
 
     /// Notes that a version could not even be sent.
     pub fn not_sent(&self, version: u64, why: &SliceTooLarge) {
-        self.hub.roll().not_sent(&self.place, version, why.to_string());
+        self.broadcaster.registry().not_sent(&self.stream_key, version, why.to_string());
     }
 
     /// The sidecar took leave: it is not one that lags behind.
-    pub fn leave(self) {
-        self.hub.roll().left(&self.place);
+    pub fn close(self) {
+        self.broadcaster.registry().closed(&self.stream_key);
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
         // However the stream's task ends, also by a panic, so that there is nobody to pass the time in.
-        self.hub.roll().ended(&self.place, OffsetDateTime::now_utc());
+        self.broadcaster.registry().ended(&self.stream_key, OffsetDateTime::now_utc());
     }
 }

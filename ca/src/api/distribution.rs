@@ -9,7 +9,7 @@ use postern_proto::wire::v1::{
 use time::OffsetDateTime;
 
 use super::Shared;
-use crate::subscriptions::{CallKind, CallRow, Lag, Presence, Sidecar};
+use crate::subscriptions::{CallKind, CallRow, Presence, Sidecar, SyncState};
 
 /// Sidecars in one answer: each has a few kilobytes at most, so that all fit into a gRPC message.
 const NOTABLE_MAX: usize = 500;
@@ -17,7 +17,7 @@ const NOTABLE_MAX: usize = 500;
 const PAGE_MAX: usize = 500;
 
 pub(super) fn status(shared: &Shared, now: OffsetDateTime) -> PolicyStatus {
-    let policy = shared.hub.policy();
+    let policy = shared.broadcaster.policy();
     let mut status = PolicyStatus {
         policy: policy.as_ref().map(|policy| PolicyInForce {
             version: policy.version,
@@ -28,16 +28,16 @@ pub(super) fn status(shared: &Shared, now: OffsetDateTime) -> PolicyStatus {
         }),
         ..PolicyStatus::default()
     };
-    for (id, instance, sidecar) in shared.hub.sidecars(now) {
-        let lag = Lag::of(&sidecar, policy.as_deref());
+    for (id, instance, sidecar) in shared.broadcaster.sidecars(now) {
+        let state = SyncState::of(&sidecar, policy.as_deref());
         status.sidecars += 1;
-        status.running += u64::from(lag.is_none());
-        status.awaited += u64::from(lag == Some(Lag::Awaited));
-        if lag.is_none() && sidecar.unenforceable.is_empty() {
+        status.running += u64::from(state.is_none());
+        status.awaited += u64::from(state == Some(SyncState::Pending));
+        if state.is_none() && sidecar.unenforceable.is_empty() {
             continue;
         }
         if status.notable.len() < NOTABLE_MAX {
-            status.notable.push(to_wire(&id, instance, sidecar, lag));
+            status.notable.push(to_wire(&id, instance, sidecar, state));
         } else {
             status.more += 1;
         }
@@ -45,16 +45,16 @@ pub(super) fn status(shared: &Shared, now: OffsetDateTime) -> PolicyStatus {
     status
 }
 
-fn to_wire(id: &SpiffeId, instance: String, sidecar: Sidecar, lag: Option<Lag>) -> SidecarStatus {
+fn to_wire(id: &SpiffeId, instance: String, sidecar: Sidecar, state: Option<SyncState>) -> SidecarStatus {
     let (Presence::Connected { since, .. } | Presence::Away { since }) = sidecar.presence;
-    let (lag, reason) = match lag {
+    let (lag, reason) = match state {
         None => (sidecar_status::Lag::None, String::new()),
-        Some(Lag::Awaited) => (sidecar_status::Lag::Awaited, "it has not answered yet".to_owned()),
-        Some(Lag::Away) => (sidecar_status::Lag::Away, "it is away".to_owned()),
-        Some(Lag::Refused { version, reason }) => {
+        Some(SyncState::Pending) => (sidecar_status::Lag::Awaited, "it has not answered yet".to_owned()),
+        Some(SyncState::Disconnected) => (sidecar_status::Lag::Away, "it is away".to_owned()),
+        Some(SyncState::Refused { version, reason }) => {
             (sidecar_status::Lag::Refused, format!("it refused version {version}: {reason}"))
         }
-        Some(Lag::OwnFile { digest }) => {
+        Some(SyncState::LocalPolicy { digest }) => {
             (sidecar_status::Lag::OwnFile, format!("it has a policy file of its own ({digest})"))
         }
     };
@@ -72,7 +72,7 @@ fn to_wire(id: &SpiffeId, instance: String, sidecar: Sidecar, lag: Option<Lag>) 
 
 pub(super) fn calls(shared: &Shared, request: ListCallReportsRequest) -> ListCallReportsResponse {
     let page = usize::try_from(request.page_size).ok().filter(|size| (1..=PAGE_MAX).contains(size));
-    let (rows, lost) = shared.hub.calls_after(request.after, page.unwrap_or(PAGE_MAX));
+    let (rows, lost) = shared.broadcaster.calls_after(request.after, page.unwrap_or(PAGE_MAX));
     let rows = rows.into_iter().map(|(number, row)| reported(number, row)).collect();
     ListCallReportsResponse { rows, lost }
 }

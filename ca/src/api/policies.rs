@@ -65,7 +65,7 @@ async fn after(shared: &Shared, outcome: &Outcome, author: String, at: i64) -> R
     let reason = match outcome {
         Outcome::Applied(PolicyVersion { number, digest, .. }) => {
             info!(version = number, digest, author, "policy applied");
-            shared.has_changed();
+            shared.notify();
             return Ok(());
         }
         Outcome::Unchanged(_) => return Ok(()),

@@ -33,7 +33,7 @@ pub(super) async fn revoke(
     let new = shared.store.revoke(revoked).await.map_err(|error| errors::commit(&error))?;
     if new {
         warn!(%id, "identity revoked");
-        shared.has_changed();
+        shared.notify();
     }
     Ok(RevokeIdentityResponse { spiffe_id, already: !new })
 }
@@ -50,7 +50,7 @@ pub(super) async fn restore(
     let restored = restored.map_err(|error| errors::store(&error))?;
     if restored {
         warn!(%id, "identity restored");
-        shared.has_changed();
+        shared.notify();
     }
     Ok(RestoreIdentityResponse { spiffe_id, already: !restored })
 }

@@ -17,9 +17,9 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 use tracing::{info, warn};
 
-use super::listeners::Listener;
+use super::active_streams::ActiveStream;
 use super::{Caller, Shared, errors};
-use crate::subscriptions::{Hello, Seat};
+use crate::subscriptions::{Hello, Subscription};
 
 /// Where there is no place, a sidecar may come back after this.
 const FULL_WAIT: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ pub(super) async fn open(
         Status::unauthenticated("subscribing needs the current certificate, shown in the TLS handshake")
     })?;
     let (id, not_after) = (svid.id().clone(), svid.not_after());
-    may_listen(shared, &id, not_after)?;
+    may_subscribe(shared, &id, not_after)?;
     let taken = shared.subscribing.take(id.clone(), Instant::now());
     taken.map_err(|wait| errors::busy(&format!("too many subscriptions of {id}"), wait))?;
     let hello = timeout(shared.request_timeout, reports.message()).await;
@@ -65,21 +65,27 @@ pub(super) async fn open(
     };
     let hello = Hello::try_from(hello).map_err(|error| Status::invalid_argument(error.to_string()))?;
     // Time has passed.
-    may_listen(shared, &id, not_after)?;
-    let seat = shared.hub.enter(&id, &hello, OffsetDateTime::now_utc());
-    let seat = seat.map_err(|full| errors::busy(&full.to_string(), FULL_WAIT))?;
+    may_subscribe(shared, &id, not_after)?;
+    let subscription = shared.broadcaster.enter(&id, &hello, OffsetDateTime::now_utc());
+    let subscription = subscription.map_err(|full| errors::busy(&full.to_string(), FULL_WAIT))?;
     info!(%id, instance = %hello.instance, address = %caller.address, "subscribed");
     let (sender, updates) = mpsc::channel(1);
     let (ended, end) = oneshot::channel();
-    let sidecar =
-        Sidecar { shared: shared.clone(), id, not_after, hello, seat, listener: caller.listeners.enter() };
+    let sidecar = Sidecar {
+        shared: shared.clone(),
+        id,
+        not_after,
+        hello,
+        subscription,
+        active_stream: caller.active_streams.open(),
+    };
     shared.streams.spawn(sidecar.serve(reports, sender, ended));
     Ok(Updates { updates, end })
 }
 
 /// A certificate may be renewed for a while after its end, and do nothing else.
-fn may_listen(shared: &Shared, id: &SpiffeId, not_after: OffsetDateTime) -> Result<(), Status> {
-    match shared.hub.revocation_of(id) {
+fn may_subscribe(shared: &Shared, id: &SpiffeId, not_after: OffsetDateTime) -> Result<(), Status> {
+    match shared.broadcaster.revocation_of(id) {
         _ if OffsetDateTime::now_utc() > not_after => Err(expired(not_after)),
         Some(reason) => Err(revoked(id, &reason)),
         None => Ok(()),
@@ -100,8 +106,8 @@ struct Sidecar {
     id: SpiffeId,
     not_after: OffsetDateTime,
     hello: Hello,
-    seat: Seat,
-    listener: Listener,
+    subscription: Subscription,
+    active_stream: ActiveStream,
 }
 
 /// How a stream ends.
@@ -120,8 +126,8 @@ impl Sidecar {
         updates: mpsc::Sender<SidecarUpdate>,
         ended: oneshot::Sender<Status>,
     ) {
-        let end = self.talk(reports, &updates).await;
-        let Self { id, seat, hello, listener, .. } = self;
+        let end = self.run(reports, &updates).await;
+        let Self { id, subscription, hello, active_stream, .. } = self;
         let reason = match &end {
             End::Left => "left",
             End::Stopped => "the CA ends",
@@ -129,18 +135,18 @@ impl Sidecar {
         };
         info!(%id, instance = %hello.instance, reason, "subscription ended");
         match end {
-            End::Left => seat.leave(),
-            End::Stopped => drop(seat),
+            End::Left => subscription.close(),
+            End::Stopped => drop(subscription),
             End::Because(status) => {
-                drop(seat);
+                drop(subscription);
                 // A sidecar that is gone needs no reason.
                 let _gone = ended.send(status);
             }
         }
-        drop((updates, listener));
+        drop((updates, active_stream));
     }
 
-    async fn talk(
+    async fn run(
         &mut self,
         mut reports: Streaming<SidecarReport>,
         updates: &mpsc::Sender<SidecarUpdate>,
@@ -155,13 +161,13 @@ impl Sidecar {
                 () = stop.cancelled() => return End::Stopped,
                 () = &mut expiry => return End::Because(expired(not_after)),
                 // The senders live as long as `self`.
-                Ok(()) = self.seat.revoked.changed() => {
+                Ok(()) = self.subscription.revoked.changed() => {
                     revoked_is_news = true;
-                    if let Some(reason) = self.seat.revoked.borrow_and_update().get(&self.id) {
+                    if let Some(reason) = self.subscription.revoked.borrow_and_update().get(&self.id) {
                         return End::Because(revoked(&self.id, reason));
                     }
                 }
-                Ok(()) = self.seat.policy.changed() => policy_is_news = self.hello.own_policy_digest.is_none(),
+                Ok(()) = self.subscription.policy.changed() => policy_is_news = self.hello.own_policy_digest.is_none(),
                 permit = updates.reserve(), if policy_is_news || revoked_is_news => {
                     let Ok(permit) = permit else { return End::Because(Status::cancelled("the connection is gone")) };
                     let update = if std::mem::take(&mut revoked_is_news) {
@@ -175,7 +181,7 @@ impl Sidecar {
                     }
                 }
                 report = reports.message() => match report {
-                    Ok(Some(SidecarReport { report })) => if let Err(status) = self.hear(report) {
+                    Ok(Some(SidecarReport { report })) => if let Err(status) = self.on_report(report) {
                         return End::Because(status);
                     },
                     Ok(None) => return End::Left,
@@ -185,16 +191,16 @@ impl Sidecar {
         }
     }
 
-    fn hear(&self, report: Option<Report>) -> Result<(), Status> {
+    fn on_report(&self, report: Option<Report>) -> Result<(), Status> {
         match report {
             Some(Report::Acknowledgement(said)) => {
                 if !said.refused.is_empty() {
                     let (version, reason) = (said.version, said.refused.escape_debug().to_string());
                     warn!(id = %self.id, instance = %self.hello.instance, version, reason, "policy not taken");
                 }
-                self.seat.acknowledged(said, OffsetDateTime::now_utc());
+                self.subscription.acknowledged(said, OffsetDateTime::now_utc());
             }
-            Some(Report::Calls(calls)) => self.seat.reported(calls, OffsetDateTime::now_utc()),
+            Some(Report::Calls(calls)) => self.subscription.reported(calls, OffsetDateTime::now_utc()),
             Some(Report::Hello(_)) => return Err(Status::invalid_argument("a hello comes first, and once")),
             // A later version's report.
             None => {}
@@ -203,12 +209,14 @@ impl Sidecar {
     }
 
     fn revoked_list(&self) -> RevokedIdentities {
-        RevokedIdentities { ids: self.seat.revoked.borrow().keys().map(ToString::to_string).collect() }
+        RevokedIdentities {
+            ids: self.subscription.revoked.borrow().keys().map(ToString::to_string).collect(),
+        }
     }
 
     /// What of the policy in force concerns this sidecar; nothing where that cannot be sent.
     fn slice(&mut self) -> Option<PolicySlice> {
-        let Some(policy) = self.seat.policy.borrow_and_update().clone() else {
+        let Some(policy) = self.subscription.policy.borrow_and_update().clone() else {
             let trust_domain = self.shared.authority.trust_domain().to_string();
             return Some(PolicySlice { trust_domain, ..PolicySlice::default() });
         };
@@ -216,7 +224,7 @@ impl Sidecar {
             Ok(slice) => Some(PolicySlice::clone(&slice)),
             Err(error) => {
                 warn!(id = %self.id, version = policy.version, %error, "policy not sent");
-                self.seat.not_sent(policy.version, &error);
+                self.subscription.not_sent(policy.version, &error);
                 None
             }
         }

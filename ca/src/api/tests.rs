@@ -118,7 +118,7 @@ fn asked_by<T>(svid: &VerifiedSvid, message: T) -> Request<T> {
     request.extensions_mut().insert(Caller {
         address: (Ipv4Addr::LOCALHOST, 9).into(),
         svid,
-        listeners: Arc::default(),
+        active_streams: Arc::default(),
     });
     request
 }

@@ -8,12 +8,12 @@ mod graph;
 mod history;
 mod replay;
 mod rollback;
-mod settling;
 mod show;
 mod source;
 mod status;
 mod suggest;
 mod test;
+mod wait;
 
 use std::io::{BufReader, stdin};
 use std::path::Path;

@@ -12,7 +12,7 @@ use tracing::error;
 
 use crate::api::Shared;
 use crate::store::{StoreError, StoredPolicy};
-use crate::subscriptions::Published;
+use crate::subscriptions::PolicySnapshot;
 
 /// After the store failed, it is asked again after this.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -34,22 +34,22 @@ pub(super) async fn publish(shared: &Shared) -> Result<(), PublishError> {
     for entry in shared.store.revoked().await? {
         revoked.insert(SpiffeId::parse(&entry.id)?, entry.reason);
     }
-    shared.hub.set_revoked(Arc::new(revoked));
-    let told = shared.hub.policy().map(|policy| policy.version);
+    shared.broadcaster.set_revoked(Arc::new(revoked));
+    let told = shared.broadcaster.policy().map(|policy| policy.version);
     match shared.store.policy(None).await? {
         Some(stored) if told == Some(stored.version.number) => {}
-        Some(stored) => shared.hub.set_policy(Some(Arc::new(read(stored)?))),
-        None => shared.hub.set_policy(None),
+        Some(stored) => shared.broadcaster.set_policy(Some(Arc::new(read(stored)?))),
+        None => shared.broadcaster.set_policy(None),
     }
     Ok(())
 }
 
-fn read(StoredPolicy { version, text }: StoredPolicy) -> Result<Published, PublishError> {
+fn read(StoredPolicy { version, text }: StoredPolicy) -> Result<PolicySnapshot, PublishError> {
     let policy = Policy::parse(&version.file, &text).map_err(|problems| {
         let problem = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
         PublishError::Policy { version: version.number, problem }
     })?;
-    Ok(Published::new(version.number, policy, version.author, version.at))
+    Ok(PolicySnapshot::new(version.number, policy, version.author, version.at))
 }
 
 /// Tells each change until `stop`. Changes that come together are told as one.

@@ -55,7 +55,7 @@ pub enum Applied {
 /// Why a policy is not put in force.
 #[derive(Debug, Clone, Error)]
 pub enum ApplyError {
-    #[error("the version in force is {current}, not {expected}: somebody was faster")]
+    #[error("the version in force is {current}, not {expected}: version conflict")]
     Conflict { current: u64, expected: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -72,7 +72,7 @@ impl Store {
         let command = Command::ApplyPolicy { policy: Box::new(policy), expect_version };
         match self.send(command).await.map_err(super::store_error)? {
             Effect::Policy(result) => result,
-            Effect::Done | Effect::AsItWas => Err(ApplyError::Store(StoreError::Closed)),
+            Effect::Done | Effect::Unchanged => Err(ApplyError::Store(StoreError::Closed)),
         }
     }
 

@@ -70,7 +70,7 @@ pub(super) fn revoke(
 ) -> Result<Effect, CommitError> {
     let Revoked { id, reason, author, at } = revoked;
     if find(connection, id).map_err(sqlite)?.is_some() {
-        return Ok(Effect::AsItWas);
+        return Ok(Effect::Unchanged);
     }
     let count: i64 = connection
         .prepare_cached("SELECT count(*) FROM revoked")
@@ -96,7 +96,7 @@ pub(super) fn restore(
 ) -> Result<Effect, CommitError> {
     let restored = connection.execute("DELETE FROM revoked WHERE id = ?", [id]).map_err(sqlite)?;
     if restored == 0 {
-        return Ok(Effect::AsItWas);
+        return Ok(Effect::Unchanged);
     }
     chain.append(connection, at, "identity_restored", id, &format!("by {author}"))?;
     Ok(Effect::Done)

@@ -35,7 +35,7 @@ pub(super) enum Command {
 pub(super) enum Effect {
     Done,
     /// All was so already.
-    AsItWas,
+    Unchanged,
     Policy(Result<Applied, ApplyError>),
 }
 

@@ -105,9 +105,9 @@ async fn each_sidecar_that_lags_is_named_with_its_reason() {
     let status = ca.policy_status_where(|status| counts(status).0 == 1 && status["awaited"] == 1).await;
     let expected = [
         ("refusing", "refused", Some(1)),
-        ("crashing", "away", Some(1)),
-        ("own", "own_file", None),
-        ("silent", "awaited", Some(1)),
+        ("crashing", "disconnected", Some(1)),
+        ("own", "local_policy", None),
+        ("silent", "pending", Some(1)),
     ];
     let status = match notable(&status) == expected {
         true => status,
@@ -138,7 +138,7 @@ async fn what_a_sidecar_cannot_enforce_is_told_although_it_runs_the_policy() {
     let status =
         ca.policy_status_where(|status| counts(status) == (1, 1) && !notable(status).is_empty()).await;
 
-    assert_eq!((counts(&status), notable(&status)), ((1, 1), vec![("one", "runs_it", Some(1))]));
+    assert_eq!((counts(&status), notable(&status)), ((1, 1), vec![("one", "synced", Some(1))]));
     assert!(ca.told(&["policy", "status"]).contains("cannot enforce: rule on line 3"));
 }
 
@@ -181,7 +181,7 @@ async fn apply_and_rollback_wait_until_sidecars_have_answered_but_not_for_ever()
     let back = ["policy", "rollback", "1", "--author", "ann", "--wait", "200ms", "--format", "json"];
     let said: serde_json::Value = serde_json::from_str(&ca.told(&back)).unwrap();
     assert_eq!((&said["outcome"], counts(&said["status"])), (&json!("applied"), (0, 1)));
-    assert_eq!(notable(&said["status"]), [("good", "awaited", Some(2))]);
+    assert_eq!(notable(&said["status"]), [("good", "pending", Some(2))]);
 }
 
 #[tokio::test]

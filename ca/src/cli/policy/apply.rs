@@ -12,7 +12,7 @@ use tonic::Status;
 use super::super::admin::{Admin, Output};
 use super::super::author::Author;
 use super::super::{Format, cert, escaped, print};
-use super::settling::{self, Settling};
+use super::wait::{self, Wait};
 use super::{read, status};
 
 /// Put a policy in force: the CA judges it, stores it as a new version, and tells every connected sidecar its part.
@@ -46,11 +46,11 @@ pub(in crate::cli) struct Change {
     #[arg(long, value_name = "N")]
     pub(super) expect_version: Option<u64>,
     #[command(flatten)]
-    pub(super) settling: Settling,
+    pub(super) wait: Wait,
 }
 
 pub(super) fn run(Apply { file, change, admin, output }: Apply) -> anyhow::Result<ExitCode> {
-    let Change { comment, author, expect_version, settling } = change;
+    let Change { comment, author, expect_version, wait } = change;
     let request = ApplyPolicyRequest {
         text: read(&file)?,
         file: file.display().to_string(),
@@ -61,15 +61,15 @@ pub(super) fn run(Apply { file, change, admin, output }: Apply) -> anyhow::Resul
     Ok(admin.ask(
         async |client| {
             let answer = client.apply_policy(request).await?.into_inner();
-            let status = settling.follow(client, &answer).await?;
+            let status = wait.follow(client, &answer).await?;
             Ok::<_, Status>((answer, status))
         },
-        |(answer, status)| tell(answer, status.as_ref(), expect_version, output.format),
+        |(answer, status)| print_text(answer, status.as_ref(), expect_version, output.format),
     ))
 }
 
 /// Says what came of a change; where nothing did, that is an error.
-pub(super) fn tell(
+pub(super) fn print_text(
     ApplyPolicyResponse { outcome }: ApplyPolicyResponse,
     status: Option<&PolicyStatus>,
     expected: Option<u64>,
@@ -101,11 +101,11 @@ pub(super) fn tell(
         }
         (Outcome::Conflict(current), _) => {
             let expected = expected.map(|expected| expected.to_string()).unwrap_or_default();
-            bail!("version {current} is in force, not {expected}: somebody was faster; nothing has changed");
+            bail!("version {current} is in force, not {expected}: version conflict; nothing was changed");
         }
     }
     match (status, format) {
-        (Some(status), Format::Text) => Ok(settling::tell(status)?),
+        (Some(status), Format::Text) => Ok(wait::print_text(status)?),
         _ => Ok(()),
     }
 }

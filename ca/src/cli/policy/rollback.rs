@@ -6,7 +6,7 @@ use postern_proto::wire::v1::RollBackPolicyRequest;
 use tonic::Status;
 
 use super::super::admin::{Admin, Output};
-use super::apply::{Change, tell};
+use super::apply::{Change, print_text};
 
 /// Put the text of an older version in force again, as a new version: history only grows.
 ///
@@ -29,14 +29,14 @@ pub(in crate::cli) struct Rollback {
 }
 
 pub(super) fn run(Rollback { version, change, admin, output }: Rollback) -> ExitCode {
-    let Change { comment, author, expect_version, settling } = change;
+    let Change { comment, author, expect_version, wait } = change;
     let request = RollBackPolicyRequest { version, author: author.name(), comment, expect_version };
     admin.ask(
         async |client| {
             let answer = client.roll_back_policy(request).await?.into_inner();
-            let status = settling.follow(client, &answer).await?;
+            let status = wait.follow(client, &answer).await?;
             Ok::<_, Status>((answer, status))
         },
-        |(answer, status)| tell(answer, status.as_ref(), expect_version, output.format),
+        |(answer, status)| print_text(answer, status.as_ref(), expect_version, output.format),
     )
 }

@@ -33,7 +33,7 @@ pub(super) fn run(Status { admin, output }: Status) -> ExitCode {
         |status| {
             everywhere.set(status.policy.is_some() && status.running == status.sidecars);
             match output.format {
-                Format::Text => tell(&status)?,
+                Format::Text => print_text(&status)?,
                 Format::Json => print(&as_json(&status).to_string())?,
             }
             Ok(())
@@ -43,7 +43,7 @@ pub(super) fn run(Status { admin, output }: Status) -> ExitCode {
 }
 
 /// The state of all sidecars, for people.
-fn tell(status: &PolicyStatus) -> std::io::Result<()> {
+fn print_text(status: &PolicyStatus) -> std::io::Result<()> {
     let PolicyStatus { policy, sidecars, running, .. } = status;
     match policy {
         Some(policy) => {
@@ -58,14 +58,14 @@ fn tell(status: &PolicyStatus) -> std::io::Result<()> {
             print(&format!("sidecars  {sidecars}"))?;
         }
     }
-    tell_notable(status)
+    print_notable(status)
 }
 
 /// Those that lag, or cannot enforce all.
-pub(super) fn tell_notable(PolicyStatus { notable, more, .. }: &PolicyStatus) -> std::io::Result<()> {
+pub(super) fn print_notable(PolicyStatus { notable, more, .. }: &PolicyStatus) -> std::io::Result<()> {
     if !notable.is_empty() {
         print(&format!(
-            "\n{:<40}  {:<12}  {:<7}  {:<9}  {:<20}  WHY",
+            "\n{:<40}  {:<12}  {:<7}  {:<12}  {:<20}  WHY",
             "SPIFFE ID", "INSTANCE", "VERSION", "STATE", "SINCE"
         ))?;
     }
@@ -81,7 +81,7 @@ fn tell_sidecar(sidecar: &SidecarStatus) -> std::io::Result<()> {
     let instance: String = escaped(instance).chars().take(12).collect();
     let version = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
     let (state, since) = (state(sidecar), cert::time(*since));
-    let start = format!("{spiffe_id:<40}  {instance:<12}  {version:<7}  {state:<9}  {since:<20}");
+    let start = format!("{spiffe_id:<40}  {instance:<12}  {version:<7}  {state:<12}  {since:<20}");
     if sidecar.lag() != Lag::None {
         print(&format!("{start}  {}", escaped(reason)))?;
     }
@@ -90,11 +90,11 @@ fn tell_sidecar(sidecar: &SidecarStatus) -> std::io::Result<()> {
 
 fn state(sidecar: &SidecarStatus) -> &'static str {
     match sidecar.lag() {
-        Lag::None => "runs it",
-        Lag::Awaited => "awaited",
-        Lag::Away => "away",
+        Lag::None => "synced",
+        Lag::Awaited => "pending",
+        Lag::Away => "disconnected",
         Lag::Refused => "refused",
-        Lag::OwnFile => "own file",
+        Lag::OwnFile => "local policy",
         Lag::Unspecified => "unknown",
     }
 }

@@ -1,31 +1,27 @@
 //! Whether a sidecar runs the policy in force, and why not.
 
-use super::{Presence, Published, Sidecar};
+use super::{PolicySnapshot, Presence, Sidecar};
 
 /// Why a sidecar does not run the policy in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lag {
+pub enum SyncState {
     /// It has not answered yet.
-    Awaited,
-    Away,
+    Pending,
+    /// It is not connected.
+    Disconnected,
     /// It did not take a version, or could not be sent it.
-    Refused {
-        version: u64,
-        reason: String,
-    },
+    Refused { version: u64, reason: String },
     /// It has a policy file of its own, which is another.
-    OwnFile {
-        digest: String,
-    },
+    LocalPolicy { digest: String },
 }
 
-impl Lag {
+impl SyncState {
     /// None where the sidecar runs `policy`, as far as it has said. Without a stored policy, version 0 is in force.
-    pub fn of(sidecar: &Sidecar, policy: Option<&Published>) -> Option<Self> {
+    pub fn of(sidecar: &Sidecar, policy: Option<&PolicySnapshot>) -> Option<Self> {
         let version = policy.map_or(0, |policy| policy.version);
         if let Some(digest) = &sidecar.own_policy_digest {
             let same = policy.is_some_and(|policy| policy.policy.digest() == digest);
-            return (!same).then(|| Self::OwnFile { digest: digest.clone() });
+            return (!same).then(|| Self::LocalPolicy { digest: digest.clone() });
         }
         let refused = sidecar.refused.as_ref().filter(|(refused, _)| *refused == version);
         match (&sidecar.presence, refused, sidecar.running) {
@@ -33,8 +29,8 @@ impl Lag {
                 Some(Self::Refused { version: *version, reason: reason.clone() })
             }
             (_, None, Some((running, _))) if running == version => None,
-            (Presence::Connected { .. }, ..) => Some(Self::Awaited),
-            (Presence::Away { .. }, ..) => Some(Self::Away),
+            (Presence::Connected { .. }, ..) => Some(Self::Pending),
+            (Presence::Away { .. }, ..) => Some(Self::Disconnected),
         }
     }
 }
@@ -63,26 +59,32 @@ mod tests {
     fn each_reason_is_told_and_who_runs_it_has_none() {
         let policy = Policy::parse("p.toml", "trust_domain = \"shop.example\"\n").unwrap();
         let digest = policy.digest().to_owned();
-        let policy = Published::new(3, policy, String::new(), 0);
-        let lag = |sidecar: Sidecar| Lag::of(&sidecar, Some(&policy));
+        let policy = PolicySnapshot::new(3, policy, String::new(), 0);
+        let state = |sidecar: Sidecar| SyncState::of(&sidecar, Some(&policy));
         let away = Presence::Away { since: NOW };
         let older = Some((2, NOW));
-        assert_eq!(lag(sidecar()), None);
-        assert_eq!(lag(Sidecar { presence: away, ..sidecar() }), None);
-        assert_eq!(lag(Sidecar { running: older, ..sidecar() }), Some(Lag::Awaited));
-        assert_eq!(lag(Sidecar { running: older, presence: away, ..sidecar() }), Some(Lag::Away));
+        assert_eq!(state(sidecar()), None);
+        assert_eq!(state(Sidecar { presence: away, ..sidecar() }), None);
+        assert_eq!(state(Sidecar { running: older, ..sidecar() }), Some(SyncState::Pending));
+        assert_eq!(
+            state(Sidecar { running: older, presence: away, ..sidecar() }),
+            Some(SyncState::Disconnected)
+        );
         let refused = |version| Some((version, "no".to_owned()));
         let reason = "no".to_owned();
         assert_eq!(
-            lag(Sidecar { running: older, refused: refused(3), ..sidecar() }),
-            Some(Lag::Refused { version: 3, reason })
+            state(Sidecar { running: older, refused: refused(3), ..sidecar() }),
+            Some(SyncState::Refused { version: 3, reason })
         );
-        assert_eq!(lag(Sidecar { running: older, refused: refused(2), ..sidecar() }), Some(Lag::Awaited));
-        assert_eq!(lag(Sidecar { own_policy_digest: Some(digest), running: None, ..sidecar() }), None);
+        assert_eq!(
+            state(Sidecar { running: older, refused: refused(2), ..sidecar() }),
+            Some(SyncState::Pending)
+        );
+        assert_eq!(state(Sidecar { own_policy_digest: Some(digest), running: None, ..sidecar() }), None);
         let digest = "none".to_owned();
         let own = Sidecar { own_policy_digest: Some(digest.clone()), ..sidecar() };
-        assert_eq!(lag(own), Some(Lag::OwnFile { digest }));
-        assert_eq!(Lag::of(&sidecar(), None), Some(Lag::Awaited));
-        assert_eq!(Lag::of(&Sidecar { running: Some((0, NOW)), ..sidecar() }, None), None);
+        assert_eq!(state(own), Some(SyncState::LocalPolicy { digest }));
+        assert_eq!(SyncState::of(&sidecar(), None), Some(SyncState::Pending));
+        assert_eq!(SyncState::of(&Sidecar { running: Some((0, NOW)), ..sidecar() }, None), None);
     }
 }

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the subscriptions of one connection.
 #[derive(Debug, Default)]
-pub struct Listeners(AtomicUsize);
+pub struct ActiveStreams(AtomicUsize);
 
 /// One subscription, counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Listener(Arc<Listeners>);
+pub(super) struct ActiveStream(Arc<ActiveStreams>);
 
-impl Listeners {
-    pub(super) fn enter(self: &Arc<Self>) -> Listener {
+impl ActiveStreams {
+    pub(super) fn open(self: &Arc<Self>) -> ActiveStream {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Listener(self.clone())
+        ActiveStream(self.clone())
     }
 
     /// Whether there is one now.
@@ -23,7 +23,7 @@ impl Listeners {
     }
 }
 
-impl Drop for Listener {
+impl Drop for ActiveStream {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! After a change: waiting until the sidecars have answered, for a while.
+//! Waiting, after a change, until the sidecars have acknowledged it.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How long a change is followed.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(in crate::cli) struct Settling {
+pub(in crate::cli) struct Wait {
     /// How long to wait until all connected sidecars have answered; 0s waits for none.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     wait: Duration,
 }
 
-impl Settling {
+impl Wait {
     /// What the sidecars say of a version that is in force; nothing where none is, or nobody shall be waited for.
     pub(super) async fn follow(
         self,
@@ -50,12 +50,12 @@ impl Settling {
 }
 
 /// Says how far a change has come.
-pub(super) fn tell(status: &PolicyStatus) -> std::io::Result<()> {
+pub(super) fn print_text(status: &PolicyStatus) -> std::io::Result<()> {
     match status.sidecars {
         0 => print("no sidecar is connected"),
         sidecars => {
             print(&format!("{} of {sidecars} sidecars run it", status.running))?;
-            status::tell_notable(status)
+            status::print_notable(status)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The workloads' door: TLS 1.3, a certificate where there is one, and bounds on all that is under way.
+//! Accepts the connections of workloads: TLS 1.3, a certificate where there is one, and bounds on all that is under way.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,7 +15,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
@@ -37,9 +36,9 @@ struct Ages {
     grace: Duration,
 }
 
-/// Lets workloads in.
+/// Accepts workloads within the limits.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct TlsAcceptor {
     authority: Arc<Authority>,
     own: Arc<ArcSwap<TlsIdentity>>,
     handshakes: Arc<HandshakeLimiter>,
@@ -49,7 +48,7 @@ pub(super) struct Door {
     renew_after_expiry: Duration,
 }
 
-impl Door {
+impl TlsAcceptor {
     pub(super) fn new(config: &Config, authority: Arc<Authority>, own: Arc<ArcSwap<TlsIdentity>>) -> Self {
         Self {
             authority,
@@ -72,7 +71,7 @@ impl Door {
         established: mpsc::Sender<std::io::Result<Connection>>,
         stop: CancellationToken,
     ) {
-        let door = Arc::new(self);
+        let acceptor = Arc::new(self);
         let mut handshakes = JoinSet::new();
         loop {
             tokio::select! {
@@ -82,9 +81,9 @@ impl Door {
                 },
                 // A caller by IPv4 has an IPv4 address also where the listener is an IPv6 one.
                 accepted = listener.accept() => match accepted.map(canonical) {
-                    Ok((stream, address)) => match door.connections.clone().try_acquire_owned() {
+                    Ok((stream, address)) => match acceptor.connections.clone().try_acquire_owned() {
                         Ok(permit) => {
-                            handshakes.spawn(door.clone().shake_hands(stream, address, permit, established.clone()));
+                            handshakes.spawn(acceptor.clone().handshake(stream, address, permit, established.clone()));
                         }
                         Err(_) => warn!(%address, reason = "connections_max", "refused"),
                     },
@@ -97,7 +96,7 @@ impl Door {
         }
     }
 
-    async fn shake_hands(
+    async fn handshake(
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
@@ -106,7 +105,7 @@ impl Door {
     ) {
         let permit = self.handshakes.acquire(HandshakeStage::Handshaking);
         let refused = tokio::select! {
-            result = self.try_shake_hands(stream, address) => match result {
+            result = self.try_handshake(stream, address) => match result {
                 Ok((tls, caller)) => {
                     drop(permit);
                     // The server is gone only when everything ends.
@@ -127,7 +126,7 @@ impl Door {
         }
     }
 
-    async fn try_shake_hands(
+    async fn try_handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,
@@ -143,9 +142,9 @@ impl Door {
         let judge = Arc::new(judge);
         let config =
             server_config(&self.own.load(), judge.clone(), &[b"h2"]).map_err(|error| failed(&error))?;
-        match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+        match tokio_rustls::TlsAcceptor::from(config).accept(stream).into_fallible().await {
             Ok(tls) => {
-                Ok((tls, Caller { address, svid: judge.admitted().cloned(), listeners: Arc::default() }))
+                Ok((tls, Caller { address, svid: judge.admitted().cloned(), active_streams: Arc::default() }))
             }
             Err((error, stream)) => {
                 let mut refused = failed(&error);
@@ -194,7 +193,7 @@ impl Connection {
     /// A subscription lives as long as a certificate; all else must be over by now.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
         while self.cut.as_mut().poll(cx).is_ready() {
-            if !self.caller.listeners.any() {
+            if !self.caller.active_streams.any() {
                 return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the connection is too old"));
             }
             let later = Instant::now() + self.grace;

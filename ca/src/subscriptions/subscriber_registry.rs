@@ -21,7 +21,7 @@ const UNENFORCEABLE_MAX: usize = 4;
 
 /// How many sidecars may be connected, and so many more be listed as away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RollLimits {
+pub struct SubscriberLimits {
     pub sidecars_max: usize,
     /// Of one identity.
     pub identity_max: usize,
@@ -29,8 +29,8 @@ pub struct RollLimits {
 
 /// Who is there.
 #[derive(Debug)]
-pub(super) struct Roll {
-    limits: RollLimits,
+pub(super) struct SubscriberRegistry {
+    limits: SubscriberLimits,
     /// By identity, then by instance.
     sidecars: BTreeMap<SpiffeId, BTreeMap<Arc<str>, Sidecar>>,
     connected: usize,
@@ -62,15 +62,15 @@ pub enum Presence {
     Away { since: OffsetDateTime },
 }
 
-/// One stream's place; a sidecar's newer stream takes it over.
+/// Which stream is meant; a sidecar's newer stream replaces its older one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct StreamKey {
     pub(super) id: SpiffeId,
     pub(super) instance: Arc<str>,
     pub(super) stream: u64,
 }
 
-/// Why there is no place for a sidecar.
+/// Why a sidecar cannot subscribe.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Full {
     #[error("{limit} sidecars are subscribed already")]
@@ -79,13 +79,18 @@ pub enum Full {
     OfIdentity { id: SpiffeId, limit: usize },
 }
 
-impl Roll {
-    pub(super) fn new(limits: RollLimits) -> Self {
+impl SubscriberRegistry {
+    pub(super) fn new(limits: SubscriberLimits) -> Self {
         Self { limits, sidecars: BTreeMap::new(), connected: 0, listed: 0, open: BTreeMap::new(), opened: 0 }
     }
 
-    /// Gives a place to a stream. One of a sidecar that is there already takes that one's place.
-    pub(super) fn enter(&mut self, id: &SpiffeId, hello: &Hello, now: OffsetDateTime) -> Result<Place, Full> {
+    /// Registers a stream. It replaces an older one of the same sidecar.
+    pub(super) fn enter(
+        &mut self,
+        id: &SpiffeId,
+        hello: &Hello,
+        now: OffsetDateTime,
+    ) -> Result<StreamKey, Full> {
         let open = self.open.get(id).copied().unwrap_or_default();
         if open >= self.limits.identity_max.saturating_mul(STREAMS_OF_ONE) {
             return Err(Full::OfIdentity { id: id.clone(), limit: self.limits.identity_max });
@@ -97,8 +102,8 @@ impl Roll {
         }
         self.open.insert(id.clone(), open + 1);
         self.opened += 1;
-        let place = Place { id: id.clone(), instance: hello.instance.clone(), stream: self.opened };
-        let presence = Presence::Connected { stream: place.stream, since: now };
+        let stream_key = StreamKey { id: id.clone(), instance: hello.instance.clone(), stream: self.opened };
+        let presence = Presence::Connected { stream: stream_key.stream, since: now };
         let instances = self.sidecars.entry(id.clone()).or_default();
         let sidecar = instances.entry(hello.instance.clone()).or_insert_with(|| {
             self.listed += 1;
@@ -106,12 +111,12 @@ impl Roll {
         });
         (sidecar.presence, sidecar.program) = (presence, hello.version.clone());
         sidecar.own_policy_digest.clone_from(&hello.own_policy_digest);
-        Ok(place)
+        Ok(stream_key)
     }
 
     /// The places are for those that are there: the oldest of those away gives way.
     fn make_room(&mut self, id: &SpiffeId, is_listed: bool, now: OffsetDateTime) -> Result<(), Full> {
-        let RollLimits { sidecars_max, identity_max } = self.limits;
+        let SubscriberLimits { sidecars_max, identity_max } = self.limits;
         let own = self.sidecars.get(id).into_iter().flat_map(BTreeMap::values);
         let (own_listed, own_connected) = own.fold((0, 0), |(listed, connected), sidecar| {
             (listed + 1, connected + usize::from(sidecar.is_connected()))
@@ -159,31 +164,36 @@ impl Roll {
         });
     }
 
-    /// A stream ended; its sidecar is away, unless a newer stream has its place or it took leave.
-    pub(super) fn ended(&mut self, place: &Place, now: OffsetDateTime) {
-        if let Some(sidecar) = self.at(place) {
+    /// A stream ended; its sidecar is away, unless a newer stream replaced it or it was closed.
+    pub(super) fn ended(&mut self, stream_key: &StreamKey, now: OffsetDateTime) {
+        if let Some(sidecar) = self.at(stream_key) {
             sidecar.presence = Presence::Away { since: now };
             self.connected -= 1;
         }
-        if let Some(open) = self.open.get_mut(&place.id) {
+        if let Some(open) = self.open.get_mut(&stream_key.id) {
             *open -= 1;
             if *open == 0 {
-                self.open.remove(&place.id);
+                self.open.remove(&stream_key.id);
             }
         }
     }
 
     /// A sidecar takes leave, so nobody waits for it to come back.
-    pub(super) fn left(&mut self, place: &Place) {
-        if self.at(place).is_some() {
+    pub(super) fn closed(&mut self, stream_key: &StreamKey) {
+        if self.at(stream_key).is_some() {
             self.connected -= 1;
-            self.forget(&place.id, &place.instance);
+            self.forget(&stream_key.id, &stream_key.instance);
         }
     }
 
     /// Notes what a sidecar says of a version.
-    pub(super) fn acknowledged(&mut self, place: &Place, said: PolicyAcknowledgement, now: OffsetDateTime) {
-        let Some(sidecar) = self.at(place) else { return };
+    pub(super) fn acknowledged(
+        &mut self,
+        stream_key: &StreamKey,
+        said: PolicyAcknowledgement,
+        now: OffsetDateTime,
+    ) {
+        let Some(sidecar) = self.at(stream_key) else { return };
         let PolicyAcknowledgement { version, refused, unenforceable } = said;
         if !refused.is_empty() {
             sidecar.refused = Some((version, cut(&refused)));
@@ -201,8 +211,8 @@ impl Roll {
     }
 
     /// Notes that a version could not even be sent.
-    pub(super) fn not_sent(&mut self, place: &Place, version: u64, why: String) {
-        if let Some(sidecar) = self.at(place) {
+    pub(super) fn not_sent(&mut self, stream_key: &StreamKey, version: u64, why: String) {
+        if let Some(sidecar) = self.at(stream_key) {
             sidecar.refused = Some((version, why));
         }
     }
@@ -213,11 +223,11 @@ impl Roll {
         })
     }
 
-    /// The sidecar at a place, as long as it is this stream's.
-    fn at(&mut self, place: &Place) -> Option<&mut Sidecar> {
-        let sidecar = self.sidecars.get_mut(&place.id)?.get_mut(&place.instance)?;
+    /// The sidecar of a stream, unless a newer stream replaced it.
+    fn at(&mut self, stream_key: &StreamKey) -> Option<&mut Sidecar> {
+        let sidecar = self.sidecars.get_mut(&stream_key.id)?.get_mut(&stream_key.instance)?;
         let Presence::Connected { stream, .. } = sidecar.presence else { return None };
-        (stream == place.stream).then_some(sidecar)
+        (stream == stream_key.stream).then_some(sidecar)
     }
 
     fn forget(&mut self, id: &SpiffeId, instance: &str) {

@@ -15,7 +15,7 @@ const SLICES_MAX: usize = 20_000;
 
 /// A stored version of the policy.
 #[derive(Debug)]
-pub struct Published {
+pub struct PolicySnapshot {
     pub version: u64,
     pub policy: Policy,
     pub author: String,
@@ -34,7 +34,7 @@ pub struct SliceTooLarge {
     pub bytes: usize,
 }
 
-impl Published {
+impl PolicySnapshot {
     pub fn new(version: u64, policy: Policy, author: String, applied_at: i64) -> Self {
         Self { version, policy, author, applied_at, slices: Mutex::default() }
     }
@@ -67,8 +67,8 @@ impl Published {
 mod tests {
     use super::*;
 
-    fn published(text: &str) -> Published {
-        Published::new(3, Policy::parse("policy.toml", text).unwrap(), "ann".to_owned(), 0)
+    fn snapshot(text: &str) -> PolicySnapshot {
+        PolicySnapshot::new(3, Policy::parse("policy.toml", text).unwrap(), "ann".to_owned(), 0)
     }
 
     fn id(text: &str) -> SpiffeId {
@@ -77,22 +77,22 @@ mod tests {
 
     #[test]
     fn a_slice_is_made_once_for_all_who_ask_the_same() {
-        let published = published("trust_domain = \"shop.example\"\n[service.orders]\n[service.payments]\n");
+        let snapshot = snapshot("trust_domain = \"shop.example\"\n[service.orders]\n[service.payments]\n");
         let (orders, wanted) = (id("spiffe://shop.example/orders"), Arc::from(["payments".to_owned()]));
-        let first = published.slice(&orders, &wanted).unwrap();
-        assert!(Arc::ptr_eq(&first, &published.slice(&orders, &wanted).unwrap()));
-        assert!(!Arc::ptr_eq(&first, &published.slice(&orders, &Arc::from([])).unwrap()));
+        let first = snapshot.slice(&orders, &wanted).unwrap();
+        assert!(Arc::ptr_eq(&first, &snapshot.slice(&orders, &wanted).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &snapshot.slice(&orders, &Arc::from([])).unwrap()));
         assert_eq!((first.version, first.names.len()), (3, 1));
     }
 
     #[test]
     fn the_slices_that_are_kept_are_bounded() {
-        let published = published("trust_domain = \"shop.example\"\n[service.orders]\n");
+        let snapshot = snapshot("trust_domain = \"shop.example\"\n[service.orders]\n");
         let orders = id("spiffe://shop.example/orders");
         for number in 0..=SLICES_MAX {
-            published.slice(&orders, &Arc::from([number.to_string()])).unwrap();
+            snapshot.slice(&orders, &Arc::from([number.to_string()])).unwrap();
         }
-        assert_eq!(published.lock().len(), 1);
+        assert_eq!(snapshot.lock().len(), 1);
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
                 "[[service.orders.allow]]\nfrom = [\"x\"]\ncalls = [\"GET /{number}\"]\n"
             ));
         }
-        let too_large = published(&text).slice(&id("spiffe://shop.example/orders"), &Arc::from([]));
+        let too_large = snapshot(&text).slice(&id("spiffe://shop.example/orders"), &Arc::from([]));
         assert!(too_large.unwrap_err().to_string().contains("16777216"));
     }
 }
