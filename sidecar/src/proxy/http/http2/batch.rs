@@ -1,5 +1,4 @@
-//! Batches what h2 writes in one poll of a connection: it flushes behind every DATA frame, and each write of TLS is a record
-//! and a system call of its own.
+//! Batches what h2 writes: it flushes behind every DATA frame, and each write of TLS is a record and a system call of its own.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,31 +13,42 @@ const BATCH_BYTES_MAX: usize = 16 * 1024;
 /// The capacity that a batch keeps while nothing waits in it.
 const CAPACITY_KEPT_BYTES_MAX: usize = 4 * 1024;
 
-/// Says when a batch is to be written: at the end of each poll of the connection.
-#[derive(Debug, Clone, Default)]
-pub(super) struct BatchControl(Arc<BatchState>);
+/// Says when a batch is written: once the tasks that were ready with it have had their turn, as they may add to it.
+#[derive(Debug, Default)]
+pub(super) struct BatchControl {
+    state: Arc<BatchState>,
+    /// The others have their turn.
+    has_yielded: bool,
+}
 
 #[derive(Debug, Default)]
 struct BatchState {
-    /// A poll of the connection is under way: flushes wait for its end.
+    /// Flushes wait.
     is_open: AtomicBool,
     has_bytes: AtomicBool,
 }
 
 impl BatchControl {
-    /// Polls the connection, and once more if that has left something to be flushed.
+    /// Polls the connection. Whoever polls drops it once it is ready.
     pub(super) fn poll<T>(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.0.is_open.store(true, Ordering::Relaxed);
+        self.state.is_open.store(true, Ordering::Relaxed);
         let polled = connection(cx);
-        self.0.is_open.store(false, Ordering::Relaxed);
-        match polled {
-            Poll::Pending if self.0.has_bytes.load(Ordering::Relaxed) => connection(cx),
-            polled => polled,
+        self.state.is_open.store(false, Ordering::Relaxed);
+        if polled.is_ready() || !self.state.has_bytes.load(Ordering::Relaxed) {
+            return polled;
         }
+        if !self.has_yielded {
+            self.has_yielded = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.has_yielded = false;
+        // With nothing more to send, h2 flushes.
+        connection(cx)
     }
 }
 
@@ -49,13 +59,13 @@ pub(super) struct BatchedWrites<S> {
     bytes: Vec<u8>,
     /// How many of them are written.
     written: usize,
-    control: BatchControl,
+    state: Arc<BatchState>,
 }
 
 impl<S> BatchedWrites<S> {
     pub(super) fn new(stream: S) -> (Self, BatchControl) {
         let control = BatchControl::default();
-        (Self { stream, bytes: Vec::new(), written: 0, control: control.clone() }, control)
+        (Self { stream, bytes: Vec::new(), written: 0, state: control.state.clone() }, control)
     }
 
     fn room(&self) -> usize {
@@ -75,7 +85,7 @@ impl<S: AsyncWrite + Unpin> BatchedWrites<S> {
         self.bytes.clear();
         self.bytes.shrink_to(CAPACITY_KEPT_BYTES_MAX);
         self.written = 0;
-        self.control.0.has_bytes.store(false, Ordering::Relaxed);
+        self.state.has_bytes.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -108,7 +118,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedWrites<S> {
             let taken = slice.get(..slice.len().min(self.room())).unwrap_or_default();
             self.bytes.extend_from_slice(taken);
         }
-        self.control.0.has_bytes.store(!self.bytes.is_empty(), Ordering::Relaxed);
+        self.state.has_bytes.store(!self.bytes.is_empty(), Ordering::Relaxed);
         Poll::Ready(Ok(self.bytes.len() - before))
     }
 
@@ -117,7 +127,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedWrites<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.control.0.is_open.load(Ordering::Relaxed) && self.room() > 0 {
+        if self.state.is_open.load(Ordering::Relaxed) && self.room() > 0 {
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_batch(cx))?;
@@ -132,7 +142,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedWrites<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
 
     use super::*;
 
@@ -169,30 +180,38 @@ mod tests {
         }
     }
 
+    /// Counts how often it is woken.
+    #[derive(Debug, Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[test]
-    fn the_flushes_of_one_poll_are_one_write() {
-        let (mut stream, control) = BatchedWrites::new(Writes::default());
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut polls = 0;
-        let polled: Poll<()> = control.poll(&mut cx, |cx| {
-            polls += 1;
-            if polls == 1 {
-                write(&mut stream, cx, b"one");
-                write(&mut stream, cx, b"two");
-                assert!(stream.stream.0.is_empty());
-            } else {
+    fn what_is_flushed_before_others_had_their_turn_and_in_it_is_one_write() {
+        let (mut stream, mut control) = BatchedWrites::new(Writes::default());
+        let wakes = Arc::<Wakes>::default();
+        let waker = Waker::from(wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut said = vec![&b"two"[..], b"one"];
+        for woken in [1, 1, 1] {
+            let polled: Poll<()> = control.poll(&mut cx, |cx| {
+                said.pop().into_iter().for_each(|bytes| write(&mut stream, cx, bytes));
                 assert!(Pin::new(&mut stream).poll_flush(cx).is_ready());
-            }
-            Poll::Pending
-        });
-        assert!(polled.is_pending());
-        assert_eq!((polls, &*stream.stream.0), (2, &[b"onetwo".to_vec()][..]));
-        assert!(control.poll(&mut cx, |_| -> Poll<()> { Poll::Pending }).is_pending(), "nothing is left");
+                Poll::Pending
+            });
+            assert!(polled.is_pending());
+            assert_eq!(wakes.0.load(Ordering::Relaxed), woken, "nobody is woken for nothing");
+        }
+        assert_eq!(stream.stream.0, [b"onetwo"]);
     }
 
     #[test]
     fn a_batch_is_bounded_and_loses_nothing_in_its_order() {
-        let (mut stream, control) = BatchedWrites::new(Writes::default());
+        let (mut stream, mut control) = BatchedWrites::new(Writes::default());
         let mut cx = Context::from_waker(Waker::noop());
         let sent: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
         let polled: Poll<()> = control.poll(&mut cx, |cx| {

@@ -80,7 +80,7 @@ pub(in crate::proxy::http) async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (stream, batch) = BatchedWrites::new(stream);
+    let (stream, mut batch) = BatchedWrites::new(stream);
     let (send, mut connection) = builder.handshake(stream).await?;
     let mut liveness = Liveness::new(pings, pings.and_then(|_| connection.ping_pong()));
     let open = Arc::<AtomicUsize>::default();

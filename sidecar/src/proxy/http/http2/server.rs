@@ -82,7 +82,8 @@ where
 
     fn poll_serving(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
-            match &mut self.state {
+            let Self { state, batch, .. } = self;
+            match state {
                 State::Handshaking(handshake) => {
                     let mut connection = ready!(Pin::new(handshake).poll(cx))?;
                     if self.finishing {
@@ -98,7 +99,7 @@ where
                         debug!("a connection did not answer a PING");
                         return Poll::Ready(Ok(()));
                     }
-                    let Some(accepted) = ready!(self.batch.poll(cx, |cx| connection.poll_accept(cx))) else {
+                    let Some(accepted) = ready!(batch.poll(cx, |cx| connection.poll_accept(cx))) else {
                         return Poll::Ready(Ok(()));
                     };
                     let (request, respond) = accepted?;
