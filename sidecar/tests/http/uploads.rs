@@ -2,6 +2,7 @@
 //! that nobody wants any more.
 
 use std::future::poll_fn;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::ext::Protocol;
@@ -91,7 +92,12 @@ impl Stalled {
     async fn new(answers: Answers) -> Self {
         let (tell, saw) = mpsc::channel(4);
         let app = stalling(answers, tell).await;
-        let live = Live::with_payments(app, |payments| payments.app_http = AppHttp::Http2).await;
+        let live = Live::with_payments(app, |payments| {
+            payments.app_http = AppHttp::Http2;
+            // The shortest that a configuration may name.
+            payments.limits.half_closed_timeout = Duration::from_secs(1);
+        })
+        .await;
         Self { live, saw }
     }
 

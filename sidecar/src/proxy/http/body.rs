@@ -29,10 +29,6 @@ use crate::observability::access_log::{EndedBy, EndedWith};
 /// Whether there is a body at all is awaited so long, before a request goes on that says neither.
 const FIRST_BYTES_AWAITED: Duration = Duration::from_millis(100);
 
-/// After a whole answer a request's body may wait so long for room: a server may answer before it has read everything
-/// (RFC 9113 §8.1), and need not say that it reads no more.
-const ROOM_AWAITED_AFTER_ANSWER: Duration = Duration::from_secs(1);
-
 /// Why a body ended early.
 #[derive(Debug, Error)]
 pub(super) enum BodyError {
@@ -289,7 +285,9 @@ impl Outgoing for RequestBody {
         if !self.call.is_answer_over() {
             return Poll::Pending;
         }
-        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(ROOM_AWAITED_AFTER_ANSWER)));
+        // A server may answer before it has read everything (RFC 9113 §8.1), and need not say that it reads no more.
+        let Some(limit) = self.call.half_closed_timeout() else { return Poll::Pending };
+        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(waits.as_mut().poll(cx));
         Poll::Ready(BodyError::Broken(GivenUp.into()))
     }

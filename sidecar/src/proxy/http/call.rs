@@ -381,6 +381,11 @@ impl OpenCall {
         }
     }
 
+    /// How long its body may wait for room once its answer is over.
+    pub(super) fn half_closed_timeout(&self) -> Option<Duration> {
+        Some(self.calls.recorder.get()?.proxy.control.config.limits.half_closed_timeout)
+    }
+
     pub(super) fn is_answer_over(&self) -> bool {
         self.answer_over.load(Ordering::Acquire)
     }
