@@ -17,7 +17,7 @@ struct Crate {
     forbidden: &'static [&'static str],
 }
 
-const CRATES: [Crate; 4] = [
+const CRATES: [Crate; 5] = [
     Crate {
         folder: "proto",
         depth: 2,
@@ -84,6 +84,37 @@ const CRATES: [Crate; 4] = [
             ("subscriptions", &[]),
         ],
         forbidden: &["postern-sidecar"],
+    },
+    Crate {
+        folder: "sidecar",
+        depth: 2,
+        arrows: &[
+            ("cli", &["admin", "clock", "config", "error_text", "identity", "lifecycle", "observability"]),
+            (
+                "lifecycle",
+                &[
+                    "admin",
+                    "clock",
+                    "config",
+                    "control",
+                    "error_text",
+                    "identity",
+                    "network",
+                    "observability",
+                    "proxy",
+                ],
+            ),
+            ("admin", &["config", "control", "identity", "observability", "proxy"]),
+            ("proxy", &["clock", "config", "control", "error_text", "identity", "network", "observability"]),
+            ("control", &["clock", "config", "error_text", "identity", "network", "observability"]),
+            ("identity", &["clock", "config", "error_text", "network"]),
+            ("network", &["config", "error_text", "observability"]),
+            ("observability", &["clock", "config"]),
+            ("config", &["error_text"]),
+            ("clock", &[]),
+            ("error_text", &[]),
+        ],
+        forbidden: &["postern-policy-analysis", "postern-ca"],
     },
 ];
 

@@ -20,7 +20,7 @@ use crate::config::{Config, HostPort, IdentitySource, ProxyProtocol};
 use crate::identity::IdentityStatus;
 use crate::observability::Direction;
 use crate::observability::metrics::CountedElsewhere;
-use crate::proxy::listener::Until;
+use crate::proxy::listener::ShutdownTokens;
 use crate::proxy::state::ProxyState;
 
 pub use serve::{CONNECTION_LIFE_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT};
@@ -58,7 +58,7 @@ impl std::fmt::Debug for LogLinesDropped {
 
 impl Admin {
     /// Answers new connections until `until.stop`, and those that are open until `until.abort`.
-    pub async fn run(self, listener: TcpListener, until: Until) {
+    pub async fn run(self, listener: TcpListener, until: ShutdownTokens) {
         let admin = Arc::new(self);
         let routes = Router::new()
             .route("/live", get(async || "live\n"))

@@ -24,7 +24,7 @@ use crate::control::subscription::Subscription;
 use crate::identity::IdentityTask;
 use crate::network::descriptors;
 use crate::observability::access_log::{AccessLog, AccessLogError};
-use crate::proxy::listener::Until;
+use crate::proxy::listener::ShutdownTokens;
 use crate::proxy::state::ProxyState;
 use handover::{Takeover, TakeoverError};
 pub use listeners::ListenError;
@@ -46,13 +46,13 @@ pub enum RunError {
 
 /// What tells the parts when to begin and to end.
 #[derive(Debug, Default, Clone)]
-struct Ends {
+struct LifecycleTokens {
     /// This process may accept: no old one does so for it.
     begun: CancellationToken,
     /// A new process accepts.
     taken_over: CancellationToken,
     /// First no new connections, then no connections, then nothing at all.
-    listeners: Until,
+    listeners: ShutdownTokens,
     over: CancellationToken,
 }
 
@@ -62,7 +62,7 @@ pub async fn run(
     log_lines_dropped: LogLinesDropped,
     mut shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let (signals, ends) = (Signals::new().map_err(RunError::Signals)?, Ends::default());
+    let (signals, ends) = (Signals::new().map_err(RunError::Signals)?, LifecycleTokens::default());
     let mut background = JoinSet::new();
     let starting = start(config, log_lines_dropped, &ends, signals, &mut background);
     let started = tokio::select! {
@@ -90,7 +90,7 @@ struct Started {
 async fn start(
     mut config: Config,
     log_lines_dropped: LogLinesDropped,
-    ends: &Ends,
+    ends: &LifecycleTokens,
     signals: Signals,
     background: &mut JoinSet<()>,
 ) -> Result<Started, RunError> {
@@ -124,8 +124,8 @@ async fn start(
 }
 
 /// The admin endpoint answers from the start; where an old process answers still, from when that one lets go.
-async fn administer(admin: Admin, listener: TcpListener, ends: Ends) {
-    let until = Until { stop: ends.taken_over, abort: ends.over };
+async fn administer(admin: Admin, listener: TcpListener, ends: LifecycleTokens) {
+    let until = ShutdownTokens { stop: ends.taken_over, abort: ends.over };
     if until.abort.run_until_cancelled(ends.begun.cancelled()).await.is_some() {
         admin.run(listener, until).await;
     }
@@ -134,7 +134,7 @@ async fn administer(admin: Admin, listener: TcpListener, ends: Ends) {
 /// Reads the policy once before anybody connects, and then watches it.
 async fn start_policy(
     proxy: &Arc<ProxyState>,
-    ends: &Ends,
+    ends: &LifecycleTokens,
     background: &mut JoinSet<()>,
     clock: Arc<SystemClock>,
 ) -> Arc<Notify> {
@@ -152,7 +152,7 @@ async fn start_policy(
 }
 
 /// Opens the listeners, accepts until told to end or taken over, and ends them in order.
-async fn serve(started: Started, ends: &Ends, shutdown: &mut Shutdown) -> Result<(), RunError> {
+async fn serve(started: Started, ends: &LifecycleTokens, shutdown: &mut Shutdown) -> Result<(), RunError> {
     let Started { admin, mut takeover, phase } = started;
     let admin = &admin;
     let (proxy, config) = (&admin.proxy, &admin.proxy.control.config);
@@ -186,7 +186,12 @@ async fn serve(started: Started, ends: &Ends, shutdown: &mut Shutdown) -> Result
 
 /// Not ready, but serving, unless a new process does; then no new connections; then, after the deadline or when told
 /// a second time, none at all.
-async fn end(proxy: &ProxyState, ends: &Ends, shutdown: &mut Shutdown, listeners: &mut JoinSet<()>) {
+async fn end(
+    proxy: &ProxyState,
+    ends: &LifecycleTokens,
+    shutdown: &mut Shutdown,
+    listeners: &mut JoinSet<()>,
+) {
     let config = proxy.control.config.shutdown;
     info!(drain_delay = ?config.drain_delay, "not ready");
     let again = tokio::select! {

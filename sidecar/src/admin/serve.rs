@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error, warn};
 
-use crate::proxy::listener::Until;
+use crate::proxy::listener::ShutdownTokens;
 
 /// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -34,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until `until.stop`; what is open then gets its last answer, unless `until.abort` comes first. All
 /// connections have ended then.
-pub(super) async fn serve(listener: TcpListener, routes: Router, until: Until) {
+pub(super) async fn serve(listener: TcpListener, routes: Router, until: ShutdownTokens) {
     let places = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX, Gauge::default()));
     let mut connections = JoinSet::new();
     loop {

@@ -43,7 +43,7 @@ pub enum MaxAge {
     #[default]
     Off,
     After(Duration),
-    /// Until the first of the two certificates ends that were shown in its handshake.
+    /// ShutdownTokens the first of the two certificates ends that were shown in its handshake.
     Svid,
 }
 

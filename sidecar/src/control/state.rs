@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Inbound, MaxAge, Target};
 use crate::identity::credentials::{CredentialStore, Credentials};
 use crate::network::resolver::NameServers;
-use crate::observability::access_log::Story;
+use crate::observability::access_log::AccessRecord;
 use crate::observability::metrics::Metrics;
 
 /// So many things that cannot be enforced are told.
@@ -115,10 +115,10 @@ impl ControlState {
         peer: &SpiffeId,
         own: &SpiffeId,
         inbound: &Inbound,
-        story: &Mutex<Story>,
+        record: &Mutex<AccessRecord>,
     ) -> Result<Decision, Denial> {
         let (decision, policy) = self.decision(peer, own, inbound)?;
-        story.lock().unwrap_or_else(PoisonError::into_inner).decided(&decision, &policy);
+        record.lock().unwrap_or_else(PoisonError::into_inner).decided(&decision, &policy);
         if inbound.protocol == Protocol::Tcp || !decision.lets_pass() {
             self.count(&decision, &policy, None);
         }

@@ -5,7 +5,7 @@ mod hello;
 mod kept;
 mod slice;
 mod status;
-mod taking;
+mod update_handler;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::identity::state_dir::{StateFile, off_thread};
 use kept::{Kept, KeptError};
 pub use slice::TakeError;
 pub use status::{SubscriptionError, SubscriptionState, SubscriptionStatus};
-use taking::Taking;
+use update_handler::UpdateHandler;
 
 /// How often the CA is told of calls that no rule allows.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub struct Subscription {
     control: Arc<ControlState>,
     client: CaClient,
     file: Option<StateFile>,
-    taking: Taking,
+    taking: UpdateHandler,
     instance: Arc<str>,
     stream: Option<Box<Subscribed>>,
     report_calls: bool,
@@ -75,7 +75,7 @@ impl Subscription {
         Some(Self {
             client: CaClient::new(ca.clone(), control.name_servers.clone(), Timeouts::default()),
             file: state_dir.as_deref().map(Kept::file),
-            taking: Taking::new(control.clone()),
+            taking: UpdateHandler::new(control.clone()),
             instance: hello::instance(&random),
             stream: None,
             report_calls: false,

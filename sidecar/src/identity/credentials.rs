@@ -21,12 +21,12 @@ pub struct Credentials {
 impl Credentials {
     /// Whether the identity's time is over.
     pub fn is_expired(&self, now: OffsetDateTime) -> bool {
-        !holds_until(self.svid.verified().not_after(), now)
+        !is_valid_at(self.svid.verified().not_after(), now)
     }
 }
 
 /// Whether a certificate still holds. It is good through the whole second of notAfter (svid.md, Time).
-pub fn holds_until(not_after: OffsetDateTime, now: OffsetDateTime) -> bool {
+pub fn is_valid_at(not_after: OffsetDateTime, now: OffsetDateTime) -> bool {
     now.unix_timestamp() <= not_after.unix_timestamp()
 }
 

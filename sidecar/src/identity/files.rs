@@ -12,7 +12,7 @@ use std::time::Duration;
 use postern_proto::identity::{Svid, TrustBundles};
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::writer::Holder;
+use crate::identity::writer::IdentityWriter;
 use load::{Contents, Fingerprint};
 pub use load::{FilePaths, FilesError, KEY_FILE_BYTES_MAX, SVID_FILE_BYTES_MAX, load};
 
@@ -23,7 +23,7 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct IdentityFiles {
     paths: FilePaths,
-    holder: Holder,
+    holder: IdentityWriter,
     /// What the last look saw.
     seen: Option<Fingerprint>,
     /// What is in place.
@@ -39,7 +39,7 @@ struct Told {
 }
 
 impl IdentityFiles {
-    pub fn new(paths: FilePaths, holder: Holder) -> Self {
+    pub fn new(paths: FilePaths, holder: IdentityWriter) -> Self {
         Self { paths, holder, seen: None, taken: None, told: None }
     }
 

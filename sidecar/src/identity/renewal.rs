@@ -12,7 +12,7 @@ use crate::identity::ca_client::{CaClient, Issued};
 use crate::identity::join_token::Fingerprint;
 use crate::identity::schedule::{Lifetime, Pause, Plan};
 use crate::identity::state_dir::StateDir;
-use crate::identity::writer::Holder;
+use crate::identity::writer::IdentityWriter;
 use attempt::{AttemptError, Success};
 use unanswered::Unanswered;
 
@@ -22,7 +22,7 @@ pub struct Renewal {
     client: CaClient,
     join_token: Option<JoinTokenSource>,
     state: Option<StateDir>,
-    holder: Holder,
+    holder: IdentityWriter,
     /// The token that was used last: it is good for nothing any more.
     used: Option<Fingerprint>,
     unanswered: Option<Unanswered>,
@@ -38,7 +38,7 @@ impl Renewal {
         client: CaClient,
         join_token: Option<JoinTokenSource>,
         state: Option<StateDir>,
-        holder: Holder,
+        holder: IdentityWriter,
     ) -> Self {
         let plan = Plan::at_once(holder.now());
         let random = SystemRandom::new();

@@ -12,7 +12,7 @@ use crate::identity::credentials::CredentialStore;
 use crate::identity::files::{FilePaths, IdentityFiles};
 use crate::identity::renewal::Renewal;
 use crate::identity::state_dir::StateDir;
-use crate::identity::writer::Holder;
+use crate::identity::writer::IdentityWriter;
 use crate::network::resolver::NameServers;
 
 use super::status::IdentityStatus;
@@ -38,7 +38,7 @@ impl IdentityTask {
         name_servers: NameServers,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (holder, status) = Holder::new(store, clock);
+        let (holder, status) = IdentityWriter::new(store, clock);
         let work = match source.clone() {
             IdentitySource::Ca { ca, join_token, state_dir } => {
                 let client = CaClient::new(ca, name_servers, Timeouts::default());

@@ -15,7 +15,7 @@ use crate::identity::credentials::{CredentialStore, Credentials};
 
 /// The one writer of the credential store and of the status.
 #[derive(Debug)]
-pub struct Holder {
+pub struct IdentityWriter {
     store: Arc<CredentialStore>,
     status: watch::Sender<IdentityStatus>,
     clock: Arc<dyn Clock>,
@@ -23,7 +23,7 @@ pub struct Holder {
     expired: Option<u64>,
 }
 
-impl Holder {
+impl IdentityWriter {
     pub fn new(
         store: Arc<CredentialStore>,
         clock: Arc<dyn Clock>,
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_line_with_its_causes_and_shows_in_the_status() {
-        let (mut holder, status) = Holder::new(Arc::default(), Arc::new(SystemClock));
+        let (mut holder, status) = IdentityWriter::new(Arc::default(), Arc::new(SystemClock));
         let cause = io::Error::other("first\n\u{1b}[31msecond");
         let error =
             crate::identity::ca_client::CaError::Tls { address: "ca.internal:7443".parse().unwrap(), cause };
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_problem_is_logged_once() {
-        let (mut holder, status) = Holder::new(Arc::default(), Arc::new(SystemClock));
+        let (mut holder, status) = IdentityWriter::new(Arc::default(), Arc::new(SystemClock));
         assert_eq!(logged(|| holder.recovered()), "");
         holder.failed("file_unreadable", &io::Error::other("permission denied"));
         let told = logged(|| {

@@ -2,11 +2,11 @@
 //! until the new one has said that it does. Whatever fails before, the old one goes on.
 
 mod channel;
-mod door;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod giving;
 mod message;
+mod socket;
 mod sockets;
 
 use std::io;
@@ -25,11 +25,11 @@ use crate::error_text::one_line;
 use crate::proxy::listener::{self, Families};
 use channel::Channel;
 pub use channel::ChannelError;
-pub use door::DoorError;
-use door::{Door, knock};
 pub use giving::{Giver, HELLO_WITHIN, SERVING_WITHIN};
 pub use message::{Key, Kind, MESSAGE_BYTES_MAX, MessageError};
 use message::{Message, VERSION_NEWEST, VERSION_OLDEST};
+pub use socket::DoorError;
+use socket::{HandoverSocket, knock};
 pub use sockets::UnfitError;
 use sockets::{Offered, second};
 
@@ -47,7 +47,7 @@ const OFFERED_MAX: usize = 2 * LISTENERS_MAX + 1;
 #[derive(Debug, Error)]
 pub enum TakeoverError {
     #[error(transparent)]
-    Door(#[from] DoorError),
+    HandoverSocket(#[from] DoorError),
     #[error("cannot take over from the process at restart.socket {}", path.display())]
     Talk {
         path: PathBuf,
@@ -82,7 +82,7 @@ pub struct Takeover {
     is_orphan: bool,
     offered: Offered,
     mine: Vec<(Key, OwnedFd)>,
-    door: Option<Door>,
+    door: Option<HandoverSocket>,
 }
 
 impl Takeover {
@@ -119,7 +119,7 @@ impl Takeover {
     /// meanwhile leaves its sockets here, and need not be told.
     pub async fn ready(&mut self, admin: &Admin) -> Result<(), TakeoverError> {
         let Some(restart) = &self.restart else { return Ok(()) };
-        self.door = Some(Door::open(&restart.socket)?);
+        self.door = Some(HandoverSocket::open(&restart.socket)?);
         let Some(old) = &self.old else { return Ok(()) };
         let path = &restart.socket;
         info!("waiting until ready, to take over");
@@ -211,7 +211,7 @@ async fn offered(old: &Channel, path: &Path) -> Result<Offered, TakeoverError> {
     Ok(offered)
 }
 
-/// Until this process is ready and the old one has been told so.
+/// ShutdownTokens this process is ready and the old one has been told so.
 async fn agreed(old: &Channel, admin: &Admin, within: Duration) -> Result<(), ChannelError> {
     let out_of_turn = |said: &Message| ChannelError::OutOfTurn { expected: "yours", said: said.word() };
     tokio::select! {

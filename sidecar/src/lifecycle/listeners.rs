@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::lifecycle::handover::{Key, Kind, Takeover};
 use crate::observability::Direction;
 use crate::proxy::inbound::InboundServer;
-use crate::proxy::listener::{self, Families, Until};
+use crate::proxy::listener::{self, Families, ShutdownTokens};
 use crate::proxy::outbound::OutboundServer;
 use crate::proxy::state::ProxyState;
 
@@ -57,7 +57,7 @@ impl Listeners {
     }
 
     /// Accepts on all of them.
-    pub(super) fn serve(self, proxy: &Arc<ProxyState>, until: &Until) -> JoinSet<()> {
+    pub(super) fn serve(self, proxy: &Arc<ProxyState>, until: &ShutdownTokens) -> JoinSet<()> {
         let config = &proxy.control.config;
         let mut tasks = JoinSet::new();
         for (index, (listener, inbound)) in self.inbounds.into_iter().zip(&config.inbounds).enumerate() {

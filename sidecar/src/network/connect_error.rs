@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::dial::DialError;
-use super::resolver::name::Standing;
+use super::resolver::name::ResolutionState;
 use crate::config::HostPort;
 use crate::error_text::one_line;
 use crate::observability::metrics::DialResult;
@@ -15,7 +15,7 @@ use crate::observability::metrics::DialResult;
 pub enum ConnectError {
     /// The name leads nowhere, or nobody says where.
     #[error("{at} cannot be resolved: {standing}")]
-    Resolve { at: HostPort, standing: Standing },
+    Resolve { at: HostPort, standing: ResolutionState },
     /// The error at each address of one host.
     #[error("{}", listed(.0))]
     Dial(Vec<DialError>),

@@ -28,7 +28,7 @@ use super::ConnectError;
 use crate::config::HostPort;
 use crate::error_text::one_line;
 use crate::network::dial::{Progress, race};
-use name::{Absence, Answer, Known, TTL_MIN};
+use name::{Absence, Answer, ResolvedName, TTL_MIN};
 use setup::{Setup, SystemFiles};
 
 /// A question may take so long, all tries and search domains together.
@@ -76,7 +76,7 @@ pub enum LookupError {
 impl NameServers {
     /// Where a host is now, for who asks once.
     pub async fn resolve(&self, at: &HostPort) -> Result<Vec<SocketAddr>, ConnectError> {
-        let mut known = Known::nothing();
+        let mut known = ResolvedName::nothing();
         let addresses = match at.host.parse::<IpAddr>() {
             Ok(address) => vec![address.to_canonical()],
             Err(_) if is_localhost(&at.host) => LOOPBACK.to_vec(),

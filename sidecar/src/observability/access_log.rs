@@ -67,7 +67,7 @@ impl AccessLog {
     }
 
     /// Writes one line soon, or drops it.
-    pub fn write(&self, line: &Line<'_>) {
+    pub fn write(&self, line: &AccessLogEntry<'_>) {
         let Some(queue) = &self.queue else { return };
         let Ok(mut text) = serde_json::to_vec(line) else { return self.count_dropped() };
         text.push(b'\n');
@@ -76,7 +76,7 @@ impl AccessLog {
             return self.count_dropped();
         }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            queue.try_send(Message::Line { text, unidentified })
+            queue.try_send(Message::AccessLogEntry { text, unidentified })
         {
             if unidentified {
                 self.room_for_unidentified.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl AccessLog {
 
 /// What became of one connection or request.
 #[derive(Debug, Clone, Default)]
-pub struct Story {
+pub struct AccessRecord {
     pub decision: Option<&'static str>,
     pub rule: Option<Arc<RuleRef>>,
     /// `sha256:…` of the policy that decided.
@@ -228,7 +228,7 @@ impl Serialize for EndedWith {
     }
 }
 
-impl Story {
+impl AccessRecord {
     /// What the policy said.
     pub fn decided(&mut self, decision: &Decision, policy: &Policy) {
         self.decision = Some(decision.as_str());
@@ -248,7 +248,7 @@ impl Story {
 
 /// One line, as it is written; docs/ACCESS_LOG.md explains its keys.
 #[derive(Debug)]
-pub struct Line<'a> {
+pub struct AccessLogEntry<'a> {
     pub time: OffsetDateTime,
     pub direction: Direction,
     pub protocol: &'static str,
@@ -257,7 +257,7 @@ pub struct Line<'a> {
     pub called: &'a Called,
     /// Method and path.
     pub call: Option<(&'a str, &'a str)>,
-    pub story: &'a Story,
+    pub record: &'a AccessRecord,
     /// From the peer to the app, and back.
     pub bytes: (u64, u64),
     pub duration: Duration,
@@ -265,39 +265,39 @@ pub struct Line<'a> {
     pub connection: Option<u64>,
 }
 
-impl Serialize for Line<'_> {
+impl Serialize for AccessLogEntry<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { story, called, .. } = self;
+        let Self { record, called, .. } = self;
         let (to_app, to_peer) = self.bytes;
         let (bytes_in, bytes_out) = match self.direction {
             Direction::Inbound => (to_app, to_peer),
             Direction::Outbound => (to_peer, to_app),
         };
-        let rule = story.rule.as_ref().map(|rule| Rule { file: &rule.file, line: rule.line });
+        let rule = record.rule.as_ref().map(|rule| Rule { file: &rule.file, line: rule.line });
         let mut line = serializer.serialize_struct("line", 26)?;
         line.serialize_field("time", &Stamp(self.time))?;
         line.serialize_field("direction", &self.direction)?;
         line.serialize_field("protocol", self.protocol)?;
-        line.serialize_field("decision", story.decision.unwrap_or("allow"))?;
-        line.serialize_field("reason", &story.reason)?;
-        line.serialize_field("detail", &story.detail.as_deref().map(bounded))?;
+        line.serialize_field("decision", record.decision.unwrap_or("allow"))?;
+        line.serialize_field("reason", &record.reason)?;
+        line.serialize_field("detail", &record.detail.as_deref().map(bounded))?;
         line.serialize_field("from", self.from)?;
         line.serialize_field("to", &called.id)?;
         line.serialize_field("service", &called.service)?;
         line.serialize_field("port", &called.port)?;
-        line.serialize_field("address", &story.address.as_ref().or(called.address.as_ref()))?;
+        line.serialize_field("address", &record.address.as_ref().or(called.address.as_ref()))?;
         line.serialize_field("method", &self.call.map(|(method, _)| method))?;
         line.serialize_field("path", &self.call.map(|(_, path)| bounded(path)))?;
-        line.serialize_field("status", &story.status)?;
+        line.serialize_field("status", &record.status)?;
         line.serialize_field("rule", &rule)?;
-        line.serialize_field("policy", &story.policy.as_deref())?;
+        line.serialize_field("policy", &record.policy.as_deref())?;
         line.serialize_field("bytes_in", &bytes_in)?;
         line.serialize_field("bytes_out", &bytes_out)?;
         line.serialize_field("duration_ms", &(self.duration.as_micros() as f64 / 1e3))?;
-        line.serialize_field("trace_id", &story.trace_id)?;
+        line.serialize_field("trace_id", &record.trace_id)?;
         line.serialize_field("connection", &self.connection)?;
-        line.serialize_field("instance", &story.instance.map(|instance| instance.to_string()))?;
-        let ended = story.ended;
+        line.serialize_field("instance", &record.instance.map(|instance| instance.to_string()))?;
+        let ended = record.ended;
         line.serialize_field("ended_by", &ended.map(|ended| ended.by.as_str(self.direction)))?;
         line.serialize_field("ended_with", &ended.map(|ended| ended.with))?;
         line.end()

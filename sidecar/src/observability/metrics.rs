@@ -3,7 +3,7 @@
 mod exposition;
 mod histogram;
 mod labels;
-mod levels;
+mod limit_gauges;
 mod pool;
 mod requests;
 mod series;
@@ -26,7 +26,7 @@ use crate::observability::Direction;
 use histogram::DURATION_BOUNDS;
 use labels::{ByDirection, ByHandshake, ByReason, ByResult, ByTunnel};
 pub use labels::{HandshakeResult, RefusalLabels};
-pub use levels::Levels;
+pub use limit_gauges::LimitGauges;
 pub use pool::{CountIdle, DialResult, PooledConnection};
 pub use requests::RequestClass;
 pub use series::{ListenerSeries, OTHER_PEERS, PeerSeries, SeriesRegister, UNKNOWN_PEER};
@@ -42,7 +42,7 @@ pub struct Metrics {
     /// What is counted by listener and peer.
     pub series: Arc<SeriesRegister>,
     /// What has a limit.
-    pub levels: Levels,
+    pub levels: LimitGauges,
     terminated: Family<ByReason, Counter>,
     handshakes: Family<ByHandshake, Histogram, fn() -> Histogram>,
     upstream_failures: Family<ByDirection, Counter>,
@@ -69,7 +69,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             series: Arc::default(),
-            levels: Levels::default(),
+            levels: LimitGauges::default(),
             terminated: Family::default(),
             handshakes: Family::new_with_constructor(handshake_histogram),
             upstream_failures: Family::default(),

@@ -31,7 +31,7 @@ pub struct Refusal {
     pub called: Called,
     /// A stable word.
     pub reason: &'static str,
-    /// The whole story, in words.
+    /// The whole record, in words.
     pub detail: String,
     /// What to type to learn more.
     pub explain: Option<String>,

@@ -6,20 +6,20 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::observability::Direction;
-use crate::observability::access_log::{Ended, EndedBy, EndedWith, Line};
+use crate::observability::access_log::{AccessLogEntry, Ended, EndedBy, EndedWith};
 use crate::proxy::connections::Registration;
 use crate::proxy::listener::Serve;
 
 /// Dropped at the connection's end.
 #[derive(Debug)]
-pub struct ConnectionLine<S: Serve> {
+pub struct ConnectionRecorder<S: Serve> {
     server: Arc<S>,
     registration: Arc<Registration>,
     from: SocketAddr,
     began: Instant,
 }
 
-impl<S: Serve> ConnectionLine<S> {
+impl<S: Serve> ConnectionRecorder<S> {
     pub fn new(server: Arc<S>, registration: Arc<Registration>, from: SocketAddr) -> Self {
         registration.begin();
         // Of the own app's connections it is not known yet to whom they lead.
@@ -43,7 +43,7 @@ impl<S: Serve> ConnectionLine<S> {
     }
 }
 
-impl<S: Serve> Drop for ConnectionLine<S> {
+impl<S: Serve> Drop for ConnectionRecorder<S> {
     fn drop(&mut self) {
         let proxy = self.server.proxy();
         self.registration.opened();
@@ -55,30 +55,30 @@ impl<S: Serve> Drop for ConnectionLine<S> {
         if !proxy.access_log.is_on() {
             return;
         }
-        let mut story = self.registration.story.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut record = self.registration.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Of an HTTP connection that was let in, each request is told by itself.
-        if self.server.speaks_http() && matches!(story.decision, Some("allow" | "observed")) {
+        if self.server.speaks_http() && matches!(record.decision, Some("allow" | "observed")) {
             return;
         }
         // Whoever left before saying anything was nobody's caller.
-        if story.decision.is_none() && story.reason.is_none() && self.is_of_nobody() {
+        if record.decision.is_none() && record.reason.is_none() && self.is_of_nobody() {
             return;
         }
-        if self.registration.cut.is_cancelled() && story.reason.is_none() {
+        if self.registration.cut.is_cancelled() && record.reason.is_none() {
             let denial = self.registration.cut_for();
-            story.reason = Some(denial.map_or("cut", |denial| denial.code));
-            story.detail = denial.map(|denial| denial.detail.clone());
-            story.ended = Some(Ended { by: EndedBy::Sidecar, with: EndedWith::Cut });
+            record.reason = Some(denial.map_or("cut", |denial| denial.code));
+            record.detail = denial.map(|denial| denial.detail.clone());
+            record.ended = Some(Ended { by: EndedBy::Sidecar, with: EndedWith::Cut });
         }
         let bytes = &self.registration.traffic;
-        proxy.access_log.write(&Line {
+        proxy.access_log.write(&AccessLogEntry {
             time: proxy.control.clock.now(),
             direction: self.server.direction(),
             protocol: if self.server.speaks_http() { "http" } else { "tcp" },
             from: &self.from(),
             called: &self.server.called(),
             call: None,
-            story: &story,
+            record: &record,
             bytes: (bytes.to_app.load(Ordering::Relaxed), bytes.to_peer.load(Ordering::Relaxed)),
             duration: self.began.elapsed(),
             connection: Some(self.registration.number()),

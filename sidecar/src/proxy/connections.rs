@@ -1,7 +1,7 @@
 //! The register of live connections. A connection is in it before its peer is decided, so that no change of policy
 //! or trust can fall between the decision and the register.
 
-mod lasting;
+mod lifetime;
 mod registration;
 mod requests;
 
@@ -22,13 +22,13 @@ use tracing::warn;
 
 use crate::config::Config;
 use crate::control::policy_store::PolicyStore;
-use crate::identity::credentials::{CredentialStore, holds_until};
+use crate::identity::credentials::{CredentialStore, is_valid_at};
 use crate::observability::Direction;
 use crate::observability::metrics::{ListenerSeries, Metrics, PeerSeries, UNKNOWN_PEER};
-use lasting::Lasting;
-pub use lasting::{ANSWER_TIMEOUT, LOOK_INTERVAL};
+use lifetime::ConnectionLifetime;
+pub use lifetime::{ANSWER_TIMEOUT, LOOK_INTERVAL};
 pub use registration::{Path, Registration, RelayError};
-pub use requests::{CallFacts, Requests};
+pub use requests::{RequestInfo, Requests};
 
 /// `/connections` shows at most this many.
 pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;
@@ -52,7 +52,7 @@ pub struct Facts {
 
 /// A connection as its task and the register share it.
 #[derive(Debug)]
-struct Live {
+struct ConnectionEntry {
     state: Mutex<State>,
     cut: CancellationToken,
     traffic: Arc<Traffic>,
@@ -68,7 +68,7 @@ struct Live {
 #[derive(Debug)]
 struct State {
     facts: Facts,
-    lasting: Lasting,
+    lifetime: ConnectionLifetime,
     /// Where the metrics count it, once the peer is known.
     series: Option<Arc<PeerSeries>>,
     /// Bytes to the peer and to the app that the metrics have counted.
@@ -139,7 +139,7 @@ impl Traffic {
 #[derive(Debug)]
 pub struct Register {
     /// In the order in which they came.
-    entries: Mutex<BTreeMap<u64, Arc<Live>>>,
+    entries: Mutex<BTreeMap<u64, Arc<ConnectionEntry>>>,
     next: AtomicU64,
     metrics: Arc<Metrics>,
     inbounds: Vec<Listener>,
@@ -190,11 +190,11 @@ impl Register {
     pub fn enter(self: &Arc<Self>, facts: Facts, abort: &CancellationToken) -> Registration {
         let (number, direction) = (self.next.fetch_add(1, Ordering::Relaxed), facts.direction);
         let listener = self.listener(&facts).map(|listener| listener.series.clone());
-        let lasting = Lasting::since(Instant::now());
-        let live = Arc::new(Live {
+        let lifetime = ConnectionLifetime::since(Instant::now());
+        let live = Arc::new(ConnectionEntry {
             state: Mutex::new(State {
                 facts,
-                lasting,
+                lifetime,
                 series: None,
                 counted: (0, 0),
                 begun: std::time::Instant::now(),
@@ -213,7 +213,7 @@ impl Register {
 
     /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
     /// and cuts those that are not.
-    pub async fn decide_again(&self, allowed: impl Fn(&Facts, Option<&CallFacts>) -> Result<(), Denial>) {
+    pub async fn decide_again(&self, allowed: impl Fn(&Facts, Option<&RequestInfo>) -> Result<(), Denial>) {
         self.for_each_in_turns(|number, live| {
             let state = live.lock();
             let facts = &state.facts;
@@ -222,10 +222,10 @@ impl Register {
                 return self.cut(number, live, facts, denial);
             }
             let (direction, service) = (facts.direction.as_str(), self.service(facts));
-            let gone = |call: &CallFacts| match allowed(facts, Some(call)) {
+            let gone = |call: &RequestInfo| match allowed(facts, Some(call)) {
                 Ok(()) => false,
                 Err(Denial { code: reason, detail }) => {
-                    let CallFacts { method, path } = call;
+                    let RequestInfo { method, path } = call;
                     warn!(connection = number, direction, peer = %peer.id(), service, method, path = %path.escape_debug(), reason, detail, "cut");
                     self.metrics.terminated(reason);
                     true
@@ -239,7 +239,7 @@ impl Register {
     }
 
     /// Cuts one connection, and tells why.
-    fn cut(&self, number: u64, live: &Live, facts: &Facts, denial: Denial) {
+    fn cut(&self, number: u64, live: &ConnectionEntry, facts: &Facts, denial: Denial) {
         let (reason, detail) = (denial.code, &denial.detail);
         let peer = facts.peer.as_ref().map(VerifiedSvid::id).map(tracing::field::display);
         let (direction, service) = (facts.direction.as_str(), self.service(facts));
@@ -264,7 +264,7 @@ impl Register {
             let state = live.lock();
             let tunnel = Some(&state.facts).filter(|facts| facts.is_tunnel);
             let end = tunnel.and_then(|facts| Some(facts.peer.as_ref()?.not_after()));
-            next = next.into_iter().chain(end.filter(|end| holds_until(*end, now))).min();
+            next = next.into_iter().chain(end.filter(|end| is_valid_at(*end, now))).min();
         })
         .await;
         next
@@ -282,8 +282,8 @@ impl Register {
         json!({ "live": count, "connections": connections })
     }
 
-    fn show(&self, number: u64, live: &Live, now: Instant) -> Value {
-        let (State { facts, lasting, .. }, traffic) = (&*live.lock(), &live.traffic);
+    fn show(&self, number: u64, live: &ConnectionEntry, now: Instant) -> Value {
+        let (State { facts, lifetime, .. }, traffic) = (&*live.lock(), &live.traffic);
         let peer = facts.peer.as_ref();
         json!({
             "connection": number,
@@ -295,7 +295,7 @@ impl Register {
             "tunnel": facts.is_tunnel,
             "half_closed": traffic.half_closed.load(Ordering::Relaxed),
             "stalled": traffic.stalled(),
-            "quiet_seconds": lasting.quiet(now).as_secs(),
+            "quiet_seconds": lifetime.quiet(now).as_secs(),
             "requests": facts.calls.as_ref().map(|calls| calls.count()),
             "bytes_to_peer": traffic.to_peer.load(Ordering::Relaxed),
             "bytes_to_app": traffic.to_app.load(Ordering::Relaxed),
@@ -331,7 +331,7 @@ impl Register {
 
     /// Looks at every connection that is there when it begins, and perhaps at some that come meanwhile. Nobody waits for
     /// it: others enter and leave while it looks, and other tasks have their turns.
-    async fn for_each_in_turns(&self, mut look: impl FnMut(u64, &Live)) {
+    async fn for_each_in_turns(&self, mut look: impl FnMut(u64, &ConnectionEntry)) {
         let mut next = Some(0);
         while let Some(from) = next {
             next = self.look_at_some(from, &mut look);
@@ -340,7 +340,7 @@ impl Register {
     }
 
     /// The same, at once.
-    fn for_each(&self, mut look: impl FnMut(u64, &Live)) {
+    fn for_each(&self, mut look: impl FnMut(u64, &ConnectionEntry)) {
         let mut next = Some(0);
         while let Some(from) = next {
             next = self.look_at_some(from, &mut look);
@@ -348,7 +348,7 @@ impl Register {
     }
 
     /// Says where to go on.
-    fn look_at_some(&self, from: u64, look: &mut impl FnMut(u64, &Live)) -> Option<u64> {
+    fn look_at_some(&self, from: u64, look: &mut impl FnMut(u64, &ConnectionEntry)) -> Option<u64> {
         let some: Vec<_> = {
             let entries = self.lock();
             let some = entries.range(from..).take(LOOKED_AT_IN_A_ROW);
@@ -358,12 +358,12 @@ impl Register {
         some.last().map(|(last, _)| last + 1)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Live>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<ConnectionEntry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Live {
+impl ConnectionEntry {
     /// A connection of the app, or a handshake, begins.
     fn begin(&self) {
         if let Some(listener) = &self.listener {
@@ -396,7 +396,8 @@ mod tests {
     /// What the register, the access log and all bounds cost an idle connection; 6 KiB is all that it may cost in whole.
     #[test]
     fn a_connection_costs_the_register_little() {
-        let entry = size_of::<(u64, Arc<Live>)>() + size_of::<Live>() + size_of::<Traffic>();
+        let entry =
+            size_of::<(u64, Arc<ConnectionEntry>)>() + size_of::<ConnectionEntry>() + size_of::<Traffic>();
         let held = size_of::<Registration>();
         assert!(entry + held <= 640, "{entry} and {held} bytes");
     }

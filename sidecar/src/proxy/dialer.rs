@@ -11,7 +11,7 @@ use super::state::ProxyState;
 use super::upstream::Upstreams;
 use crate::config::Outbound;
 use crate::observability::Direction;
-pub(super) use dial::{Found, Reached, Unmet};
+pub(super) use dial::{Found, PeerDialError, Reached};
 pub(super) use refused::PEER_FAILED;
 pub(super) use slots::HandshakeSlots;
 

@@ -1,8 +1,6 @@
 //! HTTP/1.1 and HTTP/2 in the data plane: each request is decided by itself and carried as it was sent.
 
-mod again;
 mod answer;
-mod answering;
 mod app;
 mod body;
 mod call;
@@ -18,9 +16,11 @@ mod frames;
 mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod handler;
 mod http2;
 mod inbound;
 mod incoming;
+mod instrumented_io;
 mod interim;
 mod outbound;
 mod outcome;
@@ -29,12 +29,12 @@ mod peer;
 mod pool;
 mod preface;
 mod problem;
+mod replay;
 mod serve;
 mod source;
 mod target;
 mod tasks;
 mod upgrade;
-mod watched;
 mod websocket;
 
 pub use call::Calls;

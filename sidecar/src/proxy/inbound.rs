@@ -26,12 +26,12 @@ use crate::network::socket::{close_cleanly, reset_on_close};
 use crate::observability::Direction;
 use crate::observability::metrics::HandshakeResult::Completed;
 use crate::observability::refusals::Called;
-use crate::proxy::connection_recorder::ConnectionLine;
+use crate::proxy::connection_recorder::ConnectionRecorder;
 use crate::proxy::connections::RelayError;
 use crate::proxy::connections::{Facts, Registration, Requests};
 use crate::proxy::http::{self, Calls, HttpInbound};
-use crate::proxy::listener::{Serve, Until};
-use crate::proxy::peer_limits::{Place as PeerPlace, Shares};
+use crate::proxy::listener::{Serve, ShutdownTokens};
+use crate::proxy::peer_limits::{PeerLimits, PeerPermit};
 use crate::proxy::relay::relay;
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::{Secured, TlsStream, client_hello};
@@ -53,7 +53,7 @@ pub struct InboundServer {
     /// Tunnels between two connections of the app.
     idle: Arc<HandshakeLimiter>,
     /// Connections by peer.
-    shares: Arc<Shares>,
+    shares: Arc<PeerLimits>,
     /// Where the inbound speaks HTTP.
     http: Option<Arc<HttpInbound>>,
 }
@@ -88,7 +88,7 @@ impl Serve for InboundServer {
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        until: &Until,
+        until: &ShutdownTokens,
     ) -> impl Future<Output = ()> + Send + use<> {
         let calls = self.http.as_ref().map(|_| Arc::default());
         let facts = Facts {
@@ -113,7 +113,7 @@ impl Serve for InboundServer {
                 return self.serve_tunnel(wire, (generation, place), (from, &registration, &until)).await;
             }
             drop(place);
-            let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
+            let _told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
                 () = registration.cut.cancelled() => {}
@@ -138,14 +138,14 @@ impl Serve for InboundServer {
         self.http.is_some()
     }
 
-    fn look(&self) {
+    fn maintain(&self) {
         if let Some(http) = &self.http {
-            http.look();
+            http.maintain();
         }
     }
 
-    async fn tend(&self, over: CancellationToken) {
-        self.app.tend(over).await;
+    async fn run_background(&self, over: CancellationToken) {
+        self.app.run_background(over).await;
     }
 
     async fn end(&self) {
@@ -168,7 +168,7 @@ impl InboundServer {
             Ok(admitted) => return Some((admitted, place)),
             Err(stopped) => stopped,
         };
-        let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
+        let _told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
         self.tell(from, registration, &stopped);
         if let Some(stream) = stopped.stream {
             place.advance(HandshakeStage::Closing);
@@ -279,9 +279,14 @@ impl InboundServer {
         Ok(Box::new(Admitted { secured, generation: credentials.generation }))
     }
 
-    fn door(&self, decides: Decides, credentials: Arc<Credentials>, registration: Arc<Registration>) -> Door {
+    fn door(
+        &self,
+        decides: Decides,
+        credentials: Arc<Credentials>,
+        registration: Arc<Registration>,
+    ) -> PeerAuthorizer {
         let (proxy, inbound, shares) = (self.proxy.clone(), self.inbound.clone(), self.shares.clone());
-        Door { decides, proxy, inbound, shares, credentials, registration }
+        PeerAuthorizer { decides, proxy, inbound, shares, credentials, registration }
     }
 }
 
@@ -311,16 +316,16 @@ enum Decides {
 
 /// Lets in whom the policy allows, at the moment the peer has proved its name.
 #[derive(Debug)]
-struct Door {
+struct PeerAuthorizer {
     decides: Decides,
     proxy: Arc<ProxyState>,
     inbound: Arc<Inbound>,
-    shares: Arc<Shares>,
+    shares: Arc<PeerLimits>,
     credentials: Arc<Credentials>,
     registration: Arc<Registration>,
 }
 
-impl Authorizer for Door {
+impl Authorizer for PeerAuthorizer {
     fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
         self.registration.identify(peer);
@@ -342,7 +347,7 @@ impl Authorizer for Door {
 }
 
 /// Room for one more connection of this peer, which leaves some to others.
-fn make_room(proxy: &ProxyState, shares: &Arc<Shares>, peer: &SpiffeId) -> Result<PeerPlace, Denial> {
+fn make_room(proxy: &ProxyState, shares: &Arc<PeerLimits>, peer: &SpiffeId) -> Result<PeerPermit, Denial> {
     let most = proxy.control.config.limits.connections_per_peer_max;
     shares.of(peer).enter(most).ok_or_else(|| {
         let detail =
@@ -359,7 +364,7 @@ fn decide(
     peer: &SpiffeId,
     own: &SpiffeId,
 ) -> Result<(), Denial> {
-    let decision = proxy.control.admit(peer, own, inbound, &registration.story)?;
+    let decision = proxy.control.admit(peer, own, inbound, &registration.record)?;
     // Over HTTP each request says it for itself.
     if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, inbound.protocol) {
         let (port, reason) = (inbound.name.as_str(), decision.reason());

@@ -39,7 +39,7 @@ pub trait Serve: Send + Sync + 'static {
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        until: &Until,
+        until: &ShutdownTokens,
     ) -> impl Future<Output = ()> + Send + use<Self> + 'static;
 
     fn proxy(&self) -> &ProxyState;
@@ -48,9 +48,9 @@ pub trait Serve: Send + Sync + 'static {
     fn speaks_http(&self) -> bool;
 
     /// Looks after what is kept beyond single connections, each second.
-    fn look(&self) {}
+    fn maintain(&self) {}
     /// Keeps fresh what all its connections need, until `over`.
-    fn tend(&self, over: CancellationToken) -> impl Future<Output = ()> + Send {
+    fn run_background(&self, over: CancellationToken) -> impl Future<Output = ()> + Send {
         over.cancelled_owned()
     }
 
@@ -62,7 +62,7 @@ pub trait Serve: Send + Sync + 'static {
 
 /// How connections end.
 #[derive(Debug, Clone, Default)]
-pub struct Until {
+pub struct ShutdownTokens {
     /// No new connections, and no further requests on those that are open.
     pub stop: CancellationToken,
     /// Open connections are cut.
@@ -104,10 +104,15 @@ pub fn open(address: SocketAddr, families: Families) -> io::Result<TcpListener> 
 }
 
 /// Serves until it is told to stop and the last connection is over.
-pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, proxy: Arc<ProxyState>, until: Until) {
+pub async fn run<S: Serve>(
+    listener: TcpListener,
+    service: Arc<S>,
+    proxy: Arc<ProxyState>,
+    until: ShutdownTokens,
+) {
     let (over, mut tending) = (CancellationToken::new(), JoinSet::new());
     let (tended, its_end) = (service.clone(), over.clone());
-    tending.spawn(async move { tended.tend(its_end).await });
+    tending.spawn(async move { tended.run_background(its_end).await });
     accept(listener, &service, &proxy, until).await;
     service.end().await;
     over.cancel();
@@ -117,7 +122,12 @@ pub async fn run<S: Serve>(listener: TcpListener, service: Arc<S>, proxy: Arc<Pr
 }
 
 /// Accepts until it is told to stop, then waits for the open connections.
-async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, proxy: &ProxyState, until: Until) {
+async fn accept<S: Serve>(
+    listener: TcpListener,
+    service: &Arc<S>,
+    proxy: &ProxyState,
+    until: ShutdownTokens,
+) {
     let mut connections = JoinSet::new();
     let (mut in_a_row, mut starved) = (0, false);
     let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -130,7 +140,7 @@ async fn accept<S: Serve>(listener: TcpListener, service: &Arc<S>, proxy: &Proxy
         open.set(connections.len().try_into().unwrap_or(i64::MAX));
         tokio::select! {
             () = until.stop.cancelled() => break,
-            _ = look.tick() => service.look(),
+            _ = look.tick() => service.maintain(),
             Some(ended) = connections.join_next() => report(ended),
             accepted = accept_one(&listener) => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
                 Ok((stream, from)) if is_reserved(&stream) => refuse(&**service, proxy, &stream, from, Full::Descriptors),

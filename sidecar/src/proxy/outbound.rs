@@ -14,12 +14,12 @@ use crate::config::Outbound;
 use crate::network::socket::{close_cleanly, reset_on_close};
 use crate::observability::Direction;
 use crate::observability::refusals::Called;
-use crate::proxy::connection_recorder::ConnectionLine;
+use crate::proxy::connection_recorder::ConnectionRecorder;
 use crate::proxy::connections::Registration;
 use crate::proxy::connections::RelayError;
 use crate::proxy::dialer::{PEER_FAILED, PeerDialer};
 use crate::proxy::http::HttpOutbound;
-use crate::proxy::listener::{Serve, Until};
+use crate::proxy::listener::{Serve, ShutdownTokens};
 use crate::proxy::relay::relay;
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::TlsStream;
@@ -64,7 +64,7 @@ impl Serve for OutboundServer {
         self: Arc<Self>,
         app: TcpStream,
         from: SocketAddr,
-        until: &Until,
+        until: &ShutdownTokens,
     ) -> impl Future<Output = ()> + Send + use<> {
         let until = until.clone();
         // Only what goes to a peer is registered; over HTTP that is shared by many connections of the app.
@@ -77,7 +77,7 @@ impl Serve for OutboundServer {
                 // Boxed, so that a connection of `tcp` does not have its size.
                 (Some(http), _) => Box::pin(http.serve(&self.dialer, app, until)).await,
                 (None, Some(registration)) => {
-                    let _told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
+                    let _told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
                     reset_on_close(&app);
                     self.carry(app, &registration).await;
                 }
@@ -94,16 +94,16 @@ impl Serve for OutboundServer {
         self.http.is_some()
     }
 
-    fn look(&self) {
+    fn maintain(&self) {
         self.look_after_pool();
         self.dialer.slots.forget_unused();
         if let Some(http) = &self.http {
-            http.look(&self.dialer);
+            http.maintain(&self.dialer);
         }
     }
 
-    async fn tend(&self, over: CancellationToken) {
-        self.dialer.upstreams.tend(over).await;
+    async fn run_background(&self, over: CancellationToken) {
+        self.dialer.upstreams.run_background(over).await;
     }
 
     async fn end(&self) {
@@ -147,7 +147,7 @@ impl OutboundServer {
                         if refusal.reason == PEER_FAILED {
                             leased.failed();
                         }
-                        registration.tell(|story| story.refused(refusal.reason, &refusal.detail));
+                        registration.record(|record| record.refused(refusal.reason, &refusal.detail));
                         self.dialer.proxy.refusals.tell(refusal);
                     }
                     None => registration.broke(&RelayError::Peer(error)),
@@ -184,7 +184,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let server = Arc::new(OutboundServer::new(proxy, 0, outbound));
         let from = listener.local_addr().unwrap();
-        let task = server.serve(stream, from, &Until::default());
+        let task = server.serve(stream, from, &ShutdownTokens::default());
         assert!(size_of_val(&task) <= TASK_BYTES_MAX, "{}", size_of_val(&task));
     }
 

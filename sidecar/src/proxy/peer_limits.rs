@@ -8,24 +8,24 @@ use postern_proto::identity::SpiffeId;
 
 /// What every identity that is connected holds.
 #[derive(Debug, Default)]
-pub(crate) struct Shares {
-    by_peer: Mutex<HashMap<SpiffeId, Weak<Share>>>,
+pub(crate) struct PeerLimits {
+    by_peer: Mutex<HashMap<SpiffeId, Weak<PeerUsage>>>,
 }
 
 /// What one identity holds, known to each of its connections.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct PeerUsage {
     peer: SpiffeId,
     open: AtomicUsize,
     /// What headers of its requests under way have gained by being compressed.
     expanded_bytes: AtomicUsize,
-    shares: Arc<Shares>,
+    shares: Arc<PeerLimits>,
 }
 
 /// Room for one connection or request, free again when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    share: Arc<Share>,
+pub(crate) struct PeerPermit {
+    share: Arc<PeerUsage>,
     expanded_bytes: usize,
 }
 
@@ -36,14 +36,14 @@ pub(crate) enum Full {
     ExpandedBytes,
 }
 
-impl Shares {
+impl PeerLimits {
     /// The share of this identity, which its other connections have already or will have.
-    pub(crate) fn of(self: &Arc<Self>, peer: &SpiffeId) -> Arc<Share> {
+    pub(crate) fn of(self: &Arc<Self>, peer: &SpiffeId) -> Arc<PeerUsage> {
         let mut by_peer = self.lock();
         if let Some(share) = by_peer.get(peer).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(Share {
+        let share = Arc::new(PeerUsage {
             peer: peer.clone(),
             open: AtomicUsize::new(0),
             expanded_bytes: AtomicUsize::new(0),
@@ -60,17 +60,17 @@ impl Shares {
         shares.iter().map(|share| share.open.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Weak<Share>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Weak<PeerUsage>>> {
         self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Share {
+impl PeerUsage {
     /// Room for one more of at most so many.
-    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<PeerPermit> {
         let more = |open| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place { share: self.clone(), expanded_bytes: 0 })
+        Some(PeerPermit { share: self.clone(), expanded_bytes: 0 })
     }
 
     /// Room for one more of at most so many requests, whose headers gained so many bytes of at most so many.
@@ -79,7 +79,7 @@ impl Share {
         max: usize,
         expanded_bytes: usize,
         bytes_max: usize,
-    ) -> Result<Place, Full> {
+    ) -> Result<PeerPermit, Full> {
         let mut place = self.enter(max).ok_or(Full::Requests)?;
         if expanded_bytes > 0 {
             let more = |bytes: usize| bytes.checked_add(expanded_bytes).filter(|bytes| *bytes <= bytes_max);
@@ -93,7 +93,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for PeerUsage {
     fn drop(&mut self) {
         let mut by_peer = self.shares.lock();
         // Another may have taken its place between its last holder's end and this.
@@ -103,7 +103,7 @@ impl Drop for Share {
     }
 }
 
-impl Drop for Place {
+impl Drop for PeerPermit {
     fn drop(&mut self) {
         self.share.open.fetch_sub(1, Ordering::Relaxed);
         self.share.expanded_bytes.fetch_sub(self.expanded_bytes, Ordering::Relaxed);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn an_identity_has_one_share_over_all_its_connections_and_none_of_anothers() {
-        let shares = Arc::<Shares>::default();
+        let shares = Arc::<PeerLimits>::default();
         let (one, same, other) = (shares.of(&id("a")), shares.of(&id("a")), shares.of(&id("b")));
         let first = one.enter(2).unwrap();
         let _second = same.enter(2).unwrap();
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_headers_gained_is_bounded_over_all_requests_of_an_identity_and_given_back() {
-        let shares = Arc::<Shares>::default();
+        let shares = Arc::<PeerLimits>::default();
         let share = shares.of(&id("a"));
         let first = share.enter_request(10, 60, 100).unwrap();
         assert_eq!(share.enter_request(10, 60, 100).unwrap_err(), Full::ExpandedBytes);
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_an_identity_that_has_left() {
-        let shares = Arc::<Shares>::default();
+        let shares = Arc::<PeerLimits>::default();
         let share = shares.of(&id("a"));
         let place = share.enter(1).unwrap();
         drop(share);

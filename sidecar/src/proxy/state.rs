@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::connections::{OwnService, Register};
 use super::listen_addresses::ListenAddresses;
-use super::peer_limits::Shares;
+use super::peer_limits::PeerLimits;
 use super::tunnel::{Pool, PoolRegister};
 use super::upstream::{UpstreamRegister, Upstreams};
 use crate::clock::Clock;
@@ -28,7 +28,7 @@ pub struct ProxyState {
     pub control: Arc<ControlState>,
     pub register: Arc<Register>,
     /// Connections by peer, of each inbound.
-    pub(crate) shares: Vec<Arc<Shares>>,
+    pub(crate) shares: Vec<Arc<PeerLimits>>,
     pub refusals: Refusals,
     pub access_log: AccessLog,
     pub upstreams: UpstreamRegister,

@@ -1,8 +1,8 @@
 //! The addresses of one place, an app or a service elsewhere: found, chosen, tried and judged.
 
 pub mod attempt;
-pub mod choice;
-pub(crate) mod place;
+pub(crate) mod host;
+pub mod load_balancer;
 mod shown;
 
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use tracing::{debug, info, warn};
 use crate::config::{HostPort, Limits};
 use crate::error_text::one_line;
 use crate::network::dial::{Progress, Won, race};
-use crate::network::resolver::name::{self, Answer, Standing};
+use crate::network::resolver::name::{self, Answer, ResolutionState};
 use crate::network::resolver::{NameServers, OTHER_FAMILY_DELAY, OTHER_FAMILY_DELAY_UNHURRIED};
 use crate::network::{ConnectError, Unreached};
 use crate::observability::metrics::{ListenerSeries, Metrics};
 pub use attempt::{Attempt, Leased};
-use choice::{Address, AddressId, Choice, Listing, Picked, Record};
-use place::Place;
+use host::UpstreamHost;
+use load_balancer::{Address, AddressId, Listing, LoadBalancer, Picked, Record};
 pub use shown::{ADDRESSES_SHOWN_MAX, UpstreamRegister};
 
 /// One address, for those who choose among all.
@@ -55,8 +55,8 @@ pub struct Upstreams {
 
 #[derive(Debug)]
 struct State {
-    places: Vec<Place>,
-    choice: Choice,
+    places: Vec<UpstreamHost>,
+    choice: LoadBalancer,
     random: fastrand::Rng,
 }
 
@@ -68,8 +68,8 @@ impl Upstreams {
         name_servers: NameServers,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let places = to.iter().map(Place::new).collect();
-        let mut state = State { places, choice: Choice::default(), random: fastrand::Rng::new() };
+        let places = to.iter().map(UpstreamHost::new).collect();
+        let mut state = State { places, choice: LoadBalancer::default(), random: fastrand::Rng::new() };
         state.take_over_addresses();
         let (state, changed) = (Mutex::new(state), watch::Sender::default());
         let (version, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
@@ -77,7 +77,7 @@ impl Upstreams {
     }
 
     /// Keeps what is known of the names fresh, so that no connection waits for it, until `over`.
-    pub async fn tend(&self, over: CancellationToken) {
+    pub async fn run_background(&self, over: CancellationToken) {
         let names: Vec<_> = self.state().places.iter().map(|place| place.name().map(str::to_owned)).collect();
         let tending = names.into_iter().enumerate().filter_map(|(at, name)| Some(self.keep_fresh(at, name?)));
         over.run_until_cancelled(join_all(tending)).await;
@@ -97,7 +97,9 @@ impl Upstreams {
     /// Takes an answer about a name, and says for how long it is good.
     fn learn(&self, at: usize, name: &str, answer: Result<Answer, String>) -> Duration {
         let mut state = self.state();
-        let Some(known) = state.places.get_mut(at).and_then(Place::known_mut) else { return name::TTL_MAX };
+        let Some(known) = state.places.get_mut(at).and_then(UpstreamHost::known_mut) else {
+            return name::TTL_MAX;
+        };
         let before = known.clone();
         let good_for = match answer {
             Ok(answer) => known.learn(answer),
@@ -115,10 +117,10 @@ impl Upstreams {
         match &standing {
             // Told once, not at each try.
             _ if before.standing.as_str() == standing.as_str() && !is_other => {}
-            Standing::Answered if before.standing == Standing::Answered => {
+            ResolutionState::Answered if before.standing == ResolutionState::Answered => {
                 debug!(name, addresses, "resolved to others");
             }
-            Standing::Answered => info!(name, addresses, "resolved"),
+            ResolutionState::Answered => info!(name, addresses, "resolved"),
             standing => warn!(name, kept = addresses, reason = %standing, "cannot be resolved"),
         }
         good_for
@@ -157,7 +159,7 @@ impl Upstreams {
         let mut state = self.state();
         let random = state.random.u64(..);
         let picked = state.choice.pick(now(), random, tried);
-        (picked, state.places.iter().any(|place| place.standing() == &Standing::Asked))
+        (picked, state.places.iter().any(|place| place.standing() == &ResolutionState::Asked))
     }
 
     fn succeeded(&self, id: AddressId) -> Record {
@@ -237,7 +239,7 @@ impl Upstreams {
         let mut changes = self.changes();
         let known = || {
             let state = self.state();
-            let asked = state.places.iter().any(|place| place.standing() == &Standing::Asked);
+            let asked = state.places.iter().any(|place| place.standing() == &ResolutionState::Asked);
             !asked || !state.choice.addresses().is_empty()
         };
         let answered = async { while !known() && changes.changed().await.is_ok() {} };
@@ -268,7 +270,7 @@ impl Upstreams {
 
 impl State {
     fn take_over_addresses(&mut self) {
-        let all = self.places.iter().flat_map(Place::endpoints);
+        let all = self.places.iter().flat_map(UpstreamHost::endpoints);
         self.choice.replace(&all.collect::<Vec<_>>());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postern_sidecar::config::{AccessLogConfig, AccessLogTarget};
 use postern_sidecar::observability::Direction;
-use postern_sidecar::observability::access_log::{AccessLog, Line, Story};
+use postern_sidecar::observability::access_log::{AccessLog, AccessLogEntry, AccessRecord};
 use postern_sidecar::observability::refusals::Called;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -24,14 +24,14 @@ fn read(log: &Path) -> Vec<Value> {
 }
 
 fn write(log: &AccessLog, connection: u64) {
-    log.write(&Line {
+    log.write(&AccessLogEntry {
         time: OffsetDateTime::UNIX_EPOCH,
         direction: Direction::Inbound,
         protocol: "tcp",
         from: "spiffe://shop.example/orders",
         called: &Called::default(),
         call: None,
-        story: &Story::default(),
+        record: &AccessRecord::default(),
         bytes: (1, 2),
         duration: Duration::from_micros(1_500),
         connection: Some(connection),

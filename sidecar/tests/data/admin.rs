@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postern_sidecar::admin::{Admin, CONNECTIONS_MAX, LogLinesDropped, Phase};
 use postern_sidecar::identity::IdentityStatus;
-use postern_sidecar::proxy::listener::{self, Families, Until};
+use postern_sidecar::proxy::listener::{self, Families, ShutdownTokens};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -38,7 +38,9 @@ impl Asked {
         let admin =
             Admin { proxy: sidecar.proxy.clone(), identity: status, phase: phases, log_lines_dropped };
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(admin.run(listener, Until { abort: cancel.clone(), ..Until::default() }));
+        let task = tokio::spawn(
+            admin.run(listener, ShutdownTokens { abort: cancel.clone(), ..ShutdownTokens::default() }),
+        );
         Self { at, sidecar, phase, _identity: identity, cancel, task }
     }
 

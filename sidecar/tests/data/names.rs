@@ -42,7 +42,7 @@ impl Named {
         register.enter(0, &upstreams);
         let (over, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (tended, until) = (upstreams.clone(), over.clone());
-        tasks.spawn(async move { tended.tend(until).await });
+        tasks.spawn(async move { tended.run_background(until).await });
         Self { upstreams, register, over, tasks }
     }
 

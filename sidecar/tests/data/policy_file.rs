@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::sidecar::{POLICY, eventually};
 
-struct Watched {
+struct InstrumentedIo {
     dir: tempfile::TempDir,
     store: Arc<PolicyStore>,
     metrics: Arc<Metrics>,
@@ -20,7 +20,7 @@ struct Watched {
     _guard: DropGuard,
 }
 
-impl Watched {
+impl InstrumentedIo {
     async fn new(prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
@@ -61,7 +61,7 @@ fn larger() -> String {
 
 #[tokio::test]
 async fn a_change_is_taken_and_counted() {
-    let watched = Watched::with_policy().await;
+    let watched = InstrumentedIo::with_policy().await;
     let old = watched.digest();
     assert!(old.is_some());
     watched.write("policy.toml", &larger());
@@ -72,7 +72,7 @@ async fn a_change_is_taken_and_counted() {
 
 #[tokio::test]
 async fn a_broken_file_keeps_the_last_good_policy_and_says_where_it_is_broken() {
-    let watched = Watched::with_policy().await;
+    let watched = InstrumentedIo::with_policy().await;
     let old = watched.digest();
     watched.write("policy.toml", "trust_domain = \"shop.example\"\n[servce.payments]\n");
     let error = watched.error().await;
@@ -85,7 +85,7 @@ async fn a_broken_file_keeps_the_last_good_policy_and_says_where_it_is_broken() 
 
 #[tokio::test]
 async fn a_file_that_vanishes_or_is_no_text_or_is_too_large_keeps_the_last_good_policy() {
-    let watched = Watched::with_policy().await;
+    let watched = InstrumentedIo::with_policy().await;
     let old = watched.digest();
     std::fs::remove_file(watched.dir.path().join("policy.toml")).unwrap();
     assert!(watched.error().await.contains("policy.toml"));
@@ -100,7 +100,7 @@ async fn a_file_that_vanishes_or_is_no_text_or_is_too_large_keeps_the_last_good_
 
 #[tokio::test]
 async fn a_directory_swapped_behind_a_symlink_is_seen() {
-    let watched = Watched::new(|dir| {
+    let watched = InstrumentedIo::new(|dir| {
         for (version, text) in [("v1", POLICY.to_owned()), ("v2", larger())] {
             std::fs::create_dir(dir.join(version)).unwrap();
             std::fs::write(dir.join(version).join("policy.toml"), text).unwrap();
@@ -118,7 +118,7 @@ async fn a_directory_swapped_behind_a_symlink_is_seen() {
 
 #[tokio::test]
 async fn a_file_that_comes_later_is_taken() {
-    let watched = Watched::new(|_| {}).await;
+    let watched = InstrumentedIo::new(|_| {}).await;
     assert_eq!(watched.digest(), None);
     assert!(watched.error().await.contains("policy.toml"));
     watched.write("policy.toml", POLICY);
@@ -128,7 +128,7 @@ async fn a_file_that_comes_later_is_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_is_written_piece_by_piece_is_taken_when_it_is_whole() {
     use std::io::Write as _;
-    let watched = Watched::with_policy().await;
+    let watched = InstrumentedIo::with_policy().await;
     let mut changes = watched.store.changes();
     changes.mark_unchanged();
     let whole = larger();

@@ -15,7 +15,7 @@ use postern_sidecar::config::{
 use postern_sidecar::network::resolver::NameServers;
 use postern_sidecar::observability::access_log::AccessLog;
 use postern_sidecar::proxy::inbound::InboundServer;
-use postern_sidecar::proxy::listener::{self, Families, Until};
+use postern_sidecar::proxy::listener::{self, Families, ShutdownTokens};
 use postern_sidecar::proxy::outbound::OutboundServer;
 use postern_sidecar::proxy::state::ProxyState;
 use serde_json::Value;
@@ -206,7 +206,7 @@ impl Sidecar {
                 listener,
                 server,
                 proxy.clone(),
-                Until { stop: stop.clone(), abort: abort.clone() },
+                ShutdownTokens { stop: stop.clone(), abort: abort.clone() },
             ));
             address
         });
@@ -217,7 +217,7 @@ impl Sidecar {
                 listener,
                 server,
                 proxy.clone(),
-                Until { stop: stop.clone(), abort: abort.clone() },
+                ShutdownTokens { stop: stop.clone(), abort: abort.clone() },
             ));
             address
         });

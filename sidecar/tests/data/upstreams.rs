@@ -10,7 +10,7 @@ use postern_sidecar::network::dial::ATTEMPTS_MAX;
 use postern_sidecar::observability::Direction;
 use postern_sidecar::observability::metrics::Metrics;
 use postern_sidecar::proxy::upstream::attempt::NEXT_WITHIN;
-use postern_sidecar::proxy::upstream::choice::EJECT_AFTER;
+use postern_sidecar::proxy::upstream::load_balancer::EJECT_AFTER;
 use postern_sidecar::proxy::upstream::{UpstreamRegister, Upstreams};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use postern_sidecar::observability::Direction;
-use postern_sidecar::proxy::upstream::choice::EJECT_AFTER;
+use postern_sidecar::proxy::upstream::load_balancer::EJECT_AFTER;
 
 use postern_proto::policy::Protocol;
 

@@ -10,7 +10,7 @@ use postern_sidecar::identity::ca_client::{CaClient, Timeouts};
 use postern_sidecar::identity::credentials::{CredentialStore, Credentials};
 use postern_sidecar::identity::renewal::Renewal;
 use postern_sidecar::identity::state_dir::StateDir;
-use postern_sidecar::identity::writer::Holder;
+use postern_sidecar::identity::writer::IdentityWriter;
 use postern_sidecar::identity::{IdentityError, IdentityStatus};
 use postern_sidecar::network::resolver::NameServers;
 use tokio::sync::watch;
@@ -68,7 +68,7 @@ impl Home {
 
     pub fn start_with(&self, client: CaClient) -> Workload {
         let store = Arc::new(CredentialStore::default());
-        let (holder, status) = Holder::new(store.clone(), self.clock());
+        let (holder, status) = IdentityWriter::new(store.clone(), self.clock());
         let token = Some(JoinTokenSource::File(self.token()));
         let state = Some(StateDir::new(self.state()));
         let renewal = Renewal::new(client, token, state, holder);

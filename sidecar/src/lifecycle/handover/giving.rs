@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::channel::{Channel, ChannelError};
-use super::door::{Door, may_take_over, own_uid};
 use super::message::{Key, Message, VERSION_NEWEST, VERSION_OLDEST, agree};
+use super::socket::{HandoverSocket, may_take_over, own_uid};
 use crate::error_text::one_line;
 
 /// Conversations at a time; the next waits. Only one of them gets listeners.
@@ -27,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Waits for a new process until the own listeners close.
 #[derive(Debug)]
 pub struct Giver {
-    door: Door,
+    door: HandoverSocket,
     ready_within: Duration,
     listeners: Arc<[(Key, OwnedFd)]>,
 }
@@ -50,7 +50,7 @@ enum GiveError {
 }
 
 impl Giver {
-    pub(super) fn new(door: Door, ready_within: Duration, listeners: Vec<(Key, OwnedFd)>) -> Self {
+    pub(super) fn new(door: HandoverSocket, ready_within: Duration, listeners: Vec<(Key, OwnedFd)>) -> Self {
         Self { door, ready_within, listeners: listeners.into() }
     }
 

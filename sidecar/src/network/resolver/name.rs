@@ -52,7 +52,7 @@ pub enum Absence {
 
 /// How the knowledge of a name stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum ResolutionState {
     /// Nobody has answered yet, or failed to.
     Asked,
     Answered,
@@ -61,7 +61,7 @@ pub enum Standing {
     Failed(String),
 }
 
-impl Standing {
+impl ResolutionState {
     /// A stable word.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl Standing {
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for ResolutionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asked => f.write_str("no name server has answered yet"),
@@ -86,16 +86,16 @@ impl fmt::Display for Standing {
 
 /// What is known of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct ResolvedName {
     pub addresses: Vec<IpAddr>,
-    pub standing: Standing,
+    pub standing: ResolutionState,
     failures: u32,
 }
 
-impl Known {
+impl ResolvedName {
     /// A name that is being asked about.
     pub fn nothing() -> Self {
-        Self { addresses: Vec::new(), standing: Standing::Asked, failures: 0 }
+        Self { addresses: Vec::new(), standing: ResolutionState::Asked, failures: 0 }
     }
 
     /// Takes the newest answer, and says how long it is good for.
@@ -123,7 +123,7 @@ impl Known {
             usable if usable.is_empty() => self.is_absent(Absence::NoAddress, ttl),
             usable => {
                 self.addresses = usable;
-                self.standing = Standing::Answered;
+                self.standing = ResolutionState::Answered;
                 ttl.clamp(TTL_MIN, TTL_MAX)
             }
         }
@@ -132,13 +132,13 @@ impl Known {
     /// An authoritative no is an answer: there is nobody to go to, and the caller is told so.
     fn is_absent(&mut self, absence: Absence, ttl: Duration) -> Duration {
         self.addresses.clear();
-        self.standing = Standing::Absent(absence);
+        self.standing = ResolutionState::Absent(absence);
         ttl.clamp(TTL_MIN, ABSENT_TTL_MAX)
     }
 
     /// Takes note that there was no answer, keeps the last one, and says when to ask again.
     pub fn miss(&mut self, error: String) -> Duration {
-        self.standing = Standing::Failed(error);
+        self.standing = ResolutionState::Failed(error);
         self.retry_after()
     }
 
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_good_for_its_time_to_live_within_bounds() {
-        let mut known = Known::nothing();
+        let mut known = ResolvedName::nothing();
         for (said, kept) in [(0, 1), (1, 1), (17, 17), (300, 300), (86_400, 300)] {
             assert_eq!(known.learn(answer(numbers(1..3), said)), Duration::from_secs(kept));
         }
@@ -187,36 +187,42 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_the_last_good_answer_and_is_tried_again_ever_later_up_to_a_bound() {
-        let mut known = Known::nothing();
+        let mut known = ResolvedName::nothing();
         known.learn(answer(numbers(1..3), 5));
         let pauses: Vec<_> = (0..6).map(|_| known.miss("timed out".to_owned()).as_millis()).collect();
         assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 5_000, 5_000]);
         assert_eq!(known.addresses, numbers(1..3));
-        assert_eq!(known.standing, Standing::Failed("timed out".to_owned()));
+        assert_eq!(known.standing, ResolutionState::Failed("timed out".to_owned()));
         known.learn(answer(numbers(3..4), 5));
-        assert_eq!((known.addresses.clone(), known.standing.clone()), (numbers(3..4), Standing::Answered));
+        assert_eq!(
+            (known.addresses.clone(), known.standing.clone()),
+            (numbers(3..4), ResolutionState::Answered)
+        );
         assert_eq!(known.miss(String::new()), RETRY_FIRST);
     }
 
     #[test]
     fn of_a_family_about_which_nobody_answers_what_is_known_stays_and_is_asked_again_soon() {
-        let mut known = Known::nothing();
+        let mut known = ResolvedName::nothing();
         let v6: IpAddr = "fd00::1".parse().unwrap();
         known.learn(answer([numbers(1..3), vec![v6]].concat(), 300));
         let one = |addresses| Answer::OneFamily { addresses, ttl: Duration::from_secs(300) };
         let pauses: Vec<_> = (0..6).map(|_| known.learn(one(numbers(2..4))).as_millis()).collect();
         assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 5_000, 5_000]);
         let now_known = [numbers(2..3), vec![v6], numbers(3..4)].concat();
-        assert_eq!((&known.addresses, &known.standing), (&now_known, &Standing::Answered));
+        assert_eq!((&known.addresses, &known.standing), (&now_known, &ResolutionState::Answered));
     }
 
     #[test]
     fn a_name_that_is_said_to_be_gone_leads_nowhere_any_more() {
         for absence in [Absence::NoSuchName, Absence::NoAddress] {
-            let mut known = Known::nothing();
+            let mut known = ResolvedName::nothing();
             known.learn(answer(numbers(1..3), 5));
             known.learn(Answer::Absent { absence, ttl: TTL_MIN });
-            assert_eq!((known.addresses.len(), known.standing.clone()), (0, Standing::Absent(absence)));
+            assert_eq!(
+                (known.addresses.len(), known.standing.clone()),
+                (0, ResolutionState::Absent(absence))
+            );
             known.miss("timed out".to_owned());
             assert_eq!(known.addresses.len(), 0, "what was gone before the failure stays gone");
         }
@@ -224,7 +230,7 @@ mod tests {
 
     #[test]
     fn of_too_many_addresses_those_known_stay_whatever_the_order() {
-        let mut known = Known::nothing();
+        let mut known = ResolvedName::nothing();
         known.learn(answer(numbers(0..200), 5));
         let first = known.addresses.clone();
         assert_eq!(first.len(), ADDRESSES_MAX);
@@ -236,11 +242,11 @@ mod tests {
 
     #[test]
     fn an_address_that_comes_twice_or_leads_nowhere_is_not_counted() {
-        let mut known = Known::nothing();
+        let mut known = ResolvedName::nothing();
         let all = ["10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1", "0.0.0.0", "::", "224.0.0.1", "ff02::1"];
         known.learn(answer(all.map(|one| one.parse().unwrap()).to_vec(), 5));
         assert_eq!(known.addresses, numbers(1..2));
         known.learn(answer(vec!["0.0.0.0".parse().unwrap()], 5));
-        assert_eq!(known.standing, Standing::Absent(Absence::NoAddress));
+        assert_eq!(known.standing, ResolutionState::Absent(Absence::NoAddress));
     }
 }

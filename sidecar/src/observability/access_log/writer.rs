@@ -22,7 +22,7 @@ const FAILURE_TOLD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the thread is told.
 pub(super) enum Message {
-    Line {
+    AccessLogEntry {
         text: Vec<u8>,
         /// Its caller has shown no identity.
         unidentified: bool,
@@ -75,7 +75,7 @@ impl Writer {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Line { text, unidentified } => {
+            Message::AccessLogEntry { text, unidentified } => {
                 if unidentified {
                     self.room_for_unidentified.fetch_add(1, Ordering::Relaxed);
                 }

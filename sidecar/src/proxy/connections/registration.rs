@@ -12,11 +12,11 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Live, Register, Traffic};
+use super::{ConnectionEntry, Register, Traffic};
 use crate::observability::Direction;
-use crate::observability::access_log::{Ended, EndedBy, EndedWith, Story};
+use crate::observability::access_log::{AccessRecord, Ended, EndedBy, EndedWith};
 use crate::observability::metrics::{ListenerSeries, PeerSeries, UNKNOWN_PEER};
-use crate::proxy::peer_limits::Place;
+use crate::proxy::peer_limits::PeerPermit;
 
 /// How a connection gets to its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,21 +45,26 @@ pub struct Registration {
     number: u64,
     direction: Direction,
     register: Arc<Register>,
-    live: Arc<Live>,
+    live: Arc<ConnectionEntry>,
     /// Cancelled when the connection is no longer allowed, or everything ends.
     pub cut: CancellationToken,
     pub traffic: Arc<Traffic>,
     /// What the access log will tell of it.
-    pub story: Mutex<Story>,
+    pub record: Mutex<AccessRecord>,
     /// What it takes of its peer's share.
-    place: OnceLock<Place>,
+    place: OnceLock<PeerPermit>,
 }
 
 impl Registration {
-    pub(super) fn new(number: u64, direction: Direction, register: Arc<Register>, live: Arc<Live>) -> Self {
+    pub(super) fn new(
+        number: u64,
+        direction: Direction,
+        register: Arc<Register>,
+        live: Arc<ConnectionEntry>,
+    ) -> Self {
         let (cut, traffic) = (live.cut.clone(), live.traffic.clone());
-        let (story, place) = (Mutex::default(), OnceLock::new());
-        Self { number, direction, register, live, cut, traffic, story, place }
+        let (record, place) = (Mutex::default(), OnceLock::new());
+        Self { number, direction, register, live, cut, traffic, record, place }
     }
 
     /// Under which `/connections` shows it.
@@ -68,8 +73,8 @@ impl Registration {
     }
 
     /// Adds to what the access log will tell.
-    pub fn tell(&self, add: impl FnOnce(&mut Story)) {
-        add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
+    pub fn record(&self, add: impl FnOnce(&mut AccessRecord)) {
+        add(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Who the peer is, once that is known.
@@ -148,11 +153,11 @@ impl Registration {
 
     /// The certificate that the peer was shown holds until then.
     pub fn shown_until(&self, own_not_after: OffsetDateTime) {
-        self.live.lock().lasting.shown_until(own_not_after);
+        self.live.lock().lifetime.shown_until(own_not_after);
     }
 
     /// Keeps a place of the peer's share until the connection ends.
-    pub(crate) fn hold(&self, place: Place) {
+    pub(crate) fn hold(&self, place: PeerPermit) {
         let _the_first_is_kept = self.place.set(place);
     }
 
@@ -164,7 +169,7 @@ impl Registration {
 
     /// Begins the next connection of the app on a connection that was there before.
     pub fn lease(&self) {
-        self.live.lock().lasting.moved(Instant::now());
+        self.live.lock().lifetime.moved(Instant::now());
         if self.live.resting.swap(false, Ordering::Relaxed) {
             self.live.begin();
         }
@@ -176,7 +181,7 @@ impl Registration {
             self.live.finish();
             let flags = [&self.traffic.half_closed, &self.traffic.app_stalls, &self.traffic.peer_stalls];
             flags.into_iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
-            self.tell(|story| *story = Story::default());
+            self.record(|record| *record = AccessRecord::default());
         }
     }
 
@@ -210,7 +215,7 @@ impl Registration {
             (true, Direction::Inbound) | (false, Direction::Outbound) => EndedBy::Called,
             (true, Direction::Outbound) | (false, Direction::Inbound) => EndedBy::Caller,
         };
-        self.tell(|story| story.ended = Some(Ended { by, with }));
+        self.record(|record| record.ended = Some(Ended { by, with }));
     }
 
     /// Why it was cut, if it was no longer allowed or had outlived its bounds.

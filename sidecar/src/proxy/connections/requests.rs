@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One request, as the policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallFacts {
+pub struct RequestInfo {
     pub method: String,
     /// As sent, up to `?`.
     pub path: String,
@@ -13,14 +13,14 @@ pub struct CallFacts {
 /// Of a path so much is told.
 const PATH_CHARS_SHOWN: usize = 512;
 
-impl CallFacts {
+impl RequestInfo {
     /// For a shell, as `--call` takes it.
     pub fn quoted(&self) -> String {
         format!("'{}'", self.to_string().replace('\'', "'\\''"))
     }
 }
 
-impl fmt::Display for CallFacts {
+impl fmt::Display for RequestInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown: String = self.path.chars().take(PATH_CHARS_SHOWN).collect();
         write!(f, "{} {}", self.method.escape_debug(), shown.escape_debug())
@@ -30,7 +30,7 @@ impl fmt::Display for CallFacts {
 /// The requests under way on one connection, each of which is decided by itself.
 pub trait Requests: fmt::Debug + Send + Sync {
     /// Ends every request for which `denied` says so, and returns how many.
-    fn terminate(&self, denied: &dyn Fn(&CallFacts) -> bool) -> usize;
+    fn terminate(&self, denied: &dyn Fn(&RequestInfo) -> bool) -> usize;
 
     /// The connection is terminated, and every request on it with it.
     fn connection_terminated(&self, reason: &'static str);

@@ -28,7 +28,7 @@ use crate::proxy::connections::Registration;
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::{self, BrokenHandshake, Secured};
 use crate::proxy::upstream::Leased;
-use crate::proxy::upstream::choice::AddressId;
+use crate::proxy::upstream::load_balancer::AddressId;
 
 /// A handshake that the other side ends without a word is tried so often,
 pub(in crate::proxy) const GAVE_WAY_TRIES_MAX: usize = 5;
@@ -55,7 +55,7 @@ pub(in crate::proxy) enum Found<K> {
 
 /// Why the service was not reached at an address.
 #[derive(Debug)]
-pub(crate) enum Unmet {
+pub(crate) enum PeerDialError {
     /// Nobody answers.
     Unreached(ConnectError),
     /// We refuse who is there, or the other way round; and as which the dial counts.
@@ -81,15 +81,15 @@ impl PeerDialer {
         leased: &mut Leased,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<Box<Reached>, Unmet> {
+    ) -> Result<Box<Reached>, PeerDialError> {
         let own = self.proxy.control.valid_credentials();
         let credentials =
-            own.map_err(|denial| Unmet::Refused(self.of_denial(denial), DialResult::LocalFault))?;
+            own.map_err(|denial| PeerDialError::Refused(self.of_denial(denial), DialResult::LocalFault))?;
         let address = leased.address();
         let permit = match self.turn(address, &|_| None::<std::convert::Infallible>).await {
             Turn::Kept(never) => match never {},
             Turn::Dial(permit) => permit,
-            Turn::Stuck => return Err(Unmet::Refused(self.of_stuck(address), DialResult::Failed)),
+            Turn::Stuck => return Err(PeerDialError::Refused(self.of_stuck(address), DialResult::Failed)),
         };
         // Boxed, so that the handshake's state is gone while bytes are carried.
         match Box::pin(self.reach(leased, (&credentials, registration, alpn), &Progress::default())).await {
@@ -98,13 +98,13 @@ impl PeerDialer {
                 leased.succeeded();
                 Ok(reached)
             }
-            Err(Failure::Unreached(error)) => Err(Unmet::Unreached(error)),
+            Err(Failure::Unreached(error)) => Err(PeerDialError::Unreached(error)),
             Err(failure) => {
                 if !matches!(failure, Failure::Config(_)) {
                     leased.failed();
                 }
                 let result = failure.dial_result();
-                Err(Unmet::Refused(self.of_failure(failure, address).await, result))
+                Err(PeerDialError::Refused(self.of_failure(failure, address).await, result))
             }
         }
     }
@@ -307,22 +307,22 @@ impl PeerDialer {
         }
     }
 
-    pub(in crate::proxy) fn door(&self, registration: &Arc<Registration>) -> Door {
+    pub(in crate::proxy) fn door(&self, registration: &Arc<Registration>) -> ServiceAuthorizer {
         let (proxy, target) = (self.proxy.clone(), self.outbound.target.clone());
-        Door { proxy, target, registration: Arc::downgrade(registration) }
+        ServiceAuthorizer { proxy, target, registration: Arc::downgrade(registration) }
     }
 }
 
 /// Lets in exactly the service that was called.
 #[derive(Debug)]
-pub(in crate::proxy) struct Door {
+pub(in crate::proxy) struct ServiceAuthorizer {
     proxy: Arc<ProxyState>,
     target: Target,
     /// Weak: a tunnel outlives the app's connection for which it was made.
     registration: Weak<Registration>,
 }
 
-impl Authorizer for Door {
+impl Authorizer for ServiceAuthorizer {
     fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         let Some(registration) = self.registration.upgrade() else {
             return Err(Denial { code: "cut", detail: "the app's connection is over".to_owned() });

@@ -9,12 +9,12 @@ use thiserror::Error;
 use super::failure::Failure;
 use super::incoming::{HttpError, Incoming};
 use super::pool::Leased;
-use super::target::Bad;
+use super::target::InvalidMessage;
 use crate::config::Http;
 
 /// Why an answer is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum BadAnswer {
+pub(super) enum InvalidAnswer {
     #[error("the answer has Transfer-Encoding {0:?}, and only \"chunked\" is understood (RFC 9112 §6.1)")]
     Coding(String),
     #[error("the answer is of HTTP/1.0 and has a Transfer-Encoding (RFC 9112 §6.1)")]
@@ -23,7 +23,7 @@ pub(super) enum BadAnswer {
     Length(String),
     /// Of HTTP/2.
     #[error("this sidecar takes no such answer: {0}")]
-    Head(Bad),
+    Head(InvalidMessage),
     #[error("the answer has more than the {max} fields that headers_max of this sidecar allows")]
     TooManyFields { max: usize },
     /// hyper has one word for both.
@@ -40,7 +40,7 @@ pub(super) enum BadAnswer {
     TrailersTooLarge { bytes: usize, fields: usize },
 }
 
-impl BadAnswer {
+impl InvalidAnswer {
     /// A stable word.
     pub(super) fn code(&self) -> &'static str {
         match self {
@@ -70,8 +70,8 @@ impl BadAnswer {
     }
 }
 
-impl From<BadAnswer> for Failure {
-    fn from(bad: BadAnswer) -> Self {
+impl From<InvalidAnswer> for Failure {
+    fn from(bad: InvalidAnswer) -> Self {
         Self { reason: bad.code(), ..Self::broken(bad.to_string()) }
     }
 }
@@ -81,23 +81,24 @@ pub(super) fn check(
     response: &mut Response<Incoming>,
     lease: &Leased,
     limits: &Http,
-) -> Result<(), BadAnswer> {
+) -> Result<(), InvalidAnswer> {
     let streams = lease.end().and_then(|end| end.streams.as_ref());
     if let Some((streams, id)) = streams.zip(response.body().stream_id()) {
         let taken = streams.take(id, response.headers_mut());
-        let stream = taken.map_err(|refused| BadAnswer::Head(refused.map_or(Bad::Unseen, |it| it.bad)))?;
+        let stream = taken
+            .map_err(|refused| InvalidAnswer::Head(refused.map_or(InvalidMessage::Unseen, |it| it.bad)))?;
         response.extensions_mut().insert(Arc::new(stream));
     }
     mend(response, limits)
 }
 
 /// Checks how an answer is framed, and leaves one length in it at most.
-fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), BadAnswer> {
+fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), InvalidAnswer> {
     let (version, status) = (response.version(), response.status());
     let headers = response.headers_mut();
     // A hop adds the date where there is none.
     if headers.len() - usize::from(headers.contains_key(DATE)) > limits.headers_max {
-        return Err(BadAnswer::TooManyFields { max: limits.headers_max });
+        return Err(InvalidAnswer::TooManyFields { max: limits.headers_max });
     }
     if status == StatusCode::NO_CONTENT || status.is_informational() {
         // RFC 9110 §8.6.
@@ -113,10 +114,10 @@ fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), BadAnswer> {
     if headers.contains_key(TRANSFER_ENCODING) {
         let codings = all(TRANSFER_ENCODING);
         if version < Version::HTTP_11 {
-            return Err(BadAnswer::CodingInOldVersion);
+            return Err(InvalidAnswer::CodingInOldVersion);
         }
         if !codings.trim().eq_ignore_ascii_case("chunked") {
-            return Err(BadAnswer::Coding(codings));
+            return Err(InvalidAnswer::Coding(codings));
         }
         // The coding overrides it, and it goes no further (RFC 9112 §6.3).
         headers.remove(CONTENT_LENGTH);
@@ -124,7 +125,7 @@ fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), BadAnswer> {
     }
     if headers.contains_key(CONTENT_LENGTH) {
         let lengths = all(CONTENT_LENGTH);
-        let length = one_length(&lengths).ok_or(BadAnswer::Length(lengths))?;
+        let length = one_length(&lengths).ok_or(InvalidAnswer::Length(lengths))?;
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(())

@@ -20,27 +20,27 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::client::{Http1Sender, http1_builder, http2_builder, pings};
-use super::exchange::{Lend, Otherwise};
+use super::exchange::{ConnectionSource, Otherwise};
 use super::failure::Failure;
 use super::frames::Frames;
 use super::http2::client::handshake;
+use super::instrumented_io::InstrumentedIo;
 use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
-use super::watched::Watched;
 use super::{APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES};
 use crate::config::{AppHttp, Config, Http};
 use crate::error_text::one_line;
 use crate::network::ConnectError;
 use crate::network::dial;
 use crate::observability::refusals::Refusal;
-use crate::proxy::upstream::choice::{Listing, Speaks};
+use crate::proxy::upstream::load_balancer::{Listing, Speaks};
 use crate::proxy::upstream::{self, Upstreams};
 
 /// An app that has not answered the preface of HTTP/2 for so long is taken to speak HTTP/1.1.
 const VERSION_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a server that does not speak HTTP/1.1 may answer in it: Bad Request, Forbidden, Upgrade Required, and HTTP Version Not
+/// What a server that does not speak HTTP/1.1 may answer in it: InvalidMessage Request, Forbidden, Upgrade Required, and HTTP Version Not
 /// Supported.
 const NO_HTTP1: [&[u8]; 4] = [b"400", b"403", b"426", b"505"];
 
@@ -89,7 +89,7 @@ impl App {
     }
 
     /// Closes what is of no use any more.
-    pub(super) fn look(&self) {
+    pub(super) fn maintain(&self) {
         self.pool.clean(OffsetDateTime::UNIX_EPOCH);
     }
 
@@ -116,7 +116,7 @@ impl AppPlace {
         ConnectionTasks::new(&self.connections, &self.over)
     }
 
-    async fn single(&self, stream: Watched<TcpStream>, end: End) -> hyper::Result<Dialed> {
+    async fn single(&self, stream: InstrumentedIo<TcpStream>, end: End) -> hyper::Result<Dialed> {
         let mut builder = http1_builder(&self.http);
         // What old apps write and a proxy may mend (RFC 9112 §5.1, §5.2).
         builder
@@ -125,7 +125,12 @@ impl AppPlace {
         Ok(Dialed::Single(Http1Sender::begin(&builder, stream, &self.tasks()).await?, end))
     }
 
-    async fn shared(&self, stream: Watched<TcpStream>, end: End, kind: Kind) -> Result<Dialed, DialError> {
+    async fn shared(
+        &self,
+        stream: InstrumentedIo<TcpStream>,
+        end: End,
+        kind: Kind,
+    ) -> Result<Dialed, DialError> {
         let (address, says) = (end.address, end.says.clone());
         let mut builder = http2_builder(&self.http);
         builder
@@ -246,7 +251,7 @@ pub(super) fn no_streams(who: &str) -> Failure {
     Failure { status, reason: "no_streams", detail, explain: None, is_unreachable: false }
 }
 
-impl pool::Place for AppPlace {
+impl pool::PoolTarget for AppPlace {
     /// Nobody vouches for the own app.
     type Epoch = ();
 
@@ -258,7 +263,7 @@ impl pool::Place for AppPlace {
         let stream = leased.connect().await.map_err(|error| unconnected(&error))?;
         leased.succeeded();
         let mut end = End::new(&leased, self.over.clone());
-        let mut stream = Watched::new(stream).says(end.says.clone()).lease(leased);
+        let mut stream = InstrumentedIo::new(stream).says(end.says.clone()).lease(leased);
         if path == Path::Shared {
             let streams = end.streams.insert(Arc::default());
             stream = stream.frames(Frames::of_answers(self.http, streams.clone()));
@@ -285,7 +290,7 @@ impl pool::Place for AppPlace {
 #[derive(Debug)]
 pub(super) struct ToApp<'a>(pub(super) &'a App, pub(super) Kind);
 
-impl Lend for ToApp<'_> {
+impl ConnectionSource for ToApp<'_> {
     async fn lease(&self) -> Result<Leased, Failure> {
         let Self(app, kind) = self;
         // The time does not matter, as nobody vouches.

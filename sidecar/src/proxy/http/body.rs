@@ -13,16 +13,16 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 
-use super::again::Kept;
 use super::call::{OpenCall, Part};
 use super::duplex::{GivenUp, Piped};
 use super::expect::Held;
-use super::framing::Heads;
+use super::framing::RawHeadCheck;
 use super::http2::pipe::Outgoing;
 use super::incoming::{HttpError, Incoming};
 use super::pool::{Leased, StreamPermit};
+use super::replay::Kept;
 use super::source::Source;
-use super::target::Bad;
+use super::target::InvalidMessage;
 use super::{ended, fields};
 use crate::observability::access_log::{EndedBy, EndedWith};
 
@@ -35,7 +35,7 @@ pub(super) enum BodyError {
     #[error("the request is no longer allowed, or nothing of it moved for too long")]
     Cut,
     #[error(transparent)]
-    Bad(Bad),
+    InvalidMessage(InvalidMessage),
     #[error("the body is sent on another connection")]
     Elsewhere,
     #[error("the message broke off")]
@@ -60,10 +60,10 @@ pub(super) struct RequestBody {
 #[derive(Debug)]
 struct Flow {
     source: Source,
-    /// Until it is wanted.
+    /// ShutdownTokens it is wanted.
     held: Option<Held>,
     /// Of the HTTP/1 connection that it comes from.
-    heads: Arc<Heads>,
+    heads: Arc<RawHeadCheck>,
     kept: Kept,
     /// What was read before it is passed on; nothing where the body has ended.
     ahead: Option<Result<Option<Frame<Bytes>>, BodyError>>,
@@ -119,7 +119,7 @@ impl RequestBody {
         request: Request<Incoming>,
         call: Arc<OpenCall>,
         to: To,
-        heads: Arc<Heads>,
+        heads: Arc<RawHeadCheck>,
     ) -> Request<Self> {
         let (mut parts, body) = request.into_parts();
         let source = Source::new(body, &mut parts.extensions);
@@ -132,7 +132,7 @@ impl RequestBody {
         Self::new(Source::made(body), self.call.clone(), self.to, heads)
     }
 
-    fn new(source: Source, call: Arc<OpenCall>, to: To, heads: Arc<Heads>) -> Self {
+    fn new(source: Source, call: Arc<OpenCall>, to: To, heads: Arc<RawHeadCheck>) -> Self {
         if source.is_end_stream() {
             call.request_over();
         }
@@ -204,7 +204,7 @@ impl RequestBody {
         if self.call.is_answered() {
             self.call.at_fault(bad.code(), bad.to_string());
         }
-        BodyError::Bad(bad)
+        BodyError::InvalidMessage(bad)
     }
 
     fn lock(&self) -> MutexGuard<'_, Flow> {
@@ -471,7 +471,7 @@ impl BodyError {
         match self {
             Self::Broken(error) => ended::of(&**error),
             Self::Cut | Self::Elsewhere => EndedWith::Cut,
-            Self::Bad(_) => EndedWith::Invalid,
+            Self::InvalidMessage(_) => EndedWith::Invalid,
         }
     }
 }

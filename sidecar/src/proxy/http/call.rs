@@ -13,25 +13,25 @@ use slab::Slab;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::answer::BadAnswer;
+use super::answer::InvalidAnswer;
 use super::body::{BodyError, To};
 use super::duplex::GivenUp;
 use super::http2::server::StreamReset;
 use super::incoming::HttpError;
 use super::interim::InterimQueue;
 use super::outcome::Outcome;
-use super::target::Bad;
+use super::target::InvalidMessage;
 use crate::observability::Direction;
-use crate::observability::access_log::{Ended, EndedBy, EndedWith, Line, Story};
+use crate::observability::access_log::{AccessLogEntry, AccessRecord, Ended, EndedBy, EndedWith};
 use crate::observability::metrics::PeerSeries;
 use crate::observability::refusals::{Called, Refusal};
-use crate::proxy::connections::{CallFacts, Requests};
-use crate::proxy::peer_limits::Place;
+use crate::proxy::connections::{RequestInfo, Requests};
+use crate::proxy::peer_limits::PeerPermit;
 use crate::proxy::state::ProxyState;
 
 /// The request as policy and register see it.
-pub(super) fn facts_of<B>(request: &Request<B>) -> CallFacts {
-    CallFacts { method: request.method().as_str().to_owned(), path: request.uri().path().to_owned() }
+pub(super) fn facts_of<B>(request: &Request<B>) -> RequestInfo {
+    RequestInfo { method: request.method().as_str().to_owned(), path: request.uri().path().to_owned() }
 }
 
 /// After `100 Continue` the body is awaited so long before a final answer is given, which a client may send without it.
@@ -74,7 +74,7 @@ struct CallsState {
 pub(super) struct OpenCall {
     key: usize,
     calls: Arc<Calls>,
-    pub(super) facts: CallFacts,
+    pub(super) facts: RequestInfo,
     cut: AtomicU8,
     waiting: [AtomicWaker; 3],
     /// When something moved last, in milliseconds since the connection began.
@@ -97,26 +97,26 @@ pub(super) struct OpenCall {
     pub(super) bytes_to_app: AtomicU64,
     pub(super) bytes_to_peer: AtomicU64,
     began: Instant,
-    story: Mutex<Story>,
+    record: Mutex<AccessRecord>,
     /// What ended it first.
     ended: OnceLock<Ended>,
     /// With what its caller takes it back, where that has codes.
     reset: OnceLock<StreamReset>,
     /// Its room among what its caller has under way, once it is let through.
-    place: OnceLock<Place>,
+    place: OnceLock<PeerPermit>,
     pub(super) outcome: Outcome,
 }
 
 /// Why a request is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CutBy {
+pub(super) enum TerminatedBy {
     /// It is no longer allowed.
     Policy = 1,
     /// Nothing of it moved for too long.
     Idle = 2,
 }
 
-impl CutBy {
+impl TerminatedBy {
     /// A stable word.
     pub(super) fn code(self) -> &'static str {
         match self {
@@ -155,7 +155,7 @@ impl Calls {
     }
 
     /// Puts a request into the list, before anything is decided about it.
-    pub(super) fn enter(self: &Arc<Self>, facts: CallFacts) -> Arc<OpenCall> {
+    pub(super) fn enter(self: &Arc<Self>, facts: RequestInfo) -> Arc<OpenCall> {
         if let Some(series) = self.series() {
             series.listener.requests_active.fetch_add(1, Ordering::Relaxed);
         }
@@ -180,7 +180,7 @@ impl Calls {
             bytes_to_app: AtomicU64::new(0),
             bytes_to_peer: AtomicU64::new(0),
             began: Instant::now(),
-            story: Mutex::default(),
+            record: Mutex::default(),
             ended: OnceLock::new(),
             reset: OnceLock::new(),
             place: OnceLock::new(),
@@ -191,7 +191,7 @@ impl Calls {
     }
 
     /// Tells of a message that is not valid and reaches nobody.
-    pub(super) fn at_fault(&self, bad: &Bad) {
+    pub(super) fn at_fault(&self, bad: &InvalidMessage) {
         self.refused(bad.code(), bad.to_string());
     }
 
@@ -222,7 +222,7 @@ impl Calls {
         self.open()
             .into_iter()
             .filter(|call| !call.is_cut() && !call.is_relayed() && idle(call))
-            .map(|call| call.cut(CutBy::Idle))
+            .map(|call| call.cut(TerminatedBy::Idle))
             .count()
     }
 
@@ -253,9 +253,9 @@ impl Calls {
 }
 
 impl Requests for Calls {
-    fn terminate(&self, denied: &dyn Fn(&CallFacts) -> bool) -> usize {
+    fn terminate(&self, denied: &dyn Fn(&RequestInfo) -> bool) -> usize {
         let denied = self.open().into_iter().filter(|call| !call.is_cut() && denied(&call.facts));
-        denied.map(|call| call.cut(CutBy::Policy)).count()
+        denied.map(|call| call.cut(TerminatedBy::Policy)).count()
     }
 
     fn connection_terminated(&self, reason: &'static str) {
@@ -269,13 +269,13 @@ impl Requests for Calls {
 
 impl OpenCall {
     /// Keeps the room it was given until it has ended.
-    pub(super) fn hold(&self, place: Place) {
+    pub(super) fn hold(&self, place: PeerPermit) {
         // It is given room once.
         let _first = self.place.set(place);
     }
 
     /// Ends it: its answer, if none was given yet, and both its bodies.
-    fn cut(&self, by: CutBy) {
+    fn cut(&self, by: TerminatedBy) {
         self.cut.store(by as u8, Ordering::Release);
         self.waiting.iter().for_each(AtomicWaker::wake);
     }
@@ -284,18 +284,18 @@ impl OpenCall {
         self.cut_by().is_some()
     }
 
-    pub(super) fn cut_by(&self) -> Option<CutBy> {
+    pub(super) fn cut_by(&self) -> Option<TerminatedBy> {
         match self.cut.load(Ordering::Acquire) {
             0 => None,
-            1 => Some(CutBy::Policy),
-            _ => Some(CutBy::Idle),
+            1 => Some(TerminatedBy::Policy),
+            _ => Some(TerminatedBy::Idle),
         }
     }
 
     /// Waits until it is cut.
-    pub(super) async fn cut_while_answering(&self) -> CutBy {
+    pub(super) async fn cut_while_answering(&self) -> TerminatedBy {
         poll_fn(|cx| match self.poll_cut(Part::Answer, cx) {
-            true => Poll::Ready(self.cut_by().unwrap_or(CutBy::Policy)),
+            true => Poll::Ready(self.cut_by().unwrap_or(TerminatedBy::Policy)),
             false => Poll::Pending,
         })
         .await
@@ -436,9 +436,9 @@ impl OpenCall {
 
 impl OpenCall {
     /// Adds to what the access log will tell, if there is one.
-    pub(super) fn tell(&self, add: impl FnOnce(&mut Story)) {
+    pub(super) fn record(&self, add: impl FnOnce(&mut AccessRecord)) {
         if self.calls.recorder.get().is_some_and(|recorder| recorder.proxy.access_log.is_on()) {
-            add(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
+            add(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -469,7 +469,7 @@ impl OpenCall {
     /// Says that a connection to which it has been upgraded is cut for this.
     pub(super) fn cut_upgraded(&self, denial: Denial) {
         let Denial { code: reason, detail } = denial;
-        let CallFacts { method, path } = &self.facts;
+        let RequestInfo { method, path } = &self.facts;
         let recorder = self.calls.recorder.get();
         let direction = recorder.map(|recorder| recorder.direction.as_str());
         let from = recorder.map(|recorder| recorder.from.as_str());
@@ -477,7 +477,7 @@ impl OpenCall {
         if let Some(recorder) = recorder {
             recorder.proxy.control.metrics.terminated(reason);
         }
-        self.tell(|story| (story.reason, story.detail) = (Some(reason), Some(detail)));
+        self.record(|record| (record.reason, record.detail) = (Some(reason), Some(detail)));
         self.ended(EndedBy::Sidecar, EndedWith::Cut);
     }
 
@@ -485,7 +485,7 @@ impl OpenCall {
     pub(super) fn answered<B>(&self, response: &Response<B>) {
         self.answered.store(true, Ordering::Release);
         self.outcome.answered(response.status().as_u16(), response.headers());
-        self.tell(|story| story.status = Some(response.status().as_u16()));
+        self.record(|record| record.status = Some(response.status().as_u16()));
         if let Some(series) = self.calls.series() {
             series.listener.request_share.observe(self.outcome.own_share(self.began.elapsed()));
         }
@@ -523,20 +523,20 @@ impl OpenCall {
 
     /// Tells of a body that is at fault, when its answer has gone and cannot.
     pub(super) fn at_fault(&self, reason: &'static str, detail: String) {
-        self.tell(|story| story.refused(reason, &detail));
+        self.record(|record| record.refused(reason, &detail));
         self.calls.refused(reason, detail);
     }
 
     /// Tells what broke an answer, if it is one of our limits.
     pub(super) fn answer_broke(&self, error: &HttpError) {
         let Some(recorder) = self.calls.recorder.get() else { return };
-        if let Some(bad) = BadAnswer::of_body(error, &recorder.proxy.control.config.http) {
+        if let Some(bad) = InvalidAnswer::of_body(error, &recorder.proxy.control.config.http) {
             self.at_fault(bad.code(), bad.to_string());
         }
     }
 
     fn write_line(&mut self) {
-        let cut_for = self.cut_by().map(CutBy::code).or_else(|| self.calls.cut_for.get().copied());
+        let cut_for = self.cut_by().map(TerminatedBy::code).or_else(|| self.calls.cut_for.get().copied());
         let ended = self.what_ended_it();
         let Some(RequestRecorder { proxy, direction, from, called, connection, .. }) =
             self.calls.recorder.get()
@@ -546,19 +546,19 @@ impl OpenCall {
         if !proxy.access_log.is_on() {
             return;
         }
-        let story = self.story.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let record = self.record.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let EndedWith::Cut = ended.with {
-            story.reason = story.reason.or(cut_for);
+            record.reason = record.reason.or(cut_for);
         }
-        story.ended = Some(ended);
-        proxy.access_log.write(&Line {
+        record.ended = Some(ended);
+        proxy.access_log.write(&AccessLogEntry {
             time: proxy.control.clock.now(),
             direction: *direction,
             protocol: "http",
             from,
             called,
             call: Some((&self.facts.method, &self.facts.path)),
-            story,
+            record,
             bytes: (self.bytes_to_app.load(Ordering::Relaxed), self.bytes_to_peer.load(Ordering::Relaxed)),
             duration: self.began.elapsed(),
             connection: *connection,

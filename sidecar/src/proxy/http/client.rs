@@ -50,7 +50,7 @@ pub(super) fn http2_builder(limits: &Http) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
-        // Until the server says how many it allows (RFC 9113 §6.5.2).
+        // ShutdownTokens the server says how many it allows (RFC 9113 §6.5.2).
         .initial_max_send_streams(STREAMS_AT_FIRST)
         .max_header_list_size(header_list_max(limits))
         .max_frame_size(FRAME_BYTES_MAX)
@@ -141,13 +141,13 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::proxy::connections::CallFacts;
-    use crate::proxy::http::again::is_repeatable;
+    use crate::proxy::connections::RequestInfo;
     use crate::proxy::http::body::To;
     use crate::proxy::http::call::Calls;
-    use crate::proxy::http::framing::Heads;
+    use crate::proxy::http::framing::RawHeadCheck;
     use crate::proxy::http::http2::client::{SendRequest, handshake};
     use crate::proxy::http::http2::pipe::Outgoing;
+    use crate::proxy::http::replay::is_repeatable;
 
     const DEAD_AFTER: Duration = Duration::from_secs(30);
     /// What gRPC's servers demand between two PINGs by default, unless they have sent something meanwhile.
@@ -259,9 +259,9 @@ mod tests {
         let (send, _connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await.unwrap();
         let ended = CancellationToken::new();
         let mut sender = Http1Sender { send, ended: ended.clone() };
-        let facts = CallFacts { method: "GET".to_owned(), path: "/".to_owned() };
+        let facts = RequestInfo { method: "GET".to_owned(), path: "/".to_owned() };
         let call = Arc::<Calls>::default().enter(facts);
-        let heads = Arc::new(Heads::new(Http::default()));
+        let heads = Arc::new(RawHeadCheck::new(Http::default()));
         let request = RequestBody::of(Request::new(Incoming::Empty), call, To::App, heads);
         let (sent, ()) = tokio::join!(sender.send(request), async { ended.cancel() });
         let unanswered = sent.unwrap_err();

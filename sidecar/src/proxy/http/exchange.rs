@@ -8,16 +8,16 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 
-use super::again::{is_repeatable, is_unprocessed};
 use super::body::{RequestBody, To};
 use super::call::OpenCall;
 use super::expect::Held;
 use super::failure::Failure;
 use super::fields::Trailers;
-use super::framing::Heads;
+use super::framing::RawHeadCheck;
 use super::incoming::{HttpError, Incoming};
 use super::interim::Interim;
 use super::pool::{Leased, Unanswered};
+use super::replay::{is_repeatable, is_unprocessed};
 use super::target::Target;
 use super::websocket::into_extended_connect;
 use super::{ended, expect, fields};
@@ -27,7 +27,7 @@ use crate::observability::access_log::{EndedBy, EndedWith};
 const ATTEMPTS_MAX: usize = 4;
 
 /// Lends connections to whoever answers.
-pub(super) trait Lend: Send + Sync {
+pub(super) trait ConnectionSource: Send + Sync {
     fn lease(&self) -> impl Future<Output = Result<Leased, Failure>> + Send;
 
     /// Whether this connection broke because another version of HTTP is spoken at its other end.
@@ -52,7 +52,7 @@ pub(super) enum Otherwise {
 }
 
 /// A request without its hop: what is left is the same on every connection.
-pub(super) struct Prepared {
+pub(super) struct PreparedRequest {
     pub(super) request: Request<RequestBody>,
     target: Target,
     scheme: Scheme,
@@ -72,14 +72,14 @@ pub(super) enum ExchangeError {
     Broken(HttpError, Leased),
 }
 
-impl Prepared {
+impl PreparedRequest {
     /// Without what is of the hop on which it came.
     pub(super) fn new(
         request: Request<Incoming>,
         target: Target,
         call: &Arc<OpenCall>,
         to: To,
-        heads: Arc<Heads>,
+        heads: Arc<RawHeadCheck>,
     ) -> Self {
         let mut request = RequestBody::of(request, call.clone(), to, heads);
         let held = expect::hold(&request);
@@ -97,7 +97,7 @@ impl Prepared {
     pub(super) async fn exchange(
         mut self,
         mut first: Option<Leased>,
-        lender: &impl Lend,
+        lender: &impl ConnectionSource,
     ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
         let (mut attempt, call) = (1, self.request.body().call().clone());
         // Why the request has no answer, unless it can be sent in the other version.
@@ -128,7 +128,7 @@ impl Prepared {
                 self.request.body().look_ahead().await;
             }
             self.address(leased.is_shared());
-            let spare = Spare::of(&self.request, &leased, lender);
+            let spare = Replayable::of(&self.request, &leased, lender);
             match leased.send(self.request, &self.interim).await {
                 Ok(response) => {
                     if let Some(spare) = spare {
@@ -198,15 +198,15 @@ fn broken(call: &OpenCall, error: HttpError, leased: Leased) -> ExchangeError {
 }
 
 /// What it takes to send a request again.
-struct Spare {
+struct Replayable {
     method: Method,
     headers: HeaderMap,
     body: RequestBody,
 }
 
-impl Spare {
+impl Replayable {
     /// Only where the request might be sent again.
-    fn of(request: &Request<RequestBody>, leased: &Leased, lender: &impl Lend) -> Option<Self> {
+    fn of(request: &Request<RequestBody>, leased: &Leased, lender: &impl ConnectionSource) -> Option<Self> {
         let kept = leased.was_kept() && request.method().is_idempotent();
         if !kept && !leased.is_shared() && !lender.may_be_exchanged(leased) {
             request.body().settle();

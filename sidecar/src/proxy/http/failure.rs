@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::call::CutBy;
+use super::call::TerminatedBy;
 use super::exchange::ExchangeError;
 use super::preface::Preface;
 use crate::error_text::one_line;
@@ -79,11 +79,11 @@ impl Failure {
     }
 }
 
-impl From<CutBy> for Failure {
-    fn from(by: CutBy) -> Self {
+impl From<TerminatedBy> for Failure {
+    fn from(by: TerminatedBy) -> Self {
         let (status, detail) = match by {
-            CutBy::Policy => (StatusCode::FORBIDDEN, "the call is no longer allowed"),
-            CutBy::Idle => (StatusCode::GATEWAY_TIMEOUT, "nothing of the call moved for too long"),
+            TerminatedBy::Policy => (StatusCode::FORBIDDEN, "the call is no longer allowed"),
+            TerminatedBy::Idle => (StatusCode::GATEWAY_TIMEOUT, "nothing of the call moved for too long"),
         };
         Self { status, reason: by.code(), detail: detail.to_owned(), explain: None, is_unreachable: false }
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::FRAME_BYTES_MAX;
 use super::framing::{Output, Passed};
-use super::target::Bad;
+use super::target::InvalidMessage;
 use crate::config::Http;
 use block::{Judged, Kind, Table};
 use hpack::Decoder;
@@ -63,7 +63,7 @@ impl Unfinished {
 }
 
 /// Tells of a message that is not valid and whose sender gets no words about it.
-pub(super) type Report = Arc<dyn Fn(&Bad) + Send + Sync>;
+pub(super) type Report = Arc<dyn Fn(&InvalidMessage) + Send + Sync>;
 
 /// Where in its frames a connection is.
 pub(super) struct Frames {
@@ -420,7 +420,7 @@ impl Frames {
             }
         };
         if block.fragments.len() > max || block.frames > FRAGMENTS_MAX {
-            (self.report)(&Bad::HeadTooLarge { max: self.limits.header_bytes_max });
+            (self.report)(&InvalidMessage::HeadTooLarge { max: self.limits.header_bytes_max });
             self.block = Some(block);
             return self.give_up(&frame_of(KIND_DATA, 0, stream, &[]), &[], output);
         }

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::target::Bad;
+use super::target::InvalidMessage;
 use crate::config::Http;
-use crate::proxy::connections::CallFacts;
+use crate::proxy::connections::RequestInfo;
 use chunks::{Chunks, Step};
 use head::BodyLength;
 
@@ -20,7 +20,7 @@ const HEAD_DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What was seen of the requests of one connection, in their order.
 #[derive(Debug)]
-pub(super) struct Heads {
+pub(super) struct RawHeadCheck {
     watch: Mutex<Watch>,
 }
 
@@ -31,11 +31,11 @@ struct Watch {
     /// A head that has begun and not ended: at most `header_bytes_max`.
     begun: Vec<u8>,
     since: Option<Instant>,
-    /// Heads that passed, of requests that hyper has not handed over yet.
+    /// RawHeadCheck that passed, of requests that hyper has not handed over yet.
     passed: u64,
     refused: Option<Refused>,
     /// What is wrong with a body.
-    fault: Option<Bad>,
+    fault: Option<InvalidMessage>,
 }
 
 #[derive(Debug)]
@@ -58,9 +58,9 @@ enum State {
 /// A request that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
-    pub(super) bad: Bad,
+    pub(super) bad: InvalidMessage,
     /// As far as they can be read.
-    pub(super) facts: CallFacts,
+    pub(super) facts: RequestInfo,
 }
 
 /// What hyper is given of some bytes.
@@ -79,7 +79,7 @@ pub(super) enum Seen {
     Nothing,
 }
 
-impl Heads {
+impl RawHeadCheck {
     pub(super) fn new(limits: Http) -> Self {
         let watch = Watch {
             limits,
@@ -120,12 +120,12 @@ impl Heads {
     }
 
     /// Bytes on their way to hyper.
-    pub(super) fn pass(&self, bytes: &[u8]) -> Result<Passed, Bad> {
+    pub(super) fn pass(&self, bytes: &[u8]) -> Result<Passed, InvalidMessage> {
         self.lock().pass(bytes)
     }
 
     /// What is wrong with the body that is being read.
-    pub(super) fn fault(&self) -> Option<Bad> {
+    pub(super) fn fault(&self) -> Option<InvalidMessage> {
         self.lock().fault.clone()
     }
 
@@ -172,7 +172,7 @@ impl Output<'_> {
 }
 
 impl Watch {
-    fn pass(&mut self, bytes: &[u8]) -> Result<Passed, Bad> {
+    fn pass(&mut self, bytes: &[u8]) -> Result<Passed, InvalidMessage> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
@@ -263,7 +263,11 @@ impl Watch {
             output.hold_back(bytes);
             Cow::Owned([&*begun, last].concat())
         };
-        let judged = if bare_line_feed { Err(Bad::BareLineFeed) } else { head::judge(&whole, &self.limits) };
+        let judged = if bare_line_feed {
+            Err(InvalidMessage::BareLineFeed)
+        } else {
+            head::judge(&whole, &self.limits)
+        };
         match judged {
             Ok(length) => {
                 self.passed += 1;
@@ -283,7 +287,7 @@ impl Watch {
     }
 
     /// Ends the connection's requests, and returns what hyper is given in place of the last one's head.
-    fn refuse(&mut self, bad: Bad, head: &[u8]) -> Vec<u8> {
+    fn refuse(&mut self, bad: InvalidMessage, head: &[u8]) -> Vec<u8> {
         let (facts, instead) = head::stand_in(head);
         self.refused = Some(Refused { bad, facts });
         self.state = State::Refused;
@@ -296,7 +300,7 @@ impl Watch {
         let discarded = begun.len();
         let tail = tail(&[], &begun);
         begun.extend_from_slice(last.get(..last.len().min(self.limits.header_bytes_max)).unwrap_or_default());
-        let bad = Bad::HeadTooLarge { max: self.limits.header_bytes_max };
+        let bad = InvalidMessage::HeadTooLarge { max: self.limits.header_bytes_max };
         let instead = self.refuse(bad, &begun);
         self.state = State::Oversized { instead, discarded, tail };
     }

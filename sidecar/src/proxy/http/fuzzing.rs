@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::frames::{Frames, Unfinished};
-use super::framing::{Heads, Passed, Seen};
+use super::framing::{Passed, RawHeadCheck, Seen};
 use crate::config::Http;
 
 /// What was seen of a request that hyper hands over.
@@ -18,11 +18,11 @@ pub enum SeenRequest {
 
 /// The check of a connection of HTTP/1, with the limits of a configuration that says nothing.
 #[derive(Debug)]
-pub struct HeadCheck(Heads);
+pub struct HeadCheck(RawHeadCheck);
 
 impl Default for HeadCheck {
     fn default() -> Self {
-        Self(Heads::new(Http::default()))
+        Self(RawHeadCheck::new(Http::default()))
     }
 }
 

@@ -17,30 +17,30 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
-use super::answer::BadAnswer;
-use super::answering::{Answering, Side};
+use super::answer::InvalidAnswer;
 use super::app::{App, ToApp};
 use super::body::{Answer, To};
 use super::call::{Calls, OpenCall, RequestRecorder};
-use super::exchange::{ExchangeError, Lend, Prepared};
+use super::exchange::{ConnectionSource, ExchangeError, PreparedRequest};
 use super::failure::Failure;
 use super::fields;
 use super::frames::Streams;
-use super::framing::Heads;
+use super::framing::RawHeadCheck;
+use super::handler::{HandlerService, RequestHandler};
 use super::incoming::Incoming;
+use super::instrumented_io::InstrumentedIo;
 use super::pool::Kind;
 use super::problem::{Asked, Problem};
 use super::serve::{Session, Speaks, serve};
-use super::target::{self, Bad, Target};
+use super::target::{self, InvalidMessage, Target};
 use super::tasks::ConnectionTasks;
-use super::watched::Watched;
 use crate::config::{Inbound, TellCallers};
-use crate::identity::credentials::holds_until;
+use crate::identity::credentials::is_valid_at;
 use crate::observability::Direction;
 use crate::observability::refusals::Called;
-use crate::proxy::connections::{CallFacts, Registration};
-use crate::proxy::listener::Until;
-use crate::proxy::peer_limits::{Full, Share, Shares};
+use crate::proxy::connections::{Registration, RequestInfo};
+use crate::proxy::listener::ShutdownTokens;
+use crate::proxy::peer_limits::{Full, PeerLimits, PeerUsage};
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::{Secured, TlsStream};
 use crate::proxy::upstream::Upstreams;
@@ -52,7 +52,7 @@ pub struct HttpInbound {
     proxy: Arc<ProxyState>,
     inbound: Arc<Inbound>,
     app: App,
-    shares: Arc<Shares>,
+    shares: Arc<PeerLimits>,
     /// Of all its connections.
     tasks: TaskTracker,
 }
@@ -69,7 +69,7 @@ impl HttpInbound {
         secured: Secured,
         registration: Arc<Registration>,
         calls: Arc<Calls>,
-        until: Until,
+        until: ShutdownTokens,
     ) {
         let Secured { stream, alpn, leaf, .. } = secured;
         let speaks = if alpn.as_deref() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
@@ -88,7 +88,7 @@ impl HttpInbound {
             called: self.called(&own),
             connection: Some(registration.number()),
         });
-        let heads = Arc::new(Heads::new(self.proxy.control.config.http));
+        let heads = Arc::new(RawHeadCheck::new(self.proxy.control.config.http));
         let streams = Arc::<Streams>::default();
         let session = Session {
             proxy: self.proxy.clone(),
@@ -99,7 +99,7 @@ impl HttpInbound {
             tasks: ConnectionTasks::new(&self.tasks, &registration.cut),
             stop: until.stop.clone(),
         };
-        let stream = Watched::new(stream).registered(registration.clone());
+        let stream = InstrumentedIo::new(stream).registered(registration.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
             share: self.shares.of(peer.id()),
@@ -114,7 +114,7 @@ impl HttpInbound {
             registration,
             switched: switched.clone(),
         });
-        serve(stream, speaks, Answering(client), &session).await;
+        serve(stream, speaks, HandlerService(client), &session).await;
         switched.close();
         switched.wait().await;
     }
@@ -126,8 +126,8 @@ impl HttpInbound {
     }
 
     /// Closes what is of no use any more.
-    pub fn look(&self) {
-        self.app.look();
+    pub fn maintain(&self) {
+        self.app.maintain();
     }
 
     /// Waits for the tasks of its connections, which have ended, and closes the connections to the app.
@@ -148,17 +148,17 @@ struct Client {
     /// The host of a request that names none.
     service: Authority,
     calls: Arc<Calls>,
-    share: Arc<Share>,
-    heads: Arc<Heads>,
+    share: Arc<PeerUsage>,
+    heads: Arc<RawHeadCheck>,
     streams: Arc<Streams>,
     registration: Arc<Registration>,
     /// What stopped being HTTP on this connection.
     switched: TaskTracker,
 }
 
-impl Side for Client {
-    type Client = Watched<TlsStream>;
-    type Called = Watched<TcpStream>;
+impl RequestHandler for Client {
+    type Client = InstrumentedIo<TlsStream>;
+    type Called = InstrumentedIo<TcpStream>;
 
     const CALLED: &'static str = "the app";
     const ANSWERS_TO: To = To::Peer;
@@ -171,7 +171,7 @@ impl Side for Client {
         &self.calls
     }
 
-    fn heads(&self) -> &Heads {
+    fn heads(&self) -> &RawHeadCheck {
         &self.heads
     }
 
@@ -203,13 +203,13 @@ impl Side for Client {
         self.server.app.kind(is_grpc)
     }
 
-    fn lender(&self, kind: Kind) -> impl Lend {
+    fn lender(&self, kind: Kind) -> impl ConnectionSource {
         ToApp(&self.server.app, kind)
     }
 
     /// Takes away what is of this hop or claims an identity, and says who calls.
-    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        let mut prepared = Prepared::new(request, target, call, To::App, self.heads.clone());
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> PreparedRequest {
+        let mut prepared = PreparedRequest::new(request, target, call, To::App, self.heads.clone());
         let headers = prepared.request.headers_mut();
         fields::remove_claims(headers);
         headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
@@ -218,7 +218,9 @@ impl Side for Client {
 
     fn failed(&self, error: ExchangeError) -> Failure {
         match &error {
-            ExchangeError::Broken(broken, _) => BadAnswer::of_head(broken, &self.proxy().control.config.http),
+            ExchangeError::Broken(broken, _) => {
+                InvalidAnswer::of_head(broken, &self.proxy().control.config.http)
+            }
             ExchangeError::Unreached(_) => None,
         }
         .map_or_else(|| error.into(), Failure::from)
@@ -232,7 +234,7 @@ impl Side for Client {
         self.registration.cut.clone()
     }
 
-    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
+    fn refuse_bad(&self, call: &OpenCall, bad: &InvalidMessage, asked: Asked) -> Response<Answer> {
         let instance = self.tell(call, bad.code(), &bad.to_string(), None);
         let mut problem = Problem::new(bad.status(), bad.code(), instance);
         problem.detail = Some(bad.to_string());
@@ -258,12 +260,12 @@ impl Client {
         let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
         proxy.control.still_believes(&self.peer).map_err(bare)?;
         self.still_vouched_for().map_err(bare)?;
-        let CallFacts { method, path } = &call.facts;
+        let RequestInfo { method, path } = &call.facts;
         let (peer, inbound) = (self.peer.id(), &self.server.inbound);
         let (decision, policy) =
             proxy.control.decide_call(peer, &self.own, inbound, Call { method, path }).map_err(bare)?;
         proxy.control.count(&decision, &policy, Some((method, path)));
-        call.tell(|story| story.decided(&decision, &policy));
+        call.record(|record| record.decided(&decision, &policy));
         match &decision {
             Decision::Allow { .. } => Ok(()),
             Decision::Observed { .. } => {
@@ -281,7 +283,7 @@ impl Client {
     /// A connection may be older than its peer's certificate is good for; its requests are not.
     fn still_vouched_for(&self) -> Result<(), Denial> {
         let not_after = self.peer.not_after();
-        if holds_until(not_after, self.server.proxy.control.clock.now()) {
+        if is_valid_at(not_after, self.server.proxy.control.clock.now()) {
             return Ok(());
         }
         let detail = format!("the certificate with which this connection began expired at {not_after}");

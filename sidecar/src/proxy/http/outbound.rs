@@ -10,28 +10,28 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answer::BadAnswer;
-use super::answering::{Answering, Side};
+use super::answer::InvalidAnswer;
 use super::body::{Answer, To};
 use super::call::{Calls, OpenCall, RequestRecorder};
-use super::exchange::{ExchangeError, Lend, Prepared};
+use super::exchange::{ConnectionSource, ExchangeError, PreparedRequest};
 use super::failure::Failure;
 use super::frames::Streams;
-use super::framing::Heads;
+use super::framing::RawHeadCheck;
+use super::handler::{HandlerService, RequestHandler};
 use super::incoming::Incoming;
+use super::instrumented_io::InstrumentedIo;
 use super::peer::{PeerPlace, Peers, ToPeer};
 use super::pool::Kind;
 use super::problem::{Asked, Problem, Question};
 use super::serve::{Session, first_bytes, serve};
-use super::target::{self, Bad, Target};
+use super::target::{self, InvalidMessage, Target};
 use super::tasks::ConnectionTasks;
-use super::watched::Watched;
 use crate::config::Http;
 use crate::observability::Direction;
 use crate::observability::metrics::UNKNOWN_PEER;
 use crate::observability::refusals::{Instance, Refusal};
 use crate::proxy::dialer::PeerDialer;
-use crate::proxy::listener::Until;
+use crate::proxy::listener::ShutdownTokens;
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::TlsStream;
 use crate::proxy::upstream::Upstreams;
@@ -50,7 +50,7 @@ impl HttpOutbound {
     }
 
     /// Serves a connection of the app to its end.
-    pub async fn serve(&self, dialer: &Arc<PeerDialer>, mut stream: TcpStream, until: Until) {
+    pub async fn serve(&self, dialer: &Arc<PeerDialer>, mut stream: TcpStream, until: ShutdownTokens) {
         let limits = dialer.proxy.control.config.http;
         let first = tokio::select! {
             biased;
@@ -63,7 +63,7 @@ impl HttpOutbound {
         if first.is_empty() {
             return;
         }
-        let (calls, heads) = (Arc::<Calls>::default(), Arc::new(Heads::new(limits)));
+        let (calls, heads) = (Arc::<Calls>::default(), Arc::new(RawHeadCheck::new(limits)));
         let streams = Arc::<Streams>::default();
         let own = dialer.proxy.control.credentials.current();
         let expected = dialer.proxy.control.expected(&dialer.outbound.target).ok();
@@ -98,7 +98,8 @@ impl HttpOutbound {
             abort: until.abort.clone(),
         };
         let served = async {
-            serve(Watched::new(stream).after(first), speaks, Answering(Arc::new(app)), &session).await;
+            serve(InstrumentedIo::new(stream).after(first), speaks, HandlerService(Arc::new(app)), &session)
+                .await;
             switched.close();
             switched.wait().await;
         };
@@ -106,8 +107,8 @@ impl HttpOutbound {
     }
 
     /// Closes what is of no use any more.
-    pub fn look(&self, dialer: &PeerDialer) {
-        self.peers.look(dialer);
+    pub fn maintain(&self, dialer: &PeerDialer) {
+        self.peers.maintain(dialer);
     }
 
     /// Waits for the tasks of the app's connections, which have ended, and closes the connections to peers.
@@ -119,7 +120,7 @@ impl HttpOutbound {
 }
 
 /// Who has said nothing yet when the listener stops is given this time.
-async fn at_the_end(until: &Until, time: Duration) {
+async fn at_the_end(until: &ShutdownTokens, time: Duration) {
     until.stop.cancelled().await;
     tokio::time::sleep(time).await;
 }
@@ -129,7 +130,7 @@ async fn at_the_end(until: &Until, time: Duration) {
 struct App {
     place: PeerPlace,
     calls: Arc<Calls>,
-    heads: Arc<Heads>,
+    heads: Arc<RawHeadCheck>,
     streams: Arc<Streams>,
     /// The host of a request that names none.
     service: Authority,
@@ -139,9 +140,9 @@ struct App {
     abort: CancellationToken,
 }
 
-impl Side for App {
-    type Client = Watched<TcpStream>;
-    type Called = Watched<TlsStream>;
+impl RequestHandler for App {
+    type Client = InstrumentedIo<TcpStream>;
+    type Called = InstrumentedIo<TlsStream>;
 
     const CALLED: &'static str = "the service";
     const ANSWERS_TO: To = To::App;
@@ -154,7 +155,7 @@ impl Side for App {
         &self.calls
     }
 
-    fn heads(&self) -> &Heads {
+    fn heads(&self) -> &RawHeadCheck {
         &self.heads
     }
 
@@ -175,13 +176,13 @@ impl Side for App {
         Ok(Kind::Any)
     }
 
-    fn lender(&self, kind: Kind) -> impl Lend {
+    fn lender(&self, kind: Kind) -> impl ConnectionSource {
         ToPeer { place: &self.place, kind }
     }
 
     /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
-    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared {
-        Prepared::new(request, target, call, To::Peer, self.heads.clone())
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> PreparedRequest {
+        PreparedRequest::new(request, target, call, To::Peer, self.heads.clone())
     }
 
     /// An alert says more than the connection that broke with it.
@@ -193,7 +194,7 @@ impl Side for App {
             return self.place.dialer.of_alert(alert, end.address).into();
         }
         if let ExchangeError::Broken(broken, _) = &error
-            && let Some(bad) = BadAnswer::of_head(broken, &self.proxy().control.config.http)
+            && let Some(bad) = InvalidAnswer::of_head(broken, &self.proxy().control.config.http)
         {
             return bad.into();
         }
@@ -225,7 +226,7 @@ impl Side for App {
         problem.response(asked)
     }
 
-    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer> {
+    fn refuse_bad(&self, call: &OpenCall, bad: &InvalidMessage, asked: Asked) -> Response<Answer> {
         let refusal = self.place.dialer.refusal(bad.code(), bad.to_string(), None, None);
         let mut problem = Problem::new(bad.status(), bad.code(), self.tell(call, refusal));
         problem.detail = Some(bad.to_string());
@@ -237,9 +238,9 @@ impl App {
     fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {
         let refusals = &self.place.dialer.proxy.refusals;
         let instance = refusals.number();
-        call.tell(|story| {
-            story.refused(refusal.reason, &refusal.detail);
-            story.instance = Some(instance);
+        call.record(|record| {
+            record.refused(refusal.reason, &refusal.detail);
+            record.instance = Some(instance);
         });
         refusals.tell(Refusal { instance: Some(instance.to_string()), ..refusal });
         instance

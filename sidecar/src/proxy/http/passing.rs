@@ -9,12 +9,12 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 
 use super::answer;
-use super::answering::Side;
 use super::body::{Answer, RequestBody};
 use super::call::OpenCall;
 use super::duplex::{Duplex, piped};
-use super::exchange::{Lend as _, Prepared};
+use super::exchange::{ConnectionSource as _, PreparedRequest};
 use super::failure::Failure;
+use super::handler::RequestHandler;
 use super::incoming::Incoming;
 use super::pool::{Kind, Leased};
 use super::problem::is_grpc;
@@ -23,7 +23,7 @@ use super::upgrade::{self, Switching, Way};
 use super::{fields, websocket};
 
 /// A request that stays one.
-pub(super) async fn pass<S: Side>(
+pub(super) async fn pass<S: RequestHandler>(
     side: &S,
     request: Request<Incoming>,
     target: Target,
@@ -40,7 +40,7 @@ pub(super) async fn pass<S: Side>(
 
 /// A request of HTTP/1.1 for another protocol. One for a WebSocket goes on as a stream of a shared connection, where the
 /// other side takes that.
-pub(super) async fn switch<S: Side>(
+pub(super) async fn switch<S: RequestHandler>(
     side: &S,
     mut request: Request<Incoming>,
     target: Target,
@@ -71,9 +71,9 @@ pub(super) async fn switch<S: Side>(
 }
 
 /// A WebSocket of HTTP/1.1 that goes on as an extended CONNECT.
-async fn switch_to_stream<S: Side>(
+async fn switch_to_stream<S: RequestHandler>(
     side: &S,
-    mut prepared: Prepared,
+    mut prepared: PreparedRequest,
     lease: Leased,
     key: HeaderValue,
     client: OnUpgrade,
@@ -105,7 +105,7 @@ async fn switch_to_stream<S: Side>(
 }
 
 /// A WebSocket of HTTP/2: goes on as one where the other side takes that, and as an upgrade of HTTP/1.1 otherwise.
-pub(super) async fn connect_websocket<S: Side>(
+pub(super) async fn connect_websocket<S: RequestHandler>(
     side: &S,
     request: Request<Incoming>,
     target: Target,
@@ -150,7 +150,7 @@ pub(super) async fn connect_websocket<S: Side>(
 }
 
 /// A connection on which a WebSocket may be a stream, if there is such a one.
-async fn lease_for_websocket<S: Side>(side: &S) -> Result<Option<Leased>, Failure> {
+async fn lease_for_websocket<S: RequestHandler>(side: &S) -> Result<Option<Leased>, Failure> {
     let kind = side.kind(false)?;
     if kind == Kind::Single {
         return Ok(None);
@@ -163,9 +163,9 @@ async fn lease_for_websocket<S: Side>(side: &S) -> Result<Option<Leased>, Failur
     Ok(None)
 }
 
-async fn exchanged<S: Side>(
+async fn exchanged<S: RequestHandler>(
     side: &S,
-    prepared: Prepared,
+    prepared: PreparedRequest,
     first: Option<Leased>,
     kind: Kind,
 ) -> Result<(Response<Incoming>, Leased), Failure> {
@@ -175,7 +175,7 @@ async fn exchanged<S: Side>(
     Ok((response, lease))
 }
 
-fn carried<S: Side>(
+fn carried<S: RequestHandler>(
     mut response: Response<Incoming>,
     call: &Arc<OpenCall>,
     lease: Leased,
@@ -184,11 +184,11 @@ fn carried<S: Side>(
     Answer::carried(response, call.clone(), S::ANSWERS_TO, lease)
 }
 
-fn not_offered<S: Side>() -> Failure {
+fn not_offered<S: RequestHandler>() -> Failure {
     Failure::broken(format!("{} switched to a protocol that was not offered", S::CALLED))
 }
 
-fn relay<S: Side>(side: &S, call: &Arc<OpenCall>, ways: [Way; 2], cut: CancellationToken) {
+fn relay<S: RequestHandler>(side: &S, call: &Arc<OpenCall>, ways: [Way; 2], cut: CancellationToken) {
     let switching = Switching::new(side, call, ways, cut);
     side.spawn_switched(switching.relay::<S::Client, S::Called>());
 }

@@ -11,22 +11,22 @@ use tokio_util::task::TaskTracker;
 
 use super::app::no_streams;
 use super::client::{Http1Sender, http1_builder, http2_builder, pings};
-use super::exchange::Lend;
+use super::exchange::ConnectionSource;
 use super::failure::Failure;
 use super::frames::Frames;
 use super::http2::client::handshake;
+use super::instrumented_io::InstrumentedIo;
 use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
-use super::watched::Watched;
 use super::{ALPN, ALPN_H1, ALPN_H2};
 use crate::config::Http;
 use crate::error_text::one_line;
 use crate::observability::metrics::DialResult;
 use crate::observability::refusals::Refusal;
-use crate::proxy::dialer::{PeerDialer, Unmet};
+use crate::proxy::dialer::{PeerDialError, PeerDialer};
 use crate::proxy::tls::TlsStream;
-use crate::proxy::upstream::choice::Speaks;
+use crate::proxy::upstream::load_balancer::Speaks;
 use crate::proxy::upstream::{self, Upstreams};
 
 /// The peers behind one outbound.
@@ -55,7 +55,7 @@ impl Peers {
     }
 
     /// Closes what is of no use any more.
-    pub(super) fn look(&self, dialer: &PeerDialer) {
+    pub(super) fn maintain(&self, dialer: &PeerDialer) {
         self.pool.clean(dialer.proxy.control.clock.now());
     }
 
@@ -82,7 +82,7 @@ pub(super) struct PeerPlace {
     pub(super) peers: Arc<Peers>,
 }
 
-impl Lend for ToPeer<'_> {
+impl ConnectionSource for ToPeer<'_> {
     async fn lease(&self) -> Result<Leased, Failure> {
         let PeerPlace { dialer, peers } = self.place;
         let proxy = &dialer.proxy;
@@ -97,7 +97,7 @@ impl Lend for ToPeer<'_> {
 impl PeerPlace {
     async fn shared(
         &self,
-        stream: Watched<TlsStream>,
+        stream: InstrumentedIo<TlsStream>,
         end: End,
         tasks: ConnectionTasks,
     ) -> Result<Dialed, DialError> {
@@ -130,7 +130,7 @@ impl PeerPlace {
     }
 }
 
-impl pool::Place for PeerPlace {
+impl pool::PoolTarget for PeerPlace {
     type Epoch = Epoch;
 
     fn upstreams(&self) -> &Arc<Upstreams> {
@@ -144,12 +144,12 @@ impl pool::Place for PeerPlace {
         let alpn: &[&[u8]] = if kind == Kind::Any { &ALPN } else { &[ALPN_H1] };
         let reached = match Box::pin(dialer.dial(&mut leased, &registration, alpn)).await {
             Ok(reached) => reached,
-            Err(Unmet::Unreached(error)) => {
+            Err(PeerDialError::Unreached(error)) => {
                 let failure = Failure::unreachable("unreachable", one_line(&error));
                 let failure = DialFailure::new(failure, None).counted_as(error.dial_result());
                 return Err(DialError::Failed(failure));
             }
-            Err(Unmet::Refused(refusal, result)) => return Err(refused(vec![refusal], result)),
+            Err(PeerDialError::Refused(refusal, result)) => return Err(refused(vec![refusal], result)),
         };
         registration.opened();
         let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
@@ -159,7 +159,7 @@ impl pool::Place for PeerPlace {
         let vouched_until = registration.verified().map(|peer| dialer.proxy.control.good_until(&peer));
         let tasks = ConnectionTasks::new(&peers.connections, &registration.cut);
         let mut end = End { vouched_until, ..End::new(&leased, registration.cut.clone()) };
-        let stream = Watched::new(reached.secured.stream).says(end.says.clone());
+        let stream = InstrumentedIo::new(reached.secured.stream).says(end.says.clone());
         let mut stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
         if shared {
             let streams = end.streams.insert(Arc::default());

@@ -24,11 +24,11 @@ use super::failure::Failure;
 use super::tasks::ConnectionTasks;
 use crate::observability::metrics::{CountIdle, DialResult};
 use crate::observability::refusals::Refusal;
-use crate::proxy::upstream::choice::Speaks;
+use crate::proxy::upstream::load_balancer::Speaks;
 use crate::proxy::upstream::{self, Upstreams};
 use endpoint::Endpoint;
 pub(super) use leased::{Dialed, End, Leased, StreamPermit, Unanswered};
-use leased::{Home, ReturnTo, Sender, Shared, Single};
+use leased::{IdlePool, ReturnTo, Sender, Shared, Single};
 use state::{Ask, Order, State, Turn};
 
 /// While no address answers, one more is tried after so long (RFC 8305 §5).
@@ -37,7 +37,7 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Connections to one place, all made under what its epoch says (identity, its generation), as far as that still holds.
-pub(super) struct Pool<P: Place> {
+pub(super) struct Pool<P: PoolTarget> {
     state: Mutex<State<P::Epoch>>,
     bounds: Bounds,
     changes: Arc<Changes>,
@@ -54,7 +54,7 @@ pub(super) struct Bounds {
 }
 
 /// Makes connections to the addresses of one place.
-pub(super) trait Place: Clone + Send + Sync + 'static {
+pub(super) trait PoolTarget: Clone + Send + Sync + 'static {
     type Epoch: Clone + PartialEq + Send + 'static;
 
     fn upstreams(&self) -> &Arc<Upstreams>;
@@ -188,7 +188,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl<P: Place> Pool<P> {
+impl<P: PoolTarget> Pool<P> {
     /// Its dials are among these tasks.
     pub(super) fn new(upstreams: Arc<Upstreams>, bounds: Bounds, tasks: ConnectionTasks) -> Arc<Self> {
         let series = upstreams.series.clone();
@@ -358,13 +358,13 @@ impl Request<'_> {
 }
 
 /// A dial under way.
-struct Dial<P: Place> {
+struct Dial<P: PoolTarget> {
     pool: Arc<Pool<P>>,
     order: Order,
     ended: bool,
 }
 
-impl<P: Place> Dial<P> {
+impl<P: PoolTarget> Dial<P> {
     fn end(mut self, dialed: Result<Dialed, DialError>, hand: Option<oneshot::Sender<Single>>, place: &P) {
         let mut refused = None;
         let (pool, instant) = (self.pool.clone(), Instant::now());
@@ -435,7 +435,7 @@ impl<P: Place> Dial<P> {
     }
 }
 
-impl<P: Place> Drop for Dial<P> {
+impl<P: PoolTarget> Drop for Dial<P> {
     fn drop(&mut self) {
         if !self.ended {
             let mut state = self.pool.lock();
@@ -455,7 +455,7 @@ impl DialFailure {
     }
 }
 
-impl<P: Place> Home for Pool<P> {
+impl<P: PoolTarget> IdlePool for Pool<P> {
     fn take(&self, era: u64, single: Single) {
         let mut state = self.lock();
         let (is_same, id) = (state.era == era, single.id());
@@ -466,13 +466,13 @@ impl<P: Place> Home for Pool<P> {
     }
 }
 
-impl<P: Place> CountIdle for Pool<P> {
+impl<P: PoolTarget> CountIdle for Pool<P> {
     fn idle(&self) -> usize {
         self.lock().endpoints.iter().map(Endpoint::idle_count).sum()
     }
 }
 
-impl<P: Place> fmt::Debug for Pool<P> {
+impl<P: PoolTarget> fmt::Debug for Pool<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("bounds", &self.bounds).finish_non_exhaustive()
     }

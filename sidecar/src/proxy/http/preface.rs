@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn who_begins_otherwise_does_not_speak_http_2() {
         let unlimited = u32::MAX as usize;
-        for bytes in [PING, ACK, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH\r\n"] {
+        for bytes in [PING, ACK, b"HTTP/1.1 400 InvalidMessage Request\r\n\r\n", b"SSH-2.0-OpenSSH\r\n"] {
             assert_eq!(after(bytes, 4), (Preface::Other, unlimited));
         }
         assert_eq!(after(&SETTINGS[..15], 4), (Preface::Awaited, unlimited), "it is not whole yet");

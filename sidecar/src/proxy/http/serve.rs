@@ -14,16 +14,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::answering::{Answering, Side};
 use super::call::Calls;
 use super::client::{header_list_max, pings};
 use super::frames::{Frames, PREFACE, Streams, Unfinished};
-use super::framing::Heads;
+use super::framing::RawHeadCheck;
+use super::handler::{HandlerService, RequestHandler};
 use super::http2::server::Connection;
-use super::target::Bad;
+use super::instrumented_io::{InstrumentedIo, ResetProbe};
+use super::target::InvalidMessage;
 use super::tasks::ConnectionTasks;
 use super::upgrade::OverTcp;
-use super::watched::{ResetProbe, Watched};
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
 use crate::proxy::connections::Requests as _;
@@ -44,7 +44,7 @@ pub(super) struct Session {
     /// Of a peer's connection: says when it is too old.
     pub(super) traffic: Option<Arc<Traffic>>,
     pub(super) calls: Arc<Calls>,
-    pub(super) heads: Arc<Heads>,
+    pub(super) heads: Arc<RawHeadCheck>,
     pub(super) streams: Arc<Streams>,
     /// What hyper spawns for it.
     pub(super) tasks: ConnectionTasks,
@@ -73,10 +73,14 @@ pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S, D>(stream: Watched<S>, speaks: Speaks, service: Answering<D>, session: &Session)
-where
+pub(super) async fn serve<S, D>(
+    stream: InstrumentedIo<S>,
+    speaks: Speaks,
+    service: HandlerService<D>,
+    session: &Session,
+) where
     S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
-    D: Side,
+    D: RequestHandler,
 {
     let begun = CancellationToken::new();
     let least = if speaks == Speaks::Http2 { PREFACE.len() } else { 1 };
@@ -104,7 +108,7 @@ where
             let pings = peer.and_then(|peer| pings(peer.ip(), config.limits.dead_after));
             let unfinished = Arc::<Unfinished>::default();
             let calls = session.calls.clone();
-            let report = Arc::new(move |bad: &Bad| calls.at_fault(bad));
+            let report = Arc::new(move |bad: &InvalidMessage| calls.at_fault(bad));
             let (streams, unfinished_here) = (session.streams.clone(), unfinished.clone());
             let stream = stream.frames(Frames::of_requests(*limits, streams, unfinished_here, report));
             let builder = http2_builder(limits);

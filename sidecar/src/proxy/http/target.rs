@@ -17,7 +17,7 @@ pub(super) struct Target {
 
 /// Why a request is not served, whoever sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum Bad {
+pub(super) enum InvalidMessage {
     #[error("Content-Length and Transfer-Encoding are both given (RFC 9112 §6.1)")]
     BothLengths,
     #[error("Content-Length is given more than once (RFC 9110 §8.6)")]
@@ -76,7 +76,7 @@ pub(super) enum Bad {
     Unseen,
 }
 
-impl Bad {
+impl InvalidMessage {
     /// A stable word.
     pub(super) fn code(&self) -> &'static str {
         match self {
@@ -118,12 +118,16 @@ impl Bad {
 }
 
 /// Reads the target of a request whose framing is right already. `service` is the host of one that names none.
-pub(super) fn read<B>(request: &Request<B>, limits: &Http, service: &Authority) -> Result<Target, Bad> {
+pub(super) fn read<B>(
+    request: &Request<B>,
+    limits: &Http,
+    service: &Authority,
+) -> Result<Target, InvalidMessage> {
     let (uri, headers) = (request.uri(), request.headers());
     check_bounds(uri, headers, limits)?;
     if let Some(scheme) = uri.scheme().filter(|scheme| **scheme != Scheme::HTTP && **scheme != Scheme::HTTPS)
     {
-        return Err(Bad::Scheme(scheme.to_string()));
+        return Err(InvalidMessage::Scheme(scheme.to_string()));
     }
     let authority = authority(request)?.unwrap_or_else(|| service.clone());
     Ok(Target { authority, path_and_query: path_and_query(request.method(), uri)? })
@@ -135,28 +139,28 @@ pub(super) fn authority_of(service: Option<&str>) -> Authority {
     name.unwrap_or_else(|| Authority::from_static("localhost"))
 }
 
-fn check_bounds(uri: &Uri, headers: &HeaderMap, limits: &Http) -> Result<(), Bad> {
+fn check_bounds(uri: &Uri, headers: &HeaderMap, limits: &Http) -> Result<(), InvalidMessage> {
     let length = |part: Option<&str>| part.map_or(0, str::len);
     let bytes = length(uri.path_and_query().map(PathAndQuery::as_str))
         + length(uri.authority().map(Authority::as_str));
     if bytes > limits.uri_bytes_max {
-        return Err(Bad::UriTooLong { bytes, max: limits.uri_bytes_max });
+        return Err(InvalidMessage::UriTooLong { bytes, max: limits.uri_bytes_max });
     }
     // The host is not counted, whichever version names it.
     if headers.len() - usize::from(headers.contains_key(HOST)) > limits.headers_max {
-        return Err(Bad::TooManyHeaders { max: limits.headers_max });
+        return Err(InvalidMessage::TooManyHeaders { max: limits.headers_max });
     }
     Ok(())
 }
 
 /// Whether a target, as it is spelt, has only what belongs into one.
-pub(super) fn check_spelling(target: &[u8]) -> Result<(), Bad> {
+pub(super) fn check_spelling(target: &[u8]) -> Result<(), InvalidMessage> {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(byte);
     if target.starts_with(b"/") && target.iter().all(is_plain) {
         return Ok(());
     }
     if target.contains(&b'#') {
-        return Err(Bad::Fragment);
+        return Err(InvalidMessage::Fragment);
     }
     if Uri::try_from(target).is_ok() {
         return Ok(());
@@ -166,7 +170,7 @@ pub(super) fn check_spelling(target: &[u8]) -> Result<(), Bad> {
         Err(error) => {
             let at = error.valid_up_to();
             let byte = target.get(at).copied().unwrap_or_default();
-            return Err(Bad::Character { character: format!("the byte 0x{byte:02x}"), at });
+            return Err(InvalidMessage::Character { character: format!("the byte 0x{byte:02x}"), at });
         }
     };
     let is_fault = |(at, character): &(usize, char)| {
@@ -175,8 +179,8 @@ pub(super) fn check_spelling(target: &[u8]) -> Result<(), Bad> {
         !(character.is_ascii() && is_plain(&(*character as u8))) && Uri::try_from(alone).is_err()
     };
     match text.char_indices().find(is_fault) {
-        Some((at, character)) => Err(Bad::Character { character: format!("{character:?}"), at }),
-        None => Err(Bad::NoUri(text.chars().take(TARGET_CHARS_SHOWN).collect())),
+        Some((at, character)) => Err(InvalidMessage::Character { character: format!("{character:?}"), at }),
+        None => Err(InvalidMessage::NoUri(text.chars().take(TARGET_CHARS_SHOWN).collect())),
     }
 }
 
@@ -185,33 +189,36 @@ const TARGET_CHARS_SHOWN: usize = 512;
 
 /// The one authority that target and Host agree on. HTTP/1.1 and HTTP/2 have one, HTTP/1.0 need not (RFC 9112 §3.2,
 /// RFC 9113 §8.3.1).
-fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Bad> {
+fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, InvalidMessage> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let named = request.uri().authority();
     if let Some(named) = named.filter(|named| named.as_str().contains('@')) {
-        return Err(Bad::Host(named.to_string()));
+        return Err(InvalidMessage::Host(named.to_string()));
     }
     let host = match (request.headers().get(HOST), hosts) {
-        (_, 2..) => return Err(Bad::Hosts(hosts)),
-        (None, _) if request.version() == Version::HTTP_11 => return Err(Bad::NoHost),
-        (None, _) if named.is_none() && request.version() != Version::HTTP_10 => return Err(Bad::NoHost),
+        (_, 2..) => return Err(InvalidMessage::Hosts(hosts)),
+        (None, _) if request.version() == Version::HTTP_11 => return Err(InvalidMessage::NoHost),
+        (None, _) if named.is_none() && request.version() != Version::HTTP_10 => {
+            return Err(InvalidMessage::NoHost);
+        }
         (None, _) => return Ok(named.cloned()),
         (Some(host), _) => host,
     };
     let text = || String::from_utf8_lossy(host.as_bytes()).into_owned();
     let parsed = Authority::try_from(host.as_bytes()).ok();
-    let host = parsed.filter(|host| !host.as_str().contains('@')).ok_or_else(|| Bad::Host(text()))?;
+    let host =
+        parsed.filter(|host| !host.as_str().contains('@')).ok_or_else(|| InvalidMessage::Host(text()))?;
     match named {
         Some(named) if !named.as_str().eq_ignore_ascii_case(host.as_str()) => {
-            Err(Bad::Disagree { authority: named.to_string(), host: host.to_string() })
+            Err(InvalidMessage::Disagree { authority: named.to_string(), host: host.to_string() })
         }
         _ => Ok(Some(host)),
     }
 }
 
 /// Origin-form, absolute-form, or `*` for OPTIONS alone. CONNECT is left to the policy, which never allows it.
-fn path_and_query(method: &Method, uri: &Uri) -> Result<PathAndQuery, Bad> {
-    let form = || Bad::Form { method: method.clone(), target: uri.to_string() };
+fn path_and_query(method: &Method, uri: &Uri) -> Result<PathAndQuery, InvalidMessage> {
+    let form = || InvalidMessage::Form { method: method.clone(), target: uri.to_string() };
     if *method == Method::CONNECT {
         return Ok(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
     }

@@ -17,12 +17,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::answering::Side;
 use super::body::To;
 use super::call::OpenCall;
 use super::duplex::Duplex;
 use super::ended;
-use super::watched::Watched;
+use super::handler::RequestHandler;
+use super::instrumented_io::InstrumentedIo;
 use crate::config::Limits;
 use crate::network::socket::close_cleanly;
 use crate::observability::access_log::{EndedBy, EndedWith};
@@ -61,7 +61,7 @@ pub(super) struct Switching {
 
 impl Switching {
     /// `cut` is of the connection to whoever is called.
-    pub(super) fn new<S: Side>(
+    pub(super) fn new<S: RequestHandler>(
         side: &S,
         call: &Arc<OpenCall>,
         [client, called]: [Way; 2],
@@ -214,7 +214,7 @@ pub(super) trait Below: AppStream + Send + Sized + 'static {
     fn tcp(&self) -> &TcpStream;
 }
 
-impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for InstrumentedIo<S> {
     fn of(upgraded: Upgraded) -> Option<Self> {
         let parts = upgraded.downcast::<TokioIo<Self>>().ok()?;
         Some(parts.io.into_inner().relayed().after(parts.read_buf.to_vec()))
@@ -225,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for Wat
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin> AppStream for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin> AppStream for InstrumentedIo<S> {
     fn take_error(&self) -> Option<io::Error> {
         self.stream().tcp().take_error().unwrap_or_else(Some)
     }

@@ -65,8 +65,8 @@ pub(super) enum Stage {
 impl InboundServer {
     /// Tells a refusal. A peer that comes and goes without a byte, as a health check does, is none.
     pub(super) fn tell(&self, from: SocketAddr, registration: &Registration, stopped: &Stopped) {
-        let Some((from, reason, detail)) = story(&stopped.stage, from) else { return };
-        registration.tell(|story| story.refused(reason, &detail));
+        let Some((from, reason, detail)) = record(&stopped.stage, from) else { return };
+        registration.record(|record| record.refused(reason, &detail));
         let from = match &stopped.stage {
             Stage::AppUnreachable(_) => registration.peer().map_or(from, |peer| peer.to_string()),
             _ => from,
@@ -119,7 +119,7 @@ impl Stage {
 }
 
 /// Who, the stable word, and the words.
-fn story(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, String)> {
+fn record(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, String)> {
     let address = from.to_string();
     Some(match stage {
         Stage::Silent => return None,

@@ -15,21 +15,23 @@ use super::refused::evicted;
 use super::{Admitted, Decides, InboundServer, decide, make_room};
 use crate::config::TellCallers;
 use crate::error_text::one_line;
-use crate::identity::credentials::holds_until;
+use crate::identity::credentials::is_valid_at;
 use crate::network::socket::{close_cleanly, reset_on_close};
 use crate::observability::Direction;
 use crate::observability::refusals::{Refusal, explain_command};
 use crate::observability::trace;
-use crate::proxy::connection_recorder::ConnectionLine;
+use crate::proxy::connection_recorder::ConnectionRecorder;
 use crate::proxy::connections::RelayError;
 use crate::proxy::connections::{Path, Registration};
 use crate::proxy::http::{Problem, Question};
-use crate::proxy::listener::Until;
-use crate::proxy::peer_limits::Place as PeerPlace;
+use crate::proxy::listener::ShutdownTokens;
+use crate::proxy::peer_limits::PeerPermit;
 use crate::proxy::relay::relay;
 use crate::proxy::tls::Secured;
 pub(super) use crate::proxy::tunnel::ALPN;
-use crate::proxy::tunnel::{Open, Role, Vouching, Wire, WireError, end, retire, settle};
+use crate::proxy::tunnel::{
+    Open, Reauthentication, Role, TunnelConnection, TunnelError, end, retire, settle,
+};
 
 /// What becomes of a tunnel after a lease.
 enum Afterwards {
@@ -39,13 +41,13 @@ enum Afterwards {
 }
 
 impl InboundServer {
-    /// Serves one lease after the other until the tunnel ends. Until a first one is let in, it keeps its place among the
+    /// Serves one lease after the other until the tunnel ends. ShutdownTokens a first one is let in, it keeps its place among the
     /// handshakes: a peer that may not connect, or says nothing, has no more than that.
     pub(super) async fn serve_tunnel(
         self: &Arc<Self>,
-        mut wire: Box<Wire>,
+        mut wire: Box<TunnelConnection>,
         (generation, place): (u64, HandshakePermit),
-        (from, registration, until): (SocketAddr, &Arc<Registration>, &Until),
+        (from, registration, until): (SocketAddr, &Arc<Registration>, &ShutdownTokens),
     ) {
         registration.rest();
         let mut place = Some(place);
@@ -58,7 +60,7 @@ impl InboundServer {
                 Ok(Some(open)) => {
                     place = is_first.then_some(waits);
                     registration.lease();
-                    let told_at_the_end = ConnectionLine::new(self.clone(), registration.clone(), from);
+                    let told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
                     let carried = self.lease(&mut wire, open, &mut place, registration).await;
                     drop(told_at_the_end);
                     registration.rest();
@@ -89,14 +91,20 @@ impl InboundServer {
         &self,
         admitted: Box<Admitted>,
         registration: &Arc<Registration>,
-    ) -> Option<Box<Wire>> {
+    ) -> Option<Box<TunnelConnection>> {
         let Admitted { secured: Secured { stream, exporter, .. }, generation } = *admitted;
         let (peer, credentials) = (registration.verified()?, self.proxy.control.credentials.current()?);
         let control = self.proxy.control.clone();
         let door = self.door(Decides::Again, credentials, registration.clone());
         let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
-        let mut wire = Box::new(Wire::new(stream, Role::Called));
-        wire.vouch(Vouching::new(Role::Called, exporter, control, (peer.id().clone(), generation), to));
+        let mut wire = Box::new(TunnelConnection::new(stream, Role::Called));
+        wire.vouch(Reauthentication::new(
+            Role::Called,
+            exporter,
+            control,
+            (peer.id().clone(), generation),
+            to,
+        ));
         registration.set_path(Path::Tunnel);
         Some(wire)
     }
@@ -105,10 +113,10 @@ impl InboundServer {
     /// places.
     async fn next_lease(
         &self,
-        wire: &mut Wire,
+        wire: &mut TunnelConnection,
         generation: u64,
         place: &HandshakePermit,
-        (is_first, until, registration): (bool, &Until, &Registration),
+        (is_first, until, registration): (bool, &ShutdownTokens, &Registration),
     ) -> io::Result<Option<Open>> {
         let mut rotations = self.proxy.control.credentials.changes();
         let limit = match is_first {
@@ -141,14 +149,14 @@ impl InboundServer {
     /// One connection of the peer's app.
     async fn lease(
         &self,
-        wire: &mut Wire,
+        wire: &mut TunnelConnection,
         open: Open,
         place: &mut Option<HandshakePermit>,
         registration: &Arc<Registration>,
     ) -> io::Result<Afterwards> {
         let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
         if let Some(traceparent) = &open.trace {
-            registration.tell(|story| story.trace_id = trace::id(traceparent));
+            registration.record(|record| record.trace_id = trace::id(traceparent));
         }
         let _share = match self.decide_lease(&peer, &open, registration) {
             Ok(share) => share,
@@ -198,7 +206,7 @@ impl InboundServer {
             Err(error) => {
                 registration.broke(&error);
                 if let RelayError::Peer(error) = error
-                    && (!wire.lease().is_reset_by_peer() || WireError::of(&error).is_some())
+                    && (!wire.lease().is_reset_by_peer() || TunnelError::of(&error).is_some())
                 {
                     return Err(error);
                 }
@@ -211,7 +219,7 @@ impl InboundServer {
     }
 
     /// The lease is no longer allowed: the caller is told why.
-    fn cut(&self, wire: &mut Wire, registration: &Registration) -> Afterwards {
+    fn cut(&self, wire: &mut TunnelConnection, registration: &Registration) -> Afterwards {
         let note = registration.cut_for().map(|Denial { code: reason, detail }| {
             let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, self.proxy.refusals.number());
             problem.detail = (self.inbound.tell_callers == TellCallers::Everything).then(|| detail.clone());
@@ -227,11 +235,11 @@ impl InboundServer {
         peer: &VerifiedSvid,
         open: &Open,
         registration: &Registration,
-    ) -> Result<PeerPlace, Denial> {
+    ) -> Result<PeerPermit, Denial> {
         let proxy = &self.proxy;
         proxy.control.still_believes(peer)?;
         let (not_after, now) = (peer.not_after(), proxy.control.clock.now());
-        if !holds_until(not_after, now) {
+        if !is_valid_at(not_after, now) {
             let detail = format!("the certificate with which this tunnel began expired at {not_after}");
             return Err(Denial { code: "peer_expired", detail });
         }
@@ -248,9 +256,9 @@ impl InboundServer {
     fn refuse_lease(&self, peer: &VerifiedSvid, denial: Denial, registration: &Registration) -> Vec<u8> {
         let Denial { code: reason, detail } = denial;
         let instance = self.proxy.refusals.number();
-        registration.tell(|story| {
-            story.refused(reason, &detail);
-            story.instance = Some(instance);
+        registration.record(|record| {
+            record.refused(reason, &detail);
+            record.instance = Some(instance);
         });
         let (proxy, called, from) = (&self.proxy, self.called(), peer.id().to_string());
         let policy = proxy.control.policy.current();
@@ -298,7 +306,7 @@ impl InboundServer {
 
     /// That a peer breaks the rules is told; that it went away is not.
     fn tell_broken(&self, error: &io::Error, registration: &Registration) {
-        let (Some(broken), Some(peer)) = (WireError::of(error), registration.peer()) else {
+        let (Some(broken), Some(peer)) = (TunnelError::of(error), registration.peer()) else {
             return debug!(%error, "a tunnel broke");
         };
         self.tell_of(&peer, broken.reason(), one_line(broken));

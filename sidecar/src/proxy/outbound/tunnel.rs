@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::OutboundServer;
 use crate::error_text::one_line;
-use crate::identity::credentials::holds_until;
+use crate::identity::credentials::is_valid_at;
 use crate::network::socket::close_cleanly;
 use crate::observability::refusals::Refusal;
 use crate::observability::trace;
@@ -21,7 +21,8 @@ use crate::proxy::http::Problem;
 use crate::proxy::relay::relay;
 use crate::proxy::tls::{Secured, TlsStream};
 use crate::proxy::tunnel::{
-    ALPN, Note, Open, ReplayBuffer, Role, Tunnel, Vouching, Wire, WireError, end, settle,
+    ALPN, Note, Open, Reauthentication, ReplayBuffer, Role, Tunnel, TunnelConnection, TunnelError, end,
+    settle,
 };
 use crate::proxy::upstream::Leased;
 
@@ -119,7 +120,7 @@ impl OutboundServer {
     /// Names a connection that the access log will tell of, so that the called side can tell of it by the same name.
     fn trace(&self, registration: &Registration) -> Option<String> {
         let traceparent = self.dialer.proxy.access_log.is_on().then(trace::begin)??;
-        registration.tell(|story| story.trace_id = trace::id(&traceparent));
+        registration.record(|record| record.trace_id = trace::id(&traceparent));
         Some(traceparent)
     }
 
@@ -134,7 +135,7 @@ impl OutboundServer {
         let kept = |address| self.kept(address, registration);
         let (found, leased) = self.dialer.find(registration, &[ALPN], kept).await?;
         let address = leased.address();
-        registration.tell(|story| story.address = Some(address.to_string()));
+        registration.record(|record| record.address = Some(address.to_string()));
         let mut tunnel = match found {
             Found::Kept(tunnel) => {
                 self.dialer.proxy.control.metrics.leased("kept");
@@ -191,10 +192,10 @@ impl OutboundServer {
         let fits = |tunnel: &Tunnel| {
             tunnel.address == address
                 && tunnel.generation == generation
-                && holds_until(tunnel.peer.not_after(), now)
+                && is_valid_at(tunnel.peer.not_after(), now)
         };
         loop {
-            let mut tunnel = self.pool.take(fits)?;
+            let mut tunnel = self.pool.checkout(fits)?;
             // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
             if door.authorize(&tunnel.peer).is_ok() {
                 if let Some(vouching) = tunnel.wire.vouching() {
@@ -216,14 +217,14 @@ impl OutboundServer {
         let peer = registration.verified()?;
         let to = (Arc::new(self.dialer.door(registration)) as Arc<_>, registration.traffic.clone());
         let who = (peer.id().clone(), generation);
-        let mut wire = Wire::new(stream, Role::Caller);
-        wire.vouch(Vouching::new(Role::Caller, exporter, self.dialer.proxy.control.clone(), who, to));
+        let mut wire = TunnelConnection::new(stream, Role::Caller);
+        wire.vouch(Reauthentication::new(Role::Caller, exporter, self.dialer.proxy.control.clone(), who, to));
         Some(Box::new(Tunnel::new(wire, peer, leased.address(), generation, leased.pooled())))
     }
 
     fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
         let (wire, address) = (&mut tunnel.wire, tunnel.address);
-        if WireError::of(&error).is_some() {
+        if TunnelError::of(&error).is_some() {
             return Broken::Over(error);
         }
         if let Some(said) = wire.not_acted_on() {
@@ -270,7 +271,9 @@ impl OutboundServer {
 
     /// That a peer breaks the rules is a refusal; that it went away is not.
     fn tell_broken(&self, error: io::Error, address: SocketAddr, registration: &Registration) {
-        let Some(broken) = WireError::of(&error) else { return registration.broke(&RelayError::Peer(error)) };
+        let Some(broken) = TunnelError::of(&error) else {
+            return registration.broke(&RelayError::Peer(error));
+        };
         let detail = format!("the tunnel to {address} broke: {}", one_line(broken));
         self.tell_refused(
             vec![self.dialer.refusal(broken.reason(), detail, Some(address), None)],
@@ -280,7 +283,7 @@ impl OutboundServer {
 
     fn tell_refused(&self, refused: Vec<Refusal>, registration: &Registration) {
         for Refusal { reason, detail, .. } in &refused {
-            registration.tell(|story| story.refused(reason, detail));
+            registration.record(|record| record.refused(reason, detail));
         }
         self.dialer.tell_all(refused);
     }
@@ -303,7 +306,7 @@ impl OutboundServer {
         self.pool.retire(|tunnel| {
             own.as_ref().is_some_and(|own| own.generation == tunnel.generation)
                 && expected.as_ref() == Some(tunnel.peer.id())
-                && holds_until(tunnel.peer.not_after(), now)
+                && is_valid_at(tunnel.peer.not_after(), now)
                 && self.dialer.proxy.control.still_believes(&tunnel.peer).is_ok()
         });
     }

@@ -13,9 +13,9 @@ use tracing::warn;
 
 use super::ProxyState;
 use crate::control::denied;
-use crate::identity::credentials::holds_until;
+use crate::identity::credentials::is_valid_at;
 use crate::observability::Direction;
-use crate::proxy::connections::{CallFacts, Facts, LOOK_INTERVAL};
+use crate::proxy::connections::{Facts, LOOK_INTERVAL, RequestInfo};
 
 /// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
 pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl ProxyState {
     fn still_proved(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         self.control.valid_credentials()?;
         let not_after = peer.not_after();
-        if holds_until(not_after, self.control.clock.now()) {
+        if is_valid_at(not_after, self.control.clock.now()) {
             return Ok(());
         }
         let detail =
@@ -109,7 +109,7 @@ impl ProxyState {
         Err(Denial { code: "peer_expired", detail })
     }
 
-    fn still_allowed(&self, facts: &Facts, call: Option<&CallFacts>) -> Result<(), Denial> {
+    fn still_allowed(&self, facts: &Facts, call: Option<&RequestInfo>) -> Result<(), Denial> {
         let Some(peer) = &facts.peer else { return Ok(()) };
         self.control.still_believes(peer)?;
         if facts.is_tunnel {
@@ -120,7 +120,7 @@ impl ProxyState {
                 let Some(inbound) = self.control.config.inbounds.get(facts.listener) else { return Ok(()) };
                 let Some(credentials) = self.control.credentials.current() else { return Ok(()) };
                 let own = credentials.svid.id();
-                let Some(CallFacts { method, path }) = call else {
+                let Some(RequestInfo { method, path }) = call else {
                     return self.control.decide(peer.id(), own, inbound).map(|_| ());
                 };
                 let (decision, policy) =

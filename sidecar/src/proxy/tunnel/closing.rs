@@ -8,15 +8,15 @@ use postern_server::{lingering_close, shutdown_and_drain};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::connection::TunnelConnection;
 use super::retired::{RETIRED_BYTES_MAX, RETIRED_TIMEOUT};
-use super::wire::Wire;
 
 /// After a lease has broken at one side, so long is waited until it has ended at the other, too.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Ends a tunnel between two leases. The other side may take its time with what the last one has said, and its socket is
 /// not closed before: that would reset what is still under way (see [`RETIRED_TIMEOUT`]).
-pub async fn retire(wire: Wire) {
+pub async fn retire(wire: TunnelConnection) {
     let ended = async {
         let tcp = say_close(wire).await?;
         shutdown_and_drain(tcp, RETIRED_BYTES_MAX as u64).await
@@ -29,7 +29,7 @@ pub async fn retire(wire: Wire) {
 }
 
 /// Says close_notify.
-async fn say_close(mut wire: Wire) -> io::Result<TcpStream> {
+async fn say_close(mut wire: TunnelConnection) -> io::Result<TcpStream> {
     poll_fn(|cx| wire.poll_sent(cx)).await?;
     let mut tls = wire.into_tls();
     tls.end()?;
@@ -38,7 +38,7 @@ async fn say_close(mut wire: Wire) -> io::Result<TcpStream> {
 }
 
 /// Ends a tunnel so that the other side gets the last word.
-pub async fn end(wire: Wire) {
+pub async fn end(wire: TunnelConnection) {
     let ended = async {
         lingering_close(say_close(wire).await?).await;
         Ok::<_, io::Error>(())
@@ -51,7 +51,7 @@ pub async fn end(wire: Wire) {
 }
 
 /// Ends a lease that one side has broken off, so that the tunnel can carry the next.
-pub async fn settle(wire: &mut Wire) -> io::Result<()> {
+pub async fn settle(wire: &mut TunnelConnection) -> io::Result<()> {
     match tokio::time::timeout(SETTLE_TIMEOUT, poll_fn(|cx| wire.poll_over(cx))).await {
         Ok(over) => over,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),

@@ -7,8 +7,8 @@ use std::time::Instant;
 use postern_proto::identity::VerifiedSvid;
 use serde_json::{Value, json};
 
+use super::connection::TunnelConnection;
 use super::retired::RetiredTunnels;
-use super::wire::Wire;
 use crate::config::Tunnels;
 use crate::observability::metrics::{CountIdle, PooledConnection};
 
@@ -18,7 +18,7 @@ pub const TUNNELS_SHOWN_MAX: usize = 100;
 /// A tunnel of the calling side.
 #[derive(Debug)]
 pub struct Tunnel {
-    pub wire: Wire,
+    pub wire: TunnelConnection,
     /// Who answered.
     pub peer: VerifiedSvid,
     pub address: SocketAddr,
@@ -31,7 +31,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn new(
-        wire: Wire,
+        wire: TunnelConnection,
         peer: VerifiedSvid,
         address: SocketAddr,
         generation: u64,
@@ -92,7 +92,7 @@ impl Pool {
     }
 
     /// A tunnel for the next lease, of those that are fit for it; those that are broken are thrown away.
-    pub fn take(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<Box<Tunnel>> {
+    pub fn checkout(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<Box<Tunnel>> {
         let now = Instant::now();
         loop {
             let (mut tunnel, since) = {

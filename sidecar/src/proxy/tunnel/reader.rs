@@ -1,9 +1,9 @@
 //! What the peer of a tunnel says: its frames, in the order that a lease allows, and what of them has its time later.
 
+use super::connection::TunnelError;
 use super::frame::{Decoder, Event, Frame};
 use super::lease::{Lease, Role};
 use super::open::Open;
-use super::wire::WireError;
 use crate::proxy::tls::Backlog;
 
 /// Reads frames and keeps what is not for now.
@@ -20,7 +20,7 @@ pub(super) struct Reader {
     pub(super) auths: Vec<Vec<u8>>,
     /// The last REFUSE's or RESET's document.
     pub(super) note: Vec<u8>,
-    pub(super) broken: Option<Box<WireError>>,
+    pub(super) broken: Option<Box<TunnelError>>,
     /// The peer has broken the rules, and that was told: this tunnel carries nothing more.
     pub(super) is_broken: bool,
 }
@@ -74,7 +74,7 @@ impl Reader {
     }
 
     /// Reads up to where a lease begins or is over.
-    fn try_read(&mut self, bytes: &mut &[u8], to_app: &mut Vec<u8>) -> Result<(), WireError> {
+    fn try_read(&mut self, bytes: &mut &[u8], to_app: &mut Vec<u8>) -> Result<(), TunnelError> {
         while !self.stopped {
             let Some(event) = self.decoder.next(bytes)? else { return Ok(()) };
             self.take(event, to_app)?;
@@ -83,7 +83,7 @@ impl Reader {
         Ok(())
     }
 
-    fn take(&mut self, event: Event<'_>, to_app: &mut Vec<u8>) -> Result<(), WireError> {
+    fn take(&mut self, event: Event<'_>, to_app: &mut Vec<u8>) -> Result<(), TunnelError> {
         let frame = match event {
             Event::Data(data) => {
                 self.lease.data()?;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::Upstreams;
-use super::choice::{AddressId, Listing, Picked, Record};
+use super::load_balancer::{AddressId, Listing, Picked, Record};
 use crate::config::Limits;
 use crate::network::dial::{self, ATTEMPTS_MAX, Bounds, Purpose};
 use crate::network::{ConnectError, Unreached};
@@ -78,7 +78,7 @@ impl Attempt {
         self.tried.len() > 1
     }
 
-    /// The whole story, given what went wrong at the addresses.
+    /// The whole record, given what went wrong at the addresses.
     pub fn unreached(&self, at_addresses: Vec<ConnectError>) -> Unreached {
         let (unresolved, untried) = self.upstreams.left_out(&self.tried);
         let mut errors = at_addresses;

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::choice::{Address, Speaks};
-use super::place::Place;
+use super::host::UpstreamHost;
+use super::load_balancer::{Address, Speaks};
 use super::{Upstreams, now};
-use crate::network::resolver::name::Standing;
+use crate::network::resolver::name::ResolutionState;
 use crate::observability::Direction;
 
 /// So many addresses are shown for each listener, those with failures and the busiest first.
@@ -71,9 +71,9 @@ fn address_shown(one: &Address, now: Instant) -> Value {
     })
 }
 
-fn name_shown(place: &Place) -> Option<Value> {
+fn name_shown(place: &UpstreamHost) -> Option<Value> {
     let (name, standing) = (place.name()?, place.standing());
-    let reason = (standing != &Standing::Answered).then(|| standing.to_string());
+    let reason = (standing != &ResolutionState::Answered).then(|| standing.to_string());
     Some(json!({
         "name": name,
         "standing": standing.as_str(),

@@ -33,7 +33,7 @@ async fn messages_stay_whole_and_a_socket_comes_with_its_own() {
     let same = std::net::TcpListener::from(sockets.remove(0));
     assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
     assert_eq!(other.hear(SOON).await.unwrap(), Message::Serving);
-    assert_eq!(one.peer.uid(), super::super::door::own_uid());
+    assert_eq!(one.peer.uid(), super::super::socket::own_uid());
 }
 
 #[tokio::test]

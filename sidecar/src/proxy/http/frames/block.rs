@@ -8,10 +8,10 @@ use http::{Method, StatusCode};
 use super::hpack::{BadBlock, Decoder, FIELD_OVERHEAD_BYTES, encode};
 use super::streams::REFUSED;
 use crate::config::Http;
-use crate::proxy::connections::CallFacts;
+use crate::proxy::connections::RequestInfo;
 use crate::proxy::http::framing::Refused;
 use crate::proxy::http::problem;
-use crate::proxy::http::target::{self, Bad};
+use crate::proxy::http::target::{self, InvalidMessage};
 
 /// What a header block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum Judged {
     /// The request or answer is told why; the block asks for that alone.
     Refused { block: Vec<u8>, refused: Refused },
     /// The stream is reset; the block makes h2 do so.
-    Malformed { block: Vec<u8>, bad: Bad },
+    Malformed { block: Vec<u8>, bad: InvalidMessage },
 }
 
 /// Fields that are not counted: the host is no field where it is a pseudo-header, and a hop may add the date.
@@ -64,7 +64,7 @@ struct Fields {
     status: Option<StatusCode>,
     is_grpc: bool,
     /// A fault that can be told.
-    bad: Option<Bad>,
+    bad: Option<InvalidMessage>,
     malformed: Option<&'static str>,
 }
 
@@ -92,10 +92,10 @@ impl Fields {
                 (self.bytes > limits.header_bytes_max, matches!(kind, Kind::Trailers | Kind::Stray));
             let (bytes, fields) = (limits.header_bytes_max, limits.headers_max);
             self.bad.get_or_insert(match (is_bytes, trailers) {
-                (true, false) => Bad::HeadTooLarge { max: bytes },
-                (true, true) => Bad::TrailersTooLarge { max: bytes },
-                (false, false) => Bad::TooManyHeaders { max: fields },
-                (false, true) => Bad::TooManyTrailers { max: fields },
+                (true, false) => InvalidMessage::HeadTooLarge { max: bytes },
+                (true, true) => InvalidMessage::TrailersTooLarge { max: bytes },
+                (false, false) => InvalidMessage::TooManyHeaders { max: fields },
+                (false, true) => InvalidMessage::TooManyTrailers { max: fields },
             });
             return;
         }
@@ -116,7 +116,7 @@ impl Fields {
         match (kind, name) {
             (Kind::Request, b":method") => {
                 if Method::from_bytes(value).is_err() {
-                    bad(Bad::RequestLine);
+                    bad(InvalidMessage::RequestLine);
                 }
                 self.method = value.to_vec();
             }
@@ -132,12 +132,12 @@ impl Fields {
             (Kind::Request, b":authority") => {
                 let authority = Authority::try_from(value);
                 if !authority.is_ok_and(|authority| !authority.as_str().contains('@')) {
-                    bad(Bad::Host(String::from_utf8_lossy(value).into_owned()));
+                    bad(InvalidMessage::Host(String::from_utf8_lossy(value).into_owned()));
                 }
             }
             (Kind::Request, b":scheme") => {
                 if Scheme::try_from(value).is_err() {
-                    bad(Bad::Scheme(String::from_utf8_lossy(value).into_owned()));
+                    bad(InvalidMessage::Scheme(String::from_utf8_lossy(value).into_owned()));
                 }
             }
             (Kind::Request, b":protocol") if value.is_ascii() => {}
@@ -167,7 +167,7 @@ impl Fields {
 
     fn judged(self, kind: Kind, sent_bytes: usize) -> Judged {
         if let Some(what) = self.malformed {
-            return Judged::Malformed { block: malformed(), bad: Bad::Malformed(what) };
+            return Judged::Malformed { block: malformed(), bad: InvalidMessage::Malformed(what) };
         }
         let informational = self.status.is_some_and(|status| status.is_informational());
         match (self.bad, kind) {
@@ -212,8 +212,8 @@ fn malformed() -> Vec<u8> {
     block
 }
 
-fn facts(method: &[u8], path: &[u8]) -> CallFacts {
+fn facts(method: &[u8], path: &[u8]) -> RequestInfo {
     let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    CallFacts { method: text(method), path: text(path) }
+    RequestInfo { method: text(method), path: text(path) }
 }

@@ -36,7 +36,7 @@ struct State {
     /// Held bytes that nobody takes any more: h2 throws them away, and counts them.
     orphans: Vec<(u32, Vec<u8>)>,
     refused: BTreeMap<u32, Refused>,
-    /// Heads that are much longer than what was sent of them.
+    /// RawHeadCheck that are much longer than what was sent of them.
     expanded: BTreeMap<u32, usize>,
 }
 

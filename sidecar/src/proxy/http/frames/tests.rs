@@ -35,7 +35,7 @@ impl Checked {
         let (streams, unfinished) = (Arc::<Streams>::default(), Arc::<Unfinished>::default());
         let reported = Arc::<AtomicUsize>::default();
         let count = reported.clone();
-        let report = Arc::new(move |_: &Bad| {
+        let report = Arc::new(move |_: &InvalidMessage| {
             count.fetch_add(1, Ordering::Relaxed);
         });
         let frames = Frames::of_requests(limits, streams.clone(), unfinished.clone(), report);

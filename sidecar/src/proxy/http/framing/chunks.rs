@@ -1,7 +1,7 @@
 //! Follows the chunked coding of a request (RFC 9112 §7.1) and takes only what every parser reads in the same way.
 
 use crate::config::Http;
-use crate::proxy::http::target::Bad;
+use crate::proxy::http::target::InvalidMessage;
 
 /// All chunk extensions of one body. hyper's own limit, which it has no name for, is one byte more.
 const EXTENSION_BYTES_MAX: usize = 16 * 1024 - 1;
@@ -53,7 +53,7 @@ pub(super) struct Step {
 
 impl Chunks {
     /// Follows the body until it ends or the bytes do.
-    pub(super) fn step(&mut self, bytes: &[u8], limits: &Http) -> Result<Step, Bad> {
+    pub(super) fn step(&mut self, bytes: &[u8], limits: &Http) -> Result<Step, InvalidMessage> {
         let mut taken = 0;
         while let Some(&byte) = bytes.get(taken) {
             if let At::Data { left } = self.at {
@@ -84,19 +84,19 @@ impl Chunks {
     }
 
     /// A byte of what stands around the data of chunks.
-    fn line(&mut self, byte: u8) -> Result<At, Bad> {
+    fn line(&mut self, byte: u8) -> Result<At, InvalidMessage> {
         Ok(match (self.at, byte) {
             (At::Size { size, digits: 1.. }, b'\r') => At::SizeEnd { size },
             (At::Size { size, digits: 1.. }, b';') => At::Extension { size },
             (At::Size { size, digits: digits @ ..SIZE_DIGITS_MAX }, byte) => {
-                let digit = char::from(byte).to_digit(16).ok_or(Bad::LooseChunk)?;
+                let digit = char::from(byte).to_digit(16).ok_or(InvalidMessage::LooseChunk)?;
                 At::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
             (At::Extension { size }, b'\r') => At::SizeEnd { size },
             (At::Extension { size }, byte) if byte != b'\n' => {
                 self.extension_bytes += 1;
                 if self.extension_bytes > EXTENSION_BYTES_MAX {
-                    return Err(Bad::ChunkExtensions { max: EXTENSION_BYTES_MAX });
+                    return Err(InvalidMessage::ChunkExtensions { max: EXTENSION_BYTES_MAX });
                 }
                 At::Extension { size }
             }
@@ -104,14 +104,14 @@ impl Chunks {
             (At::SizeEnd { size }, b'\n') => At::Data { left: size },
             (At::DataEnd, b'\r') => At::DataLineFeed,
             (At::DataLineFeed, b'\n') => At::default(),
-            _ => return Err(Bad::LooseChunk),
+            _ => return Err(InvalidMessage::LooseChunk),
         })
     }
 
     /// A byte of the trailer section (RFC 9112 §7.1.2); whether it is the last one.
-    fn trailer(&mut self, byte: u8, limits: &Http) -> Result<bool, Bad> {
+    fn trailer(&mut self, byte: u8, limits: &Http) -> Result<bool, InvalidMessage> {
         if self.trailers.len() >= limits.header_bytes_max {
-            return Err(Bad::TrailersTooLarge { max: limits.header_bytes_max });
+            return Err(InvalidMessage::TrailersTooLarge { max: limits.header_bytes_max });
         }
         self.trailers.push(byte);
         if byte != b'\n' {
@@ -121,16 +121,18 @@ impl Chunks {
             b"\r\n" => Ok(true),
             [.., b'\r', b'\n', b'\r', b'\n'] => judge(&self.trailers, limits).map(|()| true),
             [.., b'\r', b'\n'] => Ok(false),
-            _ => Err(Bad::BareLineFeed),
+            _ => Err(InvalidMessage::BareLineFeed),
         }
     }
 }
 
-fn judge(trailers: &[u8], limits: &Http) -> Result<(), Bad> {
+fn judge(trailers: &[u8], limits: &Http) -> Result<(), InvalidMessage> {
     let mut fields = vec![httparse::EMPTY_HEADER; limits.headers_max];
     match httparse::parse_headers(trailers, &mut fields) {
         Ok(httparse::Status::Complete((read, _))) if read == trailers.len() => Ok(()),
-        Err(httparse::Error::TooManyHeaders) => Err(Bad::TooManyTrailers { max: limits.headers_max }),
-        Ok(_) | Err(_) => Err(Bad::Trailers),
+        Err(httparse::Error::TooManyHeaders) => {
+            Err(InvalidMessage::TooManyTrailers { max: limits.headers_max })
+        }
+        Ok(_) | Err(_) => Err(InvalidMessage::Trailers),
     }
 }

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use httparse::{Error as ParseError, Header, Request, Status};
 
 use crate::config::Http;
-use crate::proxy::connections::CallFacts;
-use crate::proxy::http::target::{self, Bad};
+use crate::proxy::connections::RequestInfo;
+use crate::proxy::http::target::{self, InvalidMessage};
 
 /// How long the body is that follows a head (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const TARGET_BYTES_MAX: usize = 65_534;
 const SHOWN_BYTES_MAX: usize = 512;
 
 /// Judges a head that ends with its empty line.
-pub(super) fn judge(head: &[u8], limits: &Http) -> Result<BodyLength, Bad> {
+pub(super) fn judge(head: &[u8], limits: &Http) -> Result<BodyLength, InvalidMessage> {
     let room = limits.headers_max + FIELDS_NOT_COUNTED;
     if room <= FIELDS_INLINE {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_INLINE];
@@ -40,16 +40,16 @@ fn parse<'h>(
     head: &'h [u8],
     fields: &mut [MaybeUninit<Header<'h>>],
     limits: &Http,
-) -> Result<BodyLength, Bad> {
+) -> Result<BodyLength, InvalidMessage> {
     let mut request = Request::new(&mut []);
     match request.parse_with_uninit_headers(head, fields) {
         Ok(Status::Complete(read)) if read == head.len() => {}
-        Ok(_) => return Err(Bad::Unseen),
+        Ok(_) => return Err(InvalidMessage::Unseen),
         Err(error) => return Err(why(error, head, limits)),
     }
     let path = request.path.unwrap_or_default();
     if path.len() > TARGET_BYTES_MAX {
-        return Err(Bad::UriTooLong { bytes: path.len(), max: limits.uri_bytes_max });
+        return Err(InvalidMessage::UriTooLong { bytes: path.len(), max: limits.uri_bytes_max });
     }
     target::check_spelling(path.as_bytes())?;
     let named = |name: &'static str| {
@@ -57,24 +57,24 @@ fn parse<'h>(
     };
     let counted = request.headers.len() - named("host").count().min(FIELDS_NOT_COUNTED);
     if counted > limits.headers_max {
-        return Err(Bad::TooManyHeaders { max: limits.headers_max });
+        return Err(InvalidMessage::TooManyHeaders { max: limits.headers_max });
     }
     let (mut lengths, mut codings) = (named("content-length"), named("transfer-encoding"));
     let (length, coding) = (lengths.next(), codings.next());
     if length.is_some() && coding.is_some() {
-        return Err(Bad::BothLengths);
+        return Err(InvalidMessage::BothLengths);
     }
     if lengths.next().is_some() {
-        return Err(Bad::RepeatedLength);
+        return Err(InvalidMessage::RepeatedLength);
     }
     if let Some(coding) = coding {
         let is_chunked = coding.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
         if request.version == Some(0) {
-            return Err(Bad::CodingInOldVersion);
+            return Err(InvalidMessage::CodingInOldVersion);
         }
         if !is_chunked || codings.next().is_some() {
             let all = named("transfer-encoding").map(|field| String::from_utf8_lossy(field.value));
-            return Err(Bad::Coding(all.collect::<Vec<_>>().join(", ")));
+            return Err(InvalidMessage::Coding(all.collect::<Vec<_>>().join(", ")));
         }
         return Ok(BodyLength::Chunked);
     }
@@ -82,7 +82,7 @@ fn parse<'h>(
 }
 
 /// Digits only (RFC 9110 §8.6).
-fn body_length(value: &[u8]) -> Result<BodyLength, Bad> {
+fn body_length(value: &[u8]) -> Result<BodyLength, InvalidMessage> {
     let digits = value.trim_ascii();
     let length =
         std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -90,22 +90,24 @@ fn body_length(value: &[u8]) -> Result<BodyLength, Bad> {
     match length.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length < u64::MAX - 1) {
         Some(0) => Ok(BodyLength::None),
         Some(length) => Ok(BodyLength::Bytes(length)),
-        None => Err(Bad::Length(String::from_utf8_lossy(value).into_owned())),
+        None => Err(InvalidMessage::Length(String::from_utf8_lossy(value).into_owned())),
     }
 }
 
 /// What the parser does not take, in words.
-fn why(error: ParseError, head: &[u8], limits: &Http) -> Bad {
+fn why(error: ParseError, head: &[u8], limits: &Http) -> InvalidMessage {
     match error {
-        ParseError::TooManyHeaders => Bad::TooManyHeaders { max: limits.headers_max },
-        ParseError::Version => Bad::Version,
-        ParseError::HeaderName | ParseError::HeaderValue | ParseError::NewLine => Bad::Field(bad_field(head)),
+        ParseError::TooManyHeaders => InvalidMessage::TooManyHeaders { max: limits.headers_max },
+        ParseError::Version => InvalidMessage::Version,
+        ParseError::HeaderName | ParseError::HeaderValue | ParseError::NewLine => {
+            InvalidMessage::Field(bad_field(head))
+        }
         ParseError::Token | ParseError::Status => {
             let (_, target) = request_line(head);
             if target.is_empty() {
-                return Bad::RequestLine;
+                return InvalidMessage::RequestLine;
             }
-            target::check_spelling(target).err().unwrap_or(Bad::RequestLine)
+            target::check_spelling(target).err().unwrap_or(InvalidMessage::RequestLine)
         }
     }
 }
@@ -135,7 +137,7 @@ fn request_line(head: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// What is asked by a head that is refused, and a head that asks for nothing but the refusal, in the same way.
-pub(super) fn stand_in(head: &[u8]) -> (CallFacts, Vec<u8>) {
+pub(super) fn stand_in(head: &[u8]) -> (RequestInfo, Vec<u8>) {
     let (method, target) = request_line(head);
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let line_end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
@@ -144,7 +146,7 @@ pub(super) fn stand_in(head: &[u8]) -> (CallFacts, Vec<u8>) {
     // An answer to HEAD has no body.
     let asks = if method == b"HEAD" { "HEAD" } else { "GET" };
     let instead = format!("{asks} / HTTP/{version}\r\nhost: refused\r\nconnection: close\r\n\r\n");
-    (CallFacts { method: shown(method), path: shown(path) }, instead.into_bytes())
+    (RequestInfo { method: shown(method), path: shown(path) }, instead.into_bytes())
 }
 
 fn shown(bytes: &[u8]) -> String {

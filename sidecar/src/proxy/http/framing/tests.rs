@@ -3,7 +3,7 @@
 use super::*;
 
 /// What hyper is given of these bytes, sent in pieces of `piece`, with what is seen then.
-fn through(heads: &Heads, bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Bad>) {
+fn through(heads: &RawHeadCheck, bytes: &[u8], piece: usize) -> (Vec<u8>, Option<InvalidMessage>) {
     let mut given = Vec::new();
     for bytes in bytes.chunks(piece) {
         match heads.pass(bytes) {
@@ -30,7 +30,7 @@ fn what_is_valid_reaches_hyper_byte_for_byte_however_it_is_cut() {
         "HEAD /c?{} HTTP/1.0\r\n\r\n",
     ];
     for piece in PIECES {
-        let heads = Heads::new(limits());
+        let heads = RawHeadCheck::new(limits());
         let all = requests.concat();
         assert_eq!(through(&heads, all.as_bytes(), piece), (all.into_bytes(), None), "in pieces of {piece}");
         for _ in requests {
@@ -54,7 +54,7 @@ fn of_a_head_that_is_refused_hyper_sees_nothing_and_of_what_follows_nothing_eith
     ];
     for (request, code) in cases {
         for piece in PIECES {
-            let heads = Heads::new(limits());
+            let heads = RawHeadCheck::new(limits());
             let all = format!("{request}GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n");
             let (given, fault) = through(&heads, all.as_bytes(), piece);
             assert_eq!(String::from_utf8(given).unwrap().matches("HTTP/1.1").count(), 1, "{request:?}");
@@ -84,7 +84,7 @@ fn a_chunked_body_is_framed_in_one_way_or_the_connection_breaks() {
         (&format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(20_000)), "chunk_extensions"),
     ] {
         for piece in PIECES {
-            let heads = Heads::new(limits());
+            let heads = RawHeadCheck::new(limits());
             let head = "POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
             let all = [head, body, "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
             let (given, fault) = through(&heads, all.as_bytes(), piece);
@@ -112,7 +112,7 @@ fn nothing_a_client_sends_makes_the_check_hold_more_than_a_head() {
     ];
     for flood in floods {
         for piece in [1_000, 16_384] {
-            let heads = Heads::new(limits());
+            let heads = RawHeadCheck::new(limits());
             let _given = through(&heads, flood.as_bytes(), piece);
             let watch = heads.lock();
             let trailers = match &watch.state {
@@ -127,7 +127,7 @@ fn nothing_a_client_sends_makes_the_check_hold_more_than_a_head() {
 
 #[test]
 fn a_head_is_as_old_as_its_first_byte() {
-    let heads = Heads::new(limits());
+    let heads = RawHeadCheck::new(limits());
     let long_ago = Instant::now() + Duration::from_secs(60);
     let limit = Duration::from_secs(10);
     heads.pass(b"GET / HTTP/1.1\r\n").unwrap();
@@ -138,7 +138,7 @@ fn a_head_is_as_old_as_its_first_byte() {
 
 #[test]
 fn what_is_not_http_any_more_is_not_held_back() {
-    let heads = Heads::new(limits());
+    let heads = RawHeadCheck::new(limits());
     heads.pass(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     assert_eq!(heads.pass(b"early").unwrap(), Passed::Instead(Vec::new()));
     heads.upgraded();

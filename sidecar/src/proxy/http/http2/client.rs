@@ -51,9 +51,9 @@ impl Drop for UnderWay {
 }
 
 /// Says of a connection, when it is dropped, that it has ended.
-struct Ends(Arc<AtomicBool>);
+struct EndedFlag(Arc<AtomicBool>);
 
-impl Drop for Ends {
+impl Drop for EndedFlag {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }
@@ -86,7 +86,7 @@ where
     let open = Arc::<AtomicUsize>::default();
     let under_way = open.clone();
     let ended = Arc::<AtomicBool>::default();
-    let ends = Ends(ended.clone());
+    let ends = EndedFlag(ended.clone());
     let driven = async move {
         let _ends = ends;
         let ended = poll_fn(|cx| {

@@ -54,9 +54,9 @@ impl Client {
     ) -> Instance {
         let proxy = &self.server.proxy;
         let instance = proxy.refusals.number();
-        call.tell(|story| {
-            story.refused(reason, detail);
-            story.instance = Some(instance);
+        call.record(|record| {
+            record.refused(reason, detail);
+            record.instance = Some(instance);
         });
         proxy.refusals.tell(Refusal {
             direction: Direction::Inbound,

@@ -11,7 +11,7 @@ use super::leased::{Shared, Single};
 use super::{DialFailure, Kind, Path};
 use crate::proxy::http::failure::Failure;
 use crate::proxy::upstream::KnownAddress;
-use crate::proxy::upstream::choice::{AddressId, Listing, Speaks};
+use crate::proxy::upstream::load_balancer::{AddressId, Listing, Speaks};
 
 /// Idle single connections kept to one address; the one used last is used next.
 const SINGLES_MAX: usize = 1_024;

@@ -12,9 +12,8 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::Changes;
-use crate::identity::credentials::holds_until;
+use crate::identity::credentials::is_valid_at;
 use crate::observability::access_log::EndedWith;
-use crate::proxy::http::again::NotSent;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::client::Http1Sender;
 use crate::proxy::http::frames::Streams;
@@ -22,8 +21,9 @@ use crate::proxy::http::http2::client::{SendError, SendRequest};
 use crate::proxy::http::incoming::{HttpError, Incoming};
 use crate::proxy::http::interim::Interim;
 use crate::proxy::http::preface::ServerSays;
+use crate::proxy::http::replay::NotSent;
 use crate::proxy::upstream;
-use crate::proxy::upstream::choice::{AddressId, Listing};
+use crate::proxy::upstream::load_balancer::{AddressId, Listing};
 
 /// A request that was taken back before its answer counts as a stream for so long: a server that is asked and told
 /// "never mind" in one breath may take that for an attack (rapid reset, CVE-2023-44487). So a connection has no more of
@@ -47,13 +47,13 @@ pub(super) enum Sender {
 
 /// Where a single connection goes when it is free again.
 pub(super) struct ReturnTo {
-    pub(super) pool: Arc<dyn Home>,
+    pub(super) pool: Arc<dyn IdlePool>,
     /// Which of its epochs the connection is of.
     pub(super) era: u64,
 }
 
 /// A pool, whatever it is a pool of.
-pub(super) trait Home: Send + Sync {
+pub(super) trait IdlePool: Send + Sync {
     fn take(&self, era: u64, single: Single);
 }
 
@@ -312,7 +312,7 @@ pub(in crate::proxy::http) enum Dialed {
 pub(in crate::proxy::http) struct End {
     pub(in crate::proxy::http) id: AddressId,
     pub(in crate::proxy::http) address: SocketAddr,
-    /// Until then its certificate vouches for it.
+    /// ShutdownTokens then its certificate vouches for it.
     pub(in crate::proxy::http) vouched_until: Option<OffsetDateTime>,
     /// Whether it is still an address of its place.
     pub(in crate::proxy::http) listing: Listing,
@@ -342,7 +342,7 @@ impl End {
 
     /// Whether another request may use it.
     fn is_good(&self, now: OffsetDateTime) -> bool {
-        !self.listing.is_over() && self.vouched_until.is_none_or(|until| holds_until(until, now))
+        !self.listing.is_over() && self.vouched_until.is_none_or(|until| is_valid_at(until, now))
     }
 }
 

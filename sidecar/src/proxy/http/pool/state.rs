@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use super::leased::{Sender, StreamPermit};
 use super::{DialFailure, Kind, Path};
 use crate::proxy::upstream::Upstreams;
-use crate::proxy::upstream::choice::AddressId;
+use crate::proxy::upstream::load_balancer::AddressId;
 
 /// The connections of one epoch, address by address.
 pub(super) struct State<E> {
@@ -93,7 +93,7 @@ impl<E> State<E> {
     /// What the request does, and a dial that is to begin: for it, or so that the next requests have one more connection.
     pub(super) fn turn(&mut self, ask: Ask) -> (Turn, Option<Order>) {
         let instant = Instant::now();
-        let found = self.look(ask, instant);
+        let found = self.find(ask, instant);
         self.requests += 1;
         let Some((_, at, offer)) = found.best else { return self.wait(ask, &found) };
         let turn = self.take(at, offer, ask, instant).unwrap_or(Turn::Wait);
@@ -151,7 +151,7 @@ impl<E> State<E> {
         Some(Order { id: endpoint.id, path: Path::Shared, era: self.era })
     }
 
-    fn look(&mut self, ask: Ask, instant: Instant) -> Found {
+    fn find(&mut self, ask: Ask, instant: Instant) -> Found {
         let mut found = Found::default();
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let (load, backs_off) = (endpoint.load(), endpoint.is_backing_off(ask.kind, instant));

@@ -20,7 +20,7 @@ struct Http1App {
     fails_as: Arc<Mutex<Option<DialResult>>>,
 }
 
-impl Place for Http1App {
+impl PoolTarget for Http1App {
     type Epoch = ();
 
     fn upstreams(&self) -> &Arc<Upstreams> {

@@ -11,21 +11,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Answer, To};
 use super::call::{Calls, OpenCall, facts_of};
-use super::exchange::{ExchangeError, Lend, Prepared};
+use super::exchange::{ConnectionSource, ExchangeError, PreparedRequest};
 use super::failure::Failure;
 use super::frames::{Stream, Streams};
-use super::framing::{Heads, Refused, Seen};
+use super::framing::{RawHeadCheck, Refused, Seen};
 use super::http2::server::StreamReset;
 use super::incoming::Incoming;
 use super::pool::Kind;
 use super::problem::Asked;
-use super::target::{self, Bad, Target};
+use super::target::{self, InvalidMessage, Target};
 use super::upgrade::Below;
 use super::{fields, passing, websocket};
 use crate::proxy::state::ProxyState;
 
 /// One connection: a peer's at an inbound, or the own app's at an outbound.
-pub(super) trait Side: Send + Sync + 'static {
+pub(super) trait RequestHandler: Send + Sync + 'static {
     /// The stream below the connection of whoever asks, and below those to whoever is called.
     type Client: Below;
     type Called: Below;
@@ -38,12 +38,12 @@ pub(super) trait Side: Send + Sync + 'static {
     fn proxy(&self) -> &ProxyState;
     /// The requests under way on it.
     fn calls(&self) -> &Arc<Calls>;
-    fn heads(&self) -> &Heads;
+    fn heads(&self) -> &RawHeadCheck;
     fn streams(&self) -> &Arc<Streams>;
     /// The host of a request that names none.
     fn service(&self) -> &Authority;
 
-    fn read_target(&self, request: &Request<Incoming>) -> Result<Target, Bad> {
+    fn read_target(&self, request: &Request<Incoming>) -> Result<Target, InvalidMessage> {
         target::read(request, &self.proxy().control.config.http, self.service())
     }
 
@@ -52,9 +52,9 @@ pub(super) trait Side: Send + Sync + 'static {
     /// On which kind of connection a request goes on.
     fn kind(&self, is_grpc: bool) -> Result<Kind, Failure>;
     /// Who lends connections of that kind.
-    fn lender(&self, kind: Kind) -> impl Lend;
+    fn lender(&self, kind: Kind) -> impl ConnectionSource;
     /// Takes away what a request does not keep on its way.
-    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> Prepared;
+    fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> PreparedRequest;
     /// What a failed exchange means.
     fn failed(&self, error: ExchangeError) -> Failure;
     /// Spawns what goes on when a connection stops being HTTP.
@@ -62,22 +62,22 @@ pub(super) trait Side: Send + Sync + 'static {
     /// Cancelled when the connection of whoever asks is cut.
     fn cut(&self) -> CancellationToken;
     /// Tells a request that is not valid, and so is nobody's.
-    fn refuse_bad(&self, call: &OpenCall, bad: &Bad, asked: Asked) -> Response<Answer>;
+    fn refuse_bad(&self, call: &OpenCall, bad: &InvalidMessage, asked: Asked) -> Response<Answer>;
     /// Tells a request that might have passed and got no answer.
     fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer>;
 }
 
 /// A connection's requests, as hyper hands them over.
 #[derive(Debug)]
-pub(super) struct Answering<S>(pub(super) Arc<S>);
+pub(super) struct HandlerService<S>(pub(super) Arc<S>);
 
-impl<S> Clone for Answering<S> {
+impl<S> Clone for HandlerService<S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: Side, B: Into<Incoming> + Send + 'static> Service<Request<B>> for Answering<S> {
+impl<S: RequestHandler, B: Into<Incoming> + Send + 'static> Service<Request<B>> for HandlerService<S> {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
@@ -88,7 +88,7 @@ impl<S: Side, B: Into<Incoming> + Send + 'static> Service<Request<B>> for Answer
     }
 }
 
-async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<Answer> {
+async fn answer<S: RequestHandler>(side: &S, mut request: Request<Incoming>) -> Response<Answer> {
     websocket::from_extended_connect(&mut request);
     let asked = Asked::of(&request);
     let (facts, refused) = match seen(side, &mut request) {
@@ -103,7 +103,7 @@ async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<A
     if let Some(reset) = request.extensions_mut().remove::<StreamReset>() {
         call.reset_by(reset);
     }
-    call.tell(|story| story.trace_id = fields::trace_id(request.headers()));
+    call.record(|record| record.trace_id = fields::trace_id(request.headers()));
     if asked.is_grpc() {
         call.outcome.expect_grpc();
     }
@@ -116,8 +116,9 @@ async fn answer<S: Side>(side: &S, mut request: Request<Incoming>) -> Response<A
 }
 
 /// What the check of a request's bytes says of it.
-fn seen<S: Side>(side: &S, request: &mut Request<Incoming>) -> Result<(), Refused> {
-    let unseen = |request: &Request<Incoming>| Refused { bad: Bad::Unseen, facts: facts_of(request) };
+fn seen<S: RequestHandler>(side: &S, request: &mut Request<Incoming>) -> Result<(), Refused> {
+    let unseen =
+        |request: &Request<Incoming>| Refused { bad: InvalidMessage::Unseen, facts: facts_of(request) };
     if let Some(id) = request.body().stream_id() {
         let taken = side.streams().take(id, request.headers_mut());
         let stream = taken.map_err(|refused| refused.unwrap_or_else(|| unseen(request)))?;
@@ -131,10 +132,10 @@ fn seen<S: Side>(side: &S, request: &mut Request<Incoming>) -> Result<(), Refuse
     }
 }
 
-async fn answer_call<S: Side>(
+async fn answer_call<S: RequestHandler>(
     side: &S,
     request: Request<Incoming>,
-    refused: Option<Bad>,
+    refused: Option<InvalidMessage>,
     call: &Arc<OpenCall>,
     asked: Asked,
 ) -> Response<Answer> {

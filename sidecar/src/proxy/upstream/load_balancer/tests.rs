@@ -8,8 +8,8 @@ fn at(number: u16) -> Endpoint {
     SocketAddr::from(([10, 0, 0, 1], number)).into()
 }
 
-fn of(count: u16) -> Choice {
-    let mut choice = Choice::default();
+fn of(count: u16) -> LoadBalancer {
+    let mut choice = LoadBalancer::default();
     choice.replace(&(1..=count).map(at).collect::<Vec<_>>());
     choice
 }
@@ -20,7 +20,7 @@ fn random(seed: &mut u64) -> u64 {
     *seed ^ (*seed >> 31)
 }
 
-fn eject(choice: &mut Choice, id: AddressId, now: Instant) -> Duration {
+fn eject(choice: &mut LoadBalancer, id: AddressId, now: Instant) -> Duration {
     (0..EJECT_AFTER).find_map(|_| choice.failed(id, None, now, 0)).unwrap()
 }
 
@@ -56,7 +56,7 @@ fn of_two_addresses_the_less_busy_is_always_taken() {
 
 #[test]
 fn after_one_address_the_next_is_of_the_other_family_if_there_is_one() {
-    let (mut choice, now, mut seed) = (Choice::default(), Instant::now(), 3);
+    let (mut choice, now, mut seed) = (LoadBalancer::default(), Instant::now(), 3);
     let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 1)).into();
     choice.replace(&[at(1), at(2), at(3), v6]);
     for _ in 0..20 {
@@ -71,7 +71,7 @@ fn after_one_address_the_next_is_of_the_other_family_if_there_is_one() {
 
 #[test]
 fn an_instance_with_two_addresses_is_one_and_remembers_where_it_answered() {
-    let (mut choice, now) = (Choice::default(), Instant::now());
+    let (mut choice, now) = (LoadBalancer::default(), Instant::now());
     let both = Endpoint { also: Some(at(2).at), ..at(1) };
     choice.replace(&[both]);
     let picked = choice.pick(now, 0, &[]).unwrap();
@@ -127,7 +127,7 @@ fn an_ejected_address_is_tried_only_when_no_other_is_left() {
 #[test]
 fn when_all_are_ejected_all_are_tried_and_it_is_said() {
     let (mut choice, now, mut seed) = (of(4), Instant::now(), 5);
-    assert!(!choice.all_ejected(now) && !Choice::default().all_ejected(now));
+    assert!(!choice.all_ejected(now) && !LoadBalancer::default().all_ejected(now));
     for id in choice.addresses().iter().map(|address| address.id).collect::<Vec<_>>() {
         eject(&mut choice, id, now);
     }

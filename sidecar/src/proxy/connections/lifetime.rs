@@ -8,9 +8,9 @@ use postern_proto::policy::Protocol;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::{Facts, Live, Register, State, Traffic};
+use super::{ConnectionEntry, Facts, Register, State, Traffic};
 use crate::config::{Limits, MaxAge};
-use crate::identity::credentials::holds_until;
+use crate::identity::credentials::is_valid_at;
 
 /// How often every connection is looked at: so much later than its bound it is cut at most, an idle one twice as much.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -23,19 +23,19 @@ const RETIRED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is remembered of a connection to know when it has lasted long enough.
 #[derive(Debug)]
-pub(super) struct Lasting {
+pub(super) struct ConnectionLifetime {
     began: Instant,
     /// When it was last seen to have carried more than before...
     moved: Instant,
     /// ...which was so many bytes.
     carried: u64,
-    /// Until then the own certificate holds that its peer was shown.
+    /// ShutdownTokens then the own certificate holds that its peer was shown.
     own_not_after: Option<OffsetDateTime>,
     /// Since when it takes no further requests.
     retired: Option<Instant>,
 }
 
-impl Lasting {
+impl ConnectionLifetime {
     pub(super) fn since(began: Instant) -> Self {
         Self { began, moved: began, carried: 0, own_not_after: None, retired: None }
     }
@@ -53,7 +53,7 @@ impl Lasting {
         now - self.moved
     }
 
-    fn look(&mut self, traffic: &Traffic, now: Instant) {
+    fn observe(&mut self, traffic: &Traffic, now: Instant) {
         let carried = traffic.to_peer.load(Ordering::Relaxed) + traffic.to_app.load(Ordering::Relaxed);
         if carried != self.carried {
             (self.carried, self.moved) = (carried, now);
@@ -61,17 +61,17 @@ impl Lasting {
     }
 }
 
-impl Lasting {
+impl ConnectionLifetime {
     /// Takes no further requests on an HTTP connection that is too old, and cuts it when those under way have had their
     /// time. Without a bound it only takes none under a certificate that has ended.
     fn retire(
         &mut self,
-        live: &Live,
+        live: &ConnectionEntry,
         facts: &Facts,
         young: Result<(), Denial>,
         (wall, now): (OffsetDateTime, Instant),
     ) -> Result<(), Denial> {
-        let ended = facts.peer.as_ref().is_some_and(|peer| !holds_until(peer.not_after(), wall));
+        let ended = facts.peer.as_ref().is_some_and(|peer| !is_valid_at(peer.not_after(), wall));
         if young.is_ok() && !ended {
             return Ok(());
         }
@@ -89,20 +89,20 @@ impl Register {
     pub async fn end_outlived(&self, limits: &Limits, wall: OffsetDateTime, now: Instant) {
         self.for_each_in_turns(|number, live| {
             let mut state = live.lock();
-            let State { facts, lasting, .. } = &mut *state;
-            lasting.look(&live.traffic, now);
+            let State { facts, lifetime, .. } = &mut *state;
+            lifetime.observe(&live.traffic, now);
             // Who is not known yet has the time of a handshake.
             if facts.peer.is_none() || live.cut.is_cancelled() {
                 return;
             }
             live.traffic.look_if_stalled();
             let most = limits.max_connection_age;
-            let young = still_young(facts, lasting, most, wall, now);
+            let young = still_young(facts, lifetime, most, wall, now);
             let lasts = match self.listener(facts).map(|listener| listener.protocol) {
                 Some(Protocol::Tcp) if live.is_resting() => young,
-                Some(Protocol::Tcp) => still_moves(live, lasting.quiet(now), limits).and(young),
+                Some(Protocol::Tcp) => still_moves(live, lifetime.quiet(now), limits).and(young),
                 // Its requests have bounds of their own.
-                Some(Protocol::Http) => lasting.retire(live, facts, young, (wall, now)),
+                Some(Protocol::Http) => lifetime.retire(live, facts, young, (wall, now)),
                 None => Ok(()),
             };
             if let Err(denial) = lasts {
@@ -113,13 +113,13 @@ impl Register {
     }
 }
 
-impl Live {
+impl ConnectionEntry {
     fn is_resting(&self) -> bool {
         self.resting.load(Ordering::Relaxed)
     }
 }
 
-fn still_moves(live: &Live, quiet: Duration, limits: &Limits) -> Result<(), Denial> {
+fn still_moves(live: &ConnectionEntry, quiet: Duration, limits: &Limits) -> Result<(), Denial> {
     if live.traffic.unanswered.load(Ordering::Relaxed) && quiet >= ANSWER_TIMEOUT {
         let detail = format!("the called side has not answered for {ANSWER_TIMEOUT:?}");
         return Err(Denial { code: "unanswered", detail });
@@ -153,21 +153,21 @@ impl Limits {
 /// A tunnel's peer proves newer certificates, so that its age does not matter.
 fn still_young(
     facts: &Facts,
-    lasting: &Lasting,
+    lifetime: &ConnectionLifetime,
     most: MaxAge,
     wall: OffsetDateTime,
     now: Instant,
 ) -> Result<(), Denial> {
-    let ended = |not_after: &OffsetDateTime| !holds_until(*not_after, wall);
+    let ended = |not_after: &OffsetDateTime| !is_valid_at(*not_after, wall);
     let too_old = match most {
         _ if facts.is_tunnel => None,
         MaxAge::Off => None,
-        MaxAge::After(age) => (now - lasting.began >= age).then(|| format!("it is {age:?} old")),
+        MaxAge::After(age) => (now - lifetime.began >= age).then(|| format!("it is {age:?} old")),
         MaxAge::Svid => {
             let peer = facts.peer.as_ref().map(|peer| peer.not_after());
             let peer =
                 peer.filter(ended).map(|end| format!("the certificate that the peer showed ended at {end}"));
-            let own = || lasting.own_not_after.filter(ended);
+            let own = || lifetime.own_not_after.filter(ended);
             peer.or_else(|| {
                 own().map(|end| format!("the certificate that the peer was shown ended at {end}"))
             })

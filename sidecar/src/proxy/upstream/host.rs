@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::choice::Endpoint;
+use super::load_balancer::Endpoint;
 use crate::config::HostPort;
-use crate::network::resolver::name::{Known, Standing};
+use crate::network::resolver::name::{ResolutionState, ResolvedName};
 use crate::network::resolver::{LOOPBACK, is_localhost};
 
 /// Where a connection may go.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct UpstreamHost {
     pub(super) at: HostPort,
     host: Host,
 }
@@ -20,15 +20,15 @@ enum Host {
     Address(IpAddr),
     /// This machine, at the loopback address of either family.
     Localhost,
-    Named(Known),
+    Named(ResolvedName),
 }
 
-impl Place {
+impl UpstreamHost {
     pub(super) fn new(at: &HostPort) -> Self {
         let host = match at.host.parse::<IpAddr>() {
             Ok(address) => Host::Address(address.to_canonical()),
             Err(_) if is_localhost(&at.host) => Host::Localhost,
-            Err(_) => Host::Named(Known::nothing()),
+            Err(_) => Host::Named(ResolvedName::nothing()),
         };
         Self { at: at.clone(), host }
     }
@@ -38,22 +38,22 @@ impl Place {
         matches!(self.host, Host::Named(_)).then_some(self.at.host.as_str())
     }
 
-    pub(super) fn known_mut(&mut self) -> Option<&mut Known> {
+    pub(super) fn known_mut(&mut self) -> Option<&mut ResolvedName> {
         match &mut self.host {
             Host::Address(_) | Host::Localhost => None,
             Host::Named(known) => Some(known),
         }
     }
 
-    pub(super) fn standing(&self) -> &Standing {
+    pub(super) fn standing(&self) -> &ResolutionState {
         match &self.host {
-            Host::Address(_) | Host::Localhost => &Standing::Answered,
+            Host::Address(_) | Host::Localhost => &ResolutionState::Answered,
             Host::Named(known) => &known.standing,
         }
     }
 
     /// What is known of the name, if it is one.
-    pub(super) fn known(&self) -> Option<&Known> {
+    pub(super) fn known(&self) -> Option<&ResolvedName> {
         match &self.host {
             Host::Address(_) | Host::Localhost => None,
             Host::Named(known) => Some(known),
@@ -78,15 +78,15 @@ impl Place {
 mod tests {
     use super::*;
 
-    fn place(host: &str) -> Place {
-        Place::new(&HostPort { host: host.to_owned(), port: 80 })
+    fn place(host: &str) -> UpstreamHost {
+        UpstreamHost::new(&HostPort { host: host.to_owned(), port: 80 })
     }
 
     #[test]
     fn nobody_is_asked_about_addresses_and_this_machine() {
         for host in ["10.0.0.1", "::1", "localhost", "LOCALHOST.", "app.localhost"] {
             let place = place(host);
-            assert_eq!((place.name(), place.standing()), (None, &Standing::Answered), "{host}");
+            assert_eq!((place.name(), place.standing()), (None, &ResolutionState::Answered), "{host}");
             assert_eq!(place.endpoints().len(), 1, "one instance");
         }
         for host in ["payments", "localhost.example", "mylocalhost", "127.1"] {

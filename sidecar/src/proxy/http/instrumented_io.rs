@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
-use super::framing::{Heads, Passed};
+use super::framing::{Passed, RawHeadCheck};
 use super::interim::InterimQueue;
 use super::preface::{ServerSays, SettingsReader};
 use super::upgrade::OverTcp;
@@ -22,13 +22,13 @@ use crate::proxy::upstream::Leased;
 
 /// A connection and who wants to know of it.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct InstrumentedIo<S> {
     stream: S,
     /// Read already, and still to be checked and handed on.
     first: Vec<u8>,
     /// Checked already, and still to be handed on.
     checked: Vec<u8>,
-    heads: Option<Arc<Heads>>,
+    heads: Option<Arc<RawHeadCheck>>,
     frames: Option<Frames>,
     settings: Option<SettingsReader>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
@@ -62,7 +62,7 @@ impl ResetProbe {
     }
 }
 
-impl<S> Watched<S> {
+impl<S> InstrumentedIo<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -96,7 +96,7 @@ impl<S> Watched<S> {
     }
 
     /// Checks HTTP/1 requests.
-    pub(super) fn heads(mut self, heads: Arc<Heads>) -> Self {
+    pub(super) fn heads(mut self, heads: Arc<RawHeadCheck>) -> Self {
         self.heads = Some(heads);
         self
     }
@@ -151,13 +151,13 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S> Watched<S> {
+impl<S> InstrumentedIo<S> {
     fn traffic(&self) -> Option<&Traffic> {
         self.registration.as_deref().map(|registration| &*registration.traffic)
     }
 }
 
-impl<S: OverTcp> Watched<S> {
+impl<S: OverTcp> InstrumentedIo<S> {
     /// Resets it unless HTTP ends it: a message that lasts until its connection ends must not seem whole when it is cut.
     pub(super) fn reset_unless_ended(mut self) -> Self {
         reset_on_close(self.stream.tcp());
@@ -177,7 +177,7 @@ impl<S: OverTcp> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Watched<S> {
+impl<S: AsyncRead + Unpin> InstrumentedIo<S> {
     fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if hand_on(&mut self.first, buffer) {
             return Poll::Ready(Ok(()));
@@ -198,7 +198,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for InstrumentedIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -236,7 +236,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S> Watched<S> {
+impl<S> InstrumentedIo<S> {
     fn saw(&mut self, read: &[u8]) {
         if let Some((begun, missing)) = &mut self.begins {
             *missing = missing.saturating_sub(read.len());
@@ -276,7 +276,7 @@ fn hand_on(bytes: &mut Vec<u8>, buffer: &mut ReadBuf<'_>) -> bool {
     true
 }
 
-impl<S: AsyncWrite + Unpin> Watched<S> {
+impl<S: AsyncWrite + Unpin> InstrumentedIo<S> {
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { stream, interim, .. } = self;
         match interim {
@@ -301,7 +301,7 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for InstrumentedIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim_whole(cx))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);

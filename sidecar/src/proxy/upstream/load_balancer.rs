@@ -163,13 +163,13 @@ pub struct Picked {
 
 /// The addresses of one place.
 #[derive(Debug, Default)]
-pub struct Choice {
+pub struct LoadBalancer {
     /// By rising identifiers.
     addresses: Vec<Address>,
     ids: u64,
 }
 
-impl Choice {
+impl LoadBalancer {
     /// From now on these are the addresses. Those that stay keep what is known of them.
     pub fn replace(&mut self, now_known: &[Endpoint]) {
         let mut missing: HashSet<_> = now_known.iter().copied().collect();

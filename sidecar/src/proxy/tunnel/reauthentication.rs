@@ -34,7 +34,7 @@ pub const AUTH_FRAMES_MAX: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// What one side of a tunnel needs to prove itself and to judge the other.
-pub struct Vouching {
+pub struct Reauthentication {
     role: Role,
     exporter: ExporterSecret,
     control: Arc<ControlState>,
@@ -54,7 +54,7 @@ pub struct Vouching {
 
 /// Why a tunnel ends over re-authentication.
 #[derive(Debug, Error)]
-pub enum VouchingError {
+pub enum ReauthenticationError {
     #[error("more than {AUTH_FRAMES_MAX} AUTH frames came within {WINDOW:?}")]
     TooMany,
     #[error("an AUTH frame of the unknown kind {0} came")]
@@ -75,7 +75,7 @@ pub enum VouchingError {
     NoIdentity,
 }
 
-impl Vouching {
+impl Reauthentication {
     pub fn new(
         role: Role,
         exporter: ExporterSecret,
@@ -108,37 +108,37 @@ impl Vouching {
     }
 
     /// Takes what came in one AUTH frame, and appends what is to be said to it.
-    pub fn receive(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), VouchingError> {
+    pub fn receive(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
         self.count(Instant::now())?;
         match body.split_first() {
             Some((&NEWS, [])) => self.ask(out),
             Some((&REQUEST, request)) => self.prove(request, out),
             Some((&PROOF, proof)) => self.judge(proof, out),
-            Some((&kind, _)) => Err(VouchingError::Kind(kind)),
-            None => Err(VouchingError::Kind(NEWS)),
+            Some((&kind, _)) => Err(ReauthenticationError::Kind(kind)),
+            None => Err(ReauthenticationError::Kind(NEWS)),
         }
     }
 
-    fn count(&mut self, now: Instant) -> Result<(), VouchingError> {
+    fn count(&mut self, now: Instant) -> Result<(), ReauthenticationError> {
         let (since, count) = self.window.filter(|(since, _)| now - *since < WINDOW).unwrap_or((now, 0));
         self.window = Some((since, count + 1));
-        if count < AUTH_FRAMES_MAX { Ok(()) } else { Err(VouchingError::TooMany) }
+        if count < AUTH_FRAMES_MAX { Ok(()) } else { Err(ReauthenticationError::TooMany) }
     }
 
-    fn ask(&mut self, out: &mut Vec<u8>) -> Result<(), VouchingError> {
+    fn ask(&mut self, out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
         if self.asked.is_some() {
             self.again = true;
             return Ok(());
         }
         let mut context = [0; CONTEXT_BYTES];
-        SystemRandom::new().fill(&mut context).map_err(|_| VouchingError::Random)?;
+        SystemRandom::new().fill(&mut context).map_err(|_| ReauthenticationError::Random)?;
         let request = Request::new(self.side(), context);
         Frame::Auth([&[REQUEST], request.as_bytes()].concat()).encode(out);
         self.asked = Some(request);
         Ok(())
     }
 
-    fn prove(&mut self, request: &[u8], out: &mut Vec<u8>) -> Result<(), VouchingError> {
+    fn prove(&mut self, request: &[u8], out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
         let peer = match self.side() {
             Side::Client => Side::Server,
             Side::Server => Side::Client,
@@ -152,10 +152,10 @@ impl Vouching {
         Ok(())
     }
 
-    fn judge(&mut self, proof: &[u8], out: &mut Vec<u8>) -> Result<(), VouchingError> {
-        let request = self.asked.take().ok_or(VouchingError::Unasked)?;
+    fn judge(&mut self, proof: &[u8], out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
+        let request = self.asked.take().ok_or(ReauthenticationError::Unasked)?;
         // Without an own identity there are no roots to judge by; the peer is not to blame for that.
-        let own = self.control.credentials.current().ok_or(VouchingError::NoIdentity)?;
+        let own = self.control.credentials.current().ok_or(ReauthenticationError::NoIdentity)?;
         let expected = Expected { id: &self.peer, bundles: &own.bundles, now: self.control.clock.now() };
         let peer = judge(&self.exporter, request, proof, expected)?;
         self.door.authorize(&peer)?;
@@ -172,9 +172,9 @@ impl Vouching {
     }
 }
 
-impl fmt::Debug for Vouching {
+impl fmt::Debug for Reauthentication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vouching")
+        f.debug_struct("Reauthentication")
             .field("peer", &self.peer)
             .field("generation", &self.generation)
             .finish_non_exhaustive()

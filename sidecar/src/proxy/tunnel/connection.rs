@@ -11,23 +11,23 @@ use super::frame::{DATA_BYTES_MAX, Frame, FrameError, HEADER_BYTES, NOTE_BYTES_M
 use super::lease::{Lease, Role, Violation};
 use super::open::Open;
 use super::reader::Reader;
+use super::reauthentication::{Reauthentication, ReauthenticationError};
 use super::replay::ReplayBuffer;
 use super::retired::Retired;
-use super::vouching::{Vouching, VouchingError};
 use crate::network::socket::{close_cleanly, reset_on_close};
 use crate::proxy::relay::{CHUNK_BYTES, Carrier, HEADROOM_BYTES, Received};
 use crate::proxy::tls::TlsStream;
 
 /// A tunnel, between leases or in one.
 #[derive(Debug)]
-pub struct Wire {
+pub struct TunnelConnection {
     tls: TlsStream,
     reader: Reader,
     /// Frames that go before all else.
     control: Vec<u8>,
     /// What the app has said before the other side answered, so that another tunnel can be tried.
     said: Vec<u8>,
-    vouching: Option<Box<Vouching>>,
+    vouching: Option<Box<Reauthentication>>,
     accepted: Accepted,
 }
 
@@ -42,18 +42,18 @@ enum Accepted {
 
 /// How a tunnel breaks by what the peer sends.
 #[derive(Debug, Error)]
-pub enum WireError {
+pub enum TunnelError {
     #[error("no frame of postern/1")]
     Frame(#[from] FrameError),
     #[error("the rules of postern/1 are broken")]
     Violation(#[from] Violation),
     #[error("re-authentication failed")]
-    Vouching(#[from] VouchingError),
+    Reauthentication(#[from] ReauthenticationError),
     #[error("a tunnel without exporter cannot be re-authenticated")]
     NoVouching,
 }
 
-impl WireError {
+impl TunnelError {
     /// What a peer did that it must not do, if that is what an error says.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -63,21 +63,21 @@ impl WireError {
     pub fn reason(&self) -> &'static str {
         match self {
             // The proof was good: what has changed is whether its peer is let in.
-            Self::Vouching(VouchingError::Denied(denial)) => denial.code,
-            Self::Vouching(VouchingError::NoIdentity) => "no_identity",
-            Self::Vouching(_) | Self::NoVouching => "reauthentication_failed",
+            Self::Reauthentication(ReauthenticationError::Denied(denial)) => denial.code,
+            Self::Reauthentication(ReauthenticationError::NoIdentity) => "no_identity",
+            Self::Reauthentication(_) | Self::NoVouching => "reauthentication_failed",
             Self::Frame(_) | Self::Violation(_) => "tunnel_violation",
         }
     }
 }
 
-impl From<WireError> for io::Error {
-    fn from(error: WireError) -> Self {
+impl From<TunnelError> for io::Error {
+    fn from(error: TunnelError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
     }
 }
 
-impl Wire {
+impl TunnelConnection {
     /// Whatever ends it but [`Self::into_tls`] resets TCP below it, so that the peer learns of it though it may not read.
     pub fn new(tls: TlsStream, role: Role) -> Self {
         reset_on_close(tls.tcp());
@@ -92,11 +92,11 @@ impl Wire {
     }
 
     /// From now on both sides prove their newer certificates.
-    pub fn vouch(&mut self, vouching: Vouching) {
+    pub fn vouch(&mut self, vouching: Reauthentication) {
         self.vouching = Some(Box::new(vouching));
     }
 
-    pub fn vouching(&mut self) -> Option<&mut Vouching> {
+    pub fn vouching(&mut self) -> Option<&mut Reauthentication> {
         self.vouching.as_deref_mut()
     }
 
@@ -264,10 +264,10 @@ impl Wire {
             return Ok(());
         }
         for body in std::mem::take(&mut self.reader.auths) {
-            let vouching = self.vouching.as_mut().ok_or(WireError::NoVouching)?;
+            let vouching = self.vouching.as_mut().ok_or(TunnelError::NoVouching)?;
             if let Err(error) = vouching.receive(&body, &mut self.control) {
                 self.reader.is_broken = true;
-                return Err(WireError::from(error).into());
+                return Err(TunnelError::from(error).into());
             }
         }
         self.try_send(cx)
@@ -282,7 +282,7 @@ impl Wire {
     }
 }
 
-impl Carrier for Wire {
+impl Carrier for TunnelConnection {
     fn attend(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(vouching) = &mut self.vouching else { return Ok(()) };
         vouching.tell(cx, &mut self.control);
@@ -325,7 +325,7 @@ impl Carrier for Wire {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.tls.poll_unsent(cx))?;
-        // Until the answer comes no more is said than can be said again.
+        // ShutdownTokens the answer comes no more is said than can be said again.
         if self.said.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 

@@ -37,7 +37,7 @@ pub enum DoorError {
 
 /// An open door. A process that ends otherwise than in order leaves the file, which the next one replaces.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct HandoverSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and number of the file.
@@ -45,7 +45,7 @@ pub(super) struct Door {
     published: bool,
 }
 
-impl Door {
+impl HandoverSocket {
     /// Opens a door beside the path, so that what is there stays until [`Self::publish`].
     pub(super) fn open(path: &Path) -> Result<Self, DoorError> {
         let failed = |doing| move |cause| DoorError::Io { doing, path: path.to_owned(), cause };
@@ -91,7 +91,7 @@ impl Door {
 }
 
 /// One that was never published leaves nothing.
-impl Drop for Door {
+impl Drop for HandoverSocket {
     fn drop(&mut self) {
         if !self.published {
             let path = beside(&self.path);
@@ -182,11 +182,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/restart.sock");
         assert!(knock(&path).unwrap().is_none(), "nobody, and no file");
-        let door = Door::open(&path).unwrap();
+        let door = HandoverSocket::open(&path).unwrap();
         assert!(knock(&path).unwrap().is_none(), "not published");
         drop(door);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "and never was");
-        let mut door = Door::open(&path).unwrap();
+        let mut door = HandoverSocket::open(&path).unwrap();
         door.publish().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert!(knock(&path).unwrap().is_some());
@@ -199,13 +199,13 @@ mod tests {
     async fn the_file_of_a_process_that_is_gone_is_replaced_and_that_of_another_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("restart.sock");
-        let mut gone = Door::open(&path).unwrap();
+        let mut gone = HandoverSocket::open(&path).unwrap();
         gone.publish().unwrap();
         drop(gone);
         assert!(path.exists() && knock(&path).unwrap().is_none());
-        let mut old = Door::open(&path).unwrap();
+        let mut old = HandoverSocket::open(&path).unwrap();
         old.publish().unwrap();
-        let mut new = Door::open(&path).unwrap();
+        let mut new = HandoverSocket::open(&path).unwrap();
         new.publish().unwrap();
         old.close();
         assert!(knock(&path).unwrap().is_some(), "the new one's file stays");

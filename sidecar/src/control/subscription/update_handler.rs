@@ -19,7 +19,7 @@ use crate::error_text::one_line;
 
 /// The one writer of what comes from the CA.
 #[derive(Debug)]
-pub(super) struct Taking {
+pub(super) struct UpdateHandler {
     control: Arc<ControlState>,
     /// What a restart finds.
     pub(super) kept: watch::Sender<Kept>,
@@ -27,7 +27,7 @@ pub(super) struct Taking {
     pub(super) acknowledgement: Option<PolicyAcknowledgement>,
 }
 
-impl Taking {
+impl UpdateHandler {
     pub(super) fn new(control: Arc<ControlState>) -> Self {
         if control.config.policy_file.is_none() {
             control.policy.expect_from(PolicySource::Ca, None);

@@ -16,7 +16,7 @@ struct ByListener {
 
 /// The levels of one sidecar.
 #[derive(Debug, Default)]
-pub struct Levels {
+pub struct LimitGauges {
     /// Handshakes of peers under way.
     pub handshakes_pending: Gauge,
     handshakes_pending_limit: Gauge,
@@ -29,7 +29,7 @@ pub struct Levels {
     max_fds: Gauge,
 }
 
-impl Levels {
+impl LimitGauges {
     pub(super) fn register(&self, registry: &mut Registry) {
         let pending = self.handshakes_pending.clone();
         registry.register("handshakes_pending", "Handshakes of peers under way", pending);
