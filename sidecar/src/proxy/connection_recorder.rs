@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::observability::Direction;
-use crate::observability::access_log::{AccessLogEntry, Ended, EndedBy, EndedWith};
+use crate::observability::access_log::AccessLogEntry;
+use crate::observability::{Ended, EndedBy, EndedWith};
 use crate::proxy::connections::Registration;
 use crate::proxy::listener::Serve;
 

@@ -12,7 +12,7 @@ use super::histogram::DurationHistogram;
 use super::pool::DialResult;
 use super::requests::STATUS_CLASSES;
 use super::series::{ListenerSeries, PeerSeries, SeriesRegister};
-use crate::observability::access_log::EndedBy;
+use crate::observability::EndedBy;
 
 /// No label set has more than these.
 type NoExemplar = [(&'static str, &'static str); 0];

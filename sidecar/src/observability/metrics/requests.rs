@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::observability::access_log::EndedBy;
+use crate::observability::EndedBy;
 
 /// The methods that are told apart (OpenTelemetry, `http.request.method`); all others are `_OTHER`.
 pub(super) const METHODS: [&str; 10] =

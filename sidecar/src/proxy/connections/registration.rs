@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ConnectionEntry, Register, Traffic};
 use crate::observability::Direction;
-use crate::observability::access_log::{AccessRecord, Ended, EndedBy, EndedWith};
+use crate::observability::access_log::AccessRecord;
 use crate::observability::metrics::{ListenerSeries, PeerSeries, UNKNOWN_PEER};
+use crate::observability::{Ended, EndedBy, EndedWith};
 use crate::proxy::peer_limits::PeerPermit;
 
 /// How a connection gets to its peer.

@@ -24,7 +24,7 @@ use super::replay::Kept;
 use super::source::Source;
 use super::target::InvalidMessage;
 use super::{ended, fields};
-use crate::observability::access_log::{EndedBy, EndedWith};
+use crate::observability::{EndedBy, EndedWith};
 
 /// Whether there is a body at all is awaited so long, before a request goes on that says neither.
 const FIRST_BYTES_AWAITED: Duration = Duration::from_millis(100);

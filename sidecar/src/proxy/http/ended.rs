@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use crate::observability::access_log::EndedWith;
+use crate::observability::EndedWith;
 
 /// What ended it: the reset or the end that the other side sent, or what it sent that is not HTTP.
 pub(super) fn of(error: &(dyn Error + 'static)) -> EndedWith {

@@ -21,7 +21,7 @@ use super::replay::{is_repeatable, is_unprocessed};
 use super::target::Target;
 use super::websocket::into_extended_connect;
 use super::{ended, expect, fields};
-use crate::observability::access_log::{EndedBy, EndedWith};
+use crate::observability::{EndedBy, EndedWith};
 
 /// Connections that turn out to have ended before a request was sent, one after another.
 const ATTEMPTS_MAX: usize = 4;

@@ -25,7 +25,7 @@ use super::handler::RequestHandler;
 use super::instrumented_io::InstrumentedIo;
 use crate::config::Limits;
 use crate::network::socket::close_cleanly;
-use crate::observability::access_log::{EndedBy, EndedWith};
+use crate::observability::{EndedBy, EndedWith};
 use crate::proxy::connections::RelayError;
 use crate::proxy::connections::Traffic;
 use crate::proxy::relay::{AppStream, Over, relay};

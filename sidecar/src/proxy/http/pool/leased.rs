@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Changes;
 use crate::identity::credentials::is_valid_at;
-use crate::observability::access_log::EndedWith;
+use crate::observability::EndedWith;
 use crate::proxy::http::body::RequestBody;
 use crate::proxy::http::client::Http1Sender;
 use crate::proxy::http::frames::Streams;
