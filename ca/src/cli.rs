@@ -33,33 +33,33 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
-    /// Join tokens, with which workloads enrol.
+    /// Join tokens for the first enrolment of workloads.
     #[command(subcommand)]
     Token(token::Command),
-    /// The trust bundle.
+    /// The trust bundle: the roots of the trust domain.
     #[command(subcommand)]
     Bundle(bundle::Command),
     /// Issued certificates.
     #[command(subcommand)]
     Cert(cert::Command),
-    /// The record of every decision, granted or refused.
+    /// The audit log of every decision, granted or refused.
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Revoked identities, which get nothing and are let in nowhere.
+    /// Revoke and restore identities.
     #[command(subcommand)]
     Identity(identity::Command),
-    /// The allow-list: check it, test it, ask it.
+    /// The policy: check, test, compare, apply and explain it.
     #[command(subcommand)]
     Policy(policy::Command),
     Status(status::Args),
 }
 
-/// For whom output is meant.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people.
+    /// Text.
     Text,
-    /// For machines.
+    /// JSON.
     Json,
 }
 

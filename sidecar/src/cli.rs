@@ -9,13 +9,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// The proxy beside each service: rotates its identity, wraps its traffic in mutual TLS, lets in only allowed peers.
+/// The sidecar proxy: renews its identity, wraps traffic in mutual TLS and admits only allowed peers.
 #[derive(Debug, Parser)]
 #[command(name = "postern-sidecar", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How to print what is found.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -28,12 +28,12 @@ enum Command {
     Verify(verify::Args),
 }
 
-/// For whom output is meant.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people.
+    /// Text.
     Text,
-    /// For machines.
+    /// JSON.
     Json,
 }
 

@@ -22,21 +22,21 @@ const START_POLL: Duration = Duration::from_millis(50);
 const WHICH_CA: &str = "which CA? give --data-dir DIR, as `postern-ca serve` has it, or --admin-socket PATH \
      (also in POSTERN_ADMIN_SOCKET)";
 
-/// Which CA is asked, and how its answer is printed.
+/// The CA to ask and the output format.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Admin {
     /// The CA's data directory, with its admin.sock.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The CA's admin socket, where it is elsewhere.
+    /// Path of the CA's admin socket [default: DIR/admin.sock]
     #[arg(long, value_name = "PATH", env = "POSTERN_ADMIN_SOCKET")]
     admin_socket: Option<PathBuf>,
 }
 
-/// How an answer is printed.
+/// The output format.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Output {
-    /// How to print what is found.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }

@@ -27,7 +27,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca audit tail --limit 50 --data-dir ca")]
 pub(super) struct Tail {
-    /// At most so many.
+    /// Maximum number of rows.
     #[arg(long, default_value_t = 20)]
     limit: u32,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub(super) struct Tail {
     output: Output,
 }
 
-/// Check that no row of the record was changed or taken out. Exit code 1 names the first that was.
+/// Verify that no row was changed or removed. Exit code: 0 intact; 1 not, and the first bad row is named.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Rows taken from the end leave a whole, shorter chain: keep the last hash elsewhere, as\n\
@@ -49,7 +49,7 @@ pub(super) struct Verify {
     output: Output,
 }
 
-/// Print every row as a line of JSON, with its hash, so that others can keep the chain and check it.
+/// Print every row as a line of JSON with its hash, for storage and verification elsewhere.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Each hash is SHA-256 over: the hash before (32 zero octets at first), number and unix time \
@@ -57,7 +57,7 @@ pub(super) struct Verify {
     Example:\n  postern-ca audit export --after 1000 --data-dir ca >> audit.jsonl"
 )]
 pub(super) struct Export {
-    /// Only rows after this number, as the last exported line has it.
+    /// Only rows with a higher number; the last exported line has it.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     after: i64,
     #[command(flatten)]

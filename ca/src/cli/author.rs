@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 /// On whose account a change is put.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Author {
-    /// Who does this, for the record [default: the login name, from USER or LOGNAME]
+    /// Author of the change, for the audit log [default: the login name, from USER or LOGNAME]
     #[arg(long, value_name = "NAME")]
     author: Option<String>,
 }

@@ -22,10 +22,10 @@ pub(super) enum Command {
 /// List issued certificates, newest first.
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
-    /// Only those of this identity.
+    /// Only certificates of this identity.
     #[arg(long, value_name = "NAME", default_value = "")]
     id: String,
-    /// At most so many.
+    /// Maximum number of certificates.
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(super) struct List {
 /// Show one certificate's record.
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
-    /// The serial number, hex.
+    /// Serial number in hexadecimal.
     serial: String,
     #[command(flatten)]
     admin: Admin,

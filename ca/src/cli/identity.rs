@@ -18,10 +18,10 @@ pub(super) enum Command {
     List(List),
 }
 
-/// Refuse an identity everywhere, at once, until it is restored.
+/// Revoke an identity until it is restored.
 ///
-/// It gets no certificate and no join token from this CA, and every connected sidecar cuts its connections. Tokens made
-/// before are refused, too, and are good again after `identity restore`. Revoking twice changes nothing.
+/// The CA issues it no certificate and no join token, and every connected sidecar closes its connections. Tokens made
+/// earlier are refused, too, and valid again after `identity restore`. Revoking twice changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  postern-ca identity revoke orders --reason \"key found in a log\" --data-dir ca"
@@ -29,7 +29,7 @@ pub(super) enum Command {
 pub(super) struct Revoke {
     /// A path under the CA's trust domain (orders, /ns/shop/sa/orders), or a full SPIFFE ID.
     id: String,
-    /// Why; whoever is refused for it is told.
+    /// The reason; it is shown to the refused client.
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(super) struct Revoke {
     output: Output,
 }
 
-/// Take a revocation back. An identity that is not revoked stays as it is.
+/// Restore a revoked identity. One that is not revoked stays as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca identity restore orders --data-dir ca")]
 pub(super) struct Restore {
@@ -54,7 +54,7 @@ pub(super) struct Restore {
     output: Output,
 }
 
-/// List the identities that are revoked.
+/// List revoked identities.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca identity list --format json --data-dir ca")]
 pub(super) struct List {

@@ -14,7 +14,7 @@ use crate::config::{Config, LISTEN_DEFAULT, Log, admin_socket_in};
 /// Log lines that wait for a reader; further ones are dropped, so that a blocked pipe never stalls the CA.
 const LOG_LINES_WAITING_MAX: usize = 16_384;
 
-/// Serve workloads until told to end. The first start makes root and issuer.
+/// Run the certificate authority until SIGTERM or Ctrl-C. The first start creates the root and the issuer.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     postern-ca serve --trust-domain shop.example --data-dir ca\n  \
@@ -27,19 +27,19 @@ pub(super) struct Args {
     /// The configuration file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["trust_domain", "data_dir", "listen", "admin_socket"])]
     config: Option<PathBuf>,
-    /// The name under which all identities live.
+    /// Trust domain of all identities.
     #[arg(long, value_name = "TD", value_parser = TrustDomain::new, requires = "data_dir", required_unless_present = "config")]
     trust_domain: Option<TrustDomain>,
-    /// Where keys and records are kept.
+    /// Directory of keys and records.
     #[arg(long, value_name = "DIR", requires = "trust_domain", required_unless_present = "config")]
     data_dir: Option<PathBuf>,
-    /// Where workloads reach the CA.
+    /// Address for workloads.
     #[arg(long, value_name = "ADDRESS", default_value_t = LISTEN_DEFAULT)]
     listen: SocketAddr,
-    /// Where operators reach it [default: DIR/admin.sock]
+    /// Path of the admin socket [default: DIR/admin.sock]
     #[arg(long, value_name = "PATH")]
     admin_socket: Option<PathBuf>,
-    /// How the log is written to standard error [default: text, or what the configuration file says]
+    /// Log format on standard error [default: text, or the configuration file's]
     #[arg(long, value_enum, value_name = "FORMAT")]
     log_format: Option<Format>,
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::admin::{Admin, Output};
 use super::{Format, cert, print};
 
-/// Ask a running CA how it is.
+/// Print the state of a running CA.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

@@ -15,17 +15,17 @@ pub(super) enum Command {
     Create(Create),
 }
 
-/// Make a join token and print it alone. It is shown once; the CA keeps only a hash.
+/// Create a join token and print it. It is shown once; the CA keeps only a hash.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca token create --id orders --data-dir ca > orders.token")]
 pub(super) struct Create {
-    /// For whom: a path under the CA's trust domain (orders, /ns/shop/sa/orders), or a full SPIFFE ID.
+    /// The identity: a path under the CA's trust domain (orders, /ns/shop/sa/orders), or a full SPIFFE ID.
     #[arg(long, value_name = "NAME")]
     id: String,
-    /// How long it can be used, up to 7d.
+    /// Lifetime, up to 7d.
     #[arg(long, default_value = "10m", value_parser = whole_seconds)]
     ttl: Duration,
-    /// How often it can be used.
+    /// Number of uses.
     #[arg(long, default_value_t = 1)]
     uses: u32,
     #[command(flatten)]

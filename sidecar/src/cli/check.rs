@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error_text::one_line;
 use findings::Findings;
 
-/// Read configuration, policy and identity as `run` would, and tell everything found.
+/// Check configuration, policy and identity as `run` would read them, and report every problem.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The configuration file.
@@ -23,7 +23,7 @@ pub(super) struct Args {
     config: PathBuf,
 }
 
-/// Exit code: 0 all in order, perhaps with warnings; 1 something to be repaired; 2 a bad configuration.
+/// Exit code: 0 valid, perhaps with warnings; 1 a problem outside the configuration file; 2 an invalid configuration.
 pub(super) fn run(args: &Args, format: Format) -> ExitCode {
     let report = WorkerThreads::from_environment()
         .map_err(|error| Report::bad_configuration(vec![error.to_string()]))

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error_text::one_line;
 use crate::observability::log::Logging;
 
-/// Stand beside a service until told to end (SIGTERM or Ctrl-C).
+/// Run the proxy until SIGTERM or Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-sidecar run --config sidecar.toml\n\n\
     SIGTERM: not ready, then no new connections, then, after the deadline, none at all; exit code 0.\n\

@@ -18,12 +18,12 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// So many refusals are shown to people; `--format json` has all.
 const REFUSALS_SHOWN: usize = 5;
 
-/// Ask a running sidecar how it is.
+/// Print the state of a running sidecar.
 ///
 /// Exit code: 0 it is ready; 1 it is not, or does not answer.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Its admin address, as `[admin] listen` has it.
+    /// Admin address, as in `[admin] listen`.
     #[arg(long, value_name = "ADDRESS", default_value_t = ADMIN_DEFAULT)]
     admin: SocketAddr,
 }

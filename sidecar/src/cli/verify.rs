@@ -13,25 +13,25 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Format;
 
-/// Say whose certificate a chain is, or why it is nobody's.
+/// Verify a certificate chain and print its SPIFFE ID, or the reason why it is invalid.
 ///
-/// Judges by the same code as every handshake. Accepted: prints the SPIFFE ID, exit code 0. Refused, or a file that
+/// Uses the code of every handshake. Valid: prints the SPIFFE ID, exit code 0. Invalid, or a file that
 /// cannot be read: prints the reason to stderr, exit code 1.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  postern-sidecar verify --bundle bundle.pem --chain svid.pem --at 2026-06-01T12:00:00Z"
 )]
 pub(super) struct Args {
-    /// Roots to believe, PEM; taken whole or not at all.
+    /// Trust bundle, PEM; read whole or not at all.
     #[arg(long, value_name = "PEM")]
     bundle: PathBuf,
-    /// The chain to judge, PEM: leaf first, then its issuers.
+    /// Certificate chain, PEM: leaf first, then its issuers.
     #[arg(long, value_name = "PEM")]
     chain: PathBuf,
-    /// To whom roots without a SPIFFE ID of their own belong [default: the leaf's trust domain]
+    /// Trust domain of roots that name none [default: the leaf's trust domain]
     #[arg(long, value_name = "TD", value_parser = TrustDomain::new)]
     trust_domain: Option<TrustDomain>,
-    /// The time to judge at, RFC 3339 [default: now]
+    /// Verify at this time, RFC 3339 [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = time_of)]
     at: Option<OffsetDateTime>,
 }

@@ -15,10 +15,10 @@ use super::super::{Format, cert, escaped, print};
 use super::wait::{self, Wait};
 use super::{read, status};
 
-/// Put a policy in force: the CA judges it, stores it as a new version, and tells every connected sidecar its part.
+/// Apply a policy: the CA validates it, stores it as a new version and sends each connected sidecar its part.
 ///
-/// It is refused where `policy check` finds an error, where `policy test` fails, and where its trust domain is not the
-/// CA's; then the version in force stays. The text that is in force already makes no new version.
+/// It is refused if `policy check` finds an error, if `policy test` fails, or if its trust domain is not the
+/// CA's; the version in force stays. Applying the text in force makes no new version.
 ///
 /// Exit code: 0 in force; 1 refused, or another version was in force than expected; 2 the file cannot be read.
 #[derive(Debug, clap::Args)]
@@ -37,12 +37,12 @@ pub(in crate::cli) struct Apply {
 /// What is said of a change, and when it may be made.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Change {
-    /// Why, for the record.
+    /// Reason for the change, for the audit log.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(super) comment: String,
     #[command(flatten)]
     pub(super) author: Author,
-    /// Only if this version is in force; 0 if there must be none.
+    /// Apply only if this version is in force; 0 means none.
     #[arg(long, value_name = "N")]
     pub(super) expect_version: Option<u64>,
     #[command(flatten)]

@@ -12,16 +12,16 @@ use super::super::admin::Output;
 use super::super::{Format, print};
 use super::read;
 
-/// Tell everything that is wrong with a policy file, and what to look at.
+/// Check a policy file and report every error and warning.
 ///
 /// Exit code: 0 nothing but warnings; 1 errors, or warnings with --strict; 2 the file cannot be read.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Check {
     file: PathBuf,
-    /// Take warnings for errors.
+    /// Treat warnings as errors.
     #[arg(long)]
     strict: bool,
-    /// Warn of rules that end within so many days.
+    /// Warn of rules that expire within this number of days.
     #[arg(long, default_value_t = WARN_DAYS_DEFAULT)]
     warn_days: u16,
     #[command(flatten)]

@@ -11,7 +11,7 @@ use super::super::admin::Output;
 use super::super::{Format, print};
 use super::{must_load, time_of};
 
-/// Say what a new policy allows that the old one does not, and the reverse, by evaluating both.
+/// Print the access that a new policy adds and removes, by evaluating both.
 ///
 /// Exit code: 0 nothing is gained; 1 access is gained; 2 a file cannot be read.
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ use super::{must_load, time_of};
 pub(in crate::cli) struct Args {
     old: PathBuf,
     new: PathBuf,
-    /// From this time on, RFC 3339 [default: now]
+    /// Evaluate from this time on, RFC 3339 [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = time_of)]
     at: Option<OffsetDateTime>,
     #[command(flatten)]

@@ -11,7 +11,7 @@ use super::super::{Format, print};
 use super::source::Source;
 use super::time_of;
 
-/// Say whether a caller may call a service, and which line decides.
+/// Print whether a caller may call a service, and the line that decides.
 ///
 /// Exit code: 0 allowed (or observed), on every port that was asked; 1 not; 2 the question is malformed, or there is no
 /// policy to ask.
@@ -29,13 +29,13 @@ pub(in crate::cli) struct Explain {
     /// The service that is called, or its SPIFFE ID.
     #[arg(long)]
     to: String,
-    /// On one of its ports [default: every declared one]
+    /// Port of the service [default: every declared port]
     #[arg(long)]
     port: Option<String>,
     /// One HTTP request, as in "POST /charge" [default: any]
     #[arg(long)]
     call: Option<String>,
-    /// As of this time, RFC 3339 [default: now]
+    /// Evaluate at this time, RFC 3339 [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = time_of)]
     at: Option<OffsetDateTime>,
     #[command(flatten)]

@@ -18,13 +18,13 @@ use super::{must_load, time_of};
 #[command(after_help = "Example:\n  postern-ca policy graph policy.toml --output policy.svg")]
 pub(in crate::cli) struct Args {
     file: PathBuf,
-    /// How to draw [default: by the ending of --output, otherwise dot]
+    /// Format [default: by the ending of --output, otherwise dot]
     #[arg(long, value_enum)]
     format: Option<Drawing>,
-    /// Where to write [default: standard output]
+    /// Output file [default: standard output]
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// As of this time, RFC 3339 [default: now]
+    /// Evaluate at this time, RFC 3339 [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = time_of)]
     at: Option<OffsetDateTime>,
 }
@@ -32,11 +32,11 @@ pub(in crate::cli) struct Args {
 /// What a graph is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Drawing {
-    /// For Graphviz.
+    /// Graphviz.
     Dot,
-    /// A picture for people, with the rules as tooltips.
+    /// Picture with the rules as tooltips.
     Svg,
-    /// For machines.
+    /// JSON.
     Json,
 }
 

@@ -16,7 +16,7 @@ const PAGE: u32 = 100;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca policy history --limit 5 --data-dir ca")]
 pub(in crate::cli) struct History {
-    /// At most so many.
+    /// Maximum number of versions.
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use super::super::admin::Output;
 use super::super::{Format, escaped, print};
 use super::{must_load, read_access_log, time_of};
 
-/// Say what a policy file would have decided about the calls in a sidecar's access log.
+/// Evaluate a policy file on the calls of a sidecar's access log.
 ///
 /// Only lines of the called side (inbound) on which a policy decided are questions; docs/ACCESS_LOG.md has their keys.
 ///
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Args {
     file: PathBuf,
     /// The access log; - is standard input.
     log: PathBuf,
-    /// As of this time, RFC 3339 [default: now]
+    /// Evaluate at this time, RFC 3339 [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = time_of)]
     at: Option<OffsetDateTime>,
     #[command(flatten)]

@@ -8,17 +8,17 @@ use tonic::Status;
 use super::super::admin::{Admin, Output};
 use super::apply::{Change, print_text};
 
-/// Put the text of an older version in force again, as a new version: history only grows.
+/// Apply the text of an older version as a new version.
 ///
-/// It is judged like any other policy: a text whose expectations no longer hold, say because a rule has ended, is
-/// refused, and what was in force stays.
+/// It is validated like any other policy: a text whose expectations no longer hold, e.g. because a rule has expired, is
+/// refused, and the version in force stays.
 ///
 /// Exit code: 0 in force; 1 refused, no such version, or another version was in force than expected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  postern-ca policy history --data-dir ca\n  \
     postern-ca policy rollback 2 --comment \"3 broke reports\" --data-dir ca")]
 pub(in crate::cli) struct Rollback {
-    /// The version whose text is wanted.
+    /// The version to apply again.
     version: u64,
     #[command(flatten)]
     change: Change,

@@ -10,7 +10,7 @@ use super::super::admin::{Admin, Output};
 use super::super::{Format, print, print_exactly};
 use super::apply::version_as_json;
 
-/// Print the policy that is in force, or an older version, byte for byte as it was applied.
+/// Print the policy in force, or an older version, byte for byte as it was applied.
 ///
 /// Exit code: 0 found; 1 there is none.
 #[derive(Debug, clap::Args)]

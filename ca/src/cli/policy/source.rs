@@ -14,7 +14,7 @@ pub(in crate::cli) struct Source {
     /// The policy file.
     #[arg(required_unless_present = "live")]
     file: Option<PathBuf>,
-    /// Ask the policy that the CA has in force, and not a file.
+    /// Use the policy in force at the CA instead of a file.
     #[arg(long, conflicts_with = "file")]
     live: bool,
     #[command(flatten)]

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use super::super::admin::{Admin, Output};
 use super::super::{Format, cert, escaped, print};
 
-/// Tell which sidecars run the policy in force, and which lag behind and why.
+/// Print which sidecars have the policy in force, and which do not and why.
 ///
-/// Counted are the sidecars that are connected, and those that went away within the last hour without taking leave.
+/// Counts connected sidecars, and those that disconnected within the last hour without closing their stream.
 ///
 /// Exit code: 0 all of them run it; 1 not all, or no policy is stored.
 #[derive(Debug, clap::Args)]

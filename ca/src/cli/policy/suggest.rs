@@ -17,7 +17,7 @@ use super::super::admin::{Admin, Output};
 use super::super::{Format, print};
 use super::{must_load, read, read_access_log};
 
-/// Suggest rules that would allow what was refused or observed. Nothing is changed: a person decides.
+/// Suggest rules that would allow the refused or observed calls. Nothing is changed.
 ///
 /// Exit code: 0 something is suggested, or nothing is missing; 1 not everything can be allowed by a rule; 2 unreadable.
 #[derive(Debug, clap::Args)]
@@ -25,12 +25,12 @@ use super::{must_load, read, read_access_log};
     postern-ca policy suggest policy.toml --live --data-dir ca\n\n\
     After mode = \"observe\" has seen enough, this is what enforcing would need.")]
 pub(in crate::cli) struct Args {
-    /// The policy file to which rules are missing.
+    /// The policy file.
     file: PathBuf,
     /// The access log of a sidecar; - is standard input.
     #[arg(long, required_unless_present = "live")]
     log: Option<PathBuf>,
-    /// What sidecars have told the CA, and not a log.
+    /// Use the calls that sidecars reported to the CA instead of a log.
     #[arg(long, conflicts_with = "log")]
     live: bool,
     #[command(flatten)]

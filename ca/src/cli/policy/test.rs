@@ -12,13 +12,13 @@ use super::super::admin::Output;
 use super::super::{Format, escaped, print};
 use super::{load, time_of};
 
-/// Run the expectations that a policy file carries.
+/// Run the expectations of a policy file.
 ///
 /// Exit code: 0 all as expected; 1 not, or the file has errors; 2 the file cannot be read.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {
     file: PathBuf,
-    /// As of this time, RFC 3339 [default: now]
+    /// Evaluate at this time, RFC 3339 [default: now]
     #[arg(long, value_name = "RFC3339", value_parser = time_of)]
     at: Option<OffsetDateTime>,
     #[command(flatten)]

@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long a change is followed.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(in crate::cli) struct Wait {
-    /// How long to wait until all connected sidecars have answered; 0s waits for none.
+    /// Maximum time to wait for all connected sidecars to acknowledge; 0s does not wait.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     wait: Duration,
 }
