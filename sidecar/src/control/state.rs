@@ -1,6 +1,6 @@
 //! What identity and policy say now, and the decisions that are made of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use postern_proto::identity::{SpiffeId, VerifiedSvid};
 use postern_proto::mtls::{Denial, REVOKED};
@@ -17,7 +17,6 @@ use crate::clock::Clock;
 use crate::config::{Config, Inbound, MaxAge, Target};
 use crate::identity::credentials::{CredentialStore, Credentials};
 use crate::network::resolver::NameServers;
-use crate::observability::access_log::AccessRecord;
 use crate::observability::metrics::Metrics;
 
 /// So many things that cannot be enforced are told.
@@ -115,10 +114,10 @@ impl ControlState {
         peer: &SpiffeId,
         own: &SpiffeId,
         inbound: &Inbound,
-        record: &Mutex<AccessRecord>,
+        decided: impl FnOnce(&Decision, &Policy),
     ) -> Result<Decision, Denial> {
         let (decision, policy) = self.decision(peer, own, inbound)?;
-        record.lock().unwrap_or_else(PoisonError::into_inner).decided(&decision, &policy);
+        decided(&decision, &policy);
         if inbound.protocol == Protocol::Tcp || !decision.lets_pass() {
             self.count(&decision, &policy, None);
         }

@@ -1,8 +1,8 @@
 //! Records a connection in the metrics when it begins, and in metrics and access log when it ends, whatever ends it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::observability::Direction;
@@ -53,10 +53,7 @@ impl<S: Serve> Drop for ConnectionRecorder<S> {
         {
             listener.connection_duration.observe(self.began.elapsed());
         }
-        if !proxy.access_log.is_on() {
-            return;
-        }
-        let mut record = self.registration.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut record) = self.registration.recorded() else { return };
         // Of an HTTP connection that was let in, each request is told by itself.
         if self.server.speaks_http() && matches!(record.decision, Some("allow" | "observed")) {
             return;

@@ -145,6 +145,7 @@ pub struct Register {
     inbounds: Vec<Listener>,
     outbounds: Vec<Listener>,
     own: OwnService,
+    has_access_log: bool,
 }
 
 /// From what the own service's name is read.
@@ -183,7 +184,21 @@ impl Register {
         let inbounds = inbounds.map(|it| listener(Direction::Inbound, it.name.clone(), it.protocol));
         let outbounds = outbounds.map(|it| listener(Direction::Outbound, it.target.to_string(), it.protocol));
         let (inbounds, outbounds) = (inbounds.collect(), outbounds.collect());
-        Self { entries: Mutex::default(), next: AtomicU64::new(1), metrics, inbounds, outbounds, own }
+        let has_access_log = config.access_log.is_some();
+        Self {
+            entries: Mutex::default(),
+            next: AtomicU64::new(1),
+            metrics,
+            inbounds,
+            outbounds,
+            own,
+            has_access_log,
+        }
+    }
+
+    /// Whether connections are recorded for an access log.
+    pub(super) fn has_access_log(&self) -> bool {
+        self.has_access_log
     }
 
     /// Puts a connection into the register, before anything is decided about it. Cancelling `abort` cuts it, too.

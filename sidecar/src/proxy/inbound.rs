@@ -364,7 +364,9 @@ fn decide(
     peer: &SpiffeId,
     own: &SpiffeId,
 ) -> Result<(), Denial> {
-    let decision = proxy.control.admit(peer, own, inbound, &registration.record)?;
+    let decision = proxy.control.admit(peer, own, inbound, |decision, policy| {
+        registration.record(|record| record.decided(decision, policy));
+    })?;
     // Over HTTP each request says it for itself.
     if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, inbound.protocol) {
         let (port, reason) = (inbound.name.as_str(), decision.reason());

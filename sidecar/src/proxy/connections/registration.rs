@@ -50,8 +50,8 @@ pub struct Registration {
     /// Cancelled when the connection is no longer allowed, or everything ends.
     pub cut: CancellationToken,
     pub traffic: Arc<Traffic>,
-    /// What the access log will tell of it.
-    pub record: Mutex<AccessRecord>,
+    /// For the access log, where there is one.
+    record: Option<Box<Mutex<AccessRecord>>>,
     /// What it takes of its peer's share.
     place: OnceLock<PeerPermit>,
 }
@@ -64,7 +64,7 @@ impl Registration {
         live: Arc<ConnectionEntry>,
     ) -> Self {
         let (cut, traffic) = (live.cut.clone(), live.traffic.clone());
-        let (record, place) = (Mutex::default(), OnceLock::new());
+        let (record, place) = (register.has_access_log().then(Box::default), OnceLock::new());
         Self { number, direction, register, live, cut, traffic, record, place }
     }
 
@@ -73,9 +73,17 @@ impl Registration {
         self.number
     }
 
-    /// Adds to what the access log will tell.
+    /// Adds to its line in the access log, where there is one.
     pub fn record(&self, add: impl FnOnce(&mut AccessRecord)) {
-        add(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(record) = &self.record {
+            add(&mut record.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// What was recorded for the access log, where there is one.
+    pub fn recorded(&self) -> Option<AccessRecord> {
+        let record = self.record.as_ref()?;
+        Some(record.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Who the peer is, once that is known.
