@@ -82,7 +82,7 @@ async fn judged(
             assert!(lengths + usize::from(coded) < 2, "{request:?} has its length in two ways");
         }
         SeenRequest::Refused => refused.set(true),
-        SeenRequest::Nothing => panic!("nobody has checked {request:?}"),
+        SeenRequest::Unknown => panic!("nobody has checked {request:?}"),
     }
     let switches = request.method() == Method::CONNECT;
     // The body is taken, so that hyper goes on to the next request.

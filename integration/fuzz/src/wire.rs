@@ -50,6 +50,6 @@ pub fn tls_records(data: &[u8]) {
         ends.say(*kind, plain);
         rest = after;
     }
-    ends.say_unsealed(rest);
-    ends.say_unsealed(data);
+    ends.send_raw(rest);
+    ends.send_raw(data);
 }

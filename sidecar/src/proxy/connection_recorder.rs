@@ -23,7 +23,7 @@ pub struct ConnectionRecorder<S: Serve> {
 impl<S: Serve> ConnectionRecorder<S> {
     pub fn new(server: Arc<S>, registration: Arc<Registration>, from: SocketAddr) -> Self {
         registration.begin();
-        // Of the own app's connections it is not known yet to whom they lead.
+        // The destination of an outbound connection is not known yet.
         if server.direction() == Direction::Inbound {
             registration.opened();
         }
@@ -54,16 +54,16 @@ impl<S: Serve> Drop for ConnectionRecorder<S> {
             listener.connection_duration.observe(self.began.elapsed());
         }
         let Some(mut record) = self.registration.recorded() else { return };
-        // Of an HTTP connection that was let in, each request is told by itself.
+        // Requests of an admitted HTTP connection are recorded one by one.
         if self.server.speaks_http() && matches!(record.decision, Some("allow" | "observed")) {
             return;
         }
-        // Whoever left before saying anything was nobody's caller.
+        // A client that disconnected without sending anything is not logged.
         if record.decision.is_none() && record.reason.is_none() && self.is_of_nobody() {
             return;
         }
-        if self.registration.cut.is_cancelled() && record.reason.is_none() {
-            let denial = self.registration.cut_for();
+        if self.registration.termination.is_cancelled() && record.reason.is_none() {
+            let denial = self.registration.terminated_for();
             record.reason = Some(denial.map_or("cut", |denial| denial.code));
             record.detail = denial.map(|denial| denial.detail.clone());
             record.ended = Some(Ended { by: EndedBy::Sidecar, with: EndedWith::Cut });

@@ -1,5 +1,5 @@
-//! The register of live connections. A connection is in it before its peer is decided, so that no change of policy
-//! or trust can fall between the decision and the register.
+//! The register of live connections. A connection is registered before its peer is authorized, so that no change of
+//! policy or trust can fall between authorization and registration.
 
 mod lifetime;
 mod registration;
@@ -32,35 +32,35 @@ pub use requests::{RequestInfo, Requests};
 
 /// `/connections` shows at most this many.
 pub const CONNECTIONS_SHOWN_MAX: usize = 10_000;
-/// Connections that are looked at before other tasks of the thread get their turn.
+/// Connections checked before the task yields to others of its thread.
 const LOOKED_AT_IN_A_ROW: usize = 256;
 
 /// What is known of a live connection.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub direction: Direction,
-    /// Which listener it came by.
+    /// Index of its listener.
     pub listener: usize,
-    /// Who is at the other side of mTLS, once that is known.
+    /// The mTLS peer, once it is verified.
     pub peer: Option<VerifiedSvid>,
     pub since: OffsetDateTime,
-    /// Its peer proves newer certificates in place, and is cut when it does not.
+    /// Its peer proves newer certificates in place, and the connection is terminated if it does not.
     pub is_tunnel: bool,
-    /// The requests under way, where there are such: each is decided by itself.
+    /// The active HTTP requests, each of which is authorized separately.
     pub calls: Option<Arc<dyn Requests>>,
 }
 
-/// A connection as its task and the register share it.
+/// The state of a connection that its task and the register share.
 #[derive(Debug)]
 struct ConnectionEntry {
     state: Mutex<State>,
-    cut: CancellationToken,
+    termination: CancellationToken,
     traffic: Arc<Traffic>,
-    /// Between two connections of the app.
-    resting: AtomicBool,
-    /// The metrics have counted it as opened.
+    /// A tunnel without an app connection.
+    is_idle_tunnel: AtomicBool,
+    /// Counted in the metrics as opened.
     opened: AtomicBool,
-    /// Nanoseconds of waiting for the app or the peer, since the app's connection began.
+    /// Nanoseconds spent waiting for the app or the peer since the app connection began.
     waited: AtomicU64,
     listener: Option<Arc<ListenerSeries>>,
 }
@@ -69,16 +69,16 @@ struct ConnectionEntry {
 struct State {
     facts: Facts,
     lifetime: ConnectionLifetime,
-    /// Where the metrics count it, once the peer is known.
+    /// Metrics of the peer, once it is known.
     series: Option<Arc<PeerSeries>>,
-    /// Bytes to the peer and to the app that the metrics have counted.
+    /// Bytes to the peer and to the app already counted in the metrics.
     counted: (u64, u64),
     /// When the app's connection began.
     begun: std::time::Instant,
 }
 
 impl State {
-    /// Has the metrics count what was carried since the last time.
+    /// Adds the bytes carried since the last call to the metrics.
     fn count_bytes(&mut self, traffic: &Traffic) {
         let Some(series) = &self.series else { return };
         let carried = (traffic.to_peer.load(Ordering::Relaxed), traffic.to_app.load(Ordering::Relaxed));
@@ -88,35 +88,34 @@ impl State {
     }
 }
 
-/// What a connection carries, and what its task and the register say to each other.
+/// Traffic counters of a connection, and signals between its task and the register.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Bytes.
     pub to_peer: AtomicU64,
     pub to_app: AtomicU64,
-    /// One direction has ended, the other has not.
+    /// One direction has ended, the other is open.
     pub half_closed: AtomicBool,
-    /// Which of both ended its direction first.
+    /// Whether the app ended its direction first.
     pub app_ended_first: AtomicBool,
-    /// The connection is too old for further requests; `waker` is woken with it.
+    /// The connection accepts no further requests because of its age. Set before `waker` is woken.
     pub retired: AtomicBool,
-    /// The called side has been asked for a lease, and has not answered.
+    /// The server has not answered OPEN yet.
     pub unanswered: AtomicBool,
-    /// The app takes nothing, though something waits for it; so the peer is not read.
+    /// The app does not read pending data, so the peer is not read.
     pub app_stalls: AtomicBool,
-    /// The peer takes nothing, or has not answered; so the app is not read.
+    /// The peer does not read, or has not answered OPEN, so the app is not read.
     pub peer_stalls: AtomicBool,
-    /// The task shall look whether a side that it does not read has gone.
+    /// The task must check whether a side that it does not read was reset.
     pub look: AtomicBool,
-    /// Wakes the task when it shall look, when a tunnel's own side has something to prove, and when an HTTP connection is
-    /// retired.
+    /// Wakes the task to check a side that is not read, to send a proof on a tunnel, or to retire an HTTP connection.
     pub waker: AtomicWaker,
-    /// Why it was cut.
-    cut_for: OnceLock<Denial>,
+    /// Why it was terminated.
+    terminated_for: OnceLock<Denial>,
 }
 
 impl Traffic {
-    /// Which side takes nothing, in words.
+    /// The side that does not read, in words.
     pub fn stalled(&self) -> Option<&'static str> {
         match (self.app_stalls.load(Ordering::Relaxed), self.peer_stalls.load(Ordering::Relaxed)) {
             (false, false) => None,
@@ -126,7 +125,7 @@ impl Traffic {
         }
     }
 
-    /// A side that is not read can go unnoticed: lets the task look.
+    /// A reset of a side that is not read goes unnoticed, so the task checks for it.
     fn look_if_stalled(&self) {
         if self.stalled().is_some() {
             self.look.store(true, Ordering::Relaxed);
@@ -138,7 +137,7 @@ impl Traffic {
 /// All live connections of one sidecar.
 #[derive(Debug)]
 pub struct Register {
-    /// In the order in which they came.
+    /// In order of arrival.
     entries: Mutex<BTreeMap<u64, Arc<ConnectionEntry>>>,
     next: AtomicU64,
     metrics: Arc<Metrics>,
@@ -148,7 +147,7 @@ pub struct Register {
     has_access_log: bool,
 }
 
-/// From what the own service's name is read.
+/// The sources of the own service's name.
 #[derive(Debug, Default)]
 pub struct OwnService {
     pub credentials: Arc<CredentialStore>,
@@ -165,10 +164,10 @@ impl OwnService {
     }
 }
 
-/// By which connections come.
+/// A listener, as connections are labelled with it.
 #[derive(Debug)]
 struct Listener {
-    /// The inbound's name or the outbound's service, for people.
+    /// The inbound's name or the outbound's service, for display.
     service: String,
     protocol: Protocol,
     series: Arc<ListenerSeries>,
@@ -201,7 +200,7 @@ impl Register {
         self.has_access_log
     }
 
-    /// Puts a connection into the register, before anything is decided about it. Cancelling `abort` cuts it, too.
+    /// Registers a connection before its peer is authorized. Cancelling `abort` terminates it, too.
     pub fn enter(self: &Arc<Self>, facts: Facts, abort: &CancellationToken) -> Registration {
         let (number, direction) = (self.next.fetch_add(1, Ordering::Relaxed), facts.direction);
         let listener = self.listener(&facts).map(|listener| listener.series.clone());
@@ -214,9 +213,9 @@ impl Register {
                 counted: (0, 0),
                 begun: std::time::Instant::now(),
             }),
-            cut: abort.child_token(),
+            termination: abort.child_token(),
             traffic: Arc::default(),
-            resting: AtomicBool::new(false),
+            is_idle_tunnel: AtomicBool::new(false),
             opened: AtomicBool::new(false),
             waited: AtomicU64::new(0),
             listener,
@@ -226,15 +225,15 @@ impl Register {
         Registration::new(number, direction, self.clone(), live)
     }
 
-    /// Asks about every connection whose peer is known, and about each of its requests, whether it is still allowed,
-    /// and cuts those that are not.
+    /// Authorizes every connection with a known peer again, and each of its requests, and terminates those that are
+    /// no longer allowed.
     pub async fn decide_again(&self, allowed: impl Fn(&Facts, Option<&RequestInfo>) -> Result<(), Denial>) {
         self.for_each_in_turns(|number, live| {
             let state = live.lock();
             let facts = &state.facts;
-            let Some(peer) = facts.peer.as_ref().filter(|_| !live.cut.is_cancelled()) else { return };
+            let Some(peer) = facts.peer.as_ref().filter(|_| !live.termination.is_cancelled()) else { return };
             if let Err(denial) = allowed(facts, None) {
-                return self.cut(number, live, facts, denial);
+                return self.terminate(number, live, facts, denial);
             }
             let (direction, service) = (facts.direction.as_str(), self.service(facts));
             let gone = |call: &RequestInfo| match allowed(facts, Some(call)) {
@@ -253,26 +252,26 @@ impl Register {
         .await;
     }
 
-    /// Cuts one connection, and tells why.
-    fn cut(&self, number: u64, live: &ConnectionEntry, facts: &Facts, denial: Denial) {
+    /// Terminates one connection, and logs the reason.
+    fn terminate(&self, number: u64, live: &ConnectionEntry, facts: &Facts, denial: Denial) {
         let (reason, detail) = (denial.code, &denial.detail);
         let peer = facts.peer.as_ref().map(VerifiedSvid::id).map(tracing::field::display);
         let (direction, service) = (facts.direction.as_str(), self.service(facts));
         warn!(connection = number, direction, peer, service, reason, detail, "cut");
         self.metrics.terminated(reason);
-        let _first_reason_stands = live.traffic.cut_for.set(denial);
+        let _first_reason_stands = live.traffic.terminated_for.set(denial);
         if let Some(calls) = &facts.calls {
             calls.connection_terminated(reason);
         }
-        live.cut.cancel();
+        live.termination.cancel();
     }
 
-    /// Wakes every tunnel, so that it tells its peer of a rotation here.
+    /// Wakes every tunnel, so that it announces the own renewed certificate to its peer.
     pub async fn wake(&self) {
         self.for_each_in_turns(|_, live| live.traffic.waker.wake()).await;
     }
 
-    /// When the next certificate ends, at `now` or later, of a peer that has to prove a newer one in place.
+    /// The next expiry, at `now` or later, of a peer certificate that must be replaced in place.
     pub async fn next_proof_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let mut next = None;
         self.for_each_in_turns(|_, live| {
@@ -317,12 +316,12 @@ impl Register {
         })
     }
 
-    /// Has the metrics count what connections that are open have carried so far.
+    /// Adds the bytes that open connections have carried so far to the metrics.
     pub fn count_bytes(&self) {
         self.for_each(|_, live| live.lock().count_bytes(&live.traffic));
     }
 
-    /// Where the metrics count connections and requests with this peer.
+    /// The metrics of connections and requests with this peer.
     pub fn peer_series(&self, facts: &Facts, peer: &str) -> Option<Arc<PeerSeries>> {
         let listener = self.listener(facts)?;
         let service = match facts.direction {
@@ -344,8 +343,8 @@ impl Register {
         self.listener(facts).map_or("", |listener| &listener.service)
     }
 
-    /// Looks at every connection that is there when it begins, and perhaps at some that come meanwhile. Nobody waits for
-    /// it: others enter and leave while it looks, and other tasks have their turns.
+    /// Visits every connection present at the start, and possibly later ones. Yields between batches, without holding
+    /// the lock.
     async fn for_each_in_turns(&self, mut look: impl FnMut(u64, &ConnectionEntry)) {
         let mut next = Some(0);
         while let Some(from) = next {
@@ -354,7 +353,7 @@ impl Register {
         }
     }
 
-    /// The same, at once.
+    /// Visits every connection without yielding.
     fn for_each(&self, mut look: impl FnMut(u64, &ConnectionEntry)) {
         let mut next = Some(0);
         while let Some(from) = next {
@@ -362,7 +361,7 @@ impl Register {
         }
     }
 
-    /// Says where to go on.
+    /// Returns the number at which to continue.
     fn look_at_some(&self, from: u64, look: &mut impl FnMut(u64, &ConnectionEntry)) -> Option<u64> {
         let some: Vec<_> = {
             let entries = self.lock();
@@ -379,14 +378,14 @@ impl Register {
 }
 
 impl ConnectionEntry {
-    /// A connection of the app, or a handshake, begins.
+    /// An app connection, or a handshake, begins.
     fn begin(&self) {
         if let Some(listener) = &self.listener {
             listener.connections_active.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// It is over: the metrics count what is left, and the next begins at nothing.
+    /// The app connection is over: counts its remaining bytes and resets the counters for the next one.
     fn finish(&self) {
         if let Some(listener) = &self.listener {
             listener.connections_active.fetch_sub(1, Ordering::Relaxed);
@@ -408,7 +407,8 @@ impl ConnectionEntry {
 mod tests {
     use super::*;
 
-    /// What the register, the access log and all bounds cost an idle connection; 6 KiB is all that it may cost in whole.
+    /// The memory per idle connection of the register, the access log and all limits. An idle connection may cost 6
+    /// KiB in total.
     #[test]
     fn a_connection_costs_the_register_little() {
         let entry =
@@ -429,14 +429,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_enter_and_leave_and_work_while_many_connections_are_looked_at() {
+    async fn other_tasks_run_while_many_connections_are_scanned() {
         const CONNECTIONS: usize = 100_000;
         let (register, abort) = (register(), CancellationToken::new());
         let all: Vec<_> = (0..CONNECTIONS).map(|_| register.enter(facts(), &abort)).collect();
         let (mut seen, mut others) = (0, 0);
         let looking = register.for_each_in_turns(|_, _| {
             seen += 1;
-            // It would hang, were the register locked.
+            // This would hang if the register were locked.
             drop(register.enter(facts(), &abort));
         });
         let working = async {

@@ -1,7 +1,7 @@
-//! Reaching a service: its addresses are dialled, and whoever answers must prove the identity that was called.
+//! Connects to a service: dials its addresses, and verifies the identity of the server.
 
 mod dial;
-mod refused;
+mod refusal;
 mod slots;
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use super::state::ProxyState;
 use super::upstream::Upstreams;
 use crate::config::Outbound;
 use crate::observability::Direction;
-pub(super) use dial::{Found, PeerDialError, Reached};
-pub(super) use refused::PEER_FAILED;
+pub(super) use dial::{ConnectedPeer, PeerDialError, PeerPath};
+pub(super) use refusal::PEER_FAILED;
 pub(super) use slots::HandshakeSlots;
 
 /// Dials the service of one outbound.
@@ -33,7 +33,7 @@ impl PeerDialer {
         Self { proxy, index, outbound, upstreams, slots: HandshakeSlots::default() }
     }
 
-    /// What the register knows of a connection before its peer is known.
+    /// The register entry of a connection before its peer is known.
     pub(super) fn facts(&self) -> Facts {
         Facts {
             direction: Direction::Outbound,

@@ -1,8 +1,8 @@
-//! mTLS from peers to the own app.
+//! The inbound server: mTLS from peers to the own app.
 
-mod greeting;
+mod first_bytes;
 mod proxy_protocol;
-mod refused;
+mod refusal;
 mod tunnel;
 
 use std::io;
@@ -34,12 +34,12 @@ use crate::proxy::listener::{Serve, ShutdownTokens};
 use crate::proxy::peer_limits::{PeerLimits, PeerPermit};
 use crate::proxy::relay::relay;
 use crate::proxy::state::ProxyState;
-use crate::proxy::tls::{Secured, TlsStream, client_hello};
+use crate::proxy::tls::{EstablishedTls, TlsStream, client_hello};
 use crate::proxy::upstream::Upstreams;
-use refused::{Stage, Stopped};
+use refusal::{RefusedConnection, Stage};
 
-/// Of the connections of one listener this part may be tunnels that wait for their next connection of the app. They are
-/// worth less than a connection that comes, so the oldest is ended for it.
+/// The fraction 1/N of a listener's connections that may be idle tunnels. When more are idle, the oldest is closed in
+/// favour of a new connection.
 const IDLE_TUNNELS_PART: usize = 4;
 
 /// Serves the connections of one inbound.
@@ -52,8 +52,8 @@ pub struct InboundServer {
     pending: Arc<HandshakeLimiter>,
     /// Tunnels between two connections of the app.
     idle: Arc<HandshakeLimiter>,
-    /// Connections by peer.
-    shares: Arc<PeerLimits>,
+    /// Connections per peer.
+    peer_limits: Arc<PeerLimits>,
     /// Where the inbound speaks HTTP.
     http: Option<Arc<HttpInbound>>,
 }
@@ -65,13 +65,13 @@ impl InboundServer {
             Arc::new(HandshakeLimiter::new(proxy.control.config.limits.handshakes_pending_max, level));
         let idle_max = proxy.control.config.limits.connections_max.div_ceil(IDLE_TUNNELS_PART);
         let idle = Arc::new(HandshakeLimiter::new(idle_max, Gauge::default()));
-        let shares = proxy.shares.get(index).cloned().unwrap_or_default();
+        let peer_limits = proxy.peer_limits.get(index).cloned().unwrap_or_default();
         let inbound = Arc::new(inbound);
         let series = proxy.control.metrics.series.listener(Direction::Inbound, &inbound.name);
         let app = proxy.upstreams(series, index, std::slice::from_ref(&inbound.app));
         let http = (inbound.protocol == Protocol::Http)
             .then(|| Arc::new(HttpInbound::new(proxy.clone(), inbound.clone(), app.clone())));
-        Self { proxy, index, inbound, app, pending, idle, shares, http }
+        Self { proxy, index, inbound, app, pending, idle, peer_limits, http }
     }
 }
 
@@ -101,29 +101,33 @@ impl Serve for InboundServer {
         };
         let until = until.clone();
         let registration = Arc::new(self.proxy.register.enter(facts, &until.abort));
-        let place = self.pending.acquire(HandshakeStage::AwaitingClientHello);
+        let permit = self.pending.acquire(HandshakeStage::AwaitingClientHello);
         async move {
-            // Boxed, so that the handshake's state is gone while bytes are relayed.
-            let handshake = Box::pin(self.handshake(stream, place, from, &registration));
-            let Some(shaken) = registration.cut.run_until_cancelled(handshake).await else { return };
-            let Some((admitted, place)) = shaken else { return };
-            if self.http.is_none() && admitted.is_tunnel() {
-                let generation = admitted.generation;
-                let Some(wire) = self.tunnel(admitted, &registration) else { return };
-                return self.serve_tunnel(wire, (generation, place), (from, &registration, &until)).await;
+            // Boxed, so that the handshake's state is freed before bytes are relayed.
+            let handshake = Box::pin(self.handshake(stream, permit, from, &registration));
+            let Some(completed) = registration.termination.run_until_cancelled(handshake).await else {
+                return;
+            };
+            let Some((accepted_peer, permit)) = completed else { return };
+            if self.http.is_none() && accepted_peer.is_tunnel() {
+                let generation = accepted_peer.generation;
+                let Some(connection) = self.tunnel(accepted_peer, &registration) else { return };
+                return self
+                    .serve_tunnel(connection, (generation, permit), (from, &registration, &until))
+                    .await;
             }
-            drop(place);
-            let _told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
+            drop(permit);
+            let _recorder = ConnectionRecorder::new(self.clone(), registration.clone(), from);
             tokio::select! {
                 biased;
-                () = registration.cut.cancelled() => {}
+                () = registration.termination.cancelled() => {}
                 () = async {
                     match self.http.clone().zip(calls) {
                         Some((http, calls)) => {
                             // Boxed, so that a connection of `tcp` does not have its size.
-                            Box::pin(http.serve(admitted.secured, registration.clone(), calls, until)).await;
+                            Box::pin(http.serve(accepted_peer.secured, registration.clone(), calls, until)).await;
                         }
-                        None => Box::pin(self.carry(admitted.secured.stream, from, &registration)).await,
+                        None => Box::pin(self.forward(accepted_peer.secured.stream, from, &registration)).await,
                     }
                 } => {}
             }
@@ -156,52 +160,53 @@ impl Serve for InboundServer {
 }
 
 impl InboundServer {
-    /// A connection whose handshake is done, and its place; a refused one is told, and its peer bidden farewell.
+    /// Performs the handshake. A refused connection is reported, and closed only after the peer can have read the
+    /// alert.
     async fn handshake(
         self: &Arc<Self>,
         stream: TcpStream,
-        place: HandshakePermit,
+        permit: HandshakePermit,
         from: SocketAddr,
         registration: &Arc<Registration>,
-    ) -> Option<(Box<Admitted>, HandshakePermit)> {
-        let stopped = match self.try_handshake(stream, &place, registration).await {
-            Ok(admitted) => return Some((admitted, place)),
-            Err(stopped) => stopped,
+    ) -> Option<(Box<AcceptedPeer>, HandshakePermit)> {
+        let refused = match self.try_handshake(stream, &permit, registration).await {
+            Ok(accepted_peer) => return Some((accepted_peer, permit)),
+            Err(refused) => refused,
         };
-        let _told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
-        self.tell(from, registration, &stopped);
-        if let Some(stream) = stopped.stream {
-            place.advance(HandshakeStage::Closing);
-            place.evicted.run_until_cancelled(lingering_close(stream)).await;
+        let _recorder = ConnectionRecorder::new(self.clone(), registration.clone(), from);
+        self.tell(from, registration, &refused);
+        if let Some(stream) = refused.stream {
+            permit.advance(HandshakeStage::Closing);
+            permit.evicted.run_until_cancelled(lingering_close(stream)).await;
         }
         None
     }
 
-    async fn carry(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
+    async fn forward(&self, mut tls: TlsStream, from: SocketAddr, registration: &Arc<Registration>) {
         reset_on_close(tls.tcp());
         let (mut app, _in_flight) = match registration.wait_for(Box::pin(self.app.connect())).await {
             Ok(connected) => connected,
             Err(error) => {
-                return self.tell(from, registration, &Stopped::at(Stage::AppUnreachable(error)));
+                return self.tell(from, registration, &RefusedConnection::at(Stage::AppUnreachable(error)));
             }
         };
         reset_on_close(&app);
-        if let Err(error) = Box::pin(self.introduce(&mut app, tls.tcp(), registration)).await {
-            return registration.broke(&RelayError::App(error));
+        if let Err(error) = Box::pin(self.send_proxy_header(&mut app, tls.tcp(), registration)).await {
+            return registration.failed_with(&RelayError::App(error));
         }
-        registration.carries();
+        registration.established();
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 registration.ended();
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
             }
-            Err(error) => registration.broke(&error),
+            Err(error) => registration.failed_with(&error),
         }
     }
 
-    /// Tells an app that wants to know it who calls.
-    async fn introduce(
+    /// Sends the PROXY protocol header, if the app expects it.
+    async fn send_proxy_header(
         &self,
         app: &mut TcpStream,
         peer: &TcpStream,
@@ -214,149 +219,160 @@ impl InboundServer {
         }
     }
 
-    /// Handshakes within the limits.
+    /// Performs the handshake within its timeout and the handshake limit.
     async fn try_handshake(
         &self,
         stream: TcpStream,
-        place: &HandshakePermit,
+        permit: &HandshakePermit,
         registration: &Arc<Registration>,
-    ) -> Result<Box<Admitted>, Stopped> {
+    ) -> Result<Box<AcceptedPeer>, RefusedConnection> {
         let started = Instant::now();
-        let (limit, evicted) = (self.proxy.control.config.limits.handshake_timeout, place.evicted.clone());
-        let admitted = tokio::select! {
-            admitted = self.admit(stream, place, registration) => Some(admitted),
-            () = tokio::time::sleep(limit) => Some(Err(Stopped::at(Stage::TimedOut { limit }))),
+        let (limit, evicted) = (self.proxy.control.config.limits.handshake_timeout, permit.evicted.clone());
+        let accepted_peer = tokio::select! {
+            accepted_peer = self.admit(stream, permit, registration) => Some(accepted_peer),
+            () = tokio::time::sleep(limit) => Some(Err(RefusedConnection::at(Stage::TimedOut { limit }))),
             () = evicted.cancelled() => None,
         };
-        let evicted = || Stopped::at(Stage::Evicted { max: self.pending.max(), progress: place.stage() });
-        let admitted = admitted.unwrap_or_else(|| Err(evicted()));
-        let result = admitted.as_ref().map_or_else(|stopped| stopped.stage.result(), |_| Some(Completed));
+        let evicted =
+            || RefusedConnection::at(Stage::Evicted { max: self.pending.max(), progress: permit.stage() });
+        let accepted_peer = accepted_peer.unwrap_or_else(|| Err(evicted()));
+        let result =
+            accepted_peer.as_ref().map_or_else(|refused| refused.stage.result(), |_| Some(Completed));
         if let Some(result) = result {
             self.proxy.control.metrics.handshake(Direction::Inbound, result, started.elapsed());
         }
-        admitted
+        accepted_peer
     }
 
-    /// The handshake itself; nothing is prepared for it before the peer has sent its ClientHello.
+    /// The handshake. Nothing is allocated for it before the ClientHello has arrived.
     async fn admit(
         &self,
         stream: TcpStream,
-        place: &HandshakePermit,
+        permit: &HandshakePermit,
         registration: &Arc<Registration>,
-    ) -> Result<Box<Admitted>, Stopped> {
-        let stream = greeting::expect_tls(stream).await?;
-        let hello = client_hello(stream).await.map_err(|broken| Stopped::in_handshake(broken, None))?;
-        place.advance(HandshakeStage::Handshaking);
+    ) -> Result<Box<AcceptedPeer>, RefusedConnection> {
+        let stream = first_bytes::expect_tls(stream).await?;
+        let hello =
+            client_hello(stream).await.map_err(|broken| RefusedConnection::in_handshake(broken, None))?;
+        permit.advance(HandshakeStage::Handshaking);
         let credentials = match self.proxy.control.valid_credentials() {
             Ok(credentials) => credentials,
             Err(denial) => {
-                let stream = greeting::cannot_serve(hello.tcp).await;
-                return Err(Stopped { stage: Stage::Denied(denial), stream: Some(stream) });
+                let stream = first_bytes::refuse_unready(hello.tcp).await;
+                return Err(RefusedConnection { stage: Stage::Denied(denial), stream: Some(stream) });
             }
         };
-        let leases = self.http.is_none() && hello.offers(tunnel::ALPN);
-        let decides = if leases { Decides::AtEachLease } else { Decides::Now };
-        let door = self.door(decides, credentials.clone(), registration.clone());
-        let judge = Arc::new(PeerVerifier::new(credentials.bundles.clone(), Arc::new(door)));
+        let is_leased = self.http.is_none() && hello.offers(tunnel::ALPN);
+        let policy_check = if is_leased { PolicyCheck::PerLease } else { PolicyCheck::Now };
+        let authorizer = self.authorizer(policy_check, credentials.clone(), registration.clone());
+        let verifier = Arc::new(PeerVerifier::new(credentials.bundles.clone(), Arc::new(authorizer)));
         let alpn: &[&[u8]] = match &self.http {
             Some(_) => &http::ALPN,
-            None if leases => &[tunnel::ALPN],
+            None if is_leased => &[tunnel::ALPN],
             None => &[],
         };
         let secrets = Arc::<HandshakeSecrets>::default();
         let config = match server_config_with_secret_extraction(
             &credentials.tls,
-            judge.clone(),
+            verifier.clone(),
             alpn,
             secrets.clone(),
         ) {
             Ok(config) => config,
-            Err(error) => return Err(Stopped { stage: Stage::Config(error), stream: Some(hello.tcp) }),
+            Err(error) => {
+                return Err(RefusedConnection { stage: Stage::Config(error), stream: Some(hello.tcp) });
+            }
         };
         let accepted = hello.accept(config, &secrets).await;
-        let secured = accepted.map_err(|broken| Stopped::in_handshake(broken, judge.verdict().cloned()))?;
-        place.advance(HandshakeStage::Authenticated);
-        Ok(Box::new(Admitted { secured, generation: credentials.generation }))
+        let secured = accepted
+            .map_err(|broken| RefusedConnection::in_handshake(broken, verifier.verdict().cloned()))?;
+        permit.advance(HandshakeStage::Authenticated);
+        Ok(Box::new(AcceptedPeer { secured, generation: credentials.generation }))
     }
 
-    fn door(
+    fn authorizer(
         &self,
-        decides: Decides,
+        policy_check: PolicyCheck,
         credentials: Arc<Credentials>,
         registration: Arc<Registration>,
     ) -> PeerAuthorizer {
-        let (proxy, inbound, shares) = (self.proxy.clone(), self.inbound.clone(), self.shares.clone());
-        PeerAuthorizer { decides, proxy, inbound, shares, credentials, registration }
+        let (proxy, inbound, peer_limits) =
+            (self.proxy.clone(), self.inbound.clone(), self.peer_limits.clone());
+        PeerAuthorizer { policy_check, proxy, inbound, peer_limits, credentials, registration }
     }
 }
 
-/// A connection whose handshake is done.
+/// A connection after its handshake.
 #[derive(Debug)]
-struct Admitted {
-    secured: Secured,
-    /// Of the credentials shown in it.
+struct AcceptedPeer {
+    secured: EstablishedTls,
+    /// Generation of the own credentials in the handshake.
     generation: u64,
 }
 
-impl Admitted {
+impl AcceptedPeer {
     fn is_tunnel(&self) -> bool {
         self.secured.alpn.as_deref() == Some(tunnel::ALPN)
     }
 }
 
-/// When the policy is asked.
+/// When the policy authorizes the peer.
 #[derive(Debug, PartialEq, Eq)]
-enum Decides {
+enum PolicyCheck {
     Now,
-    /// So that who is refused can be told why.
-    AtEachLease,
-    /// About a connection that is there already.
-    Again,
+    /// At each OPEN, so that a refusal can carry its reason.
+    PerLease,
+    /// Again, for an existing connection.
+    Recheck,
 }
 
-/// Lets in whom the policy allows, at the moment the peer has proved its name.
+/// Authorizes a peer by policy as soon as the handshake has verified its certificate.
 #[derive(Debug)]
 struct PeerAuthorizer {
-    decides: Decides,
+    policy_check: PolicyCheck,
     proxy: Arc<ProxyState>,
     inbound: Arc<Inbound>,
-    shares: Arc<PeerLimits>,
+    peer_limits: Arc<PeerLimits>,
     credentials: Arc<Credentials>,
     registration: Arc<Registration>,
 }
 
 impl Authorizer for PeerAuthorizer {
     fn authorize(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
-        // First known to the register, then decided: a policy or trust that comes between is seen by one of the two.
+        // Registered first, then authorized: a change of policy or trust in between is seen by one of the two.
         self.registration.identify(peer);
-        self.registration.shown_until(self.credentials.svid.verified().not_after());
+        self.registration.set_own_not_after(self.credentials.svid.verified().not_after());
         self.proxy.control.still_believes(peer)?;
-        match self.decides {
-            Decides::Now => {
+        match self.policy_check {
+            PolicyCheck::Now => {
                 let own = self.credentials.svid.id();
                 decide(&self.proxy, &self.inbound, &self.registration, peer.id(), own)?;
-                self.registration.hold(make_room(&self.proxy, &self.shares, peer.id())?);
+                self.registration.hold(acquire_permit(&self.proxy, &self.peer_limits, peer.id())?);
                 Ok(())
             }
-            Decides::AtEachLease => Ok(()),
-            Decides::Again => {
+            PolicyCheck::PerLease => Ok(()),
+            PolicyCheck::Recheck => {
                 self.proxy.control.decide(peer.id(), self.credentials.svid.id(), &self.inbound).map(|_| ())
             }
         }
     }
 }
 
-/// Room for one more connection of this peer, which leaves some to others.
-fn make_room(proxy: &ProxyState, shares: &Arc<PeerLimits>, peer: &SpiffeId) -> Result<PeerPermit, Denial> {
+/// A permit for another connection of this peer, within its limit.
+fn acquire_permit(
+    proxy: &ProxyState,
+    peer_limits: &Arc<PeerLimits>,
+    peer: &SpiffeId,
+) -> Result<PeerPermit, Denial> {
     let most = proxy.control.config.limits.connections_per_peer_max;
-    shares.of(peer).enter(most).ok_or_else(|| {
+    peer_limits.of(peer).enter(most).ok_or_else(|| {
         let detail =
             format!("{peer} has {most} connections open, as many as connections_per_peer_max allows");
         Denial { code: OVER_LIMIT, detail }
     })
 }
 
-/// Asks the policy about a new connection of the app.
+/// Authorizes a new app connection by policy.
 fn decide(
     proxy: &ProxyState,
     inbound: &Inbound,
@@ -367,7 +383,7 @@ fn decide(
     let decision = proxy.control.admit(peer, own, inbound, |decision, policy| {
         registration.record(|record| record.decided(decision, policy));
     })?;
-    // Over HTTP each request says it for itself.
+    // For HTTP, each request logs its own decision.
     if let (Decision::Observed { .. }, Protocol::Tcp) = (&decision, inbound.protocol) {
         let (port, reason) = (inbound.name.as_str(), decision.reason());
         tracing::info!(%peer, service = %own, port, reason, "observed");

@@ -1,4 +1,4 @@
-//! Where the listeners are open.
+//! The bound addresses of the listeners.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::observability::Direction;
 
-/// Where each listener really listens: the port may have been the system's choice.
+/// The bound address of each listener. Port 0 is replaced by the port that the kernel chose.
 #[derive(Debug, Default)]
 pub struct ListenAddresses(Mutex<HashMap<(Direction, usize), SocketAddr>>);
 

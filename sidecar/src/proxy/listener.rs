@@ -20,21 +20,21 @@ use crate::proxy::state::ProxyState;
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: u32 = 4096;
-/// Then those that were accepted get their turn, so that in a flood each can say something before the next come.
+/// Connections accepted before the task yields, so that in a flood each accepted one is served before the next.
 const ACCEPTS_IN_A_ROW_MAX: usize = 16;
-/// After accept failed for want of descriptors or memory, the next try waits this long.
+/// Pause after accept failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a listener looks after what it keeps.
+/// Interval of [`Serve::maintain`].
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is done with a connection.
+/// Serves the connections of one listener.
 pub trait Serve: Send + Sync + 'static {
     fn direction(&self) -> Direction;
-    /// Who is called here, for refusals.
+    /// The service behind the listener, for refusals.
     fn called(&self) -> Called;
-    /// Serves one connection to its end, which `until` brings near. What must happen in the order of arrival happens
-    /// in the call, the rest in the future.
+    /// Serves one connection until it ends or `until` stops it. What must happen in order of arrival happens in the
+    /// call, the rest in the future.
     fn serve(
         self: Arc<Self>,
         stream: TcpStream,
@@ -44,42 +44,42 @@ pub trait Serve: Send + Sync + 'static {
 
     fn proxy(&self) -> &ProxyState;
 
-    /// Whether its requests are told one by one.
+    /// Whether requests are recorded one by one.
     fn speaks_http(&self) -> bool;
 
-    /// Looks after what is kept beyond single connections, each second.
+    /// Maintains state that outlives single connections; called each second.
     fn maintain(&self) {}
-    /// Keeps fresh what all its connections need, until `over`.
+    /// Runs the background work that all connections need, until `over`.
     fn run_background(&self, over: CancellationToken) -> impl Future<Output = ()> + Send {
         over.cancelled_owned()
     }
 
-    /// Ends what is kept beyond single connections, once the last of them is over.
+    /// Ends state that outlives single connections, after the last of them has ended.
     fn end(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 }
 
-/// How connections end.
+/// The two phases of a shutdown.
 #[derive(Debug, Clone, Default)]
 pub struct ShutdownTokens {
     /// No new connections, and no further requests on those that are open.
     pub stop: CancellationToken,
-    /// Open connections are cut.
+    /// Open connections are terminated.
     pub abort: CancellationToken,
 }
 
-/// Which callers an IPv6 listener takes. The kernel's default (net.ipv6.bindv6only) does not matter.
+/// The address families that an IPv6 listener accepts. The kernel's default (net.ipv6.bindv6only) does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Families {
-    /// Of its own family alone.
+    /// Its own family only.
     Own,
-    /// `[::]` takes IPv4 callers, too.
+    /// `[::]` accepts IPv4 clients, too.
     Both,
 }
 
 impl Families {
-    /// Of one among all addresses that are listened on: `[::]` leaves IPv4 to a `0.0.0.0` with the same port.
+    /// The families for one of all listen addresses: `[::]` leaves IPv4 to a `0.0.0.0` with the same port.
     pub fn of(address: SocketAddr, mut all: impl Iterator<Item = SocketAddr>) -> Self {
         let is_any = address.is_ipv6() && address.ip().is_unspecified();
         let is_shared = all.any(|other| {
@@ -92,7 +92,7 @@ impl Families {
     }
 }
 
-/// Opens a listener. A port that an ended connection still holds is taken over.
+/// Opens a listener. A port in TIME_WAIT can be reused.
 pub fn open(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if address.is_ipv6() {
@@ -103,7 +103,7 @@ pub fn open(address: SocketAddr, families: Families) -> io::Result<TcpListener> 
     socket.listen(BACKLOG)
 }
 
-/// Serves until it is told to stop and the last connection is over.
+/// Serves until stopped and the last connection has ended.
 pub async fn run<S: Serve>(
     listener: TcpListener,
     service: Arc<S>,
@@ -121,7 +121,7 @@ pub async fn run<S: Serve>(
     }
 }
 
-/// Accepts until it is told to stop, then waits for the open connections.
+/// Accepts until stopped, then waits for the open connections.
 async fn accept<S: Serve>(
     listener: TcpListener,
     service: &Arc<S>,
@@ -142,8 +142,8 @@ async fn accept<S: Serve>(
             () = until.stop.cancelled() => break,
             _ = look.tick() => service.maintain(),
             Some(ended) = connections.join_next() => report(ended),
-            accepted = accept_one(&listener) => match accepted.inspect(|_| tell_recovered(&**service, &mut starved)) {
-                Ok((stream, from)) if is_reserved(&stream) => refuse(&**service, proxy, &stream, from, Full::Descriptors),
+            accepted = accept_one(&listener) => match accepted.inspect(|_| log_recovered(&**service, &mut starved)) {
+                Ok((stream, from)) if is_reserved(&stream) => refuse(&**service, proxy, &stream, from, ExhaustedResource::Descriptors),
                 Ok((stream, from)) if connections.len() < proxy.control.config.limits.connections_max => {
                     connections.spawn(service.clone().serve(stream, from, &until));
                     in_a_row += 1;
@@ -152,9 +152,10 @@ async fn accept<S: Serve>(
                         tokio::task::yield_now().await;
                     }
                 }
-                Ok((stream, from)) => refuse(&**service, proxy, &stream, from, Full::Connections),
+                Ok((stream, from)) => refuse(&**service, proxy, &stream, from, ExhaustedResource::Connections),
                 Err(error) => {
-                    // A peer that left early is nothing; want of descriptors passes when connections end.
+                    // A connection reset before accept is not an error. A lack of descriptors ends when connections
+                    // end.
                     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
                         if !starved {
                             warn!(%error, direction = service.direction().as_str(), "cannot accept");
@@ -173,48 +174,54 @@ async fn accept<S: Serve>(
     }
 }
 
-/// A caller by IPv4 has an IPv4 address also where the listener is an IPv6 one.
+/// Maps an IPv4-mapped IPv6 address of a client to IPv4.
 async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, from) = listener.accept().await?;
     Ok((stream, SocketAddr::new(from.ip().to_canonical(), from.port())))
 }
 
-/// Where the open connections of a listener are shown.
+/// The gauge of open connections.
 fn level<S: Serve>(service: &S, proxy: &ProxyState) -> Gauge {
     let Called { id, service: name, port, .. } = service.called();
     let listener = port.or(name).or(id).unwrap_or_default();
     proxy.control.metrics.levels.of_listener(service.direction(), listener)
 }
 
-/// Told once for each time of want, like its begin.
-fn tell_recovered<S: Serve>(service: &S, starved: &mut bool) {
+/// Logs the recovery once per shortage, like its start.
+fn log_recovered<S: Serve>(service: &S, starved: &mut bool) {
     if std::mem::take(starved) {
         info!(direction = service.direction().as_str(), "accepting again");
     }
 }
 
-/// A panic in one connection is that connection's end, and is told.
+/// A panic ends only its connection, and is logged.
 fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         error!(%error, "a connection's task failed");
     }
 }
 
-/// What there is no more of.
-enum Full {
+/// The exhausted resource.
+enum ExhaustedResource {
     Connections,
     Descriptors,
 }
 
-/// Whoever is too much is reset, and so knows at once that another address may do.
-fn refuse<S: Serve>(service: &S, proxy: &ProxyState, stream: &TcpStream, from: SocketAddr, full: Full) {
+/// Resets a connection over the limit, so that its client can try another address at once.
+fn refuse<S: Serve>(
+    service: &S,
+    proxy: &ProxyState,
+    stream: &TcpStream,
+    from: SocketAddr,
+    full: ExhaustedResource,
+) {
     reset_on_close(stream);
     let max = proxy.control.config.limits.connections_max;
     let (reason, detail) = match full {
-        Full::Connections => {
+        ExhaustedResource::Connections => {
             ("connections_max", format!("{max} connections are open, as many as connections_max allows"))
         }
-        Full::Descriptors => (
+        ExhaustedResource::Descriptors => (
             "descriptors",
             "no file descriptor is left but those that are reserved for other things".to_owned(),
         ),
@@ -249,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_listener_takes_does_not_depend_on_the_systems_default() {
+    async fn accepted_families_do_not_depend_on_bindv6only() {
         let both = open("[::]:0".parse().unwrap(), Families::Both).unwrap();
         let port = both.local_addr().unwrap().port();
         let (connected, accepted) = tokio::join!(TcpStream::connect(("127.0.0.1", port)), accept_one(&both));

@@ -1,4 +1,4 @@
-//! The own app's way to one service, whose exact identity must answer.
+//! The outbound server: connects the own app to one service and verifies its exact identity.
 
 mod tunnel;
 
@@ -24,20 +24,19 @@ use crate::proxy::relay::relay;
 use crate::proxy::state::ProxyState;
 use crate::proxy::tls::TlsStream;
 use crate::proxy::tunnel::Pool;
-use crate::proxy::upstream::Leased;
+use crate::proxy::upstream::SelectedAddress;
 
-/// At the end of the outbound, peers of retired tunnels are waited for so long.
+/// How long the outbound waits, when it stops, for peers of retired tunnels to close.
 const RETIRED_AT_THE_END_TIMEOUT: Duration = Duration::from_secs(1);
-/// And looked at so often.
+/// The polling interval of that wait.
 const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Serves the app's connections to one service.
 #[derive(Debug)]
 pub struct OutboundServer {
     dialer: Arc<PeerDialer>,
-    /// Where the outbound speaks HTTP.
+    /// Set if `protocol = "http"`.
     http: Option<HttpOutbound>,
-    /// Tunnels between two connections of the app.
+    /// Idle tunnels.
     pool: Arc<Pool>,
 }
 
@@ -67,7 +66,7 @@ impl Serve for OutboundServer {
         until: &ShutdownTokens,
     ) -> impl Future<Output = ()> + Send + use<> {
         let until = until.clone();
-        // Only what goes to a peer is registered; over HTTP that is shared by many connections of the app.
+        // Only connections to peers are registered. Over HTTP, many app connections share one.
         let registration = self
             .http
             .is_none()
@@ -79,7 +78,7 @@ impl Serve for OutboundServer {
                 (None, Some(registration)) => {
                     let _told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
                     reset_on_close(&app);
-                    self.carry(app, &registration).await;
+                    self.forward(app, &registration).await;
                 }
                 (None, None) => {}
             }
@@ -95,7 +94,7 @@ impl Serve for OutboundServer {
     }
 
     fn maintain(&self) {
-        self.look_after_pool();
+        self.maintain_pool();
         self.dialer.slots.forget_unused();
         if let Some(http) = &self.http {
             http.maintain(&self.dialer);
@@ -125,24 +124,25 @@ impl Serve for OutboundServer {
 
 impl OutboundServer {
     /// Carries one connection of the app in plain mTLS.
-    async fn carry_direct(
+    async fn forward_direct(
         &self,
         mut app: TcpStream,
         mut tls: TlsStream,
-        mut leased: Leased,
+        mut leased: SelectedAddress,
         registration: &Arc<Registration>,
     ) {
         reset_on_close(tls.tcp());
-        registration.carries();
+        registration.established();
         match relay(&mut app, &mut tls, &registration.traffic).await {
             Ok(()) => {
                 registration.ended();
                 close_cleanly(&app);
                 close_cleanly(tls.tcp());
             }
-            // In TLS 1.3 a server's refusal comes when the client's handshake is done: while bytes are relayed.
+            // In TLS 1.3 a server's refusal arrives after the client's handshake is complete, while bytes are
+            // relayed.
             Err(RelayError::Peer(error)) => {
-                match self.dialer.last_word(&mut tls, &error, leased.address()).await {
+                match self.dialer.read_alert(&mut tls, &error, leased.address()).await {
                     Some(refusal) => {
                         if refusal.reason == PEER_FAILED {
                             leased.failed();
@@ -150,10 +150,10 @@ impl OutboundServer {
                         registration.record(|record| record.refused(refusal.reason, &refusal.detail));
                         self.dialer.proxy.refusals.tell(refusal);
                     }
-                    None => registration.broke(&RelayError::Peer(error)),
+                    None => registration.failed_with(&RelayError::Peer(error)),
                 }
             }
-            Err(error) => registration.broke(&error),
+            Err(error) => registration.failed_with(&error),
         }
     }
 }
@@ -166,7 +166,8 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::config::{Config, HostPort, Target};
 
-    /// A connection that waits holds its task: what it needs only at its beginning and end must not be part of it.
+    /// A waiting connection holds its task, so what is needed only at its beginning and end must not be part of the
+    /// task.
     #[tokio::test]
     async fn the_task_of_a_connection_is_small() {
         let text = "[identity]\nsvid_file = \"a\"\nkey_file = \"b\"\nbundle_file = \"c\"\n";

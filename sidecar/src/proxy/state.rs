@@ -1,6 +1,6 @@
-//! What every connection of this sidecar shares: what it is decided by, the register, pools, limits and logs.
+//! The state that all connections of this sidecar share: policy, register, pools, limits and logs.
 
-mod watching;
+mod reevaluation;
 
 use std::sync::{Arc, Weak};
 
@@ -20,15 +20,15 @@ use crate::observability::Direction;
 use crate::observability::access_log::AccessLog;
 use crate::observability::metrics::ListenerSeries;
 use crate::observability::refusals::Refusals;
-pub use watching::EXPIRY_LOOK_INTERVAL;
+pub use reevaluation::EXPIRY_LOOK_INTERVAL;
 
 /// The shared state of the data plane.
 #[derive(Debug)]
 pub struct ProxyState {
     pub control: Arc<ControlState>,
     pub register: Arc<Register>,
-    /// Connections by peer, of each inbound.
-    pub(crate) shares: Vec<Arc<PeerLimits>>,
+    /// Connections per peer, for each inbound.
+    pub(crate) peer_limits: Vec<Arc<PeerLimits>>,
     pub refusals: Refusals,
     pub access_log: AccessLog,
     pub upstreams: UpstreamRegister,
@@ -41,10 +41,10 @@ impl ProxyState {
         let control = Arc::new(ControlState::new(config, clock));
         let own = OwnService { credentials: control.credentials.clone(), policy: control.policy.clone() };
         let register = Arc::new(Register::new(control.metrics.clone(), &control.config, own));
-        let shares = control.config.inbounds.iter().map(|_| Arc::default()).collect();
+        let peer_limits = control.config.inbounds.iter().map(|_| Arc::default()).collect();
         Self {
             register,
-            shares,
+            peer_limits,
             refusals: Refusals::new(control.metrics.clone(), control.clock.clone()),
             access_log: AccessLog::default(),
             upstreams: UpstreamRegister::default(),
@@ -54,7 +54,7 @@ impl ProxyState {
         }
     }
 
-    /// The addresses behind the listener with this number, which `/status` shows from now on.
+    /// The addresses behind this listener, which `/status` shows from now on.
     pub fn upstreams(&self, series: Arc<ListenerSeries>, listener: usize, to: &[HostPort]) -> Arc<Upstreams> {
         let (limits, name_servers) = (self.control.config.limits, self.control.name_servers.clone());
         let upstreams = Upstreams::new(to, series, limits, name_servers, self.control.metrics.clone());
@@ -62,7 +62,7 @@ impl ProxyState {
         upstreams
     }
 
-    /// Looks at what nobody keeps count of, and counts what open connections have carried.
+    /// Updates gauges that are not maintained on change, and counts the bytes that open connections have carried.
     pub fn measure(&self) {
         self.register.count_bytes();
         let inbounds = self.control.config.inbounds.iter().map(|one| (one.protocol, one.name.clone()));
@@ -70,7 +70,8 @@ impl ProxyState {
         let outbounds =
             self.control.config.outbounds.iter().map(|one| (one.protocol, one.target.to_string()));
         self.measure_waiting(Direction::Outbound, outbounds);
-        let most_of_one_peer = self.shares.iter().map(|shares| shares.most()).max().unwrap_or(0);
+        let most_of_one_peer =
+            self.peer_limits.iter().map(|peer_limits| peer_limits.most()).max().unwrap_or(0);
         match descriptors::in_use() {
             Ok(open) => self.control.metrics.levels.measured(most_of_one_peer, open, descriptors::limit()),
             Err(error) => tracing::debug!(%error, "cannot count file descriptors"),
@@ -85,7 +86,7 @@ impl ProxyState {
         }
     }
 
-    /// A pool of tunnels of this outbound, which `/connections` shows.
+    /// A tunnel pool of this outbound, which `/connections` shows.
     pub fn pool(&self, series: &ListenerSeries) -> Arc<Pool> {
         let pool = Arc::new(Pool::new(self.control.config.tunnels));
         self.pools.enter(series.listener.clone(), &pool);
@@ -94,7 +95,7 @@ impl ProxyState {
         pool
     }
 
-    /// What `/connections` shows: those that are live, and the tunnels that wait for the next.
+    /// The content of `/connections`: live connections and idle tunnels.
     pub fn connections(&self) -> Value {
         let mut shown = self.register.shown();
         if let Some(fields) = shown.as_object_mut() {

@@ -1,5 +1,5 @@
-//! A TLS connection that holds no buffer while nothing moves: rustls shakes hands, and what comes behind is sealed and
-//! opened in scratch that all connections of a thread share.
+//! A TLS connection without buffers while it is idle: rustls performs the handshake; after it, records are sealed and
+//! opened in scratch buffers that all connections of a thread share.
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -18,39 +18,40 @@ use rustls::Error as TlsError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-pub use handshake::{BrokenHandshake, Secured, connect};
+pub use handshake::{EstablishedTls, HandshakeFailure, connect};
 pub use hello::{Hello, client_hello};
 pub use records::PLAIN_BYTES_MAX;
 use records::Records;
 pub use scratch::Backlog;
 use scratch::{CIPHERTEXT, Outgoing, SEALED, fill};
 
-/// What one TCP segment carries over loopback: its MTU without IPv6, TCP and timestamps.
+/// Payload of one TCP segment over loopback: the MTU without IPv6, TCP and timestamp headers.
 const SEGMENT_BYTES: usize = 65_536 - 40 - 20 - 12;
-/// As many records of 2^14 bytes (RFC 8446 §5.1) fit, each with 5 bytes before, its type, and a tag of 16 (§5.2).
+/// Overhead of the records that fit, each of 2^14 bytes (RFC 8446 §5.1): a header of 5 bytes, the content type, and a
+/// tag of 16 bytes (§5.2).
 const SEALING_BYTES: usize = 4 * (5 + 1 + 16);
-/// At most so much is sealed at a time. Measured with a stream of bulk: 64 KiB would leave in two segments, of which
-/// the second wakes the reader again for a hundred bytes, and cost a fifth more CPU.
+/// Most bytes sealed at a time. Measured with bulk data: 64 KiB would be sent in two segments, the second of which
+/// wakes the reader again for a hundred bytes, and take a fifth more CPU.
 pub const SEALED_AT_ONCE_BYTES: usize = SEGMENT_BYTES - SEALING_BYTES;
 
 /// A TLS connection over TCP, client or server, after its handshake.
 pub struct TlsStream {
     tcp: TcpStream,
     records: Box<Records>,
-    /// Ciphertext that is no whole record yet, or has not had its turn.
+    /// Ciphertext of an incomplete record, or not processed yet.
     incoming: Vec<u8>,
-    /// There may be whole records in `incoming`.
+    /// `incoming` may contain complete records.
     unread: bool,
-    /// Decrypted, and still to be taken.
+    /// Decrypted bytes that have not been read.
     plain: Backlog,
-    /// Ciphertext that the socket has not taken.
+    /// Ciphertext that the socket has not accepted.
     unsent: Backlog,
-    /// The peer's close_notify has come.
+    /// The peer's close_notify was received.
     ended: bool,
 }
 
 impl TlsStream {
-    /// `incoming` has come behind the handshake already.
+    /// `incoming` was received after the handshake.
     fn new(tcp: TcpStream, records: Records, incoming: Vec<u8>) -> Self {
         Self {
             tcp,
@@ -63,7 +64,7 @@ impl TlsStream {
         }
     }
 
-    /// The client's end right after a handshake, with secrets that everybody knows.
+    /// The client side of a connection with publicly known secrets.
     #[cfg(test)]
     pub(crate) fn with_known_secrets(tcp: TcpStream) -> Self {
         let suite = postern_proto::crypto::provider().cipher_suites[0];
@@ -74,13 +75,13 @@ impl TlsStream {
         Self::new(tcp, Records::new(rustls::Side::Client, secret(1), secret(2)).unwrap(), Vec::new())
     }
 
-    /// The connection under it.
+    /// The TCP connection.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    /// Reads until something is decrypted and hands it to `take`, until about `room` bytes are taken. Ready with
-    /// `false` once the peer has said close_notify. A connection that ends without it is broken (RFC 8446 §6.1).
+    /// Reads until bytes are decrypted and passes them to `take`, until about `room` bytes are taken. Ready with
+    /// `false` once the peer has sent close_notify. A connection that ends without it is truncated (RFC 8446 §6.1).
     pub fn poll_plain(
         &mut self,
         cx: &mut Context<'_>,
@@ -100,7 +101,7 @@ impl TlsStream {
         Poll::Ready(Ok(false))
     }
 
-    /// One turn: what has come is decrypted. Ready with whether something was taken.
+    /// Decrypts the received records. Ready with whether any bytes were taken.
     fn poll_records(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,15 +127,15 @@ impl TlsStream {
         }
     }
 
-    /// What the peer sent is no TLS that holds: it is told by the alert that waits to be sent, as far as that goes.
+    /// The peer has violated the protocol: sends the queued alert, as far as the socket accepts it.
     fn break_off<T>(&mut self, cx: &mut Context<'_>, error: TlsError) -> Poll<io::Result<T>> {
         let told = self.poll_unsent(cx);
         tracing::debug!(%error, ?told, "a TLS connection broke");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)))
     }
 
-    /// Seals at most [`SEALED_AT_ONCE_BYTES`] and sends them as far as the socket takes them. Pending, with nothing
-    /// taken, while an earlier write has not left. Ready with how many of `bytes` were taken.
+    /// Seals at most [`SEALED_AT_ONCE_BYTES`] and sends them as far as the socket accepts them. Pending, with nothing
+    /// taken, while an earlier write is queued. Ready with how many of `bytes` were taken.
     pub fn poll_seal(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_unsent(cx))?;
         let bytes = bytes.get(..SEALED_AT_ONCE_BYTES).unwrap_or(bytes);
@@ -142,7 +143,7 @@ impl TlsStream {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Seals all of it and sends what the socket takes at once.
+    /// Seals all bytes and sends what the socket accepts at once.
     pub fn seal_now(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         SEALED.with_borrow_mut(|sealed| {
             sealed.clear();
@@ -151,7 +152,7 @@ impl TlsStream {
         })
     }
 
-    /// Seals bytes that go before all else; [`Self::poll_unsent`] sends them.
+    /// Seals bytes that are sent first; [`Self::poll_unsent`] sends them.
     pub fn queue(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut sealed = Outgoing::default();
         self.records.seal(bytes, &mut sealed)?;
@@ -159,7 +160,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends what the socket takes at once; the rest waits.
+    /// Sends what the socket accepts at once, and queues the rest.
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
         let sent = match Pin::new(&mut self.tcp).poll_write(cx, sealed) {
             Poll::Ready(sent) => sent?,
@@ -169,18 +170,18 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends what waits.
+    /// Sends the queued bytes.
     pub fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let tcp = &mut self.tcp;
         self.unsent.poll_drain(|rest| Pin::new(&mut *tcp).poll_write(cx, rest))
     }
 
-    /// Whether something waits that the socket has not taken.
+    /// Whether bytes are queued.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Says close_notify; [`Self::poll_unsent`] sends it.
+    /// Queues close_notify; [`Self::poll_unsent`] sends it.
     pub fn end(&mut self) -> io::Result<()> {
         let mut said = Outgoing::default();
         self.records.close(&mut said)?;
@@ -188,7 +189,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Whether nothing has come that was not taken, as far as is known without waiting: so it is between two leases.
+    /// Whether no unread data was received, as far as is known without blocking; true between two leases.
     pub fn is_quiet(&self) -> bool {
         let mut look = [0];
         self.plain.is_empty()
@@ -198,12 +199,12 @@ impl TlsStream {
             && self.tcp.try_read(&mut look).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Whether the peer has said close_notify.
+    /// Whether the peer has sent close_notify.
     pub fn is_ended(&self) -> bool {
         self.ended
     }
 
-    /// Gives back the connection, to be ended otherwise.
+    /// Returns the TCP connection, to be closed in another way.
     pub fn into_tcp(self) -> TcpStream {
         self.tcp
     }
@@ -242,7 +243,7 @@ impl AsyncWrite for TlsStream {
         self.poll_unsent(cx)
     }
 
-    /// Ends the own direction: close_notify, then FIN.
+    /// Ends our direction: close_notify, then FIN.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.end()?;
         ready!(self.poll_unsent(cx))?;

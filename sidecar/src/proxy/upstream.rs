@@ -1,9 +1,9 @@
-//! The addresses of one place, an app or a service elsewhere: found, chosen, tried and judged.
+//! The addresses of one upstream, an app or a remote service: resolution, load balancing, connecting and ejection.
 
 pub mod attempt;
 pub(crate) mod host;
 pub mod load_balancer;
-mod shown;
+mod register;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,39 +24,39 @@ use crate::network::resolver::name::{self, Answer, ResolutionState};
 use crate::network::resolver::{NameServers, OTHER_FAMILY_DELAY, OTHER_FAMILY_DELAY_UNHURRIED};
 use crate::network::{ConnectError, Unreached};
 use crate::observability::metrics::{ListenerSeries, Metrics};
-pub use attempt::{Attempt, Leased};
+pub use attempt::{Attempt, SelectedAddress};
 use host::UpstreamHost;
-use load_balancer::{Address, AddressId, Listing, LoadBalancer, Picked, Record};
-pub use shown::{ADDRESSES_SHOWN_MAX, UpstreamRegister};
+use load_balancer::{Address, AddressHandle, AddressId, LoadBalancer, Record, Selection};
+pub use register::{ADDRESSES_SHOWN_MAX, UpstreamRegister};
 
-/// One address, for those who choose among all.
+/// One address, for a pool that chooses among all.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownAddress {
     pub(crate) id: AddressId,
-    pub(crate) listing: Listing,
+    pub(crate) handle: AddressHandle,
 }
 
-/// The addresses of one place.
+/// The addresses of one upstream.
 #[derive(Debug)]
 pub struct Upstreams {
-    /// Of the listener that leads to them.
+    /// Metrics of the listener.
     pub(crate) series: Arc<ListenerSeries>,
     limits: Limits,
     name_servers: NameServers,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Changes of the addresses so far.
+    /// Incremented with each change of the addresses.
     version: AtomicU64,
     /// Requests that wait for a connection.
     pub(crate) waiting: AtomicUsize,
-    /// Tells those who wait for the first answer about a name.
+    /// Notifies tasks that wait for the first DNS answer.
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
 struct State {
-    places: Vec<UpstreamHost>,
-    choice: LoadBalancer,
+    hosts: Vec<UpstreamHost>,
+    load_balancer: LoadBalancer,
     random: fastrand::Rng,
 }
 
@@ -68,17 +68,17 @@ impl Upstreams {
         name_servers: NameServers,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let places = to.iter().map(UpstreamHost::new).collect();
-        let mut state = State { places, choice: LoadBalancer::default(), random: fastrand::Rng::new() };
+        let hosts = to.iter().map(UpstreamHost::new).collect();
+        let mut state = State { hosts, load_balancer: LoadBalancer::default(), random: fastrand::Rng::new() };
         state.take_over_addresses();
         let (state, changed) = (Mutex::new(state), watch::Sender::default());
         let (version, waiting) = (AtomicU64::new(1), AtomicUsize::new(0));
         Arc::new(Self { series, limits, name_servers, metrics, state, version, waiting, changed })
     }
 
-    /// Keeps what is known of the names fresh, so that no connection waits for it, until `over`.
+    /// Refreshes the DNS answers in the background, so that no connection waits for one, until `over`.
     pub async fn run_background(&self, over: CancellationToken) {
-        let names: Vec<_> = self.state().places.iter().map(|place| place.name().map(str::to_owned)).collect();
+        let names: Vec<_> = self.state().hosts.iter().map(|place| place.name().map(str::to_owned)).collect();
         let tending = names.into_iter().enumerate().filter_map(|(at, name)| Some(self.keep_fresh(at, name?)));
         over.run_until_cancelled(join_all(tending)).await;
     }
@@ -94,10 +94,10 @@ impl Upstreams {
         }
     }
 
-    /// Takes an answer about a name, and says for how long it is good.
+    /// Applies a DNS answer. Returns how long it is valid.
     fn learn(&self, at: usize, name: &str, answer: Result<Answer, String>) -> Duration {
         let mut state = self.state();
-        let Some(known) = state.places.get_mut(at).and_then(UpstreamHost::known_mut) else {
+        let Some(known) = state.hosts.get_mut(at).and_then(UpstreamHost::known_mut) else {
             return name::TTL_MAX;
         };
         let before = known.clone();
@@ -115,7 +115,7 @@ impl Upstreams {
         self.changed.send_replace(());
         self.metrics.looked_up(standing.as_str());
         match &standing {
-            // Told once, not at each try.
+            // Logged once per change, not at each attempt.
             _ if before.standing.as_str() == standing.as_str() && !is_other => {}
             ResolutionState::Answered if before.standing == ResolutionState::Answered => {
                 debug!(name, addresses, "resolved to others");
@@ -126,13 +126,13 @@ impl Upstreams {
         good_for
     }
 
-    /// A connection's way through the addresses.
+    /// A new connection attempt.
     pub fn attempt(self: &Arc<Self>) -> Attempt {
         Attempt::new(self.clone())
     }
 
-    /// Connects to an address that answers; to be connected is all that is hoped for.
-    pub async fn connect(self: &Arc<Self>) -> Result<(TcpStream, Leased), Unreached> {
+    /// Connects to an address. An established connection counts as success.
+    pub async fn connect(self: &Arc<Self>) -> Result<(TcpStream, SelectedAddress), Unreached> {
         let mut attempt = self.attempt();
         let attempts = stream::unfold(&mut attempt, |attempt| async {
             let mut leased = attempt.next().await?;
@@ -154,22 +154,22 @@ impl Upstreams {
         }
     }
 
-    /// The next address, and whether there are names about which no answer has come yet.
-    fn pick(&self, tried: &[(AddressId, SocketAddr)]) -> (Option<Picked>, bool) {
+    /// The next address, and whether names are still unresolved.
+    fn pick(&self, tried: &[(AddressId, SocketAddr)]) -> (Option<Selection>, bool) {
         let mut state = self.state();
         let random = state.random.u64(..);
-        let picked = state.choice.pick(now(), random, tried);
-        (picked, state.places.iter().any(|place| place.standing() == &ResolutionState::Asked))
+        let selected = state.load_balancer.pick(now(), random, tried);
+        (selected, state.hosts.iter().any(|place| place.standing() == &ResolutionState::Asked))
     }
 
     fn succeeded(&self, id: AddressId) -> Record {
-        self.state().choice.succeeded(id)
+        self.state().load_balancer.succeeded(id)
     }
 
     fn failed(&self, id: AddressId, address: SocketAddr, before: Option<Record>) {
         let mut state = self.state();
         let random = state.random.u64(..);
-        let ejected = state.choice.failed(id, before, now(), random);
+        let ejected = state.load_balancer.failed(id, before, now(), random);
         drop(state);
         let direction = self.series.direction;
         self.metrics.upstream_failed(direction);
@@ -180,78 +180,77 @@ impl Upstreams {
         }
     }
 
-    /// Of a host with two addresses, this one answers.
+    /// Prefers this one of a host's two addresses.
     fn prefer(&self, id: AddressId, at: SocketAddr) {
-        if self.state().choice.prefer(id, at) {
+        if self.state().load_balancer.prefer(id, at) {
             info!(direction = self.series.direction.as_str(), address = %at, "answers at its other address");
         }
     }
 
     fn left(&self, id: AddressId) {
-        self.state().choice.left(id);
+        self.state().load_balancer.left(id);
     }
 
     fn all_ejected(&self) -> bool {
-        self.state().choice.all_ejected(now())
+        self.state().load_balancer.all_ejected(now())
     }
 
-    /// The names that lead nowhere, and how many addresses were not tried.
+    /// The names without addresses, and the number of addresses that were not tried.
     fn left_out(&self, tried: &[(AddressId, SocketAddr)]) -> (Vec<ConnectError>, usize) {
         let state = self.state();
-        let nowhere = state.places.iter().filter(|place| place.endpoints().is_empty());
+        let nowhere = state.hosts.iter().filter(|place| place.endpoints().is_empty());
         let unresolved = nowhere
             .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() });
-        let addresses = state.choice.addresses();
+        let addresses = state.load_balancer.addresses();
         (
             unresolved.collect(),
             addresses.iter().filter(|address| tried.iter().all(|(id, _)| *id != address.id())).count(),
         )
     }
 
-    /// How often the addresses have changed.
+    /// The version of the addresses.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// All addresses, in an order that differs from process to process.
+    /// All addresses, in an order that differs between processes.
     pub(crate) fn known(&self) -> Vec<KnownAddress> {
         let mut state = self.state();
         let random = state.random.u64(..) as usize;
-        let known = |address: &Address| KnownAddress { id: address.id(), listing: address.listing().clone() };
-        let mut all: Vec<_> = state.choice.addresses().iter().map(known).collect();
+        let known = |address: &Address| KnownAddress { id: address.id(), handle: address.handle().clone() };
+        let mut all: Vec<_> = state.load_balancer.addresses().iter().map(known).collect();
         let middle = random.checked_rem(all.len()).unwrap_or_default();
         all.rotate_left(middle);
         all
     }
 
-    /// The address with this identifier, counted as in flight, if it is still one.
-    pub(crate) fn lease(self: &Arc<Self>, id: AddressId) -> Option<Leased> {
+    /// Selects the address with this identifier and counts a connection in flight, if the address still exists.
+    pub(crate) fn lease(self: &Arc<Self>, id: AddressId) -> Option<SelectedAddress> {
         let mut state = self.state();
         let random = state.random.u64(..);
-        let picked = state.choice.take(id, now(), random)?;
+        let selected = state.load_balancer.take(id, now(), random)?;
         drop(state);
-        Some(Leased::new(self.clone(), picked))
+        Some(SelectedAddress::new(self.clone(), selected))
     }
 
-    /// Waits for the first address while there is a name about which nobody has answered yet, no longer than a connection
-    /// may take.
+    /// Waits up to `connect_timeout` for the first address while a name is unresolved.
     pub(crate) async fn first_address(&self) {
         let mut changes = self.changes();
         let known = || {
             let state = self.state();
-            let asked = state.places.iter().any(|place| place.standing() == &ResolutionState::Asked);
-            !asked || !state.choice.addresses().is_empty()
+            let asked = state.hosts.iter().any(|place| place.standing() == &ResolutionState::Asked);
+            !asked || !state.load_balancer.addresses().is_empty()
         };
         let answered = async { while !known() && changes.changed().await.is_ok() {} };
-        // Whether there is an address then shows.
+        // The caller checks whether there is an address.
         let _in_time = tokio::time::timeout(self.limits.connect_timeout, answered).await;
     }
 
-    /// Why no address was reached, beside the errors at those that were tried: names that lead nowhere, and whether all
-    /// addresses had failed before.
-    pub(crate) fn beside(&self) -> Unreached {
+    /// The causes of a failure other than the errors at tried addresses: names without addresses, and whether all
+    /// addresses were ejected.
+    pub(crate) fn other_failures(&self) -> Unreached {
         let state = self.state();
-        let nowhere = state.places.iter().filter(|place| place.endpoints().is_empty());
+        let nowhere = state.hosts.iter().filter(|place| place.endpoints().is_empty());
         let errors = nowhere
             .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() })
             .collect();
@@ -270,13 +269,12 @@ impl Upstreams {
 
 impl State {
     fn take_over_addresses(&mut self) {
-        let all = self.places.iter().flat_map(UpstreamHost::endpoints);
-        self.choice.replace(&all.collect::<Vec<_>>());
+        let all = self.hosts.iter().flat_map(UpstreamHost::endpoints);
+        self.load_balancer.replace(&all.collect::<Vec<_>>());
     }
 }
 
-/// The clock that back-off is measured with. It knows nothing of the time of day, and a clock that is set does not
-/// change what it says.
+/// The monotonic clock for back-off, independent of the wall clock.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

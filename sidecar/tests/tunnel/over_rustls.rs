@@ -7,7 +7,7 @@ use postern_proto::mtls::{
     AuthorizeAny, HandshakeSecrets, PeerVerifier, TlsIdentity, client_config, server_config,
     server_config_with_secret_extraction, server_name,
 };
-use postern_sidecar::proxy::tls::{Secured, TlsStream, client_hello, connect};
+use postern_sidecar::proxy::tls::{EstablishedTls, TlsStream, client_hello, connect};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::{ServerConfig, SupportedCipherSuite};
@@ -114,7 +114,7 @@ async fn our_client_speaks_with_its_server_over_key_updates_and_tickets() {
         let secrets = Arc::<HandshakeSecrets>::default();
         let client = Arc::new(client_of(&authority, suite, secrets.clone()));
         let serving = tokio::spawn(async move { echo(acceptor.accept(far).await.unwrap()).await });
-        let Secured { stream, leaf, alpn, .. } = connect(near, client, &secrets).await.unwrap();
+        let EstablishedTls { stream, leaf, alpn, .. } = connect(near, client, &secrets).await.unwrap();
         assert!(leaf.is_some() && alpn.is_none());
         speak(stream).await;
         serving.await.unwrap();

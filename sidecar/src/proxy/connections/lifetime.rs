@@ -1,4 +1,4 @@
-//! How long a connection may last. Nothing here has a timer of its own: the register is looked through again and again.
+//! Bounds on the lifetime of connections. There is no timer per connection: the register is scanned periodically.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use super::{ConnectionEntry, Facts, Register, State, Traffic};
 use crate::config::{Limits, MaxAge};
 use crate::identity::credentials::is_valid_at;
 
-/// How often every connection is looked at: so much later than its bound it is cut at most, an idle one twice as much.
+/// Scan interval. A connection is terminated at most this much after its bound, an idle one at most twice as much.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A called side answers OPEN within this time, which is enough to connect to its app at several addresses.
+/// A server answers OPEN within this time, which is enough to connect to its app at several addresses.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests under way on an HTTP connection that has become too old have so long to finish.
+/// How long active requests on a retired HTTP connection may take to finish.
 const RETIRED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is remembered of a connection to know when it has lasted long enough.
+/// The times that decide when a connection has reached its bounds.
 #[derive(Debug)]
 pub(super) struct ConnectionLifetime {
     began: Instant,
-    /// When it was last seen to have carried more than before...
+    /// When the last progress was seen,
     moved: Instant,
-    /// ...which was so many bytes.
+    /// and the number of bytes carried by then.
     carried: u64,
-    /// ShutdownTokens then the own certificate holds that its peer was shown.
+    /// Expiry of the own certificate that the peer was shown.
     own_not_after: Option<OffsetDateTime>,
-    /// Since when it takes no further requests.
+    /// Since when it accepts no further requests.
     retired: Option<Instant>,
 }
 
@@ -40,7 +40,7 @@ impl ConnectionLifetime {
         Self { began, moved: began, carried: 0, own_not_after: None, retired: None }
     }
 
-    pub(super) fn shown_until(&mut self, own_not_after: OffsetDateTime) {
+    pub(super) fn set_own_not_after(&mut self, own_not_after: OffsetDateTime) {
         self.own_not_after = Some(own_not_after);
     }
 
@@ -48,7 +48,7 @@ impl ConnectionLifetime {
         self.moved = now;
     }
 
-    /// How long nothing has moved.
+    /// Time since the last progress.
     pub(super) fn quiet(&self, now: Instant) -> Duration {
         now - self.moved
     }
@@ -62,8 +62,8 @@ impl ConnectionLifetime {
 }
 
 impl ConnectionLifetime {
-    /// Takes no further requests on an HTTP connection that is too old, and cuts it when those under way have had their
-    /// time. Without a bound it only takes none under a certificate that has ended.
+    /// Retires an HTTP connection that is too old, and terminates it when its active requests have had
+    /// [`RETIRED_TIMEOUT`]. Without an age limit it is retired only once a certificate has expired.
     fn retire(
         &mut self,
         live: &ConnectionEntry,
@@ -84,15 +84,15 @@ impl ConnectionLifetime {
 }
 
 impl Register {
-    /// Cuts the connections that have outlived their bounds. Certificates end by the wall clock, which `wall` is;
-    /// durations are counted by one that does not jump.
+    /// Terminates the connections that exceed their bounds. `wall` is the wall clock, by which certificates expire;
+    /// durations use the monotonic `now`.
     pub async fn end_outlived(&self, limits: &Limits, wall: OffsetDateTime, now: Instant) {
         self.for_each_in_turns(|number, live| {
             let mut state = live.lock();
             let State { facts, lifetime, .. } = &mut *state;
             lifetime.observe(&live.traffic, now);
-            // Who is not known yet has the time of a handshake.
-            if facts.peer.is_none() || live.cut.is_cancelled() {
+            // A connection without a verified peer is bounded by the handshake timeout.
+            if facts.peer.is_none() || live.termination.is_cancelled() {
                 return;
             }
             live.traffic.look_if_stalled();
@@ -101,12 +101,12 @@ impl Register {
             let lasts = match self.listener(facts).map(|listener| listener.protocol) {
                 Some(Protocol::Tcp) if live.is_resting() => young,
                 Some(Protocol::Tcp) => still_moves(live, lifetime.quiet(now), limits).and(young),
-                // Its requests have bounds of their own.
+                // Its requests have their own timeouts.
                 Some(Protocol::Http) => lifetime.retire(live, facts, young, (wall, now)),
                 None => Ok(()),
             };
             if let Err(denial) = lasts {
-                self.cut(number, live, facts, denial);
+                self.terminate(number, live, facts, denial);
             }
         })
         .await;
@@ -115,7 +115,7 @@ impl Register {
 
 impl ConnectionEntry {
     fn is_resting(&self) -> bool {
-        self.resting.load(Ordering::Relaxed)
+        self.is_idle_tunnel.load(Ordering::Relaxed)
     }
 }
 
@@ -134,7 +134,7 @@ fn still_moves(live: &ConnectionEntry, quiet: Duration, limits: &Limits) -> Resu
 }
 
 impl Limits {
-    /// Whether a connection of which nothing has moved for so long is still wanted.
+    /// Checks a connection without progress for `quiet` against the idle and half-closed timeouts.
     pub(crate) fn still_moves(&self, half_closed: bool, quiet: Duration) -> Result<(), Denial> {
         let limit = self.half_closed_timeout;
         if half_closed && quiet >= limit {
@@ -150,7 +150,7 @@ impl Limits {
     }
 }
 
-/// A tunnel's peer proves newer certificates, so that its age does not matter.
+/// Tunnels have no maximum age, because their peers prove newer certificates.
 fn still_young(
     facts: &Facts,
     lifetime: &ConnectionLifetime,

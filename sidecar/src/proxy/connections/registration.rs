@@ -1,4 +1,4 @@
-//! A connection's place in the register, held by the task that carries it.
+//! A connection's entry in the register, held by its task.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -19,41 +19,41 @@ use crate::observability::metrics::{ListenerSeries, PeerSeries, UNKNOWN_PEER};
 use crate::observability::{Ended, EndedBy, EndedWith};
 use crate::proxy::peer_limits::PeerPermit;
 
-/// How a connection gets to its peer.
+/// The transport of a connection to its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// In plain mTLS, or not yet at all.
+    /// Plain mTLS, or not connected yet.
     Direct,
     Tunnel,
-    /// By a tunnel, after OPEN and before its answer.
+    /// A tunnel, after OPEN and before its answer.
     TunnelUnanswered,
 }
 
-/// Which side broke, and how.
+/// The side that failed, and its error.
 #[derive(Debug, Error)]
 pub enum RelayError {
     /// The own app's connection.
     #[error("the app's connection broke")]
     App(#[source] io::Error),
-    /// The way to the peer.
+    /// The peer's connection.
     #[error("the peer's connection broke")]
     Peer(#[source] io::Error),
 }
 
-/// A connection's place in the register; dropping it leaves the register.
+/// A connection's entry in the register. Dropping it removes the entry.
 #[derive(Debug)]
 pub struct Registration {
     number: u64,
     direction: Direction,
     register: Arc<Register>,
     live: Arc<ConnectionEntry>,
-    /// Cancelled when the connection is no longer allowed, or everything ends.
-    pub cut: CancellationToken,
+    /// Cancelled when the connection is no longer allowed, or the sidecar stops.
+    pub termination: CancellationToken,
     pub traffic: Arc<Traffic>,
-    /// For the access log, where there is one.
+    /// The access log entry of the connection, if there is an access log.
     record: Option<Box<Mutex<AccessRecord>>>,
-    /// What it takes of its peer's share.
-    place: OnceLock<PeerPermit>,
+    /// Counts it against the limit of its peer.
+    permit: OnceLock<PeerPermit>,
 }
 
 impl Registration {
@@ -63,40 +63,40 @@ impl Registration {
         register: Arc<Register>,
         live: Arc<ConnectionEntry>,
     ) -> Self {
-        let (cut, traffic) = (live.cut.clone(), live.traffic.clone());
-        let (record, place) = (register.has_access_log().then(Box::default), OnceLock::new());
-        Self { number, direction, register, live, cut, traffic, record, place }
+        let (termination, traffic) = (live.termination.clone(), live.traffic.clone());
+        let (record, permit) = (register.has_access_log().then(Box::default), OnceLock::new());
+        Self { number, direction, register, live, termination, traffic, record, permit }
     }
 
-    /// Under which `/connections` shows it.
+    /// The number that `/connections` shows.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Adds to its line in the access log, where there is one.
+    /// Updates the access log entry, if there is an access log.
     pub fn record(&self, add: impl FnOnce(&mut AccessRecord)) {
         if let Some(record) = &self.record {
             add(&mut record.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// What was recorded for the access log, where there is one.
+    /// The access log entry, if there is an access log.
     pub fn recorded(&self) -> Option<AccessRecord> {
         let record = self.record.as_ref()?;
         Some(record.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Who the peer is, once that is known.
+    /// The peer's identity, once verified.
     pub fn peer(&self) -> Option<SpiffeId> {
         self.live.lock().facts.peer.as_ref().map(|peer| peer.id().clone())
     }
 
-    /// The peer's certificate as it was judged, once that is known.
+    /// The peer's verified certificate.
     pub fn verified(&self) -> Option<VerifiedSvid> {
         self.live.lock().facts.peer.clone()
     }
 
-    /// Says who the peer is. Whoever decides about it must read the policy after this.
+    /// Records the verified peer. The policy must be read after this.
     pub fn identify(&self, peer: &VerifiedSvid) {
         let mut state = self.live.lock();
         if state.series.as_ref().is_none_or(|series| !series.is_of(peer.id().as_str())) {
@@ -106,17 +106,17 @@ impl Registration {
         state.facts.peer = Some(peer.clone());
     }
 
-    /// Where the metrics count it, once the peer is known.
+    /// The metrics of the peer, once it is known.
     pub fn series(&self) -> Option<Arc<PeerSeries>> {
         self.live.lock().series.clone()
     }
 
-    /// Where the metrics count its listener.
+    /// The metrics of its listener.
     pub fn listener_series(&self) -> Option<&Arc<ListenerSeries>> {
         self.live.listener.as_ref()
     }
 
-    /// Waits for the app or the peer, which is not the sidecar's own share of the connection's time.
+    /// Waits for the app or the peer. This time does not count as the sidecar's own.
     pub async fn wait_for<T>(&self, other_side: impl Future<Output = T>) -> T {
         let since = std::time::Instant::now();
         let answer = other_side.await;
@@ -125,14 +125,14 @@ impl Registration {
         answer
     }
 
-    /// A connection of the app begins: from here on its time counts.
+    /// An app connection begins: starts its timers.
     pub fn begin(&self) {
         self.live.waited.store(0, Ordering::Relaxed);
         self.live.lock().begun = std::time::Instant::now();
     }
 
-    /// Bytes can pass on a connection of the app.
-    pub fn carries(&self) {
+    /// The app connection is established.
+    pub fn established(&self) {
         self.opened();
         if let Some(listener) = &self.live.listener {
             let waited = Duration::from_nanos(self.live.waited.load(Ordering::Relaxed));
@@ -141,7 +141,8 @@ impl Registration {
         }
     }
 
-    /// Has the metrics count a connection, once; of an inbound those apart whose peer has shown no identity.
+    /// Counts the connection in the metrics, once. Inbound connections without a verified peer are counted
+    /// separately.
     pub fn opened(&self) {
         if self.live.opened.swap(true, Ordering::Relaxed) {
             return;
@@ -160,33 +161,33 @@ impl Registration {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The certificate that the peer was shown holds until then.
-    pub fn shown_until(&self, own_not_after: OffsetDateTime) {
-        self.live.lock().lifetime.shown_until(own_not_after);
+    /// Records the expiry of the certificate that the peer was shown.
+    pub fn set_own_not_after(&self, own_not_after: OffsetDateTime) {
+        self.live.lock().lifetime.set_own_not_after(own_not_after);
     }
 
-    /// Keeps a place of the peer's share until the connection ends.
-    pub(crate) fn hold(&self, place: PeerPermit) {
-        let _the_first_is_kept = self.place.set(place);
+    /// Holds the peer's permit until the connection ends.
+    pub(crate) fn hold(&self, permit: PeerPermit) {
+        let _the_first_is_kept = self.permit.set(permit);
     }
 
-    /// Says which path the connection has to its peer from now on. Whatever was true of an earlier one is not of this.
+    /// Sets the path to the peer, and resets the state that belonged to an earlier path.
     pub fn set_path(&self, path: Path) {
         self.live.lock().facts.is_tunnel = !matches!(path, Path::Direct);
         self.traffic.unanswered.store(path == Path::TunnelUnanswered, Ordering::Relaxed);
     }
 
-    /// Begins the next connection of the app on a connection that was there before.
+    /// Starts the next app connection on an existing tunnel.
     pub fn lease(&self) {
         self.live.lock().lifetime.moved(Instant::now());
-        if self.live.resting.swap(false, Ordering::Relaxed) {
+        if self.live.is_idle_tunnel.swap(false, Ordering::Relaxed) {
             self.live.begin();
         }
     }
 
-    /// The app's connection is over; what it was is told, and the next starts from nothing.
+    /// Ends the app connection: records it, and resets the state for the next one.
     pub fn rest(&self) {
-        if !self.live.resting.swap(true, Ordering::Relaxed) {
+        if !self.live.is_idle_tunnel.swap(true, Ordering::Relaxed) {
             self.live.finish();
             let flags = [&self.traffic.half_closed, &self.traffic.app_stalls, &self.traffic.peer_stalls];
             flags.into_iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
@@ -194,14 +195,14 @@ impl Registration {
         }
     }
 
-    /// Both sides have ended, one of them first.
+    /// Both directions have ended.
     pub(crate) fn ended(&self) {
         self.ended_by(self.traffic.app_ended_first.load(Ordering::Relaxed), EndedWith::Fin);
     }
 
-    /// A side has broken off: the access log tells which, and how. One that was given up for dead, as when its machine has
-    /// vanished, is logged, too.
-    pub(crate) fn broke(&self, error: &RelayError) {
+    /// Records the side that failed and its error in the access log. A dead peer, such as a vanished host, is also
+    /// logged.
+    pub(crate) fn failed_with(&self, error: &RelayError) {
         let (by_app, cause) = match error {
             RelayError::App(cause) => (true, cause),
             RelayError::Peer(cause) => (false, cause),
@@ -227,9 +228,9 @@ impl Registration {
         self.record(|record| record.ended = Some(Ended { by, with }));
     }
 
-    /// Why it was cut, if it was no longer allowed or had outlived its bounds.
-    pub fn cut_for(&self) -> Option<&Denial> {
-        self.traffic.cut_for.get()
+    /// Why it was terminated, if it was no longer allowed or exceeded its bounds.
+    pub fn terminated_for(&self) -> Option<&Denial> {
+        self.traffic.terminated_for.get()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests of a connection as the register sees them.
+//! The HTTP requests of a connection, as the register sees them.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ pub struct RequestInfo {
     pub path: String,
 }
 
-/// Of a path so much is told.
+/// Characters of a path that are shown.
 const PATH_CHARS_SHOWN: usize = 512;
 
 impl RequestInfo {
-    /// For a shell, as `--call` takes it.
+    /// Quoted for a shell, in the format of `--call`.
     pub fn quoted(&self) -> String {
         format!("'{}'", self.to_string().replace('\'', "'\\''"))
     }
@@ -27,14 +27,14 @@ impl fmt::Display for RequestInfo {
     }
 }
 
-/// The requests under way on one connection, each of which is decided by itself.
+/// The active requests of one connection, each of which is authorized separately.
 pub trait Requests: fmt::Debug + Send + Sync {
-    /// Ends every request for which `denied` says so, and returns how many.
+    /// Terminates every request for which `denied` returns true, and returns how many.
     fn terminate(&self, denied: &dyn Fn(&RequestInfo) -> bool) -> usize;
 
     /// The connection is terminated, and every request on it with it.
     fn connection_terminated(&self, reason: &'static str);
 
-    /// How many are under way.
+    /// The number of active requests.
     fn count(&self) -> usize;
 }

@@ -1,4 +1,4 @@
-//! Reaching the service: address by address at short intervals, until one proves that it is who was called.
+//! Dials a service's addresses at short intervals until one presents the expected identity.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use postern_proto::policy::Protocol;
 use tokio::net::TcpStream;
 
 use super::PeerDialer;
-use super::refused::Failure;
-use super::slots::Turn;
+use super::refusal::Failure;
+use super::slots::SlotOutcome;
 use crate::config::Target;
 use crate::identity::credentials::Credentials;
 use crate::network::ConnectError;
@@ -26,43 +26,43 @@ use crate::observability::metrics::{DialResult, HandshakeResult};
 use crate::observability::refusals::Refusal;
 use crate::proxy::connections::Registration;
 use crate::proxy::state::ProxyState;
-use crate::proxy::tls::{self, BrokenHandshake, Secured};
-use crate::proxy::upstream::Leased;
+use crate::proxy::tls::{self, EstablishedTls, HandshakeFailure};
+use crate::proxy::upstream::SelectedAddress;
 use crate::proxy::upstream::load_balancer::AddressId;
 
-/// A handshake that the other side ends without a word is tried so often,
-pub(in crate::proxy) const GAVE_WAY_TRIES_MAX: usize = 5;
-/// the second time after this pause,
-const GAVE_WAY_PAUSE: Duration = Duration::from_millis(20);
-/// and each further time after one that is so many times as long.
-const GAVE_WAY_PAUSE_GROWTH: u32 = 3;
+/// Tries of a handshake that the server closes without an alert,
+pub(in crate::proxy) const SILENT_CLOSE_TRIES_MAX: usize = 5;
+/// the first pause before the next try,
+const SILENT_CLOSE_PAUSE: Duration = Duration::from_millis(20);
+/// and the factor by which the pause grows.
+const SILENT_CLOSE_PAUSE_GROWTH: u32 = 3;
 
-/// A service that has answered and proved who it is.
+/// A server with a verified identity.
 #[derive(Debug)]
-pub(crate) struct Reached {
-    pub(crate) secured: Secured,
+pub(crate) struct ConnectedPeer {
+    pub(crate) secured: EstablishedTls,
     peer: VerifiedSvid,
-    /// Of the own credentials shown.
+    /// Generation of the own credentials in the handshake.
     pub(in crate::proxy) generation: u64,
 }
 
-/// What is found at an address.
-pub(in crate::proxy) enum Found<K> {
-    /// Something that was kept for it.
+/// A path to the server at one address.
+pub(in crate::proxy) enum PeerPath<K> {
+    /// A pooled tunnel.
     Kept(K),
-    New(Box<Reached>),
+    New(Box<ConnectedPeer>),
 }
 
-/// Why the service was not reached at an address.
+/// Why no connection to an address was made.
 #[derive(Debug)]
 pub(crate) enum PeerDialError {
-    /// Nobody answers.
+    /// Connecting failed.
     Unreached(ConnectError),
-    /// We refuse who is there, or the other way round; and as which the dial counts.
+    /// One side refused the other, with the result that the metrics count.
     Refused(Refusal, DialResult),
 }
 
-/// Notes that an address is dialled now. What has only waited for its turn says nothing about the address.
+/// Records that an address is dialed. An attempt that only waits for a slot is no evidence about the address.
 fn begin(dialed: &Mutex<Vec<AddressId>>, id: AddressId) {
     dialed.lock().unwrap_or_else(PoisonError::into_inner).push(id);
 }
@@ -70,28 +70,30 @@ fn begin(dialed: &Mutex<Vec<AddressId>>, id: AddressId) {
 /// An attempt that has failed.
 struct FailedAttempt {
     id: AddressId,
-    /// Nobody was reached, or who was is refused or refuses us.
+    /// Connecting failed, or one side refused the other.
     error: Result<ConnectError, Refusal>,
 }
 
 impl PeerDialer {
-    /// Reaches the service at one address.
+    /// Connects to the service at one address.
     pub(crate) async fn dial(
         &self,
-        leased: &mut Leased,
+        leased: &mut SelectedAddress,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<Box<Reached>, PeerDialError> {
+    ) -> Result<Box<ConnectedPeer>, PeerDialError> {
         let own = self.proxy.control.valid_credentials();
-        let credentials =
-            own.map_err(|denial| PeerDialError::Refused(self.of_denial(denial), DialResult::LocalFault))?;
+        let credentials = own
+            .map_err(|denial| PeerDialError::Refused(self.denial_refusal(denial), DialResult::LocalFault))?;
         let address = leased.address();
-        let permit = match self.turn(address, &|_| None::<std::convert::Infallible>).await {
-            Turn::Kept(never) => match never {},
-            Turn::Dial(permit) => permit,
-            Turn::Stuck => return Err(PeerDialError::Refused(self.of_stuck(address), DialResult::Failed)),
+        let permit = match self.wait_turn(address, &|_| None::<std::convert::Infallible>).await {
+            SlotOutcome::Kept(never) => match never {},
+            SlotOutcome::Dial(permit) => permit,
+            SlotOutcome::Stuck => {
+                return Err(PeerDialError::Refused(self.stalled_refusal(address), DialResult::Failed));
+            }
         };
-        // Boxed, so that the handshake's state is gone while bytes are carried.
+        // Boxed, so that the handshake's state is freed before bytes are relayed.
         match Box::pin(self.reach(leased, (&credentials, registration, alpn), &Progress::default())).await {
             Ok(reached) => {
                 permit.succeeded();
@@ -109,26 +111,27 @@ impl PeerDialer {
         }
     }
 
-    /// Reaches the service and demands its identity, at several addresses while nothing of the app's has been sent (RFC
-    /// 8305): by what is kept for the address, else by a new connection. Else all that went wrong, at least one thing.
+    /// Connects to the service and verifies its identity, at several addresses while none of the app's bytes have
+    /// been sent (RFC 8305): over a pooled tunnel if there is one, else over a new connection. Otherwise returns
+    /// every failure, at least one.
     pub(in crate::proxy) async fn find<K>(
         &self,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
         kept: impl Fn(SocketAddr) -> Option<K>,
-    ) -> Result<(Found<K>, Leased), Vec<Refusal>> {
+    ) -> Result<(PeerPath<K>, SelectedAddress), Vec<Refusal>> {
         let ready = self.proxy.control.valid_credentials();
         let ready = ready.and_then(|own| self.proxy.control.expected(&self.outbound.target).map(|_| own));
-        let credentials = ready.map_err(|denial| vec![self.of_denial(denial)])?;
+        let credentials = ready.map_err(|denial| vec![self.denial_refusal(denial)])?;
         let mut attempt = self.upstreams.attempt();
         let Some(first) = attempt.next().await else {
-            return Err(self.of_unreached(&attempt.unreached(Vec::new())).into_iter().collect());
+            return Err(self.unreached_refusal(&attempt.unreached(Vec::new())).into_iter().collect());
         };
-        // Mostly something is kept for the first address and nobody waits, and there is nothing to race.
+        // Fast path: the first address has a pooled tunnel and no task waits, so no race is needed.
         if !self.slots.is_awaited()
             && let Some(kept) = kept(first.address())
         {
-            return Ok((Found::Kept(kept), first));
+            return Ok((PeerPath::Kept(kept), first));
         }
         let (progress, dialed) = (Progress::default(), Mutex::default());
         let (own, kept, progress, dialed) = (&credentials, &kept, &progress, &dialed);
@@ -140,12 +143,12 @@ impl PeerDialer {
             };
             let reaching = async move {
                 let (id, address) = (leased.id(), leased.address());
-                let permit = match self.turn(address, kept).await {
-                    Turn::Kept(kept) => return Ok((Found::Kept(kept), leased)),
-                    Turn::Dial(permit) => permit,
-                    Turn::Stuck => {
+                let permit = match self.wait_turn(address, kept).await {
+                    SlotOutcome::Kept(kept) => return Ok((PeerPath::Kept(kept), leased)),
+                    SlotOutcome::Dial(permit) => permit,
+                    SlotOutcome::Stuck => {
                         dials.dialed(DialResult::Failed);
-                        return Err(FailedAttempt { id, error: Err(self.of_stuck(address)) });
+                        return Err(FailedAttempt { id, error: Err(self.stalled_refusal(address)) });
                     }
                 };
                 begin(dialed, id);
@@ -153,7 +156,7 @@ impl PeerDialer {
                     Ok(reached) => {
                         permit.succeeded();
                         dials.dialed(DialResult::Ok);
-                        Ok((Found::New(reached), leased))
+                        Ok((PeerPath::New(reached), leased))
                     }
                     Err(failure) => {
                         dials.dialed(failure.dial_result());
@@ -161,7 +164,7 @@ impl PeerDialer {
                     }
                 }
             };
-            // Boxed, so that the handshake's state is gone while bytes are relayed.
+            // Boxed, so that the handshake's state is freed before bytes are relayed.
             Some((Box::pin(reaching), (None, attempt)))
         });
         match registration.wait_for(race(attempts, progress)).await {
@@ -170,14 +173,15 @@ impl PeerDialer {
                     std::mem::take(&mut *dialed.lock().unwrap_or_else(PoisonError::into_inner));
                 overtaken.retain(|id| failed.iter().all(|failed| failed.id != *id));
                 attempt.won(&leased, &overtaken);
-                self.tell_all(failed.into_iter().filter_map(|failed| failed.error.err()).collect());
-                if let Found::New(reached) = &found {
+                self.report_all(failed.into_iter().filter_map(|failed| failed.error.err()).collect());
+                if let PeerPath::New(reached) = &found {
                     leased.succeeded();
-                    // In several handshakes at a time the register was told of several peers: this is the one that
-                    // counts, and it is decided again.
-                    let again =
-                        attempt.tried_several().then(|| self.door(registration).authorize(&reached.peer));
-                    again.transpose().map_err(|denial| vec![self.of_denial(denial)])?;
+                    // Parallel handshakes registered several peers: this one counts, so it is registered and
+                    // authorized again.
+                    let again = attempt
+                        .tried_several()
+                        .then(|| self.authorizer(registration).authorize(&reached.peer));
+                    again.transpose().map_err(|denial| vec![self.denial_refusal(denial)])?;
                 }
                 Ok((found, leased))
             }
@@ -190,14 +194,14 @@ impl PeerDialer {
                         Err(refusal) => refused.push(refusal),
                     }
                 }
-                refused.extend(self.of_unreached(&attempt.unreached(unreachable)));
+                refused.extend(self.unreached_refusal(&attempt.unreached(unreachable)));
                 Err(refused)
             }
         }
     }
 
-    /// An attempt that has failed; it is told when nothing else is reached, or what was said is worth it.
-    async fn failed(&self, failure: Failure, mut leased: Leased) -> FailedAttempt {
+    /// Handles a failed attempt. It is reported if no other succeeds, or if the refusal itself matters.
+    async fn failed(&self, failure: Failure, mut leased: SelectedAddress) -> FailedAttempt {
         let (id, address) = (leased.id(), leased.address());
         if let Failure::Unreached(error) = failure {
             return FailedAttempt { id, error: Ok(error) };
@@ -209,33 +213,37 @@ impl PeerDialer {
         FailedAttempt { id, error: Err(self.of_failure(failure, address).await) }
     }
 
-    /// Whose turn it is at an address. Who finds something kept there, while nobody waits, passes by without a look at
-    /// the slots.
-    async fn turn<K>(&self, address: SocketAddr, kept: &impl Fn(SocketAddr) -> Option<K>) -> Turn<K> {
+    /// Waits for a slot at an address. A pooled tunnel is taken without a slot while no task waits.
+    async fn wait_turn<K>(
+        &self,
+        address: SocketAddr,
+        kept: &impl Fn(SocketAddr) -> Option<K>,
+    ) -> SlotOutcome<K> {
         if !self.slots.is_awaited()
             && let Some(kept) = kept(address)
         {
-            return Turn::Kept(kept);
+            return SlotOutcome::Kept(kept);
         }
         let patience = self.proxy.control.config.limits.connect_timeout;
-        Box::pin(self.slots.of(address).turn(patience, || kept(address))).await
+        Box::pin(self.slots.of(address).wait_turn(patience, || kept(address))).await
     }
 
-    /// Connects and shakes hands. A server that ends the connection without a word has most often reached a limit, which
-    /// passes: as nothing of the app's has been sent, it is tried again a few times within `connect_timeout`.
+    /// Connects and performs the handshake. A server that closes the connection without an alert has mostly reached a
+    /// limit, which passes. None of the app's bytes have been sent, so the handshake is retried a few times within
+    /// `connect_timeout`.
     async fn reach(
         &self,
-        leased: &mut Leased,
+        leased: &mut SelectedAddress,
         (credentials, registration, alpn): (&Arc<Credentials>, &Arc<Registration>, &[&[u8]]),
         progress: &Progress,
-    ) -> Result<Box<Reached>, Failure> {
+    ) -> Result<Box<ConnectedPeer>, Failure> {
         let deadline = Instant::now() + self.proxy.control.config.limits.connect_timeout;
-        let mut pause = GAVE_WAY_PAUSE;
-        for _ in 1..GAVE_WAY_TRIES_MAX {
+        let mut pause = SILENT_CLOSE_PAUSE;
+        for _ in 1..SILENT_CLOSE_TRIES_MAX {
             match self.reach_once(leased, (credentials, registration, alpn), progress).await {
-                Err(failure) if failure.gave_way() && Instant::now() + pause < deadline => {
+                Err(failure) if failure.closed_silently() && Instant::now() + pause < deadline => {
                     tokio::time::sleep(pause).await;
-                    pause *= GAVE_WAY_PAUSE_GROWTH;
+                    pause *= SILENT_CLOSE_PAUSE_GROWTH;
                 }
                 reached => return reached,
             }
@@ -243,14 +251,14 @@ impl PeerDialer {
         self.reach_once(leased, (credentials, registration, alpn), progress).await
     }
 
-    /// Connects and shakes hands; with a server that insists on protocols of its own choice once more, without naming
-    /// ours.
+    /// Connects and performs the handshake. If the server insists on its own protocol choice, tries once more without
+    /// ALPN.
     async fn reach_once(
         &self,
-        leased: &mut Leased,
+        leased: &mut SelectedAddress,
         (credentials, registration, alpn): (&Arc<Credentials>, &Arc<Registration>, &[&[u8]]),
         progress: &Progress,
-    ) -> Result<Box<Reached>, Failure> {
+    ) -> Result<Box<ConnectedPeer>, Failure> {
         let tcp = leased.connect().await.map_err(Failure::Unreached)?;
         progress.connected();
         match self.handshake(tcp, credentials, registration, alpn).await {
@@ -268,14 +276,14 @@ impl PeerDialer {
         credentials: &Arc<Credentials>,
         registration: &Arc<Registration>,
         alpn: &[&[u8]],
-    ) -> Result<Box<Reached>, Failure> {
-        registration.shown_until(credentials.svid.verified().not_after());
-        let door = Arc::new(self.door(registration));
-        let judge = Arc::new(PeerVerifier::new(credentials.bundles.clone(), door));
+    ) -> Result<Box<ConnectedPeer>, Failure> {
+        registration.set_own_not_after(credentials.svid.verified().not_after());
+        let authorizer = Arc::new(self.authorizer(registration));
+        let verifier = Arc::new(PeerVerifier::new(credentials.bundles.clone(), authorizer));
         let secrets = Arc::<HandshakeSecrets>::default();
         let config = client_config_with_secret_extraction(
             Some(&credentials.tls),
-            judge.clone(),
+            verifier.clone(),
             alpn,
             secrets.clone(),
         );
@@ -285,7 +293,7 @@ impl PeerDialer {
         let shaken = tokio::time::timeout(limit, connecting).await;
         let result = match &shaken {
             Ok(Ok(_)) => HandshakeResult::Completed,
-            Ok(Err(broken)) if judge.verdict().is_some() || alert_in(&broken.error).is_some() => {
+            Ok(Err(broken)) if verifier.verdict().is_some() || alert_in(&broken.error).is_some() => {
                 HandshakeResult::Refused
             }
             Ok(Err(_)) => HandshakeResult::Failed,
@@ -294,12 +302,12 @@ impl PeerDialer {
         self.proxy.control.metrics.handshake(Direction::Outbound, result, started.elapsed());
         match shaken {
             Ok(Ok(secured)) => {
-                let Some(peer) = judge.admitted().cloned() else {
+                let Some(peer) = verifier.admitted().cloned() else {
                     return Err(Failure::Handshake(io::Error::other("nobody was verified")));
                 };
-                Ok(Box::new(Reached { secured, peer, generation: credentials.generation }))
+                Ok(Box::new(ConnectedPeer { secured, peer, generation: credentials.generation }))
             }
-            Ok(Err(BrokenHandshake { error, tcp })) => match judge.verdict().cloned() {
+            Ok(Err(HandshakeFailure { error, tcp })) => match verifier.verdict().cloned() {
                 Some(verdict) => Err(Failure::Judged { verdict, stream: tcp }),
                 None => Err(Failure::Handshake(error)),
             },
@@ -307,18 +315,18 @@ impl PeerDialer {
         }
     }
 
-    pub(in crate::proxy) fn door(&self, registration: &Arc<Registration>) -> ServiceAuthorizer {
+    pub(in crate::proxy) fn authorizer(&self, registration: &Arc<Registration>) -> ServiceAuthorizer {
         let (proxy, target) = (self.proxy.clone(), self.outbound.target.clone());
         ServiceAuthorizer { proxy, target, registration: Arc::downgrade(registration) }
     }
 }
 
-/// Lets in exactly the service that was called.
+/// Authorizes exactly the expected service.
 #[derive(Debug)]
 pub(in crate::proxy) struct ServiceAuthorizer {
     proxy: Arc<ProxyState>,
     target: Target,
-    /// Weak: a tunnel outlives the app's connection for which it was made.
+    /// Weak: a tunnel outlives the app connection for which it was made.
     registration: Weak<Registration>,
 }
 
@@ -327,7 +335,7 @@ impl Authorizer for ServiceAuthorizer {
         let Some(registration) = self.registration.upgrade() else {
             return Err(Denial { code: "cut", detail: "the app's connection is over".to_owned() });
         };
-        // First known to the register, then asked again whom the policy names now.
+        // Registered first, then checked against the identity that the policy names now.
         registration.identify(peer);
         self.proxy.control.still_believes(peer)?;
         AuthorizeId(self.proxy.control.expected(&self.target)?).authorize(peer)

@@ -1,5 +1,6 @@
-//! Few handshakes with one address at a time: a burst of the app's must not run into the bound of the other side, which
-//! would drop what it takes for a flood. Who finds no slot waits for one, or for a tunnel that becomes free.
+//! Limits concurrent handshakes per address: a burst of app connections must not exceed the handshake limit of the
+//! server, which would drop them as a flood. Without a free slot, a task waits for one or for a tunnel that becomes
+//! idle.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,14 +12,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-/// Handshakes under way with one address. An eighth of what the other side takes of all its callers by default.
+/// Most concurrent handshakes with one address: an eighth of the server's default limit for all its clients.
 pub(in crate::proxy) const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 
 /// The slots of all addresses of one outbound.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct HandshakeSlots {
     by_address: Mutex<HashMap<SocketAddr, Arc<AddressSlots>>>,
-    /// Who waits, at all addresses.
+    /// Number of waiting tasks, at all addresses.
     waiting: Arc<AtomicUsize>,
 }
 
@@ -26,25 +27,25 @@ pub(in crate::proxy) struct HandshakeSlots {
 #[derive(Debug)]
 pub(in crate::proxy) struct AddressSlots {
     slots: Arc<Semaphore>,
-    /// A tunnel to it has become free.
+    /// A tunnel to the address became idle.
     freed: Notify,
-    /// When a handshake or a connection of the app's ended well last.
+    /// When a handshake or an app connection last succeeded.
     progress: Mutex<Instant>,
     waiting: AtomicUsize,
     waiting_anywhere: Arc<AtomicUsize>,
 }
 
-/// Whose turn it is to reach an address.
-pub(in crate::proxy) enum Turn<K> {
-    /// By what is kept.
+/// How a task may reach an address.
+pub(in crate::proxy) enum SlotOutcome<K> {
+    /// Over a pooled tunnel.
     Kept(K),
-    /// By a new connection.
+    /// Over a new connection.
     Dial(DialPermit),
-    /// Nobody's for so long: nothing goes on there.
+    /// There was no progress at the address within the patience.
     Stuck,
 }
 
-/// Room for one handshake.
+/// A permit for one handshake.
 #[derive(Debug)]
 pub(in crate::proxy) struct DialPermit {
     _slot: OwnedSemaphorePermit,
@@ -52,16 +53,16 @@ pub(in crate::proxy) struct DialPermit {
 }
 
 impl DialPermit {
-    /// The handshake went well.
+    /// The handshake succeeded.
     pub(in crate::proxy) fn succeeded(self) {
         self.at.progressed();
     }
 }
 
-/// One who waits.
-struct Waiting<'a>(&'a AddressSlots);
+/// A waiting task.
+struct WaitingTask<'a>(&'a AddressSlots);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingTask<'a> {
     fn new(at: &'a AddressSlots) -> Self {
         at.waiting.fetch_add(1, Ordering::Relaxed);
         at.waiting_anywhere.fetch_add(1, Ordering::Relaxed);
@@ -69,7 +70,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingTask<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
         self.0.waiting_anywhere.fetch_sub(1, Ordering::Relaxed);
@@ -82,12 +83,12 @@ impl HandshakeSlots {
         self.lock().entry(address).or_insert_with(new).clone()
     }
 
-    /// Whether anybody waits, at whatever address: then who comes later does not overtake.
+    /// Whether a task waits at any address. Later tasks then do not overtake it.
     pub(in crate::proxy) fn is_awaited(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// A tunnel to this address has become free. Where nobody waits that costs nothing.
+    /// A tunnel to this address became idle. Costs nothing while no task waits.
     pub(in crate::proxy) fn freed(&self, address: SocketAddr) {
         if !self.is_awaited() {
             return;
@@ -98,7 +99,7 @@ impl HandshakeSlots {
         }
     }
 
-    /// Forgets addresses that nobody uses.
+    /// Removes unused addresses.
     pub(in crate::proxy) fn forget_unused(&self) {
         self.lock().retain(|_, at| Arc::strong_count(at) > 1);
     }
@@ -119,22 +120,22 @@ impl AddressSlots {
         }
     }
 
-    /// Waits for a tunnel, which `kept` yields, or for a slot, in the order of arrival, and no longer than `patience`
-    /// without any progress at this address.
-    pub(in crate::proxy) async fn turn<K>(
+    /// Waits for a tunnel, which `kept` returns, or for a slot, in order of arrival, and no longer than `patience`
+    /// without progress at this address.
+    pub(in crate::proxy) async fn wait_turn<K>(
         self: &Arc<Self>,
         patience: Duration,
         kept: impl Fn() -> Option<K>,
-    ) -> Turn<K> {
+    ) -> SlotOutcome<K> {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             if let Some(kept) = kept() {
-                return Turn::Kept(kept);
+                return SlotOutcome::Kept(kept);
             }
             if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-                return Turn::Dial(self.permit(slot));
+                return SlotOutcome::Dial(self.permit(slot));
             }
         }
-        let _waiting = Waiting::new(self);
+        let _waiting = WaitingTask::new(self);
         let began = Instant::now();
         let mut acquiring = pin!(self.slots.clone().acquire_owned());
         loop {
@@ -143,19 +144,19 @@ impl AddressSlots {
                 biased;
                 () = self.freed.notified() => {
                     if let Some(kept) = kept() {
-                        return Turn::Kept(kept);
+                        return SlotOutcome::Kept(kept);
                     }
                 }
                 slot = &mut acquiring => {
                     return match (kept(), slot) {
-                        (Some(kept), _) => Turn::Kept(kept),
-                        (None, Ok(slot)) => Turn::Dial(self.permit(slot)),
-                        (None, Err(_)) => Turn::Stuck,
+                        (Some(kept), _) => SlotOutcome::Kept(kept),
+                        (None, Ok(slot)) => SlotOutcome::Dial(self.permit(slot)),
+                        (None, Err(_)) => SlotOutcome::Stuck,
                     };
                 }
                 () = sleep_until(stuck) => {
                     if Instant::now() >= began.max(self.last_progress()) + patience {
-                        return Turn::Stuck;
+                        return SlotOutcome::Stuck;
                     }
                 }
             }
@@ -188,7 +189,8 @@ mod tests {
     async fn dials(slots: &HandshakeSlots) -> Vec<DialPermit> {
         let mut all = Vec::new();
         for _ in 0..HANDSHAKES_PER_ADDRESS_MAX {
-            let Turn::Dial(permit) = slots.of(address()).turn(PATIENCE, || None::<()>).await else {
+            let SlotOutcome::Dial(permit) = slots.of(address()).wait_turn(PATIENCE, || None::<()>).await
+            else {
                 panic!("there is a slot");
             };
             all.push(permit);
@@ -204,7 +206,7 @@ mod tests {
         let kept =
             || tunnels.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok();
         let at = slots.of(address());
-        let (first, second) = (at.turn(PATIENCE, kept), at.turn(PATIENCE, kept));
+        let (first, second) = (at.wait_turn(PATIENCE, kept), at.wait_turn(PATIENCE, kept));
         let free = async {
             tokio::task::yield_now().await;
             tunnels.store(1, Ordering::Relaxed);
@@ -213,7 +215,7 @@ mod tests {
             dials.pop().unwrap().succeeded();
         };
         let (first, second, ()) = tokio::join!(first, second, free);
-        assert!(matches!((first, second), (Turn::Kept(_), Turn::Dial(_))));
+        assert!(matches!((first, second), (SlotOutcome::Kept(_), SlotOutcome::Dial(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,16 +229,16 @@ mod tests {
                 slots.freed(address());
             }
         };
-        let (turn, ()) = tokio::join!(at.turn(PATIENCE, || None::<()>), go_on);
-        assert!(matches!(turn, Turn::Stuck));
+        let (wait_turn, ()) = tokio::join!(at.wait_turn(PATIENCE, || None::<()>), go_on);
+        assert!(matches!(wait_turn, SlotOutcome::Stuck));
         assert_eq!(began.elapsed(), PATIENCE / 2 * 10 + PATIENCE);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_kept_is_taken_whatever_is_under_way_and_an_address_that_nobody_uses_is_forgotten() {
+    async fn pooled_tunnels_bypass_slots_and_unused_addresses_are_removed() {
         let slots = HandshakeSlots::default();
         let dials = dials(&slots).await;
-        assert!(matches!(slots.of(address()).turn(PATIENCE, || Some(())).await, Turn::Kept(())));
+        assert!(matches!(slots.of(address()).wait_turn(PATIENCE, || Some(())).await, SlotOutcome::Kept(())));
         slots.forget_unused();
         assert_eq!(slots.lock().len(), 1);
         drop(dials);

@@ -20,12 +20,14 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::client::{Http1Sender, http1_builder, http2_builder, pings};
-use super::exchange::{ConnectionSource, Otherwise};
+use super::exchange::{ConnectionSource, VersionMismatch};
 use super::failure::Failure;
 use super::frames::Frames;
 use super::http2::client::handshake;
 use super::instrumented_io::InstrumentedIo;
-use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
+use super::pool::{
+    self, Bounds, ConnectionLease, ConnectionType, DialError, DialFailure, Dialed, Kind, Pool, ServerEnd,
+};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
 use super::{APP_CONNECTION_WINDOW_BYTES, APP_STREAM_WINDOW_BYTES};
@@ -34,34 +36,34 @@ use crate::error_text::one_line;
 use crate::network::ConnectError;
 use crate::network::dial;
 use crate::observability::refusals::Refusal;
-use crate::proxy::upstream::load_balancer::{Listing, Speaks};
+use crate::proxy::upstream::load_balancer::{AddressHandle, HttpVersion};
 use crate::proxy::upstream::{self, Upstreams};
 
-/// An app that has not answered the preface of HTTP/2 for so long is taken to speak HTTP/1.1.
+/// An app that has not answered the HTTP/2 preface within this time is taken to speak HTTP/1.1.
 const VERSION_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a server that does not speak HTTP/1.1 may answer in it: InvalidMessage Request, Forbidden, Upgrade Required, and HTTP Version Not
-/// Supported.
+/// Statuses with which a server that does not speak HTTP/1.1 may respond in it: Bad Request, Forbidden, Upgrade
+/// Required, and HTTP Version Not Supported.
 const NO_HTTP1: [&[u8]; 4] = [b"400", b"403", b"426", b"505"];
 
-/// One app.
+/// The own app and its connection pool.
 #[derive(Debug)]
 pub(super) struct App {
-    place: AppPlace,
-    pool: Arc<Pool<AppPlace>>,
+    target: AppTarget,
+    pool: Arc<Pool<AppTarget>>,
 }
 
-/// Where it is, and how it is spoken to.
+/// The dial target of the app's pool.
 #[derive(Debug, Clone)]
-pub(super) struct AppPlace {
+pub(super) struct AppTarget {
     at: Arc<Upstreams>,
-    /// What the configuration says that it speaks.
+    /// The configured HTTP version.
     app_http: AppHttp,
     http: Http,
     dead_after: Duration,
     connect_timeout: Duration,
     connections: TaskTracker,
-    /// Ends all connections at once.
+    /// Closes all connections.
     over: CancellationToken,
 }
 
@@ -72,13 +74,13 @@ impl App {
         let bounds = Bounds { idle_timeout: http.idle_timeout, shared_max: http.http2_connections_max };
         let pool = Pool::new(at.clone(), bounds, ConnectionTasks::new(&connections, &over));
         let (dead_after, connect_timeout) = (limits.dead_after, limits.connect_timeout);
-        let place = AppPlace { at, app_http, http, dead_after, connect_timeout, connections, over };
-        Self { place, pool }
+        let target = AppTarget { at, app_http, http, dead_after, connect_timeout, connections, over };
+        Self { target, pool }
     }
 
-    /// On which kind of connection a request goes; gRPC is HTTP/2 (gRPC over HTTP/2).
+    /// The kind of connection for a request; gRPC requires HTTP/2 (gRPC over HTTP/2).
     pub(super) fn kind(&self, is_grpc: bool) -> Result<Kind, Failure> {
-        match (self.place.app_http, is_grpc) {
+        match (self.target.app_http, is_grpc) {
             (AppHttp::Http1, true) => {
                 Err(no_grpc("app_http = \"1.1\" says that the app speaks HTTP/1.1".to_owned()))
             }
@@ -88,17 +90,17 @@ impl App {
         }
     }
 
-    /// Closes what is of no use any more.
+    /// Closes unusable connections.
     pub(super) fn maintain(&self) {
         self.pool.clean(OffsetDateTime::UNIX_EPOCH);
     }
 
-    /// Closes what is kept.
+    /// Closes all pooled connections.
     pub(super) async fn end(&self) {
         self.pool.retire();
-        self.place.over.cancel();
-        self.place.connections.close();
-        self.place.connections.wait().await;
+        self.target.over.cancel();
+        self.target.connections.close();
+        self.target.connections.wait().await;
     }
 }
 
@@ -111,14 +113,14 @@ fn no_grpc(why: String) -> Failure {
     Failure { status, reason: "app_http", detail, explain: None, is_unreachable: false }
 }
 
-impl AppPlace {
+impl AppTarget {
     fn tasks(&self) -> ConnectionTasks {
         ConnectionTasks::new(&self.connections, &self.over)
     }
 
-    async fn single(&self, stream: InstrumentedIo<TcpStream>, end: End) -> hyper::Result<Dialed> {
+    async fn single(&self, stream: InstrumentedIo<TcpStream>, end: ServerEnd) -> hyper::Result<Dialed> {
         let mut builder = http1_builder(&self.http);
-        // What old apps write and a proxy may mend (RFC 9112 §5.1, §5.2).
+        // Leniencies for old apps that a proxy may correct (RFC 9112 §5.1, §5.2).
         builder
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true);
@@ -128,10 +130,10 @@ impl AppPlace {
     async fn shared(
         &self,
         stream: InstrumentedIo<TcpStream>,
-        end: End,
+        end: ServerEnd,
         kind: Kind,
     ) -> Result<Dialed, DialError> {
-        let (address, says) = (end.address, end.says.clone());
+        let (address, server_state) = (end.address, end.server_state.clone());
         let mut builder = http2_builder(&self.http);
         builder
             .initial_window_size(APP_STREAM_WINDOW_BYTES)
@@ -141,28 +143,28 @@ impl AppPlace {
         let (sender, connection) = handshake(stream, &builder, pings, &tasks).await.map_err(unreachable)?;
         let mut connection = Box::pin(connection);
         let preface = tokio::select! {
-            preface = says.begun() => preface,
-            // Whoever begins and ends in one breath has taken nothing.
-            () = &mut connection => match says.preface() {
+            preface = server_state.begun() => preface,
+            // A server that closes at once has not accepted the connection.
+            () = &mut connection => match server_state.preface() {
                 Preface::Http2 => {
                     let detail = format!("{address} began HTTP/2 and ended it at once");
                     return Err(failed(Failure::unreachable("app_unreachable", detail)));
                 }
                 preface => preface,
             },
-            () = sleep(self.answers_within(kind, &end.listing)) => Preface::Awaited,
+            () = sleep(self.answers_within(kind, &end.handle)) => Preface::Awaited,
         };
         let answered = match preface {
             Preface::Http2 => {
-                if says.streams_max() == 0 {
+                if server_state.streams_max() == 0 {
                     return Err(failed(no_streams(&address.to_string())));
                 }
-                if kind == Kind::Any && end.listing.speaks() != Some(Speaks::Http2) {
+                if kind == Kind::Any && end.handle.http_version() != Some(HttpVersion::Http2) {
                     if self.takes_http1(address).await {
-                        self.learn(Speaks::Http1, "speaks both versions", &end);
+                        self.learn(HttpVersion::Http1, "speaks both versions", &end);
                         return Err(DialError::Http1 { refused: None, is_guess: false });
                     }
-                    self.learn(Speaks::Http2, "answered with SETTINGS", &end);
+                    self.learn(HttpVersion::Http2, "answered with SETTINGS", &end);
                 }
                 tasks.spawn(connection);
                 return Ok(Dialed::Shared(sender, end));
@@ -171,7 +173,7 @@ impl AppPlace {
             Preface::Ended => "closed the connection",
             Preface::Awaited => "did not answer",
         };
-        // An app that serves one connection at a time is free for the next.
+        // Closed first, because the app may serve one connection at a time.
         drop(connection);
         let why = format!("the app at {address} was greeted in HTTP/2 without TLS and {answered}");
         match self.app_http {
@@ -185,23 +187,23 @@ impl AppPlace {
                 Err(failed(failure))
             }
             AppHttp::Auto | AppHttp::Http1 => {
-                self.learn(Speaks::Http1, answered, &end);
+                self.learn(HttpVersion::Http1, answered, &end);
                 let refused = (kind == Kind::Shared).then(|| DialFailure::new(no_grpc(why), None));
                 Err(DialError::Http1 { refused, is_guess: preface != Preface::Other })
             }
         }
     }
 
-    /// A wrong guess is cheap for a request that can go in either version, where nothing else is known.
-    fn answers_within(&self, kind: Kind, listing: &Listing) -> Duration {
-        match listing.speaks() {
-            None | Some(Speaks::Http1) if kind == Kind::Any => VERSION_PROBE_TIMEOUT,
+    /// A wrong guess is cheap for a request that can be sent in either version, if nothing else is known.
+    fn answers_within(&self, kind: Kind, handle: &AddressHandle) -> Duration {
+        match handle.http_version() {
+            None | Some(HttpVersion::Http1) if kind == Kind::Any => VERSION_PROBE_TIMEOUT,
             _ => self.connect_timeout,
         }
     }
 
-    /// Whether an app that speaks HTTP/2 speaks HTTP/1.1 too: asked on a connection of its own by a request that does nothing
-    /// (RFC 9110 §9.3.7). A server of HTTP/2 only may refuse it in words of HTTP/1.1.
+    /// Whether an app that speaks HTTP/2 speaks HTTP/1.1 too: probed on a separate connection with a request that has
+    /// no effect (RFC 9110 §9.3.7). An HTTP/2-only server may refuse it with an HTTP/1.1 response.
     async fn takes_http1(&self, address: SocketAddr) -> bool {
         let asked = async {
             let Self { connect_timeout, dead_after, .. } = *self;
@@ -222,9 +224,9 @@ impl AppPlace {
         })
     }
 
-    fn learn(&self, speaks: Speaks, answered: &'static str, end: &End) {
-        if self.app_http == AppHttp::Auto && end.listing.learn(Some(speaks)) {
-            let (app, http) = (end.address, speaks.as_str());
+    fn learn(&self, http_version: HttpVersion, answered: &'static str, end: &ServerEnd) {
+        if self.app_http == AppHttp::Auto && end.handle.learn(Some(http_version)) {
+            let (app, http) = (end.address, http_version.as_str());
             info!(%app, http, reason = answered, "learned which HTTP the app speaks");
         }
     }
@@ -243,7 +245,7 @@ fn unreachable(error: impl std::error::Error) -> DialError {
     failed(Failure::unreachable("app_unreachable", one_line(&error)))
 }
 
-/// Whoever is there takes no request at all.
+/// The server accepts no requests at all.
 pub(super) fn no_streams(who: &str) -> Failure {
     let detail =
         format!("{who} allows no request on its HTTP/2 connections: SETTINGS_MAX_CONCURRENT_STREAMS is 0");
@@ -251,26 +253,31 @@ pub(super) fn no_streams(who: &str) -> Failure {
     Failure { status, reason: "no_streams", detail, explain: None, is_unreachable: false }
 }
 
-impl pool::PoolTarget for AppPlace {
-    /// Nobody vouches for the own app.
+impl pool::PoolTarget for AppTarget {
+    /// The own app has no identity.
     type Epoch = ();
 
     fn upstreams(&self) -> &Arc<Upstreams> {
         &self.at
     }
 
-    async fn dial(&self, mut leased: upstream::Leased, kind: Kind, path: Path) -> Result<Dialed, DialError> {
+    async fn dial(
+        &self,
+        mut leased: upstream::SelectedAddress,
+        kind: Kind,
+        path: ConnectionType,
+    ) -> Result<Dialed, DialError> {
         let stream = leased.connect().await.map_err(|error| unconnected(&error))?;
         leased.succeeded();
-        let mut end = End::new(&leased, self.over.clone());
-        let mut stream = InstrumentedIo::new(stream).says(end.says.clone()).lease(leased);
-        if path == Path::Shared {
+        let mut end = ServerEnd::new(&leased, self.over.clone());
+        let mut stream = InstrumentedIo::new(stream).server_state(end.server_state.clone()).lease(leased);
+        if path == ConnectionType::Shared {
             let streams = end.streams.insert(Arc::default());
-            stream = stream.frames(Frames::of_answers(self.http, streams.clone()));
+            stream = stream.frames(Frames::for_responses(self.http, streams.clone()));
         }
         match path {
-            Path::Shared => self.shared(stream, end, kind).await,
-            Path::Single => self.single(stream, end).await.map_err(unreachable),
+            ConnectionType::Shared => self.shared(stream, end, kind).await,
+            ConnectionType::Single => self.single(stream, end).await.map_err(unreachable),
         }
     }
 
@@ -278,39 +285,41 @@ impl pool::PoolTarget for AppPlace {
         true
     }
 
-    /// There is none: the app refuses nobody before it is asked.
-    fn tell(&self, _: Refusal) {}
+    /// The app refuses no connection before a request.
+    fn report(&self, _: Refusal) {}
 
     fn unreached(&self, detail: String) -> Failure {
         Failure::unreachable("app_unreachable", detail)
     }
 }
 
-/// Lends connections to the app.
+/// Leases connections to the app.
 #[derive(Debug)]
-pub(super) struct ToApp<'a>(pub(super) &'a App, pub(super) Kind);
+pub(super) struct AppConnections<'a>(pub(super) &'a App, pub(super) Kind);
 
-impl ConnectionSource for ToApp<'_> {
-    async fn lease(&self) -> Result<Leased, Failure> {
+impl ConnectionSource for AppConnections<'_> {
+    async fn lease(&self) -> Result<ConnectionLease, Failure> {
         let Self(app, kind) = self;
-        // The time does not matter, as nobody vouches.
-        app.pool.lease(&(), *kind, OffsetDateTime::UNIX_EPOCH, &app.place).await
+        // The time does not matter, because no certificate is involved.
+        app.pool.lease(&(), *kind, OffsetDateTime::UNIX_EPOCH, &app.target).await
     }
 
-    /// The app may have been exchanged for another since its version was learned. It is learned again then.
-    fn otherwise(&self, leased: &Leased) -> Otherwise {
-        let Some(end) = leased.end().filter(|_| self.may_be_exchanged(leased)) else { return Otherwise::No };
-        let otherwise = match end.says.preface() {
-            Preface::Http2 => Otherwise::Surely,
-            Preface::Ended => Otherwise::Perhaps,
-            Preface::Awaited | Preface::Other => return Otherwise::No,
+    /// The app may have been replaced since its version was detected. Then the version is detected again.
+    fn version_mismatch(&self, leased: &ConnectionLease) -> VersionMismatch {
+        let Some(end) = leased.end().filter(|_| self.may_have_changed_version(leased)) else {
+            return VersionMismatch::No;
         };
-        end.listing.learn(None);
-        otherwise
+        let version_mismatch = match end.server_state.preface() {
+            Preface::Http2 => VersionMismatch::Certain,
+            Preface::Ended => VersionMismatch::Possible,
+            Preface::Awaited | Preface::Other => return VersionMismatch::No,
+        };
+        end.handle.learn(None);
+        version_mismatch
     }
 
-    /// Of a connection that carried a request before it is known that it is HTTP/1.1.
-    fn may_be_exchanged(&self, leased: &Leased) -> bool {
-        self.1 == Kind::Any && !leased.is_shared() && !leased.was_kept()
+    /// For connections that carried a request before HTTP/1.1 was confirmed.
+    fn may_have_changed_version(&self, leased: &ConnectionLease) -> bool {
+        self.1 == Kind::Any && !leased.is_shared() && !leased.was_used()
     }
 }

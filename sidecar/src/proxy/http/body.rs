@@ -1,4 +1,5 @@
-//! A body on its way: counted, never held, and ended with an error when its request is cut.
+//! Request and response bodies: streamed without buffering, counted, and ended with an error when their request is
+//! terminated.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,23 +14,23 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 
-use super::call::{OpenCall, Part};
-use super::duplex::{GivenUp, Piped};
-use super::expect::Held;
+use super::call::{OpenCall, RequestPart};
+use super::duplex::{PipedBody, WriterDropped};
+use super::expect_continue::DeferredBody;
 use super::framing::RawHeadCheck;
-use super::http2::pipe::Outgoing;
+use super::http2::pipe::OutgoingBody;
 use super::incoming::{HttpError, Incoming};
-use super::pool::{Leased, StreamPermit};
-use super::replay::Kept;
+use super::pool::{ConnectionLease, StreamPermit};
+use super::replay::BodyReplay;
 use super::source::Source;
 use super::target::InvalidMessage;
-use super::{ended, fields};
+use super::{end_cause, fields};
 use crate::observability::{EndedBy, EndedWith};
 
-/// Whether there is a body at all is awaited so long, before a request goes on that says neither.
+/// How long to wait for the first bytes before forwarding a request that does not declare whether it has a body.
 const FIRST_BYTES_AWAITED: Duration = Duration::from_millis(100);
 
-/// Why a body ended early.
+/// Why a body ended before its end.
 #[derive(Debug, Error)]
 pub(super) enum BodyError {
     #[error("the request is no longer allowed, or nothing of it moved for too long")]
@@ -42,38 +43,38 @@ pub(super) enum BodyError {
     Broken(#[source] HttpError),
 }
 
-/// A request's body on its way to whoever answers.
+/// A request body on its way to the server.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     flow: Arc<Mutex<Flow>>,
     call: Arc<OpenCall>,
-    to: To,
-    /// Which time it is sent.
-    turn: usize,
-    /// Counts it on the connection on which it is sent.
+    to: Destination,
+    /// The attempt that this body belongs to.
+    attempt: usize,
+    /// Counts the request on its connection until the body is dropped.
     permit: Option<Arc<StreamPermit>>,
-    /// While it waits for room after the answer: until when.
+    /// After the response has ended: how long the body may still wait for flow-control capacity.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where a body comes from, whichever time it is sent.
+/// The state of a request body that all attempts share.
 #[derive(Debug)]
 struct Flow {
     source: Source,
-    /// ShutdownTokens it is wanted.
-    held: Option<Held>,
-    /// Of the HTTP/1 connection that it comes from.
+    /// Defers the body until the server asks for it (`100 Continue`).
+    deferred: Option<DeferredBody>,
+    /// The check of the HTTP/1 connection that the body comes from.
     heads: Arc<RawHeadCheck>,
-    kept: Kept,
-    /// What was read before it is passed on; nothing where the body has ended.
+    kept: BodyReplay,
+    /// A frame that was read ahead; `None` is the end of the body.
     ahead: Option<Result<Option<Frame<Bytes>>, BodyError>>,
-    turn: usize,
+    attempt: usize,
 }
 
 impl Flow {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
         match self.ahead.take() {
-            // An end comes as often as it is asked for.
+            // The end of the body can be polled again.
             Some(Ok(None)) => {
                 self.ahead = Some(Ok(None));
                 Poll::Ready(Ok(None))
@@ -83,7 +84,7 @@ impl Flow {
         }
     }
 
-    /// Whether nothing more of it comes from its sender.
+    /// Whether the client sends no more of the body.
     fn is_over(&self) -> bool {
         match &self.ahead {
             Some(ahead) => matches!(ahead, Ok(None)),
@@ -91,20 +92,20 @@ impl Flow {
         }
     }
 
-    /// Whether it takes no look to know that there is a body, or how long it is.
+    /// Whether the presence or length of the body is known without reading.
     fn is_known(&self) -> bool {
         self.source.is_end_stream() || self.source.size_hint().exact().is_some() || self.kept.left() > 0
     }
 }
 
-/// Where a request's body goes, for counting and cleaning.
+/// The side that a message is sent to, for byte counts and for the fields to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum To {
+pub(super) enum Destination {
     App,
     Peer,
 }
 
-impl To {
+impl Destination {
     pub(super) fn other(self) -> Self {
         match self {
             Self::App => Self::Peer,
@@ -114,11 +115,11 @@ impl To {
 }
 
 impl RequestBody {
-    /// A request with the body that came with it.
+    /// Wraps the body of a received request.
     pub(super) fn of(
         request: Request<Incoming>,
         call: Arc<OpenCall>,
-        to: To,
+        to: Destination,
         heads: Arc<RawHeadCheck>,
     ) -> Request<Self> {
         let (mut parts, body) = request.into_parts();
@@ -126,36 +127,37 @@ impl RequestBody {
         Request::from_parts(parts, Self::new(source, call, to, heads))
     }
 
-    /// What is written here, as the body of the same request.
+    /// A body that the sidecar writes, for the same request.
     pub(super) fn replaced(&self, body: Incoming) -> Self {
         let heads = self.lock().heads.clone();
         Self::new(Source::made(body), self.call.clone(), self.to, heads)
     }
 
-    fn new(source: Source, call: Arc<OpenCall>, to: To, heads: Arc<RawHeadCheck>) -> Self {
+    fn new(source: Source, call: Arc<OpenCall>, to: Destination, heads: Arc<RawHeadCheck>) -> Self {
         if source.is_end_stream() {
             call.request_over();
         }
-        let flow = Flow { source, held: None, heads, kept: Kept::default(), ahead: None, turn: 0 };
-        Self { flow: Arc::new(Mutex::new(flow)), call, to, turn: 0, permit: None, waits: None }
+        let flow =
+            Flow { source, deferred: None, heads, kept: BodyReplay::default(), ahead: None, attempt: 0 };
+        Self { flow: Arc::new(Mutex::new(flow)), call, to, attempt: 0, permit: None, waits: None }
     }
 
-    /// Is counted until it is over.
+    /// Holds the permit until the body has ended.
     pub(super) fn occupy(&mut self, permit: Arc<StreamPermit>) {
         self.permit = Some(permit);
     }
 
-    /// Takes nothing of it until it is wanted.
-    pub(super) fn hold(&self, held: Option<Held>) {
-        self.lock().held = held;
+    /// Defers reading until the server asks for the body.
+    pub(super) fn defer_body(&self, deferred: Option<DeferredBody>) {
+        self.lock().deferred = deferred;
     }
 
-    /// Waits a little for its first bytes where it is not known whether there are any: a request of HTTP/2 may end with
-    /// an empty frame, and then has no body (RFC 9113 §8.1).
+    /// Waits up to [`FIRST_BYTES_AWAITED`] for the first bytes if it is unknown whether there is a body: an HTTP/2
+    /// request may end with an empty frame, and then has no body (RFC 9113 §8.1).
     pub(super) async fn look_ahead(&self) {
         let first = poll_fn(|cx| {
             let mut flow = self.lock();
-            if flow.ahead.is_some() || flow.held.is_some() || flow.is_known() {
+            if flow.ahead.is_some() || flow.deferred.is_some() || flow.is_known() {
                 return Poll::Ready(());
             }
             let frame = ready!(flow.source.poll(cx));
@@ -168,41 +170,40 @@ impl RequestBody {
         }
     }
 
-    /// The same body while it is being sent.
-    pub(super) fn spare(&self) -> Self {
+    /// A second handle for a retry of the same body.
+    pub(super) fn replayable(&self) -> Self {
         let (flow, call) = (self.flow.clone(), self.call.clone());
-        Self { flow, call, to: self.to, turn: self.turn, permit: None, waits: None }
+        Self { flow, call, to: self.to, attempt: self.attempt, permit: None, waits: None }
     }
 
-    /// From its beginning on, if that is still known; whoever was sending it sends no more.
-    pub(super) fn again(mut self) -> Option<Self> {
+    /// The body from its beginning, if all of it is still buffered. The earlier attempt sends no more.
+    pub(super) fn restarted(mut self) -> Option<Self> {
         let mut flow = self.lock();
         if !flow.kept.rewind() {
             return None;
         }
-        flow.turn += 1;
-        let turn = flow.turn;
+        flow.attempt += 1;
+        let attempt = flow.attempt;
         drop(flow);
-        self.turn = turn;
+        self.attempt = attempt;
         Some(self)
     }
 
-    /// The request that it belongs to.
     pub(super) fn call(&self) -> &Arc<OpenCall> {
         &self.call
     }
 
-    /// It will not be sent again.
+    /// Drops the replay buffer: the request will not be retried.
     pub(super) fn settle(&self) {
         self.lock().kept.forget();
     }
 
-    /// What broke it. Once there is an answer, only the log can say so.
+    /// The error to report. After the response has started, only the log can report an invalid message.
     fn broken(&self, flow: &Flow, error: BodyError) -> BodyError {
         self.call.ended(EndedBy::Caller, error.ended_with());
         let Some(bad) = flow.heads.fault() else { return error };
-        if self.call.is_answered() {
-            self.call.at_fault(bad.code(), bad.to_string());
+        if self.call.is_response_started() {
+            self.call.report_invalid(bad.code(), bad.to_string());
         }
         BodyError::InvalidMessage(bad)
     }
@@ -221,16 +222,16 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.waits = None;
-        if self.call.poll_cut(Part::RequestBody, cx) {
+        if self.call.poll_terminated(RequestPart::RequestBody, cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let mut flow = self.lock();
-        if flow.turn != self.turn {
+        if flow.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError::Elsewhere)));
         }
-        if let Some(held) = &mut flow.held {
-            ready!(held.poll(cx));
-            flow.held = None;
+        if let Some(deferred) = &mut flow.deferred {
+            ready!(deferred.poll(cx));
+            flow.deferred = None;
         }
         if let Some(data) = flow.kept.next() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -238,18 +239,18 @@ impl Body for RequestBody {
         let frame = ready!(flow.poll(cx)).map_err(|error| self.broken(&flow, error))?;
         let frame = frame.map(|frame| counting(frame, self.call.bytes(self.to)));
         self.call.moved();
-        self.call.request_begins();
+        self.call.request_started();
         if frame.is_none() || flow.is_over() {
             self.call.request_over();
         }
         let Some(frame) = frame else { return Poll::Ready(None) };
         flow.kept.keep(&frame);
         Poll::Ready(Some(Ok(match (frame.into_trailers(), self.to) {
-            (Ok(mut trailers), To::App) => {
+            (Ok(mut trailers), Destination::App) => {
                 fields::clean_trailers(&mut trailers);
                 Frame::trailers(trailers)
             }
-            (Ok(mut trailers), To::Peer) => {
+            (Ok(mut trailers), Destination::Peer) => {
                 fields::remove_hop(&mut trailers);
                 Frame::trailers(trailers)
             }
@@ -267,97 +268,100 @@ impl Body for RequestBody {
         if flow.is_over() {
             return SizeHint::with_exact(flow.kept.left());
         }
-        let (inner, again) = (flow.source.size_hint(), flow.kept.left());
+        let (inner, restarted) = (flow.source.size_hint(), flow.kept.left());
         let mut hint = SizeHint::new();
-        hint.set_lower(inner.lower().saturating_add(again));
+        hint.set_lower(inner.lower().saturating_add(restarted));
         if let Some(upper) = inner.upper() {
-            hint.set_upper(upper.saturating_add(again));
+            hint.set_upper(upper.saturating_add(restarted));
         }
         hint
     }
 }
 
-impl Outgoing for RequestBody {
-    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        if let Poll::Ready(error) = self.call.poll_given_up(Part::RequestBody, cx) {
+impl OutgoingBody for RequestBody {
+    fn poll_abandoned(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Poll::Ready(error) = self.call.poll_abandoned(RequestPart::RequestBody, cx) {
             return Poll::Ready(error);
         }
-        if !self.call.is_answer_over() {
+        if !self.call.is_response_over() {
             return Poll::Pending;
         }
-        // A server may answer before it has read everything (RFC 9113 §8.1), and need not say that it reads no more.
+        // A server may respond before it has read the whole request (RFC 9113 §8.1), and need not say that it reads
+        // no more.
         let Some(limit) = self.call.half_closed_timeout() else { return Poll::Pending };
         let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(waits.as_mut().poll(cx));
-        Poll::Ready(BodyError::Broken(GivenUp.into()))
+        Poll::Ready(BodyError::Broken(WriterDropped.into()))
     }
 }
 
-impl Outgoing for Answer {
-    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+impl OutgoingBody for ResponseBody {
+    fn poll_abandoned(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         match self {
-            Self::Own(_) => Poll::Pending,
-            Self::Piped(answer) => answer.call.poll_given_up(Part::ResponseBody, cx),
-            Self::Carried(carried) if carried.lease.as_ref().is_some_and(Leased::is_cut) => {
+            Self::Generated(_) => Poll::Pending,
+            Self::PipedBody(answer) => answer.call.poll_abandoned(RequestPart::ResponseBody, cx),
+            Self::ForwardedBody(forwarded)
+                if forwarded.lease.as_ref().is_some_and(ConnectionLease::is_terminated) =>
+            {
                 Poll::Ready(BodyError::Cut)
             }
-            Self::Carried(carried) => carried.call.poll_given_up(Part::ResponseBody, cx),
+            Self::ForwardedBody(forwarded) => forwarded.call.poll_abandoned(RequestPart::ResponseBody, cx),
         }
     }
 }
 
-/// What answers a request: a body on its way, or words of our own.
+/// The body of a response: forwarded from the server or generated here.
 #[derive(Debug)]
-pub(super) enum Answer {
-    Carried(Box<Carried>),
-    Own(Bytes),
-    /// What a request that has switched is answered.
-    Piped(PipedAnswer),
+pub(super) enum ResponseBody {
+    ForwardedBody(Box<ForwardedBody>),
+    Generated(Bytes),
+    /// The response to a request that became a tunnel, such as a WebSocket.
+    PipedBody(PipedResponse),
 }
 
-/// A body that is written here.
+/// A response body that a relay writes.
 #[derive(Debug)]
-pub(super) struct PipedAnswer {
-    piped: Piped,
+pub(super) struct PipedResponse {
+    piped: PipedBody,
     call: Arc<OpenCall>,
-    to: To,
+    to: Destination,
 }
 
-/// A response's body on its way back.
+/// A response body forwarded from the server.
 #[derive(Debug)]
-pub(super) struct Carried {
+pub(super) struct ForwardedBody {
     source: Source,
     call: Arc<OpenCall>,
-    to: To,
-    lease: Option<Leased>,
+    to: Destination,
+    lease: Option<ConnectionLease>,
 }
 
-impl Answer {
-    /// A body that comes from a leased connection, which goes back to its pool when the body has ended well.
-    pub(super) fn carried(
+impl ResponseBody {
+    /// A body from a leased connection. The connection returns to its pool when the body has ended cleanly.
+    pub(super) fn forwarded(
         response: Response<Incoming>,
         call: Arc<OpenCall>,
-        to: To,
-        lease: Leased,
+        to: Destination,
+        lease: ConnectionLease,
     ) -> Response<Self> {
         let (mut parts, body) = response.into_parts();
         let source = Source::new(body, &mut parts.extensions);
-        let mut carried = Carried { source, call, to, lease: Some(lease) };
-        carried.give_back_at_end();
-        Response::from_parts(parts, Self::Carried(Box::new(carried)))
+        let mut forwarded = ForwardedBody { source, call, to, lease: Some(lease) };
+        forwarded.give_back_at_end();
+        Response::from_parts(parts, Self::ForwardedBody(Box::new(forwarded)))
     }
 
     pub(super) fn empty() -> Self {
-        Self::Own(Bytes::new())
+        Self::Generated(Bytes::new())
     }
 
-    pub(super) fn piped(piped: Piped, call: Arc<OpenCall>, to: To) -> Self {
-        Self::Piped(PipedAnswer { piped, call, to })
+    pub(super) fn piped(piped: PipedBody, call: Arc<OpenCall>, to: Destination) -> Self {
+        Self::PipedBody(PipedResponse { piped, call, to })
     }
 }
 
-impl Carried {
-    /// A connection on which the request is still being sent is not used again (RFC 9112 §9.3).
+impl ForwardedBody {
+    /// A connection on which the request is still being sent is not reused (RFC 9112 §9.3).
     fn give_back_at_end(&mut self) {
         if self.source.is_end_stream() {
             self.give_back();
@@ -369,7 +373,7 @@ impl Carried {
         let with = self.lease.as_ref().map_or(with, |lease| lease.ended_with(with));
         self.call.ended(EndedBy::Called, with);
         if let BodyError::Broken(error) = error {
-            self.call.answer_broke(error);
+            self.call.response_failed(error);
         }
     }
 
@@ -377,14 +381,16 @@ impl Carried {
         if !self.call.is_relayed() {
             self.call.ended(EndedBy::Called, EndedWith::Fin);
         }
-        self.call.answer_over();
+        self.call.response_over();
         if let Some(lease) = self.lease.take().filter(|_| self.call.is_request_over()) {
             lease.give_back();
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.call.poll_cut(Part::ResponseBody, cx) || self.lease.as_ref().is_some_and(Leased::is_cut) {
+        if self.call.poll_terminated(RequestPart::ResponseBody, cx)
+            || self.lease.as_ref().is_some_and(ConnectionLease::is_terminated)
+        {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = ready!(self.source.poll(cx)).inspect_err(|error| self.broken(error))?;
@@ -406,9 +412,9 @@ impl Carried {
     }
 }
 
-impl PipedAnswer {
+impl PipedResponse {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.call.poll_cut(Part::ResponseBody, cx) {
+        if self.call.poll_terminated(RequestPart::ResponseBody, cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = ready!(self.piped.poll(cx)).transpose().map_err(|gone| BodyError::Broken(gone.into()))?;
@@ -417,22 +423,22 @@ impl PipedAnswer {
     }
 }
 
-impl Drop for Carried {
-    /// Whoever called takes no more of it, unless it has ended or is cut.
+impl Drop for ForwardedBody {
+    /// The client reads no more of the body, unless the body has ended or was terminated.
     fn drop(&mut self) {
-        if self.lease.as_ref().is_some_and(Leased::is_cut) {
+        if self.lease.as_ref().is_some_and(ConnectionLease::is_terminated) {
             self.call.ended(EndedBy::Sidecar, EndedWith::Cut);
-        } else if !self.call.is_cut() {
-            self.call.taken_back();
+        } else if !self.call.is_terminated() {
+            self.call.client_cancelled();
         }
-        // It has not ended: nobody wants the rest of its request, either.
+        // The response has not ended, so the rest of the request body is not needed either.
         if self.lease.is_some() {
             self.call.abandon();
         }
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -441,35 +447,35 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Carried(carried) => carried.poll_frame(cx),
-            Self::Piped(piped) => piped.poll_frame(cx),
-            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::ForwardedBody(forwarded) => forwarded.poll_frame(cx),
+            Self::PipedBody(piped) => piped.poll_frame(cx),
+            Self::Generated(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Generated(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Carried(carried) => carried.source.is_end_stream(),
-            Self::Piped(answer) => answer.piped.is_end_stream(),
-            Self::Own(bytes) => bytes.is_empty(),
+            Self::ForwardedBody(forwarded) => forwarded.source.is_end_stream(),
+            Self::PipedBody(answer) => answer.piped.is_end_stream(),
+            Self::Generated(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Carried(carried) => carried.source.size_hint(),
-            Self::Piped(_) => SizeHint::new(),
-            Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::ForwardedBody(forwarded) => forwarded.source.size_hint(),
+            Self::PipedBody(_) => SizeHint::new(),
+            Self::Generated(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }
 
 impl BodyError {
-    /// What ended it.
+    /// How the body ended.
     fn ended_with(&self) -> EndedWith {
         match self {
-            Self::Broken(error) => ended::of(&**error),
+            Self::Broken(error) => end_cause::of(&**error),
             Self::Cut | Self::Elsewhere => EndedWith::Cut,
             Self::InvalidMessage(_) => EndedWith::Invalid,
         }

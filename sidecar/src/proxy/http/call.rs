@@ -1,4 +1,4 @@
-//! The requests under way on one connection: each can be decided again, and cut, by itself.
+//! The active requests of one connection. Each is authorized again, and terminated, separately.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -13,13 +13,13 @@ use slab::Slab;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::answer::InvalidAnswer;
-use super::body::{BodyError, To};
-use super::duplex::GivenUp;
+use super::body::{BodyError, Destination};
+use super::duplex::WriterDropped;
 use super::http2::server::StreamReset;
 use super::incoming::HttpError;
 use super::interim::InterimQueue;
 use super::outcome::Outcome;
+use super::response_check::InvalidResponse;
 use super::target::InvalidMessage;
 use crate::observability::Direction;
 use crate::observability::access_log::{AccessLogEntry, AccessRecord};
@@ -30,32 +30,33 @@ use crate::proxy::connections::{RequestInfo, Requests};
 use crate::proxy::peer_limits::PeerPermit;
 use crate::proxy::state::ProxyState;
 
-/// The request as policy and register see it.
-pub(super) fn facts_of<B>(request: &Request<B>) -> RequestInfo {
+/// The method and path by which the policy and the register identify a request.
+pub(super) fn request_info<B>(request: &Request<B>) -> RequestInfo {
     RequestInfo { method: request.method().as_str().to_owned(), path: request.uri().path().to_owned() }
 }
 
-/// After `100 Continue` the body is awaited so long before a final answer is given, which a client may send without it.
+/// How long the final response waits for the request body after `100 Continue`. The client may send the body without
+/// waiting for it.
 const CONTINUE_HEARD_WITHIN: Duration = Duration::from_millis(250);
 
-/// The requests under way on one connection.
+/// The active requests of one connection.
 #[derive(Debug)]
 pub struct Calls {
     state: Mutex<CallsState>,
     began: Instant,
-    /// What its client is told before an answer.
+    /// Interim responses to the client.
     interim: Arc<InterimQueue>,
-    /// Once it is known who calls whom.
+    /// Set once client and server are identified.
     recorder: OnceLock<RequestRecorder>,
-    /// Why the connection is cut, with all that is under way on it.
-    cut_for: OnceLock<&'static str>,
+    /// The reason for which the connection and all its requests were terminated.
+    terminated_for: OnceLock<&'static str>,
 }
 
-/// Records the requests of one connection in metrics and access log.
+/// Records the requests of one connection in the metrics and the access log.
 #[derive(Debug)]
 pub(super) struct RequestRecorder {
     pub(super) proxy: Arc<ProxyState>,
-    /// Where the metrics count them.
+    /// Metrics of the peer.
     pub(super) series: Option<Arc<PeerSeries>>,
     pub(super) direction: Direction,
     pub(super) from: String,
@@ -66,59 +67,59 @@ pub(super) struct RequestRecorder {
 #[derive(Debug)]
 struct CallsState {
     open: Slab<Weak<OpenCall>>,
-    /// When the last one ended, or the connection began.
+    /// When the last request ended, or the connection began.
     quiet_since: Instant,
 }
 
-/// A request under way; it leaves its connection's list when the last of its parts is dropped.
+/// An active request. It leaves its connection's list when its last part is dropped.
 #[derive(Debug)]
 pub(super) struct OpenCall {
     key: usize,
     calls: Arc<Calls>,
     pub(super) facts: RequestInfo,
-    cut: AtomicU8,
+    termination: AtomicU8,
     waiting: [AtomicWaker; 3],
-    /// When something moved last, in milliseconds since the connection began.
+    /// Time of the last progress, in milliseconds since the connection began.
     moved: AtomicU64,
-    request_begun: AtomicBool,
+    request_started_flag: AtomicBool,
     request_over: AtomicBool,
-    /// Its client was told to send the body.
+    /// `100 Continue` was sent to the client.
     continued: AtomicBool,
     answered: AtomicBool,
-    /// Its whole answer has come, and it goes on as nothing else.
-    answer_over: AtomicBool,
-    /// Whoever took its answer has gone before the end of it.
+    /// The whole response has been received, and the request was not upgraded.
+    response_over: AtomicBool,
+    /// The client dropped the response before its end.
     abandoned: AtomicBool,
-    /// It has become a WebSocket.
+    /// It was upgraded to a WebSocket.
     upgraded: AtomicBool,
-    /// It has become a stream of bytes, whose relay knows how long it may be idle, and how it ended.
+    /// It was upgraded to a byte stream. Its relay enforces the idle timeout and records how it ended.
     relayed: AtomicBool,
-    /// What its head gained by being compressed.
+    /// Bytes that header decompression added to its head.
     expanded_bytes: AtomicUsize,
     pub(super) bytes_to_app: AtomicU64,
     pub(super) bytes_to_peer: AtomicU64,
     began: Instant,
     record: Mutex<AccessRecord>,
-    /// What ended it first.
+    /// The first cause of its end.
     ended: OnceLock<Ended>,
-    /// With what its caller takes it back, where that has codes.
+    /// The code of the client's RST_STREAM, on HTTP/2.
     reset: OnceLock<StreamReset>,
-    /// Its room among what its caller has under way, once it is let through.
-    place: OnceLock<PeerPermit>,
+    /// Counts the request against its peer's limits, once it is authorized.
+    permit: OnceLock<PeerPermit>,
     pub(super) outcome: Outcome,
 }
 
-/// Why a request is cut.
+/// Why a request was terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TerminatedBy {
-    /// It is no longer allowed.
+    /// The policy no longer allows it.
     Policy = 1,
-    /// Nothing of it moved for too long.
+    /// No progress within the idle timeout.
     Idle = 2,
 }
 
 impl TerminatedBy {
-    /// A stable word.
+    /// A stable reason code.
     pub(super) fn code(self) -> &'static str {
         match self {
             Self::Policy => "withdrawn",
@@ -127,10 +128,10 @@ impl TerminatedBy {
     }
 }
 
-/// The parts of a request that wait for something, each woken when it is cut.
+/// The tasks of a request that wait, each with its own waker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    Answer,
+pub(super) enum RequestPart {
+    Response,
     RequestBody,
     ResponseBody,
 }
@@ -139,15 +140,15 @@ impl Default for Calls {
     fn default() -> Self {
         let began = Instant::now();
         let state = CallsState { open: Slab::new(), quiet_since: began };
-        let (recorder, cut_for) = (OnceLock::new(), OnceLock::new());
-        Self { state: Mutex::new(state), began, interim: Arc::default(), recorder, cut_for }
+        let (recorder, terminated_for) = (OnceLock::new(), OnceLock::new());
+        Self { state: Mutex::new(state), began, interim: Arc::default(), recorder, terminated_for }
     }
 }
 
 impl Calls {
-    /// Has its requests recorded.
+    /// Sets the recorder of the connection's requests.
     pub(super) fn recorded_by(&self, recorder: RequestRecorder) {
-        // There is one recorder, set before the first request.
+        // Each connection has one recorder, set before its first request.
         let _first = self.recorder.set(recorder);
     }
 
@@ -155,7 +156,7 @@ impl Calls {
         self.recorder.get()?.series.as_deref()
     }
 
-    /// Puts a request into the list, before anything is decided about it.
+    /// Adds a request to the list before it is authorized.
     pub(super) fn enter(self: &Arc<Self>, facts: RequestInfo) -> Arc<OpenCall> {
         if let Some(series) = self.series() {
             series.listener.requests_active.fetch_add(1, Ordering::Relaxed);
@@ -166,14 +167,14 @@ impl Calls {
             key: entry.key(),
             calls: self.clone(),
             facts,
-            cut: AtomicU8::new(0),
+            termination: AtomicU8::new(0),
             waiting: Default::default(),
             moved: AtomicU64::new(self.millis()),
-            request_begun: AtomicBool::new(false),
+            request_started_flag: AtomicBool::new(false),
             request_over: AtomicBool::new(false),
             continued: AtomicBool::new(false),
             answered: AtomicBool::new(false),
-            answer_over: AtomicBool::new(false),
+            response_over: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             relayed: AtomicBool::new(false),
@@ -184,15 +185,15 @@ impl Calls {
             record: Mutex::default(),
             ended: OnceLock::new(),
             reset: OnceLock::new(),
-            place: OnceLock::new(),
+            permit: OnceLock::new(),
             outcome: Outcome::default(),
         });
         entry.insert(Arc::downgrade(&call));
         call
     }
 
-    /// Tells of a message that is not valid and reaches nobody.
-    pub(super) fn at_fault(&self, bad: &InvalidMessage) {
+    /// Reports an invalid message that is not forwarded.
+    pub(super) fn report_invalid(&self, bad: &InvalidMessage) {
         self.refused(bad.code(), bad.to_string());
     }
 
@@ -212,8 +213,9 @@ impl Calls {
         });
     }
 
-    /// Cuts every request of which nothing has moved for so long, and every WebSocket after its own time.
-    pub(super) fn cut_idle(&self, limit: Duration, upgraded_limit: Duration) -> usize {
+    /// Terminates requests without progress for longer than `limit`, and WebSockets for longer than `upgraded_limit`.
+    /// Returns how many.
+    pub(super) fn terminate_idle(&self, limit: Duration, upgraded_limit: Duration) -> usize {
         let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let (limit, upgraded_limit, now) = (millis(limit), millis(upgraded_limit), self.millis());
         let idle = |call: &Arc<OpenCall>| {
@@ -222,23 +224,23 @@ impl Calls {
         };
         self.open()
             .into_iter()
-            .filter(|call| !call.is_cut() && !call.is_relayed() && idle(call))
-            .map(|call| call.cut(TerminatedBy::Idle))
+            .filter(|call| !call.is_terminated() && !call.is_relayed() && idle(call))
+            .map(|call| call.terminate(TerminatedBy::Idle))
             .count()
     }
 
-    /// For how long there has been no request.
+    /// How long there has been no active request, or `None` if there is one.
     pub(super) fn quiet_for(&self, now: Instant) -> Option<Duration> {
         let state = self.lock();
         state.open.is_empty().then(|| now.saturating_duration_since(state.quiet_since))
     }
 
-    /// What its client is told before an answer.
+    /// Interim responses to the client.
     pub(super) fn interim(&self) -> &Arc<InterimQueue> {
         &self.interim
     }
 
-    /// Taken out of the lock: the last holder of a request needs it.
+    /// Collected first, because dropping the last reference to a request takes the lock.
     fn open(&self) -> Vec<Arc<OpenCall>> {
         let state = self.lock();
         state.open.iter().filter_map(|(_, call)| call.upgrade()).collect()
@@ -255,12 +257,12 @@ impl Calls {
 
 impl Requests for Calls {
     fn terminate(&self, denied: &dyn Fn(&RequestInfo) -> bool) -> usize {
-        let denied = self.open().into_iter().filter(|call| !call.is_cut() && denied(&call.facts));
-        denied.map(|call| call.cut(TerminatedBy::Policy)).count()
+        let denied = self.open().into_iter().filter(|call| !call.is_terminated() && denied(&call.facts));
+        denied.map(|call| call.terminate(TerminatedBy::Policy)).count()
     }
 
     fn connection_terminated(&self, reason: &'static str) {
-        let _first = self.cut_for.set(reason);
+        let _first = self.terminated_for.set(reason);
     }
 
     fn count(&self) -> usize {
@@ -269,96 +271,97 @@ impl Requests for Calls {
 }
 
 impl OpenCall {
-    /// Keeps the room it was given until it has ended.
-    pub(super) fn hold(&self, place: PeerPermit) {
-        // It is given room once.
-        let _first = self.place.set(place);
+    /// Holds the permit until the request has ended.
+    pub(super) fn hold(&self, permit: PeerPermit) {
+        // The permit is set once.
+        let _first = self.permit.set(permit);
     }
 
-    /// Ends it: its answer, if none was given yet, and both its bodies.
-    fn cut(&self, by: TerminatedBy) {
-        self.cut.store(by as u8, Ordering::Release);
+    /// Terminates the request: its response, if not yet sent, and both bodies.
+    fn terminate(&self, by: TerminatedBy) {
+        self.termination.store(by as u8, Ordering::Release);
         self.waiting.iter().for_each(AtomicWaker::wake);
     }
 
-    pub(super) fn is_cut(&self) -> bool {
-        self.cut_by().is_some()
+    pub(super) fn is_terminated(&self) -> bool {
+        self.terminated_by().is_some()
     }
 
-    pub(super) fn cut_by(&self) -> Option<TerminatedBy> {
-        match self.cut.load(Ordering::Acquire) {
+    pub(super) fn terminated_by(&self) -> Option<TerminatedBy> {
+        match self.termination.load(Ordering::Acquire) {
             0 => None,
             1 => Some(TerminatedBy::Policy),
             _ => Some(TerminatedBy::Idle),
         }
     }
 
-    /// Waits until it is cut.
-    pub(super) async fn cut_while_answering(&self) -> TerminatedBy {
-        poll_fn(|cx| match self.poll_cut(Part::Answer, cx) {
-            true => Poll::Ready(self.cut_by().unwrap_or(TerminatedBy::Policy)),
+    /// Waits until the request is terminated.
+    pub(super) async fn terminated(&self) -> TerminatedBy {
+        poll_fn(|cx| match self.poll_terminated(RequestPart::Response, cx) {
+            true => Poll::Ready(self.terminated_by().unwrap_or(TerminatedBy::Policy)),
             false => Poll::Pending,
         })
         .await
     }
 
-    /// Whether it is cut; if not, `part` is woken when it is.
-    pub(super) fn poll_cut(&self, part: Part, cx: &Context<'_>) -> bool {
+    /// Whether the request is terminated. If not, registers the waker of `part`.
+    pub(super) fn poll_terminated(&self, part: RequestPart, cx: &Context<'_>) -> bool {
         if let Some(waker) = self.waiting.get(part as usize) {
             waker.register(cx.waker());
         }
-        self.is_cut()
+        self.is_terminated()
     }
 
-    /// Something of it moved.
+    /// Records progress.
     pub(super) fn moved(&self) {
         self.moved.store(self.calls.millis(), Ordering::Relaxed);
     }
 
-    /// What its client is told before its answer.
     pub(super) fn interim(&self) -> &InterimQueue {
         &self.calls.interim
     }
 
-    /// Some of its body was passed on.
-    pub(super) fn request_begins(&self) {
-        if !self.has_request_begun() {
-            self.request_begun.store(true, Ordering::Release);
-            if let Some(waker) = self.waiting.get(Part::Answer as usize) {
+    /// Part of the request body was forwarded.
+    pub(super) fn request_started(&self) {
+        if !self.has_request_started() {
+            self.request_started_flag.store(true, Ordering::Release);
+            if let Some(waker) = self.waiting.get(RequestPart::Response as usize) {
                 waker.wake();
             }
         }
     }
 
-    pub(super) fn has_request_begun(&self) -> bool {
-        self.request_begun.load(Ordering::Acquire)
+    pub(super) fn has_request_started(&self) -> bool {
+        self.request_started_flag.load(Ordering::Acquire)
     }
 
-    /// Its client is told to send the body (`100 Continue`).
+    /// `100 Continue` is sent to the client.
     pub(super) fn continues(&self) {
         self.continued.store(true, Ordering::Release);
     }
 
-    /// Behind `100 Continue` an answer waits until the body begins: HAProxy 2.6 takes the two of them, when they come
-    /// together over HTTP/2, for the end of the answer.
+    /// After `100 Continue` the response waits until the body begins: HAProxy 2.6 takes both, arriving together over
+    /// HTTP/2, for the end of the response.
     pub(super) async fn continue_is_heard(&self) {
         if !self.continued.load(Ordering::Acquire) {
             return;
         }
         let begun = poll_fn(|cx| {
-            let over = self.poll_cut(Part::Answer, cx) || self.has_request_begun() || self.is_request_over();
+            let over = self.poll_terminated(RequestPart::Response, cx)
+                || self.has_request_started()
+                || self.is_request_over();
             if over { Poll::Ready(()) } else { Poll::Pending }
         });
-        // Whoever sends nothing after so long has heard it.
+        // A client that sends nothing within this time has read `100 Continue`.
         let _begun_or_late = timeout(CONTINUE_HEARD_WITHIN, begun).await;
     }
 
-    /// Its whole body was passed on.
+    /// The whole request body was forwarded.
     pub(super) fn request_over(&self) {
         self.request_over.store(true, Ordering::Release);
     }
 
-    /// Its head is so much longer than what was sent of it.
+    /// Records how many bytes header decompression added to the head.
     pub(super) fn expanded(&self, bytes: usize) {
         self.expanded_bytes.store(bytes, Ordering::Relaxed);
     }
@@ -367,57 +370,57 @@ impl OpenCall {
         self.expanded_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether its answer has begun.
-    pub(super) fn is_answered(&self) -> bool {
+    /// Whether the response has started.
+    pub(super) fn is_response_started(&self) -> bool {
         self.answered.load(Ordering::Acquire)
     }
 
-    /// Its whole answer has come. What has switched may end one direction and go on in the other.
-    pub(super) fn answer_over(&self) {
+    /// The whole response has been received. An upgraded request may end one direction and continue in the other.
+    pub(super) fn response_over(&self) {
         if !self.is_relayed() && !self.upgraded.load(Ordering::Acquire) {
-            self.answer_over.store(true, Ordering::Release);
-            if let Some(waker) = self.waiting.get(Part::RequestBody as usize) {
+            self.response_over.store(true, Ordering::Release);
+            if let Some(waker) = self.waiting.get(RequestPart::RequestBody as usize) {
                 waker.wake();
             }
         }
     }
 
-    /// How long its body may wait for room once its answer is over.
+    /// How long the request body may wait for flow-control capacity after the response has ended.
     pub(super) fn half_closed_timeout(&self) -> Option<Duration> {
         Some(self.calls.recorder.get()?.proxy.control.config.limits.half_closed_timeout)
     }
 
-    pub(super) fn is_answer_over(&self) -> bool {
-        self.answer_over.load(Ordering::Acquire)
+    pub(super) fn is_response_over(&self) -> bool {
+        self.response_over.load(Ordering::Acquire)
     }
 
     pub(super) fn is_request_over(&self) -> bool {
         self.request_over.load(Ordering::Acquire)
     }
 
-    /// No more of it is wanted. A body that waits for room gives up.
+    /// The client needs no more of it. A body that waits for flow-control capacity gives up.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         self.waiting.iter().for_each(AtomicWaker::wake);
     }
 
-    /// Ready when nothing more of `part` is to be sent; if not, it is woken then.
-    pub(super) fn poll_given_up(&self, part: Part, cx: &Context<'_>) -> Poll<BodyError> {
-        if self.poll_cut(part, cx) {
+    /// Ready when no more of `part` is to be sent. If not, registers its waker.
+    pub(super) fn poll_abandoned(&self, part: RequestPart, cx: &Context<'_>) -> Poll<BodyError> {
+        if self.poll_terminated(part, cx) {
             return Poll::Ready(BodyError::Cut);
         }
         match self.abandoned.load(Ordering::Acquire) {
-            true => Poll::Ready(BodyError::Broken(GivenUp.into())),
+            true => Poll::Ready(BodyError::Broken(WriterDropped.into())),
             false => Poll::Pending,
         }
     }
 
-    /// It has become a WebSocket, which may be idle as long as any upgraded connection.
+    /// It was upgraded to a WebSocket, which has the idle timeout of upgraded connections.
     pub(super) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Release);
     }
 
-    /// It has switched to a stream of bytes.
+    /// It was upgraded to a byte stream.
     pub(super) fn relayed(&self) {
         self.relayed.store(true, Ordering::Release);
     }
@@ -426,31 +429,31 @@ impl OpenCall {
         self.relayed.load(Ordering::Acquire)
     }
 
-    /// What has gone there.
-    pub(super) fn bytes(&self, to: To) -> &AtomicU64 {
+    /// The counter of bytes sent to that side.
+    pub(super) fn bytes(&self, to: Destination) -> &AtomicU64 {
         match to {
-            To::App => &self.bytes_to_app,
-            To::Peer => &self.bytes_to_peer,
+            Destination::App => &self.bytes_to_app,
+            Destination::Peer => &self.bytes_to_peer,
         }
     }
 }
 
 impl OpenCall {
-    /// Adds to what the access log will tell, if there is one.
+    /// Updates the access log entry, if the access log is enabled.
     pub(super) fn record(&self, add: impl FnOnce(&mut AccessRecord)) {
         if self.calls.recorder.get().is_some_and(|recorder| recorder.proxy.access_log.is_on()) {
             add(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// Says where it is known with which code its caller takes it back.
+    /// Sets the source of the client's RST_STREAM code.
     pub(super) fn reset_by(&self, reset: StreamReset) {
-        // It is one stream's.
+        // A request has one stream.
         let _first = self.reset.set(reset);
     }
 
-    /// Its caller waits for nothing more.
-    pub(super) fn taken_back(&self) {
+    /// The client cancelled the request.
+    pub(super) fn client_cancelled(&self) {
         self.ended(EndedBy::Caller, self.reset_with());
     }
 
@@ -459,16 +462,15 @@ impl OpenCall {
         reason.map_or(EndedWith::Reset, EndedWith::StreamReset)
     }
 
-    /// Says what ended it; what ended it first counts.
+    /// Records the cause of its end. The first cause counts.
     pub(super) fn ended(&self, by: EndedBy, with: EndedWith) {
-        let is_cut = self.calls.cut_for.get().is_some();
-        let cut = Ended { by: EndedBy::Sidecar, with: EndedWith::Cut };
-        // It may have ended before.
-        let _first = self.ended.set(if is_cut { cut } else { Ended { by, with } });
+        let is_terminated = self.calls.terminated_for.get().is_some();
+        let terminated = Ended { by: EndedBy::Sidecar, with: EndedWith::Cut };
+        let _first = self.ended.set(if is_terminated { terminated } else { Ended { by, with } });
     }
 
-    /// Says that a connection to which it has been upgraded is cut for this.
-    pub(super) fn cut_upgraded(&self, denial: Denial) {
+    /// Terminates an upgraded connection for this reason, and logs it.
+    pub(super) fn terminate_upgraded(&self, denial: Denial) {
         let Denial { code: reason, detail } = denial;
         let RequestInfo { method, path } = &self.facts;
         let recorder = self.calls.recorder.get();
@@ -482,7 +484,7 @@ impl OpenCall {
         self.ended(EndedBy::Sidecar, EndedWith::Cut);
     }
 
-    /// Its answer's head is handed on.
+    /// The response head is forwarded.
     pub(super) fn answered<B>(&self, response: &Response<B>) {
         self.answered.store(true, Ordering::Release);
         self.outcome.answered(response.status().as_u16(), response.headers());
@@ -492,7 +494,7 @@ impl OpenCall {
         }
     }
 
-    /// It is sent once more, on another connection.
+    /// Counts a retry on another connection.
     pub(super) fn retried(&self) {
         if let Some(series) = self.calls.series() {
             series.retries.fetch_add(1, Ordering::Relaxed);
@@ -509,35 +511,36 @@ impl OpenCall {
         }
     }
 
-    /// What has ended it, when nothing of it is left.
+    /// The cause of its end, once the request is dropped.
     fn what_ended_it(&self) -> Ended {
         let told = self.ended.get().copied();
-        let is_cut = self.is_cut() || self.calls.cut_for.get().is_some();
-        told.unwrap_or_else(|| match (is_cut, self.is_answered()) {
+        let is_terminated = self.is_terminated() || self.calls.terminated_for.get().is_some();
+        told.unwrap_or_else(|| match (is_terminated, self.is_response_started()) {
             (true, _) => Ended { by: EndedBy::Sidecar, with: EndedWith::Cut },
-            // An answer of our own.
+            // A response generated by the sidecar.
             (false, true) => Ended { by: EndedBy::Sidecar, with: EndedWith::Fin },
-            // Nobody waits for an answer any more.
+            // The client cancelled the request.
             (false, false) => Ended { by: EndedBy::Caller, with: self.reset_with() },
         })
     }
 
-    /// Tells of a body that is at fault, when its answer has gone and cannot.
-    pub(super) fn at_fault(&self, reason: &'static str, detail: String) {
+    /// Reports an invalid body after its response has started.
+    pub(super) fn report_invalid(&self, reason: &'static str, detail: String) {
         self.record(|record| record.refused(reason, &detail));
         self.calls.refused(reason, detail);
     }
 
-    /// Tells what broke an answer, if it is one of our limits.
-    pub(super) fn answer_broke(&self, error: &HttpError) {
+    /// Reports a response that broke one of our limits.
+    pub(super) fn response_failed(&self, error: &HttpError) {
         let Some(recorder) = self.calls.recorder.get() else { return };
-        if let Some(bad) = InvalidAnswer::of_body(error, &recorder.proxy.control.config.http) {
-            self.at_fault(bad.code(), bad.to_string());
+        if let Some(bad) = InvalidResponse::of_body(error, &recorder.proxy.control.config.http) {
+            self.report_invalid(bad.code(), bad.to_string());
         }
     }
 
     fn write_line(&mut self) {
-        let cut_for = self.cut_by().map(TerminatedBy::code).or_else(|| self.calls.cut_for.get().copied());
+        let terminated_for =
+            self.terminated_by().map(TerminatedBy::code).or_else(|| self.calls.terminated_for.get().copied());
         let ended = self.what_ended_it();
         let Some(RequestRecorder { proxy, direction, from, called, connection, .. }) =
             self.calls.recorder.get()
@@ -549,7 +552,7 @@ impl OpenCall {
         }
         let record = self.record.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let EndedWith::Cut = ended.with {
-            record.reason = record.reason.or(cut_for);
+            record.reason = record.reason.or(terminated_for);
         }
         record.ended = Some(ended);
         proxy.access_log.write(&AccessLogEntry {

@@ -1,4 +1,4 @@
-//! How HTTP is spoken to whoever answers: the app, or a peer.
+//! HTTP clients of the app and of peers.
 
 use std::io;
 use std::net::IpAddr;
@@ -20,17 +20,18 @@ use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_W
 use crate::config::Http;
 use crate::error_text::one_line;
 
-/// A PING is sent when nothing was heard for so long while streams are open. gRPC servers allow one in five minutes
-/// (gRFC A8), and end the connection of who sends more.
+/// Silence after which a PING is sent while streams are open. gRPC servers allow one in five minutes (gRFC A8), and
+/// close connections that send more.
 pub(super) const PING_AFTER: Duration = Duration::from_secs(5 * 60 + 30);
 
-/// hyper takes so many fields of an answer more than our own limit, which comes after it and says so: hyper has one word for
-/// too many fields and too many bytes. It fills room for all of them with each answer, so they are few.
+/// Fields that hyper accepts beyond our own limit, which is checked afterwards with a precise error: hyper has one
+/// error for too many fields and too many bytes. hyper initializes room for all of them per response, so they are
+/// few.
 const FIELDS_PARSED_MORE: usize = 64;
 
-/// When a quiet connection is asked whether it lives, and how long it has to answer. On this machine it is not: the kernel
-/// tells of a process that died. Elsewhere the kernel asks, too (`ending::prepare`), and sooner; but that shows only who is
-/// at the next hop.
+/// When an idle connection is sent a PING, and how long the peer has to answer. Not on this machine, where the kernel
+/// reports the end of a process. Elsewhere TCP keepalive also applies, and sooner; but it only proves that the next
+/// hop is alive.
 pub(super) fn pings(peer: IpAddr, answer_within: Duration) -> Option<Pings> {
     (!peer.is_loopback()).then_some(Pings { after: PING_AFTER, answer_within })
 }
@@ -50,7 +51,7 @@ pub(super) fn http2_builder(limits: &Http) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
-        // ShutdownTokens the server says how many it allows (RFC 9113 §6.5.2).
+        // Until the server sends SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
         .initial_max_send_streams(STREAMS_AT_FIRST)
         .max_header_list_size(header_list_max(limits))
         .max_frame_size(FRAME_BYTES_MAX)
@@ -59,12 +60,12 @@ pub(super) fn http2_builder(limits: &Http) -> h2::client::Builder {
     builder
 }
 
-/// Requests sent before a server has said how many it allows.
+/// Most requests sent before the server's SETTINGS arrive.
 const STREAMS_AT_FIRST: usize = 100;
-/// Room for what is added to a header block on its way to h2.
+/// Bytes added to a header block before it reaches h2.
 const HEADER_BYTES_ADDED: usize = 256;
 
-/// What h2 takes: all that passes our own limit, and what is added to it.
+/// The header list limit of h2: our own limit plus the added bytes.
 pub(super) fn header_list_max(limits: &Http) -> u32 {
     u32::try_from(limits.header_bytes_max + HEADER_BYTES_ADDED).unwrap_or(u32::MAX)
 }
@@ -72,13 +73,13 @@ pub(super) fn header_list_max(limits: &Http) -> u32 {
 /// Sends requests on a connection of HTTP/1.1, one after another.
 pub(super) struct Http1Sender {
     send: http1::SendRequest<RequestBody>,
-    /// Cancelled when the connection has ended. A request that hyper takes at the same moment would get no answer and no
-    /// error from it.
+    /// Cancelled when the connection has ended. A request that hyper accepts at the same moment would get neither
+    /// response nor error from hyper.
     ended: CancellationToken,
 }
 
 impl Http1Sender {
-    /// Begins HTTP/1.1 on a connection, which `tasks` drive to its end.
+    /// Starts HTTP/1.1 on a connection, which `tasks` drive until it ends.
     pub(super) async fn begin<S>(
         builder: &http1::Builder,
         stream: S,
@@ -103,14 +104,14 @@ impl Http1Sender {
         self.send.is_closed()
     }
 
-    /// Sends a request, which comes back when nothing of it was sent.
+    /// Sends a request. It is returned if nothing of it was sent.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let Self { send, ended } = self;
         let sent = async {
-            // A connection that comes back from a request may still be at its end.
+            // A connection that was just returned to the pool may still be finishing its last request.
             let _closed_shows_below = send.ready().await;
             send.try_send_request(request).await
         };
@@ -142,24 +143,24 @@ mod tests {
 
     use super::*;
     use crate::proxy::connections::RequestInfo;
-    use crate::proxy::http::body::To;
+    use crate::proxy::http::body::Destination;
     use crate::proxy::http::call::Calls;
     use crate::proxy::http::framing::RawHeadCheck;
     use crate::proxy::http::http2::client::{SendRequest, handshake};
-    use crate::proxy::http::http2::pipe::Outgoing;
+    use crate::proxy::http::http2::pipe::OutgoingBody;
     use crate::proxy::http::replay::is_repeatable;
 
     const DEAD_AFTER: Duration = Duration::from_secs(30);
-    /// What gRPC's servers demand between two PINGs by default, unless they have sent something meanwhile.
+    /// The shortest interval between PINGs that gRPC servers accept by default, unless they have sent data meanwhile.
     const PINGS_ALLOWED_EACH: Duration = Duration::from_secs(5 * 60);
     const PING: u8 = 6;
 
-    impl Outgoing for Empty<Bytes> {}
+    impl OutgoingBody for Empty<Bytes> {}
 
-    /// A server's side, with what was read of it and when.
+    /// The server side, recording what was read and when.
     struct Recorded(DuplexStream, Arc<Mutex<Vec<Read>>>);
 
-    /// When something was read, and what.
+    /// Time and bytes of a read.
     type Read = (Instant, Vec<u8>);
 
     impl AsyncRead for Recorded {
@@ -205,7 +206,7 @@ mod tests {
         Request::get("http://payments/").body(Empty::new()).unwrap()
     }
 
-    /// When a quiet stream of an hour was asked whether it lives.
+    /// Times of the PINGs during an hour without data.
     async fn pings_in_an_hour(address: &str) -> Vec<Instant> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let read = Arc::<Mutex<Vec<_>>>::default();
@@ -224,12 +225,12 @@ mod tests {
         let response = sender.send(request(), |_| ()).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
         let read = read.lock().unwrap();
-        // A PING is all that is sent while the stream is quiet, so it begins what is read at its time.
+        // Only PINGs are sent while the stream is idle, so each read starts with one.
         read.iter().filter(|(_, bytes)| bytes.get(3..5) == Some(&[PING, 0])).map(|(at, _)| *at).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quiet_stream_is_asked_no_more_often_than_grpc_servers_allow() {
+    async fn pings_are_no_more_frequent_than_grpc_servers_allow() {
         let pings = pings_in_an_hour("192.0.2.1").await;
         assert!(pings.len() >= 8, "{pings:?}");
         assert!(pings.windows(2).all(|two| two[1] - two[0] > PINGS_ALLOWED_EACH), "{pings:?}");
@@ -237,13 +238,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_answers_no_ping_is_dead() {
+    async fn a_server_without_ping_ack_is_dead() {
         let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
         let sender = connected(ours, pings("192.0.2.1".parse().unwrap(), DEAD_AFTER)).await;
         theirs.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         let began = Instant::now();
         tokio::spawn(async move {
-            // It takes everything and says nothing.
+            // It reads everything and sends nothing.
             while theirs.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
             drop(theirs);
         });
@@ -255,14 +256,14 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_hyper_keeps_when_its_connection_ends_is_an_error() {
         let (stream, _server) = tokio::io::duplex(1024);
-        // Nobody drives the connection: what is sent stays in hyper.
+        // The connection is not driven: what is sent stays in hyper.
         let (send, _connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await.unwrap();
         let ended = CancellationToken::new();
         let mut sender = Http1Sender { send, ended: ended.clone() };
         let facts = RequestInfo { method: "GET".to_owned(), path: "/".to_owned() };
         let call = Arc::<Calls>::default().enter(facts);
         let heads = Arc::new(RawHeadCheck::new(Http::default()));
-        let request = RequestBody::of(Request::new(Incoming::Empty), call, To::App, heads);
+        let request = RequestBody::of(Request::new(Incoming::Empty), call, Destination::App, heads);
         let (sent, ()) = tokio::join!(sender.send(request), async { ended.cancel() });
         let unanswered = sent.unwrap_err();
         assert!(unanswered.unsent.is_none());

@@ -1,4 +1,4 @@
-//! Two bodies that are the two directions of one stream of bytes, as those of an extended CONNECT are (RFC 8441 §5).
+//! Joins two bodies into one byte stream, as for an extended CONNECT (RFC 8441 §5).
 
 use std::fmt;
 use std::io;
@@ -15,20 +15,20 @@ use tokio_util::sync::PollSender;
 use super::body::BodyError;
 use crate::proxy::relay::AppStream;
 
-/// Of one write so much becomes one piece.
+/// Most bytes per piece.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
-/// Pieces that wait until the other side has room.
+/// Pieces queued until the receiver has capacity.
 const PIECES_MAX: usize = 1;
 
-/// A body that is written elsewhere.
+/// A body that a [`BodyWriter`] writes.
 #[derive(Debug)]
-pub(super) struct Piped {
+pub(super) struct PipedBody {
     pieces: mpsc::Receiver<Piece>,
     has_ended: bool,
 }
 
-/// Writes a body. Unless it is ended, it breaks when this is dropped.
-pub(super) struct Feed(PollSender<Piece>);
+/// Writes a body. The body fails if this is dropped without an end.
+pub(super) struct BodyWriter(PollSender<Piece>);
 
 #[derive(Debug)]
 enum Piece {
@@ -36,19 +36,19 @@ enum Piece {
     End,
 }
 
-/// Whoever wrote a body has gone before its end.
+/// The writer of a body was dropped before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the stream was given up before its end")]
-pub(super) struct GivenUp;
+pub(super) struct WriterDropped;
 
-/// A body, and what writes it.
-pub(super) fn piped() -> (Piped, Feed) {
+/// A body and its writer.
+pub(super) fn piped() -> (PipedBody, BodyWriter) {
     let (send, pieces) = mpsc::channel(PIECES_MAX);
-    (Piped { pieces, has_ended: false }, Feed(PollSender::new(send)))
+    (PipedBody { pieces, has_ended: false }, BodyWriter(PollSender::new(send)))
 }
 
-impl Piped {
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
+impl PipedBody {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WriterDropped>>> {
         if self.has_ended {
             return Poll::Ready(None);
         }
@@ -58,7 +58,7 @@ impl Piped {
                 self.has_ended = true;
                 None
             }
-            None => Some(Err(GivenUp)),
+            None => Some(Err(WriterDropped)),
         })
     }
 
@@ -67,40 +67,40 @@ impl Piped {
     }
 }
 
-impl Feed {
+impl BodyWriter {
     fn poll_send(&mut self, cx: &mut Context<'_>, piece: impl FnOnce() -> Piece) -> Poll<io::Result<()>> {
         let gone = |_| io::ErrorKind::BrokenPipe.into();
         ready!(self.0.poll_reserve(cx)).map_err(gone)?;
         Poll::Ready(self.0.send_item(piece()).map_err(gone))
     }
 
-    /// Ends a body of which nothing was written.
+    /// Ends an empty body.
     pub(super) fn end_empty(self) {
         if let Some(send) = self.0.get_ref() {
-            // There is room for one. Who does not take it wants nothing.
+            // There is room for one piece. A receiver that was dropped needs none.
             let _taken = send.try_send(Piece::End);
         }
     }
 }
 
-impl fmt::Debug for Feed {
+impl fmt::Debug for BodyWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Feed").finish_non_exhaustive()
     }
 }
 
-/// What is read from one body and written to another.
+/// Reads from one body and writes to another.
 pub(super) struct Duplex {
     incoming: Box<dyn Body<Data = Bytes, Error = BodyError> + Send + Unpin>,
-    /// Come, and not read yet.
+    /// Received and not read yet.
     unread: Bytes,
-    outgoing: Feed,
+    outgoing: BodyWriter,
 }
 
 impl Duplex {
     pub(super) fn new(
         incoming: impl Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static,
-        outgoing: Feed,
+        outgoing: BodyWriter,
     ) -> Self {
         Self { incoming: Box::new(incoming), unread: Bytes::new(), outgoing }
     }
@@ -136,7 +136,7 @@ impl AsyncWrite for Duplex {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Whoever takes the body takes all of it.
+        // The receiver of the body reads all of it.
         Poll::Ready(Ok(()))
     }
 
@@ -146,7 +146,7 @@ impl AsyncWrite for Duplex {
 }
 
 impl AppStream for Duplex {
-    /// Whoever took what was written has gone: the stream was reset.
+    /// The receiver was dropped: the stream was reset.
     fn take_error(&self) -> Option<io::Error> {
         self.outgoing.0.is_closed().then(|| io::ErrorKind::BrokenPipe.into())
     }
@@ -165,8 +165,8 @@ mod tests {
 
     use super::*;
 
-    /// A body that is written by another duplex.
-    struct Other(Piped);
+    /// A body that another duplex writes.
+    struct Other(PipedBody);
 
     impl Body for Other {
         type Data = Bytes;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_without_an_end_breaks_both_directions() {
+    async fn dropping_a_duplex_without_end_fails_both_directions() {
         let (one, mut other) = pair();
         drop(one);
         other.read_u8().await.unwrap_err();
@@ -217,8 +217,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_body_ends_cleanly() {
-        let (body, feed) = piped();
-        feed.end_empty();
+        let (body, writer) = piped();
+        writer.end_empty();
         assert_eq!(Other(body).collect().await.unwrap().to_bytes(), "");
     }
 }

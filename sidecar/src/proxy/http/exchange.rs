@@ -1,4 +1,4 @@
-//! One request and its answer on a leased connection, tried again while the other side has not looked at it.
+//! One request and its response on a leased connection. A request that the server has not processed is retried.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -8,157 +8,160 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 
-use super::body::{RequestBody, To};
+use super::body::{Destination, RequestBody};
 use super::call::OpenCall;
-use super::expect::Held;
+use super::expect_continue::DeferredBody;
 use super::failure::Failure;
 use super::fields::Trailers;
 use super::framing::RawHeadCheck;
 use super::incoming::{HttpError, Incoming};
 use super::interim::Interim;
-use super::pool::{Leased, Unanswered};
+use super::pool::{ConnectionLease, Unanswered};
 use super::replay::{is_repeatable, is_unprocessed};
 use super::target::Target;
 use super::websocket::into_extended_connect;
-use super::{ended, expect, fields};
+use super::{end_cause, expect_continue, fields};
 use crate::observability::{EndedBy, EndedWith};
 
-/// Connections that turn out to have ended before a request was sent, one after another.
+/// Attempts for one request, counting connections that had ended before the request was sent.
 const ATTEMPTS_MAX: usize = 4;
 
-/// Lends connections to whoever answers.
+/// Leases connections for requests.
 pub(super) trait ConnectionSource: Send + Sync {
-    fn lease(&self) -> impl Future<Output = Result<Leased, Failure>> + Send;
+    fn lease(&self) -> impl Future<Output = Result<ConnectionLease, Failure>> + Send;
 
-    /// Whether this connection broke because another version of HTTP is spoken at its other end.
-    fn otherwise(&self, _: &Leased) -> Otherwise {
-        Otherwise::No
+    /// Whether this connection broke because its server speaks another version of HTTP.
+    fn version_mismatch(&self, _: &ConnectionLease) -> VersionMismatch {
+        VersionMismatch::No
     }
 
-    /// Whether another version than that of this connection may be spoken at its other end by now.
-    fn may_be_exchanged(&self, _: &Leased) -> bool {
+    /// Whether the server may have changed its HTTP version since this connection was opened.
+    fn may_have_changed_version(&self, _: &ConnectionLease) -> bool {
         false
     }
 }
 
-/// Whether another version of HTTP is spoken than was tried.
+/// Whether a failed connection used another HTTP version than its server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Otherwise {
+pub(super) enum VersionMismatch {
     No,
-    /// The other side said nothing: a request is sent again in the other version only.
-    Perhaps,
-    /// So it has understood nothing of the request.
-    Surely,
+    /// The server sent nothing. The request is retried in the other version only.
+    Possible,
+    /// The server speaks the other version, so it has not processed the request.
+    Certain,
 }
 
-/// A request without its hop: what is left is the same on every connection.
+/// A request without its hop-by-hop fields. The rest is the same on every connection.
 pub(super) struct PreparedRequest {
     pub(super) request: Request<RequestBody>,
     target: Target,
     scheme: Scheme,
     trailers: Trailers,
-    /// Told what comes before its answer.
+    /// Receives the interim responses.
     interim: Interim,
-    /// It asks for a WebSocket as HTTP/2 does.
+    /// It is an extended CONNECT for a WebSocket (RFC 8441 §4).
     pub(super) is_extended_connect: bool,
 }
 
-/// Why there is no answer.
+/// Why an exchange has no response.
 #[derive(Debug)]
 pub(super) enum ExchangeError {
-    /// No connection was to be had.
+    /// No connection could be leased.
     Unreached(Failure),
-    /// The connection broke.
-    Broken(HttpError, Leased),
+    /// The connection failed before the response.
+    Broken(HttpError, ConnectionLease),
 }
 
 impl PreparedRequest {
-    /// Without what is of the hop on which it came.
+    /// Removes the hop-by-hop fields from a request.
     pub(super) fn new(
         request: Request<Incoming>,
         target: Target,
         call: &Arc<OpenCall>,
-        to: To,
+        to: Destination,
         heads: Arc<RawHeadCheck>,
     ) -> Self {
         let mut request = RequestBody::of(request, call.clone(), to, heads);
-        let held = expect::hold(&request);
-        let interim = Interim::new(&mut request, call.clone(), held.as_ref().map(Held::asked));
-        request.body().hold(held);
+        let deferred = expect_continue::defer_body(&request);
+        let interim =
+            Interim::new(&mut request, call.clone(), deferred.as_ref().map(DeferredBody::continue_signal));
+        request.body().defer_body(deferred);
         let trailers = fields::remove_hop(request.headers_mut());
         let scheme = match to {
-            To::App => Scheme::HTTP,
-            To::Peer => Scheme::HTTPS,
+            Destination::App => Scheme::HTTP,
+            Destination::Peer => Scheme::HTTPS,
         };
         Self { request, target, scheme, trailers, interim, is_extended_connect: false }
     }
 
-    /// Sends it, first on this connection if there is one, and on another while one that had ended gives it back.
+    /// Sends the request on `first`, if given, or on a leased connection. Retries on another connection while the
+    /// request is returned unsent.
     pub(super) async fn exchange(
         mut self,
-        mut first: Option<Leased>,
-        lender: &impl ConnectionSource,
-    ) -> Result<(Response<Incoming>, Leased), ExchangeError> {
+        mut first: Option<ConnectionLease>,
+        connections: &impl ConnectionSource,
+    ) -> Result<(Response<Incoming>, ConnectionLease), ExchangeError> {
         let (mut attempt, call) = (1, self.request.body().call().clone());
-        // Why the request has no answer, unless it can be sent in the other version.
-        let mut doubted = None;
-        let _for_the_other_side = call.outcome.wait();
+        // The error to report if the request cannot be sent in the other HTTP version.
+        let mut unanswered = None;
+        let _waiting_for_server = call.outcome.wait();
         loop {
-            let mut leased = match first.take() {
-                Some(leased) => leased,
-                None => match (lender.lease().await, doubted.take()) {
-                    (Ok(leased), None) => leased,
-                    (Ok(leased), Some(_)) if leased.is_shared() => leased,
+            let mut connection = match first.take() {
+                Some(connection) => connection,
+                None => match (connections.lease().await, unanswered.take()) {
+                    (Ok(connection), None) => connection,
+                    (Ok(connection), Some(_)) if connection.is_shared() => connection,
                     (Err(failure), None) => return Err(ExchangeError::Unreached(failure)),
-                    (lent, Some((error, leased))) => {
+                    (lent, Some((error, connection))) => {
                         if let Ok(lent) = lent {
                             lent.unused();
                         }
-                        return Err(broken(&call, error, leased));
+                        return Err(broken(&call, error, connection));
                     }
                 },
             };
-            if self.is_extended_connect && !leased.takes_websockets() {
-                leased.unused();
+            if self.is_extended_connect && !connection.takes_websockets() {
+                connection.unused();
                 return Err(ExchangeError::Unreached(Failure::broken(
                     "the connection for the WebSocket has gone, and the next takes none".to_owned(),
                 )));
             }
-            if !leased.is_shared() {
+            if !connection.is_shared() {
                 self.request.body().look_ahead().await;
             }
-            self.address(leased.is_shared());
-            let spare = Replayable::of(&self.request, &leased, lender);
-            match leased.send(self.request, &self.interim).await {
+            self.address(connection.is_shared());
+            let replay = Replayable::of(&self.request, &connection, connections);
+            match connection.send(self.request, &self.interim).await {
                 Ok(response) => {
-                    if let Some(spare) = spare {
-                        spare.body.settle();
+                    if let Some(replay) = replay {
+                        replay.body.settle();
                     }
-                    return Ok((response, leased));
+                    return Ok((response, connection));
                 }
                 Err(Unanswered { error, unsent }) => {
-                    let otherwise = lender.otherwise(&leased);
-                    let again = unsent.or_else(|| spare?.again(&*error, &leased, otherwise));
-                    match again.filter(|_| attempt < ATTEMPTS_MAX && leased.alert().is_none()) {
+                    let version_mismatch = connections.version_mismatch(&connection);
+                    let retry = unsent.or_else(|| replay?.retry(&*error, &connection, version_mismatch));
+                    match retry.filter(|_| attempt < ATTEMPTS_MAX && connection.alert().is_none()) {
                         Some(request) => {
                             call.retried();
                             (self.request, attempt) = (request, attempt + 1);
-                            doubted = (otherwise == Otherwise::Perhaps).then_some((error, leased));
+                            unanswered = (version_mismatch == VersionMismatch::Possible)
+                                .then_some((error, connection));
                         }
-                        None => return Err(broken(&call, error, leased)),
+                        None => return Err(broken(&call, error, connection)),
                     }
                 }
             }
         }
     }
 
-    /// Addresses it as HTTP/2 (RFC 9113 §8.3.1) or as HTTP/1.1 (RFC 9112 §3.2.1) does.
+    /// Sets the request target as HTTP/2 (RFC 9113 §8.3.1) or HTTP/1.1 (RFC 9112 §3.2.1) requires.
     fn address(&mut self, http2: bool) {
         let Target { authority, path_and_query } = self.target.clone();
         let request = &mut self.request;
         if http2 {
             *request.version_mut() = Version::HTTP_2;
-            *request.uri_mut() = whole(self.scheme.clone(), authority, path_and_query);
+            *request.uri_mut() = absolute_uri(self.scheme.clone(), authority, path_and_query);
             if self.is_extended_connect {
                 into_extended_connect(request);
             }
@@ -173,7 +176,7 @@ impl PreparedRequest {
             if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
                 request.headers_mut().insert(HOST, host);
             }
-            // A length without its bytes would make the next request on the connection the body of this one.
+            // A content-length without its bytes would make the next request on the connection part of this body.
             let is_empty = |length: &HeaderValue| length.as_bytes() == b"0";
             if request.body().is_end_stream()
                 && !request.headers().get(CONTENT_LENGTH).is_none_or(is_empty)
@@ -181,7 +184,7 @@ impl PreparedRequest {
             {
                 request.headers_mut().remove(CONTENT_LENGTH);
             }
-            // Whatever the method, or the body would be left out (RFC 9112 §6.3).
+            // For every method: otherwise hyper would omit the body (RFC 9112 §6.3).
             if !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
@@ -189,15 +192,15 @@ impl PreparedRequest {
     }
 }
 
-fn broken(call: &OpenCall, error: HttpError, leased: Leased) -> ExchangeError {
-    match leased.is_cut() {
+fn broken(call: &OpenCall, error: HttpError, connection: ConnectionLease) -> ExchangeError {
+    match connection.is_terminated() {
         true => call.ended(EndedBy::Sidecar, EndedWith::Cut),
-        false => call.ended(EndedBy::Called, leased.ended_with(ended::of(&*error))),
+        false => call.ended(EndedBy::Called, connection.ended_with(end_cause::of(&*error))),
     }
-    ExchangeError::Broken(error, leased)
+    ExchangeError::Broken(error, connection)
 }
 
-/// What it takes to send a request again.
+/// The parts of a request that a retry needs.
 struct Replayable {
     method: Method,
     headers: HeaderMap,
@@ -205,40 +208,44 @@ struct Replayable {
 }
 
 impl Replayable {
-    /// Only where the request might be sent again.
-    fn of(request: &Request<RequestBody>, leased: &Leased, lender: &impl ConnectionSource) -> Option<Self> {
-        let kept = leased.was_kept() && request.method().is_idempotent();
-        if !kept && !leased.is_shared() && !lender.may_be_exchanged(leased) {
+    /// Returns `None` if the request can never be retried.
+    fn of(
+        request: &Request<RequestBody>,
+        connection: &ConnectionLease,
+        connections: &impl ConnectionSource,
+    ) -> Option<Self> {
+        let reused = connection.was_used() && request.method().is_idempotent();
+        if !reused && !connection.is_shared() && !connections.may_have_changed_version(connection) {
             request.body().settle();
             return None;
         }
         let (method, headers) = (request.method().clone(), request.headers().clone());
-        Some(Self { method, headers, body: request.body().spare() })
+        Some(Self { method, headers, body: request.body().replayable() })
     }
 
-    /// The request once more, if this error says that it may be sent once more.
-    fn again(
+    /// The request to retry, if this error permits a retry.
+    fn retry(
         self,
         error: &(dyn Error + 'static),
-        leased: &Leased,
-        otherwise: Otherwise,
+        connection: &ConnectionLease,
+        version_mismatch: VersionMismatch,
     ) -> Option<Request<RequestBody>> {
-        let kept = leased.was_kept() && is_repeatable(error, &self.method);
-        let untaken = match otherwise {
-            Otherwise::Surely => true,
-            Otherwise::Perhaps => self.method.is_idempotent(),
-            Otherwise::No => is_unprocessed(error),
+        let reused = connection.was_used() && is_repeatable(error, &self.method);
+        let unprocessed = match version_mismatch {
+            VersionMismatch::Certain => true,
+            VersionMismatch::Possible => self.method.is_idempotent(),
+            VersionMismatch::No => is_unprocessed(error),
         };
-        let mut request = Request::new(self.body.again().filter(|_| kept || untaken)?);
+        let mut request = Request::new(self.body.restarted().filter(|_| reused || unprocessed)?);
         (*request.method_mut(), *request.headers_mut()) = (self.method, self.headers);
         Some(request)
     }
 }
 
-fn whole(scheme: Scheme, authority: http::uri::Authority, path_and_query: PathAndQuery) -> Uri {
+fn absolute_uri(scheme: Scheme, authority: http::uri::Authority, path_and_query: PathAndQuery) -> Uri {
     let mut parts = http::uri::Parts::default();
     (parts.scheme, parts.authority, parts.path_and_query) =
         (Some(scheme), Some(authority), Some(path_and_query));
-    // All three are there, which is all that can be asked of them.
+    // Scheme, authority and path are all set, so this cannot fail.
     Uri::from_parts(parts).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Why a request has no answer of the app or peer that it was for.
+//! Why a request has no response from the app or peer.
 
 use http::StatusCode;
 
@@ -7,38 +7,38 @@ use super::exchange::ExchangeError;
 use super::preface::Preface;
 use crate::error_text::one_line;
 
-/// Why the app, or a peer, cannot be asked.
+/// A failure to reach the app or a peer.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
-    /// A stable word.
+    /// A stable reason code.
     pub(super) reason: &'static str,
     pub(super) detail: String,
-    /// What to type to learn more.
+    /// The command that explains the decision.
     pub(super) explain: Option<String>,
-    /// Nobody was there to say anything.
+    /// No server was reached.
     pub(super) is_unreachable: bool,
 }
 
 impl Failure {
-    /// Of several, all that went wrong. What a peer said weighs more than that another was not there.
+    /// Joins several failures. A peer's refusal has precedence over an unreachable address.
     pub(super) fn joined(mut failures: Vec<Self>) -> Self {
         let details: Vec<_> = failures.iter().map(|failure| &*failure.detail).collect();
         let detail = details.join("; ");
-        let told = failures.iter().position(|failure| !failure.is_unreachable).unwrap_or_default();
-        match failures.get_mut(told) {
-            Some(told) => Self { detail, ..told.clone() },
+        let reported = failures.iter().position(|failure| !failure.is_unreachable).unwrap_or_default();
+        match failures.get_mut(reported) {
+            Some(reported) => Self { detail, ..reported.clone() },
             None => Self::unreachable("unreachable", detail),
         }
     }
 
-    /// Nobody answers.
+    /// No server was reached.
     pub(super) fn unreachable(reason: &'static str, detail: String) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { status, reason, detail, explain: None, is_unreachable: true }
     }
 
-    /// An answer that broke off, or never came.
+    /// The response was truncated or never arrived.
     pub(super) fn broken(detail: String) -> Self {
         Self {
             status: StatusCode::BAD_GATEWAY,
@@ -49,7 +49,7 @@ impl Failure {
         }
     }
 
-    /// One identity has all under way that it may.
+    /// The identity has reached its limit of active requests.
     pub(super) fn busy(max: usize) -> Self {
         let detail =
             format!("{max} requests of this identity are under way, as many as it may have here at once");
@@ -57,7 +57,7 @@ impl Failure {
         Self { status, reason: "requests_per_peer_max", detail, explain: None, is_unreachable: false }
     }
 
-    /// The heads of one identity's requests have gained all that they may.
+    /// The identity has reached its limit of header expansion.
     pub(super) fn expanded(max: usize) -> Self {
         let detail = format!(
             "the header fields of this identity's requests under way are {max} bytes longer than what it sent of them \
@@ -66,7 +66,7 @@ impl Failure {
         Self { reason: "expanded_bytes_per_peer_max", detail, ..Self::busy(max) }
     }
 
-    /// A tunnel is asked for, which no policy can see into.
+    /// CONNECT: the policy cannot authorize what a tunnel carries.
     pub(super) fn connect() -> Self {
         let detail = "CONNECT is not supported: no rule could say what passes through it".to_owned();
         Self {
@@ -94,7 +94,7 @@ impl From<ExchangeError> for Failure {
         match error {
             ExchangeError::Unreached(failure) => failure,
             ExchangeError::Broken(error, leased) => match leased.end() {
-                Some(end) if !leased.is_shared() && end.says.preface() == Preface::Http2 => {
+                Some(end) if !leased.is_shared() && end.server_state.preface() == Preface::Http2 => {
                     let detail = format!(
                         "{} was asked in HTTP/1.1 and answered in HTTP/2: set app_http = \"auto\" or app_http = \"2\"; \
                          an upgrade needs an app that speaks HTTP/1.1, or takes WebSockets over HTTP/2 (RFC 8441)",

@@ -1,4 +1,4 @@
-//! Header fields: which concern one hop only, which claim an identity, and what the app is told instead.
+//! Header fields: hop-by-hop fields, fields that claim an identity, and the client certificate field for the app.
 
 use http::header::{
     CONNECTION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
@@ -9,16 +9,16 @@ use postern_proto::identity::SpiffeId;
 use super::forwarded;
 use crate::observability::trace;
 
-/// What the app is told about the caller, in Envoy's form.
+/// The client certificate field that the app receives, in Envoy's form.
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// Names under which a client could claim an identity: Envoy's, and those of RFC 9440 §2.
+/// Fields in which a client could claim an identity: Envoy's, and those of RFC 9440 §2.
 const CLAIMS: [&str; 3] = ["x-forwarded-client-cert", "client-cert", "client-cert-chain"];
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Fields of one hop (RFC 9110 §7.6.1).
+/// Hop-by-hop fields (RFC 9110 §7.6.1).
 const ONE_HOP: [HeaderName; 9] = [
     CONNECTION,
     KEEP_ALIVE,
@@ -31,17 +31,17 @@ const ONE_HOP: [HeaderName; 9] = [
     PROXY_AUTHORIZATION,
 ];
 
-/// What `Connection` may nominate without effect: taking these away would make another message.
+/// Fields that `Connection` cannot nominate: removing them would change the message.
 const ESSENTIAL: [HeaderName; 2] = [HOST, http::header::CONTENT_LENGTH];
 
-/// Whether the trailers of gRPC are wanted, which must be passed on (gRPC over HTTP/2, `Te`).
+/// Whether the client accepts trailers, which gRPC needs forwarded (gRPC over HTTP/2, `Te`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trailers {
     Wanted,
     NotNamed,
 }
 
-/// Removes what concerns one hop only, with what `Connection` nominates.
+/// Removes hop-by-hop fields, and those that `Connection` nominates.
 pub(super) fn remove_hop(headers: &mut HeaderMap) -> Trailers {
     let trailers = match headers.get(TE) {
         Some(te) if tokens(te).any(|token| token.eq_ignore_ascii_case("trailers")) => Trailers::Wanted,
@@ -65,8 +65,8 @@ pub(super) fn remove_hop(headers: &mut HeaderMap) -> Trailers {
     trailers
 }
 
-/// The protocols to one of which a request asks to switch (RFC 9110 §7.8). HTTP/2 is none: it is not switched to here
-/// (RFC 9113 §3.1 has done away with that), and behind us it would carry requests that nobody decides.
+/// The protocols of an upgrade request (RFC 9110 §7.8). HTTP/2 is excluded: RFC 9113 §3.1 has removed that upgrade,
+/// and its requests would bypass authorization.
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asks = headers
         .get_all(CONNECTION)
@@ -82,7 +82,7 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     if offered.is_empty() { None } else { HeaderValue::try_from(offered.join(", ")).ok() }
 }
 
-/// What an answer has switched to, if it is among what was offered. An answer that names nothing has chosen the only one.
+/// The protocol that a response switched to, if it was offered. A response that names none has chosen the only one.
 pub(super) fn switched_to(offered: &HeaderValue, answer: &HeaderMap) -> Option<HeaderValue> {
     let named: Vec<_> = answer.get_all(UPGRADE).iter().flat_map(tokens).collect();
     if named.is_empty() {
@@ -92,7 +92,7 @@ pub(super) fn switched_to(offered: &HeaderValue, answer: &HeaderMap) -> Option<H
     if named.iter().all(is_offered) { HeaderValue::try_from(named.join(", ")).ok() } else { None }
 }
 
-/// Removes what claims an identity, however it is spelt: only the handshake says who calls.
+/// Removes fields that claim an identity, in any spelling: only the handshake identifies the client.
 pub(super) fn remove_claims(headers: &mut HeaderMap) {
     let claims: Vec<_> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
@@ -101,7 +101,7 @@ pub(super) fn remove_claims(headers: &mut HeaderMap) {
     forwarded::clean(headers);
 }
 
-/// Backends that make variables of names (CGI, RFC 3875 §4.1.18) take `_` for `-`, some other characters, too.
+/// Backends that convert names to variables (CGI, RFC 3875 §4.1.18) treat `_` like `-`, and so some other characters.
 fn is_claim(name: &str) -> bool {
     let same = |a: u8, b: u8| a == b || (b == b'-' && !a.is_ascii_alphanumeric());
     CLAIMS.iter().any(|claim| {
@@ -110,7 +110,7 @@ fn is_claim(name: &str) -> bool {
     })
 }
 
-/// Trailers a request may have: nothing that frames, routes or claims (RFC 9110 §6.5.1).
+/// Removes trailers that frame, route or claim an identity (RFC 9110 §6.5.1).
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     remove_hop(trailers);
     remove_claims(trailers);
@@ -124,7 +124,7 @@ pub(super) fn client_cert(own: &SpiffeId, leaf_sha256: &str, peer: &SpiffeId) ->
     HeaderValue::try_from(format!("By={own};Hash={leaf_sha256};URI={peer}")).ok()
 }
 
-/// The trace to which a request belongs (W3C Trace Context §3.2).
+/// The trace id of a request (W3C Trace Context §3.2).
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
     trace::id(headers.get("traceparent")?.to_str().ok()?)
 }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_identity_is_removed_however_it_is_spelt() {
+    fn identity_claims_are_removed_in_any_spelling() {
         let mut all = headers(&[
             ("x-forwarded-client-cert", "URI=spiffe://shop.example/admin"),
             ("X_Forwarded_Client_Cert", "URI=spiffe://shop.example/admin"),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_one_hop_goes_with_what_connection_nominates_but_never_the_host() {
+    fn hop_by_hop_and_nominated_fields_are_removed_but_never_the_host() {
         let mut all = headers(&[
             ("connection", "keep-alive, X-Once, host"),
             ("connection", "content-length"),
@@ -186,12 +186,12 @@ mod tests {
     #[test]
     fn a_protocol_that_is_not_http_is_switched_to_if_it_was_offered() {
         let asked = |lines: &[(&str, &str)]| upgrade(&headers(lines));
-        let carried = |lines: &[(&str, &str)], offer: &str| assert_eq!(asked(lines).unwrap(), offer);
-        carried(&[("connection", "Upgrade"), ("upgrade", "websocket")], "websocket");
-        carried(&[("connection", "keep-alive, upgrade"), ("upgrade", "foo/2")], "foo/2");
-        carried(&[("connection", "upgrade"), ("upgrade", "websocket, foo")], "websocket, foo");
-        carried(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], "websocket");
-        carried(&[("connection", "upgrade"), ("upgrade", "h2c, websocket, TLS/1.2")], "websocket");
+        let forwarded = |lines: &[(&str, &str)], offer: &str| assert_eq!(asked(lines).unwrap(), offer);
+        forwarded(&[("connection", "Upgrade"), ("upgrade", "websocket")], "websocket");
+        forwarded(&[("connection", "keep-alive, upgrade"), ("upgrade", "foo/2")], "foo/2");
+        forwarded(&[("connection", "upgrade"), ("upgrade", "websocket, foo")], "websocket, foo");
+        forwarded(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], "websocket");
+        forwarded(&[("connection", "upgrade"), ("upgrade", "h2c, websocket, TLS/1.2")], "websocket");
         for nothing in [
             &[("upgrade", "websocket")][..],
             &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")],

@@ -1,11 +1,11 @@
-//! `Forwarded` (RFC 7239): what names addresses stays, and whatever could be taken for an identity goes.
+//! `Forwarded` (RFC 7239): keeps addresses, and removes whatever could be taken for an identity.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
 
-/// Leaves of `Forwarded` what RFC 7239 §4 defines and §6 lets be a node.
+/// Keeps the parts of `Forwarded` that RFC 7239 §4 defines and whose nodes are valid by §6.
 pub(super) fn clean(headers: &mut HeaderMap) {
     if !headers.contains_key(FORWARDED) {
         return;
@@ -28,7 +28,7 @@ fn cleaned(value: &HeaderValue) -> Option<HeaderValue> {
     if elements.is_empty() { None } else { HeaderValue::try_from(elements.join(", ")).ok() }
 }
 
-/// Parts of a text, whose quoted strings are whole; none where a quote has no end or something escaped.
+/// Splits a text outside of quoted strings; `None` if a quote or escape is incomplete.
 fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut parts, mut rest, mut quoted) = (Vec::new(), text, false);
     if text.contains('\\') {
@@ -48,7 +48,7 @@ fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     (!quoted).then_some(parts)
 }
 
-/// Whether a parameter is one of RFC 7239 §5 with a value that it may have.
+/// Whether a parameter is one of RFC 7239 §5 with a valid value.
 fn is_plain(pair: &str) -> bool {
     let Some((name, value)) = pair.split_once('=') else { return false };
     let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_node_goes_and_addresses_stay() {
+    fn invalid_nodes_are_removed_and_addresses_kept() {
         for (sent, left) in [
             (
                 "for=192.0.2.43, for=198.51.100.17;by=_hidden;proto=https",

@@ -1,6 +1,6 @@
-//! Checks the frames of an HTTP/2 connection before h2 reads them. Header blocks are judged whole, and replaced when they are
-//! refused; small pieces of bodies are held in little room until they are wanted, because h2 keeps each as a slice of the buffer it came in;
-//! frames of unknown types, which mean nothing (RFC 9113 §4.1), go no further.
+//! Checks the frames of an HTTP/2 connection before h2 reads them. Header blocks are checked whole, and replaced when
+//! refused. Small DATA payloads are buffered compactly until they are read, because h2 keeps each as a slice of the
+//! buffer it came in. Frames of unknown types are dropped: they have no meaning (RFC 9113 §4.1).
 
 mod block;
 mod hpack;
@@ -13,10 +13,10 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::FRAME_BYTES_MAX;
-use super::framing::{Output, Passed};
+use super::framing::{CheckedBytes, Output};
 use super::target::InvalidMessage;
 use crate::config::Http;
-use block::{Judged, Kind, Table};
+use block::{BlockVerdict, Kind, Table};
 use hpack::Decoder;
 pub(super) use streams::{Stream, Streams};
 
@@ -34,21 +34,21 @@ const FLAG_END_HEADERS: u8 = 4;
 const FLAG_PADDED: u8 = 8;
 const FLAG_PRIORITY: u8 = 0x20;
 const PRIORITY_BYTES: usize = 5;
-/// A piece of a body with fewer bytes is held until it is wanted.
+/// Smaller DATA payloads are buffered until they are read.
 const PIECE_BYTES_MIN: usize = 4 * 1024;
-/// A header block, as it is sent: more than this many times `header_bytes_max` ends its connection.
+/// An encoded header block longer than this many times `header_bytes_max` ends its connection.
 const BLOCK_TIMES_MAX: usize = 4;
-/// And so many frames.
+/// Most frames of one header block.
 const FRAGMENTS_MAX: usize = 64;
-/// A body's bytes that were held are handed on in frames of this size.
+/// Payload size of the DATA frames that forward buffered bytes.
 const HANDED_ON_BYTES_MAX: usize = 16 * 1024;
 
-/// Since when something has begun and not ended.
+/// Since when a frame or header block has been incomplete.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished(Mutex<Option<Instant>>);
 
 impl Unfinished {
-    /// Whether that was so long ago.
+    /// Whether it has been incomplete for longer than `limit`.
     pub(super) fn is_stalled(&self, limit: Duration, now: Instant) -> bool {
         self.since().is_some_and(|since| now.saturating_duration_since(since) > limit)
     }
@@ -62,31 +62,31 @@ impl Unfinished {
     }
 }
 
-/// Tells of a message that is not valid and whose sender gets no words about it.
+/// Reports an invalid message whose sender gets no response.
 pub(super) type Report = Arc<dyn Fn(&InvalidMessage) + Send + Sync>;
 
-/// Where in its frames a connection is.
+/// The frame parser of one connection.
 pub(super) struct Frames {
-    at: At,
+    at: ParserState,
     limits: Http,
     decoder: Decoder,
     table: Table,
     streams: Arc<Streams>,
     messages: Messages,
-    /// The header block that is not whole yet.
+    /// The incomplete header block.
     block: Option<Block>,
-    /// What `unfinished` was last told.
-    told: bool,
+    /// The value last written to `unfinished`.
+    reported: bool,
     unfinished: Arc<Unfinished>,
     report: Report,
 }
 
-/// Which header block of a stream a message begins with.
+/// Which header blocks begin a message, rather than being trailers.
 enum Messages {
-    /// Each new stream is a request; this was the newest.
+    /// Each new stream is a request; `newest` is the highest stream id.
     Requests { newest: u32 },
-    /// Streams whose answer has begun.
-    Answers(HashSet<u32>),
+    /// Streams whose response has started.
+    Responses(HashSet<u32>),
 }
 
 struct Block {
@@ -105,7 +105,7 @@ struct FrameHead {
     stream: u32,
 }
 
-enum At {
+enum ParserState {
     Preface {
         left: usize,
     },
@@ -113,7 +113,7 @@ enum At {
         read: [u8; FRAME_HEAD_BYTES],
         bytes: usize,
     },
-    /// A payload that is h2's to read.
+    /// A payload that is passed to h2.
     Payload {
         kind: u8,
         left: usize,
@@ -121,25 +121,25 @@ enum At {
     Skipped {
         left: usize,
     },
-    /// The payload of a frame with a header block or a part of one.
+    /// The payload of HEADERS or CONTINUATION.
     Fragment {
         head: FrameHead,
         payload: Vec<u8>,
     },
-    /// The length of a piece's padding comes next.
+    /// The pad length of a DATA frame comes next.
     PadLength(FrameHead),
-    /// A piece of a body that is held.
+    /// A DATA payload that is buffered.
     Held {
         stream: u32,
         left: usize,
         padding: usize,
         end_stream: bool,
     },
-    /// h2 will end the connection for what it has been given.
+    /// h2 has been given a frame for which it ends the connection.
     Over,
 }
 
-const NEXT_FRAME: At = At::Head { read: [0; FRAME_HEAD_BYTES], bytes: 0 };
+const NEXT_FRAME: ParserState = ParserState::Head { read: [0; FRAME_HEAD_BYTES], bytes: 0 };
 
 impl std::fmt::Debug for Frames {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -148,25 +148,25 @@ impl std::fmt::Debug for Frames {
 }
 
 impl Frames {
-    /// Of a connection on which requests come.
-    pub(super) fn of_requests(
+    /// For a connection that receives requests.
+    pub(super) fn for_requests(
         limits: Http,
         streams: Arc<Streams>,
         unfinished: Arc<Unfinished>,
         report: Report,
     ) -> Self {
-        let (at, messages) = (At::Preface { left: PREFACE.len() }, Messages::Requests { newest: 0 });
+        let (at, messages) = (ParserState::Preface { left: PREFACE.len() }, Messages::Requests { newest: 0 });
         Self::new(at, messages, limits, streams, unfinished, report)
     }
 
-    /// Of a connection on which answers come.
-    pub(super) fn of_answers(limits: Http, streams: Arc<Streams>) -> Self {
+    /// For a connection that receives responses.
+    pub(super) fn for_responses(limits: Http, streams: Arc<Streams>) -> Self {
         let report: Report = Arc::new(|bad| tracing::debug!(%bad, "a trailer section is not valid"));
-        Self::new(NEXT_FRAME, Messages::Answers(HashSet::new()), limits, streams, Arc::default(), report)
+        Self::new(NEXT_FRAME, Messages::Responses(HashSet::new()), limits, streams, Arc::default(), report)
     }
 
     fn new(
-        at: At,
+        at: ParserState,
         messages: Messages,
         limits: Http,
         streams: Arc<Streams>,
@@ -174,15 +174,26 @@ impl Frames {
         report: Report,
     ) -> Self {
         let (decoder, table) = (Decoder::default(), Table::InStep);
-        Self { at, limits, decoder, table, streams, messages, block: None, told: false, unfinished, report }
+        Self {
+            at,
+            limits,
+            decoder,
+            table,
+            streams,
+            messages,
+            block: None,
+            reported: false,
+            unfinished,
+            report,
+        }
     }
 
-    /// What was held and is wanted now; `cx` is woken when there is more.
+    /// Frames with the buffered bytes that are to be read now. `cx` is woken when there are more.
     pub(super) fn wanted(&self, cx: &Context<'_>) -> Vec<u8> {
         let mut frames = Vec::new();
         self.streams.read_by(cx);
-        if matches!(self.at, At::Preface { .. } | At::Payload { .. } | At::Over) {
-            // Nothing comes between the parts of what h2 reads.
+        if matches!(self.at, ParserState::Preface { .. } | ParserState::Payload { .. } | ParserState::Over) {
+            // A frame that is partly passed to h2 must not be interrupted.
             return frames;
         }
         for (stream, held) in self.streams.take_wanted() {
@@ -191,13 +202,13 @@ impl Frames {
         frames
     }
 
-    /// Bytes on their way to h2.
-    pub(super) fn pass(&mut self, bytes: &[u8]) -> Passed {
+    /// Checks received bytes; returns what h2 gets.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> CheckedBytes {
         let mut output = Output::of(bytes);
         let mut rest = bytes;
         while !rest.is_empty() {
             rest = match &mut self.at {
-                At::Preface { left } => {
+                ParserState::Preface { left } => {
                     let (taken, after) = rest.split_at((*left).min(rest.len()));
                     *left -= taken.len();
                     if *left == 0 {
@@ -206,7 +217,7 @@ impl Frames {
                     output.push(taken);
                     after
                 }
-                At::Head { read, bytes: before } => {
+                ParserState::Head { read, bytes: before } => {
                     if *before > 0 || rest.len() < FRAME_HEAD_BYTES {
                         output.hold_back(rest);
                     }
@@ -219,11 +230,11 @@ impl Frames {
                     }
                     after
                 }
-                At::Payload { left, .. } | At::Skipped { left } => {
+                ParserState::Payload { left, .. } | ParserState::Skipped { left } => {
                     let (taken, after) = rest.split_at((*left).min(rest.len()));
                     *left -= taken.len();
                     let is_over = *left == 0;
-                    if let At::Payload { .. } = self.at {
+                    if let ParserState::Payload { .. } = self.at {
                         output.push(taken);
                     } else {
                         output.hold_back(rest);
@@ -233,7 +244,7 @@ impl Frames {
                     }
                     after
                 }
-                At::Fragment { head, payload } => {
+                ParserState::Fragment { head, payload } => {
                     output.hold_back(rest);
                     let (taken, after) = rest.split_at((head.length - payload.len()).min(rest.len()));
                     payload.extend_from_slice(taken);
@@ -243,49 +254,52 @@ impl Frames {
                     }
                     after
                 }
-                At::PadLength(head) => {
+                ParserState::PadLength(head) => {
                     output.hold_back(rest);
                     let (head, padding) = (*head, usize::from(rest.first().copied().unwrap_or_default()));
                     self.padded(head, padding, &mut output);
                     rest.get(1..).unwrap_or_default()
                 }
-                At::Held { stream, left, padding, end_stream } => {
+                ParserState::Held { stream, left, padding, end_stream } => {
                     output.hold_back(rest);
                     let (taken, after) = rest.split_at((*left).min(rest.len()));
                     *left -= taken.len();
                     let (stream, left, padding, end_stream) = (*stream, *left, *padding, *end_stream);
                     self.held(stream, taken, left, end_stream, &mut output);
                     if left == 0 {
-                        self.at = if padding == 0 { NEXT_FRAME } else { At::Skipped { left: padding } };
+                        self.at =
+                            if padding == 0 { NEXT_FRAME } else { ParserState::Skipped { left: padding } };
                     }
                     after
                 }
-                At::Over => {
+                ParserState::Over => {
                     output.push(rest);
                     break;
                 }
             };
         }
-        self.tell_unfinished();
+        self.report_unfinished();
         output.passed()
     }
 
-    /// A body may be as slow as its request may.
-    fn tell_unfinished(&mut self) {
+    /// Updates `unfinished`. DATA does not count: the idle timeout of its request applies to it.
+    fn report_unfinished(&mut self) {
         let unfinished = self.block.is_some()
             || match &self.at {
-                At::Preface { .. } | At::Fragment { .. } | At::PadLength(_) => true,
-                At::Head { bytes, .. } => *bytes > 0,
-                At::Payload { kind, .. } => *kind != KIND_DATA,
-                At::Skipped { .. } | At::Held { .. } | At::Over => false,
+                ParserState::Preface { .. } | ParserState::Fragment { .. } | ParserState::PadLength(_) => {
+                    true
+                }
+                ParserState::Head { bytes, .. } => *bytes > 0,
+                ParserState::Payload { kind, .. } => *kind != KIND_DATA,
+                ParserState::Skipped { .. } | ParserState::Held { .. } | ParserState::Over => false,
             };
-        if unfinished != self.told {
-            self.told = unfinished;
+        if unfinished != self.reported {
+            self.reported = unfinished;
             self.unfinished.set(unfinished.then(Instant::now));
         }
     }
 
-    /// A frame begins; `at` begins with its head, or with the rest of it where the first part was held back.
+    /// Starts a frame. `at` starts with its header, or with the rest of the header if the first part was held back.
     fn begin(&mut self, read: [u8; FRAME_HEAD_BYTES], at: &[u8], output: &mut Output<'_>) {
         let head = FrameHead::of(read);
         let FrameHead { length, kind, flags, stream } = head;
@@ -296,18 +310,18 @@ impl Frames {
         match kind {
             KIND_HEADERS | KIND_CONTINUATION if stream != 0 => {
                 output.hold_back(at);
-                self.at = At::Fragment { head, payload: Vec::new() };
+                self.at = ParserState::Fragment { head, payload: Vec::new() };
                 if length == 0 {
                     self.fragment(head, &[], output);
                 }
             }
             KIND_DATA if stream != 0 && flags & FLAG_PADDED != 0 && length > 0 => {
                 output.hold_back(at);
-                self.at = At::PadLength(head);
+                self.at = ParserState::PadLength(head);
             }
             KIND_DATA if stream != 0 && length > 0 && !self.goes_straight_on(head) => {
                 output.hold_back(at);
-                self.at = At::Held { stream, left: length, padding: 0, end_stream: false };
+                self.at = ParserState::Held { stream, left: length, padding: 0, end_stream: false };
             }
             KIND_DATA | KIND_RST_STREAM => {
                 let held = self.streams.held(stream);
@@ -323,7 +337,7 @@ impl Frames {
             ..=KIND_CONTINUATION => self.pass_on(head, &read, output),
             _ => {
                 output.hold_back(at);
-                self.at = if length == 0 { NEXT_FRAME } else { At::Skipped { left: length } };
+                self.at = if length == 0 { NEXT_FRAME } else { ParserState::Skipped { left: length } };
             }
         }
     }
@@ -331,17 +345,18 @@ impl Frames {
     fn pass_on(&mut self, head: FrameHead, read: &[u8], output: &mut Output<'_>) {
         output.push(read);
         let FrameHead { length: left, kind, .. } = head;
-        self.at = if left == 0 { NEXT_FRAME } else { At::Payload { kind, left } };
+        self.at = if left == 0 { NEXT_FRAME } else { ParserState::Payload { kind, left } };
     }
 
-    /// Gives h2 what ends the connection: a frame that it does not take, or that interrupts a header block.
+    /// Passes h2 a frame for which it ends the connection: one that it does not accept, or that interrupts a header
+    /// block.
     fn give_up(&mut self, frame: &[u8], at: &[u8], output: &mut Output<'_>) {
         if let Some(block) = self.block.take() {
             output.hold_back(at);
             output.push(&frame_of(KIND_HEADERS, 0, block.stream, &[]));
         }
         output.push(frame);
-        self.at = At::Over;
+        self.at = ParserState::Over;
     }
 
     fn goes_straight_on(&self, head: FrameHead) -> bool {
@@ -350,13 +365,14 @@ impl Frames {
             || self.streams.goes_straight_on(head.stream)
     }
 
-    /// A padded piece: the padding goes on at once, for h2 counts it, and the piece is held.
+    /// A padded DATA frame: the padding is passed on at once, because h2 counts it for flow control, and the data is
+    /// buffered.
     fn padded(&mut self, head: FrameHead, padding: usize, output: &mut Output<'_>) {
         let FrameHead { length, flags, stream, .. } = head;
         let Some(left) = (length - 1).checked_sub(padding) else {
-            // RFC 9113 §6.1: longer than what it pads.
+            // RFC 9113 §6.1: the padding is longer than the payload.
             output.push(&frame_of(KIND_DATA, FLAG_PADDED, stream, &[u8::MAX]));
-            self.at = At::Over;
+            self.at = ParserState::Over;
             return;
         };
         let mut payload = vec![0; padding + 1];
@@ -366,14 +382,14 @@ impl Frames {
         output.push(&frame_of(KIND_DATA, FLAG_PADDED, stream, &payload));
         let end_stream = flags & FLAG_END_STREAM != 0;
         if left > 0 {
-            self.at = At::Held { stream, left, padding, end_stream };
+            self.at = ParserState::Held { stream, left, padding, end_stream };
             return;
         }
         self.held(stream, &[], left, end_stream, output);
-        self.at = if padding == 0 { NEXT_FRAME } else { At::Skipped { left: padding } };
+        self.at = if padding == 0 { NEXT_FRAME } else { ParserState::Skipped { left: padding } };
     }
 
-    /// Some bytes of a piece that is held.
+    /// Buffers bytes of a DATA payload.
     fn held(&self, stream: u32, bytes: &[u8], left: usize, end_stream: bool, output: &mut Output<'_>) {
         let mut wanted = self.streams.hold(stream, bytes);
         let is_end = left == 0 && end_stream;
@@ -390,12 +406,12 @@ impl Frames {
 
     fn end(&mut self, stream: u32) {
         self.streams.end(stream);
-        if let Messages::Answers(begun) = &mut self.messages {
+        if let Messages::Responses(begun) = &mut self.messages {
             begun.remove(&stream);
         }
     }
 
-    /// A frame with a header block or a part of one is whole.
+    /// Handles a complete HEADERS or CONTINUATION frame.
     fn fragment(&mut self, head: FrameHead, payload: &[u8], output: &mut Output<'_>) {
         let FrameHead { kind, flags, stream, .. } = head;
         self.at = NEXT_FRAME;
@@ -427,11 +443,11 @@ impl Frames {
         if flags & FLAG_END_HEADERS == 0 {
             self.block = Some(block);
         } else {
-            self.judge(&block, output);
+            self.check(&block, output);
         }
     }
 
-    /// What the header block of a stream is; one that is not open is left to h2.
+    /// The kind of a header block. Blocks of streams that are not open are left to h2.
     fn kind(&mut self, stream: u32) -> Kind {
         let begins = match &mut self.messages {
             Messages::Requests { newest } if stream > *newest => {
@@ -439,19 +455,19 @@ impl Frames {
                 Some(Kind::Request)
             }
             Messages::Requests { .. } => None,
-            Messages::Answers(begun) => begun.insert(stream).then_some(Kind::Answer),
+            Messages::Responses(begun) => begun.insert(stream).then_some(Kind::Response),
         };
         begins.unwrap_or(if self.streams.is_open(stream) { Kind::Trailers } else { Kind::Stray })
     }
 
-    fn judge(&mut self, block: &Block, output: &mut Output<'_>) {
+    fn check(&mut self, block: &Block, output: &mut Output<'_>) {
         let stream = block.stream;
         let kind = self.kind(stream);
-        let Ok(judged) = block::judge(&mut self.decoder, &block.fragments, (kind, self.table), &self.limits)
+        let Ok(verdict) = block::check(&mut self.decoder, &block.fragments, (kind, self.table), &self.limits)
         else {
-            // An index of nothing.
+            // Index 0 is invalid (RFC 7541 §6.1).
             output.push(&frame_of(KIND_HEADERS, FLAG_END_HEADERS, stream, &[0x80]));
-            self.at = At::Over;
+            self.at = ParserState::Over;
             return;
         };
         let held = self.streams.held(stream);
@@ -459,21 +475,21 @@ impl Frames {
             output.push(&data(stream, &held, false));
         }
         let mut has_body = false;
-        let instead = match judged {
-            Judged::Passes { rewritten, is_informational, expanded_bytes } => {
+        let instead = match verdict {
+            BlockVerdict::Accepted { rewritten, is_informational, expanded_bytes } => {
                 self.streams.expanded(stream, expanded_bytes);
-                if is_informational && let Messages::Answers(begun) = &mut self.messages {
+                if is_informational && let Messages::Responses(begun) = &mut self.messages {
                     begun.remove(&stream);
                 }
-                has_body = !is_informational && matches!(kind, Kind::Request | Kind::Answer);
+                has_body = !is_informational && matches!(kind, Kind::Request | Kind::Response);
                 rewritten
             }
-            Judged::Refused { block, refused } => {
+            BlockVerdict::Refused { block, refused } => {
                 self.streams.refuse(stream, refused);
                 self.table = Table::Unused;
                 Some(block)
             }
-            Judged::Malformed { block, bad } => {
+            BlockVerdict::Malformed { block, bad } => {
                 (self.report)(&bad);
                 self.table = Table::Unused;
                 Some(block)
@@ -489,7 +505,7 @@ impl Frames {
 }
 
 impl Block {
-    /// The same with another block, in as many frames as it takes.
+    /// Frames of this header block with `block` as its content.
     fn written(&self, block: &[u8]) -> Vec<u8> {
         let mut flags = if self.end_stream { FLAG_END_STREAM } else { 0 };
         if !self.priority.is_empty() {
@@ -522,7 +538,7 @@ impl FrameHead {
     }
 }
 
-/// The priority and the block of a HEADERS frame (RFC 9113 §6.2).
+/// The priority and the field block of a HEADERS frame (RFC 9113 §6.2).
 fn unpadded(flags: u8, payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let payload = if flags & FLAG_PADDED == 0 {
         payload
@@ -543,7 +559,7 @@ fn frame_of(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&frame_head(payload.len(), kind, flags, stream)[..], payload].concat()
 }
 
-/// A body's bytes in as many frames as it takes, the last of which may end it.
+/// DATA frames with these bytes. The last one may carry END_STREAM.
 fn data(stream: u32, bytes: &[u8], end_stream: bool) -> Vec<u8> {
     let mut frames = Vec::with_capacity(bytes.len() + 2 * FRAME_HEAD_BYTES);
     let mut rest = bytes;

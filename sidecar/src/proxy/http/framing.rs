@@ -1,5 +1,5 @@
-//! Checks the requests of an HTTP/1 connection before hyper reads them. hyper gets heads that were judged whole, so that
-//! both see the same messages; in place of a head that is refused it gets one that only asks for the refusal.
+//! Checks the requests of an HTTP/1 connection before hyper reads them. hyper receives only heads that were checked
+//! whole, so that both parse the same messages. A refused head is replaced by one that only triggers the refusal.
 
 mod chunks;
 mod head;
@@ -14,27 +14,27 @@ use crate::proxy::connections::RequestInfo;
 use chunks::{Chunks, Step};
 use head::BodyLength;
 
-/// Of a head that is refused for its size so much is thrown away while its end is awaited: an answer that comes before
-/// the client has sent its head is lost in the reset of the connection.
+/// Bytes of an oversized head that are discarded while waiting for its end. A response sent before the client has
+/// sent its whole head would be lost in the connection reset.
 const HEAD_DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
-/// What was seen of the requests of one connection, in their order.
+/// The results of checking the requests of one connection, in order.
 #[derive(Debug)]
 pub(super) struct RawHeadCheck {
-    watch: Mutex<Watch>,
+    state_lock: Mutex<CheckState>,
 }
 
 #[derive(Debug)]
-struct Watch {
+struct CheckState {
     limits: Http,
     state: State,
-    /// A head that has begun and not ended: at most `header_bytes_max`.
+    /// The incomplete head: at most `header_bytes_max`.
     begun: Vec<u8>,
     since: Option<Instant>,
-    /// RawHeadCheck that passed, of requests that hyper has not handed over yet.
+    /// Number of valid heads whose requests hyper has not handed over yet.
     passed: u64,
     refused: Option<Refused>,
-    /// What is wrong with a body.
+    /// The fault of the current body.
     fault: Option<InvalidMessage>,
 }
 
@@ -43,45 +43,45 @@ enum State {
     Head,
     Body(u64),
     Chunked(Chunks),
-    /// The rest of a head that is too large, with so many bytes thrown away and the last ones of them.
+    /// The rest of an oversized head, with the number of bytes discarded and the last ones of them.
     Oversized {
         instead: Vec<u8>,
         discarded: usize,
         tail: Vec<u8>,
     },
-    /// Nothing of what follows is a request.
+    /// No further requests are read.
     Refused,
-    /// What follows is not HTTP any more.
+    /// The connection was upgraded: what follows is not HTTP.
     Upgraded,
 }
 
-/// A request that is not valid.
+/// An invalid request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) bad: InvalidMessage,
-    /// As far as they can be read.
+    /// As far as they could be parsed.
     pub(super) facts: RequestInfo,
 }
 
-/// What hyper is given of some bytes.
+/// The bytes that hyper receives.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Passed {
-    AsTheyAre,
-    Instead(Vec<u8>),
+pub(super) enum CheckedBytes {
+    Unchanged,
+    Replaced(Vec<u8>),
 }
 
-/// What was seen of a request that hyper hands over.
+/// The result of checking a request that hyper hands over.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum RequestCheck {
     Valid,
     Refused(Refused),
-    /// hyper has made a request of something else.
-    Nothing,
+    /// hyper parsed a request that was not checked.
+    Unknown,
 }
 
 impl RawHeadCheck {
     pub(super) fn new(limits: Http) -> Self {
-        let watch = Watch {
+        let state_lock = CheckState {
             limits,
             state: State::Head,
             begun: Vec::new(),
@@ -90,57 +90,61 @@ impl RawHeadCheck {
             refused: None,
             fault: None,
         };
-        Self { watch: Mutex::new(watch) }
+        Self { state_lock: Mutex::new(state_lock) }
     }
 
-    /// What was seen of the next request. hyper hands requests over in the order in which their heads passed.
-    pub(super) fn next(&self) -> Seen {
-        let mut watch = self.lock();
-        if watch.passed > 0 {
-            watch.passed -= 1;
-            return Seen::Valid;
+    /// The result for the next request. hyper hands requests over in the order of their heads.
+    pub(super) fn next(&self) -> RequestCheck {
+        let mut state_lock = self.lock();
+        if state_lock.passed > 0 {
+            state_lock.passed -= 1;
+            return RequestCheck::Valid;
         }
-        watch.refused.take().map_or(Seen::Nothing, Seen::Refused)
+        state_lock.refused.take().map_or(RequestCheck::Unknown, RequestCheck::Refused)
     }
 
-    /// What follows is not HTTP any more.
+    /// The connection was upgraded: what follows is not HTTP.
     pub(super) fn upgraded(&self) {
         self.lock().state = State::Upgraded;
     }
 
-    /// What was held back of a connection that is not HTTP any more.
+    /// The bytes held back on an upgraded connection.
     pub(super) fn held_back(&self) -> Vec<u8> {
-        let mut watch = self.lock();
-        if matches!(watch.state, State::Upgraded) { std::mem::take(&mut watch.begun) } else { Vec::new() }
+        let mut state_lock = self.lock();
+        if matches!(state_lock.state, State::Upgraded) {
+            std::mem::take(&mut state_lock.begun)
+        } else {
+            Vec::new()
+        }
     }
 
-    /// Whether a head has begun so long ago and not ended.
+    /// Whether a head has been incomplete for longer than `limit`.
     pub(super) fn is_stalled(&self, limit: Duration, now: Instant) -> bool {
         self.lock().since.is_some_and(|since| now.duration_since(since) > limit)
     }
 
-    /// Bytes on their way to hyper.
-    pub(super) fn pass(&self, bytes: &[u8]) -> Result<Passed, InvalidMessage> {
+    /// Checks received bytes; returns what hyper gets.
+    pub(super) fn pass(&self, bytes: &[u8]) -> Result<CheckedBytes, InvalidMessage> {
         self.lock().pass(bytes)
     }
 
-    /// What is wrong with the body that is being read.
+    /// The fault of the current body.
     pub(super) fn fault(&self) -> Option<InvalidMessage> {
         self.lock().fault.clone()
     }
 
-    /// What is kept of a head that has not ended.
+    /// Bytes buffered of the incomplete head.
     #[cfg(fuzzing)]
     pub(super) fn held_bytes(&self) -> usize {
         self.lock().begun.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Watch> {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CheckState> {
+        self.state_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What hyper is given of some bytes, as far as they have been looked at.
+/// Builds the bytes that hyper gets, copying only if they differ from the input.
 pub(super) struct Output<'b> {
     all: &'b [u8],
     instead: Option<Vec<u8>>,
@@ -151,13 +155,13 @@ impl<'b> Output<'b> {
         Self { all, instead: None }
     }
 
-    /// Everything before `rest`, and nothing from there on but what is pushed.
+    /// Passes everything before `rest`; after that, only what is pushed.
     pub(super) fn hold_back(&mut self, rest: &[u8]) -> &mut Vec<u8> {
         let before = self.all.len().saturating_sub(rest.len());
         self.instead.get_or_insert_with(|| self.all.get(..before).unwrap_or_default().to_vec())
     }
 
-    /// These bytes; those that are passed as they are need not be pushed, but may.
+    /// Appends bytes. Pushing bytes that are passed unchanged has no effect.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if let Some(instead) = &mut self.instead {
             instead.extend_from_slice(bytes);
@@ -166,13 +170,13 @@ impl<'b> Output<'b> {
 }
 
 impl Output<'_> {
-    pub(super) fn passed(self) -> Passed {
-        self.instead.map_or(Passed::AsTheyAre, Passed::Instead)
+    pub(super) fn passed(self) -> CheckedBytes {
+        self.instead.map_or(CheckedBytes::Unchanged, CheckedBytes::Replaced)
     }
 }
 
-impl Watch {
-    fn pass(&mut self, bytes: &[u8]) -> Result<Passed, InvalidMessage> {
+impl CheckState {
+    fn pass(&mut self, bytes: &[u8]) -> Result<CheckedBytes, InvalidMessage> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
@@ -263,12 +267,12 @@ impl Watch {
             output.hold_back(bytes);
             Cow::Owned([&*begun, last].concat())
         };
-        let judged = if bare_line_feed {
+        let checked = if bare_line_feed {
             Err(InvalidMessage::BareLineFeed)
         } else {
-            head::judge(&whole, &self.limits)
+            head::check(&whole, &self.limits)
         };
-        match judged {
+        match checked {
             Ok(length) => {
                 self.passed += 1;
                 self.state = match length {
@@ -286,7 +290,7 @@ impl Watch {
         rest
     }
 
-    /// Ends the connection's requests, and returns what hyper is given in place of the last one's head.
+    /// Reads no further requests; returns what hyper gets in place of this head.
     fn refuse(&mut self, bad: InvalidMessage, head: &[u8]) -> Vec<u8> {
         let (facts, instead) = head::stand_in(head);
         self.refused = Some(Refused { bad, facts });
@@ -305,7 +309,7 @@ impl Watch {
         self.state = State::Oversized { instead, discarded, tail };
     }
 
-    /// Throws away the rest of a head that is too large, and then gives hyper what asks for its refusal.
+    /// Discards the rest of an oversized head, then passes hyper the head that triggers the refusal.
     fn pass_oversized<'b>(&mut self, bytes: &'b [u8], output: &mut Output<'_>) -> &'b [u8] {
         let State::Oversized { instead, discarded, tail } = &mut self.state else { return bytes };
         output.hold_back(bytes);
@@ -322,13 +326,13 @@ impl Watch {
 
 enum Scan {
     GoesOn,
-    /// So many bytes belong to the head.
+    /// The number of bytes that belong to the head.
     Ends(usize),
-    /// The last of so many bytes is a line feed without a carriage return.
+    /// The number of bytes up to a line feed without a carriage return.
     BareLineFeed(usize),
 }
 
-/// Looks for the end of the head that `begun` began, and for a line feed that is not where it ends a line.
+/// Finds the end of the head that starts with `begun`, or a bare line feed.
 fn scan(begun: &[u8], bytes: &[u8]) -> Scan {
     let before = |at: usize, back: usize| match at.checked_sub(back) {
         Some(at) => bytes.get(at),

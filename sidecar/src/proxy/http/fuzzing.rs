@@ -1,22 +1,22 @@
-//! What the fuzz targets of `integration/fuzz` see of the checks of raw HTTP, which nothing else outside needs.
+//! The raw HTTP checks, exported for the fuzz targets of `integration/fuzz` only.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::frames::{Frames, Unfinished};
-use super::framing::{Passed, RawHeadCheck, Seen};
+use super::framing::{CheckedBytes, RawHeadCheck, RequestCheck};
 use crate::config::Http;
 
-/// What was seen of a request that hyper hands over.
+/// The result of checking a request that hyper hands over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeenRequest {
     Valid,
     Refused,
-    /// hyper has made a request of something else.
-    Nothing,
+    /// hyper parsed a request that was not checked.
+    Unknown,
 }
 
-/// The check of a connection of HTTP/1, with the limits of a configuration that says nothing.
+/// The check of an HTTP/1 connection with default limits.
 #[derive(Debug)]
 pub struct HeadCheck(RawHeadCheck);
 
@@ -27,33 +27,33 @@ impl Default for HeadCheck {
 }
 
 impl HeadCheck {
-    /// What hyper is given of these bytes; nothing where the connection is broken off.
+    /// The bytes that hyper gets; `None` if the connection is closed.
     pub fn pass(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         if self.0.fault().is_some() {
             return None;
         }
         match self.0.pass(bytes).ok()? {
-            Passed::AsTheyAre => Some(bytes.to_vec()),
-            Passed::Instead(instead) => Some(instead),
+            CheckedBytes::Unchanged => Some(bytes.to_vec()),
+            CheckedBytes::Replaced(instead) => Some(instead),
         }
     }
 
-    /// What was seen of the next request.
+    /// The result for the next request.
     pub fn next(&self) -> SeenRequest {
         match self.0.next() {
-            Seen::Valid => SeenRequest::Valid,
-            Seen::Refused(_) => SeenRequest::Refused,
-            Seen::Nothing => SeenRequest::Nothing,
+            RequestCheck::Valid => SeenRequest::Valid,
+            RequestCheck::Refused(_) => SeenRequest::Refused,
+            RequestCheck::Unknown => SeenRequest::Unknown,
         }
     }
 
-    /// What is kept of a head that has not ended.
+    /// Bytes buffered of the incomplete head.
     pub fn held_bytes(&self) -> usize {
         self.0.held_bytes()
     }
 }
 
-/// The check of a connection of HTTP/2.
+/// The check of an HTTP/2 connection.
 #[derive(Debug)]
 pub struct FrameCheck(Frames, Arc<Unfinished>);
 
@@ -61,21 +61,21 @@ impl Default for FrameCheck {
     fn default() -> Self {
         let unfinished = Arc::<Unfinished>::default();
         let frames =
-            Frames::of_requests(Http::default(), Arc::default(), unfinished.clone(), Arc::new(|_| {}));
+            Frames::for_requests(Http::default(), Arc::default(), unfinished.clone(), Arc::new(|_| {}));
         Self(frames, unfinished)
     }
 }
 
 impl FrameCheck {
-    /// What h2 is given of these bytes.
+    /// The bytes that h2 gets.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         match self.0.pass(bytes) {
-            Passed::AsTheyAre => bytes.to_vec(),
-            Passed::Instead(instead) => instead,
+            CheckedBytes::Unchanged => bytes.to_vec(),
+            CheckedBytes::Replaced(instead) => instead,
         }
     }
 
-    /// Whether a header block or a frame has begun and not ended.
+    /// Whether a header block or a frame is incomplete.
     pub fn is_unfinished(&self) -> bool {
         self.1.is_stalled(Duration::ZERO, Instant::now() + Duration::from_secs(1))
     }

@@ -1,5 +1,5 @@
-//! HTTP/2 (RFC 9113) over the `h2` crate: each stream is a request with its answer, interim answers included, and ends as
-//! what it was.
+//! HTTP/2 (RFC 9113) over the `h2` crate: each stream is a request with its response and interim responses, and how a
+//! stream ends is preserved.
 
 mod batch;
 pub(super) mod body;

@@ -1,6 +1,6 @@
-//! Requests of peers: each decided, cleaned of claims, told who calls, and passed to the own app.
+//! The HTTP inbound: authorizes requests of peers, replaces identity claims, and forwards them to the own app.
 
-mod refusing;
+mod refusal;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ALPN_H2;
-use super::answer::InvalidAnswer;
-use super::app::{App, ToApp};
-use super::body::{Answer, To};
+use super::app::{App, AppConnections};
+use super::body::{Destination, ResponseBody};
 use super::call::{Calls, OpenCall, RequestRecorder};
 use super::exchange::{ConnectionSource, ExchangeError, PreparedRequest};
 use super::failure::Failure;
@@ -30,8 +29,9 @@ use super::handler::{HandlerService, RequestHandler};
 use super::incoming::Incoming;
 use super::instrumented_io::InstrumentedIo;
 use super::pool::Kind;
-use super::problem::{Asked, Problem};
-use super::serve::{Session, Speaks, serve};
+use super::problem::{Problem, ReplyFormat};
+use super::response_check::InvalidResponse;
+use super::serve::{DetectedVersion, Session, serve};
 use super::target::{self, InvalidMessage, Target};
 use super::tasks::ConnectionTasks;
 use crate::config::{Inbound, TellCallers};
@@ -40,45 +40,46 @@ use crate::observability::Direction;
 use crate::observability::refusals::Called;
 use crate::proxy::connections::{Registration, RequestInfo};
 use crate::proxy::listener::ShutdownTokens;
-use crate::proxy::peer_limits::{Full, PeerLimits, PeerUsage};
+use crate::proxy::peer_limits::{PeerLimitReached, PeerLimits, PeerUsage};
 use crate::proxy::state::ProxyState;
-use crate::proxy::tls::{Secured, TlsStream};
+use crate::proxy::tls::{EstablishedTls, TlsStream};
 use crate::proxy::upstream::Upstreams;
-use refusing::Denied;
+use refusal::Denied;
 
-/// One inbound that speaks HTTP.
+/// An inbound with `protocol = "http"`.
 #[derive(Debug)]
 pub struct HttpInbound {
     proxy: Arc<ProxyState>,
     inbound: Arc<Inbound>,
     app: App,
-    shares: Arc<PeerLimits>,
-    /// Of all its connections.
+    peer_limits: Arc<PeerLimits>,
+    /// Tasks of all its connections.
     tasks: TaskTracker,
 }
 
 impl HttpInbound {
     pub fn new(proxy: Arc<ProxyState>, inbound: Arc<Inbound>, at: Arc<Upstreams>) -> Self {
         let app = App::new(at, inbound.app_http, &proxy.control.config);
-        Self { proxy, inbound, app, shares: Arc::default(), tasks: TaskTracker::new() }
+        Self { proxy, inbound, app, peer_limits: Arc::default(), tasks: TaskTracker::new() }
     }
 
-    /// Serves an admitted peer's connection to its end.
+    /// Serves an admitted peer's connection until it ends.
     pub async fn serve(
         self: Arc<Self>,
-        secured: Secured,
+        secured: EstablishedTls,
         registration: Arc<Registration>,
         calls: Arc<Calls>,
         until: ShutdownTokens,
     ) {
-        let Secured { stream, alpn, leaf, .. } = secured;
-        let speaks = if alpn.as_deref() == Some(ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
+        let EstablishedTls { stream, alpn, leaf, .. } = secured;
+        let speaks =
+            if alpn.as_deref() == Some(ALPN_H2) { DetectedVersion::Http2 } else { DetectedVersion::Http1 };
         let hash = leaf.map(|leaf| hex(digest(&SHA256, &leaf).as_ref())).unwrap_or_default();
         let Some((peer, own)) = registration.verified().zip(self.proxy.control.credentials.current()) else {
             return;
         };
         let own = own.svid.id().clone();
-        // Both are SPIFFE IDs: there is nothing in them that a header may not have.
+        // Both are SPIFFE IDs, which contain no characters that are invalid in a header.
         let Some(client_cert) = fields::client_cert(&own, &hash, peer.id()) else { return };
         calls.recorded_by(RequestRecorder {
             proxy: self.proxy.clone(),
@@ -96,13 +97,13 @@ impl HttpInbound {
             calls: calls.clone(),
             heads: heads.clone(),
             streams: streams.clone(),
-            tasks: ConnectionTasks::new(&self.tasks, &registration.cut),
+            tasks: ConnectionTasks::new(&self.tasks, &registration.termination),
             stop: until.stop.clone(),
         };
         let stream = InstrumentedIo::new(stream).registered(registration.clone());
         let switched = TaskTracker::new();
         let client = Arc::new(Client {
-            share: self.shares.of(peer.id()),
+            usage: self.peer_limits.of(peer.id()),
             service: target::authority_of(self.called(&own).service.as_deref()),
             server: self,
             peer,
@@ -125,7 +126,7 @@ impl HttpInbound {
         Called { id: Some(own.to_string()), service, port: Some(self.inbound.name.clone()), address: None }
     }
 
-    /// Closes what is of no use any more.
+    /// Closes unusable connections.
     pub fn maintain(&self) {
         self.app.maintain();
     }
@@ -145,23 +146,23 @@ struct Client {
     peer: VerifiedSvid,
     own: SpiffeId,
     client_cert: HeaderValue,
-    /// The host of a request that names none.
+    /// The host for requests without one.
     service: Authority,
     calls: Arc<Calls>,
-    share: Arc<PeerUsage>,
+    usage: Arc<PeerUsage>,
     heads: Arc<RawHeadCheck>,
     streams: Arc<Streams>,
     registration: Arc<Registration>,
-    /// What stopped being HTTP on this connection.
+    /// Relays of upgraded requests of this connection.
     switched: TaskTracker,
 }
 
 impl RequestHandler for Client {
     type Client = InstrumentedIo<TlsStream>;
-    type Called = InstrumentedIo<TcpStream>;
+    type Server = InstrumentedIo<TcpStream>;
 
-    const CALLED: &'static str = "the app";
-    const ANSWERS_TO: To = To::Peer;
+    const SERVER_NAME: &'static str = "the app";
+    const CLIENT_SIDE: Destination = Destination::Peer;
 
     fn proxy(&self) -> &ProxyState {
         &self.server.proxy
@@ -183,19 +184,21 @@ impl RequestHandler for Client {
         &self.service
     }
 
-    fn refusal(&self, call: &OpenCall, asked: Asked) -> Option<Response<Answer>> {
+    fn refusal(&self, call: &OpenCall, format: ReplyFormat) -> Option<Response<ResponseBody>> {
         if let Err(denied) = self.decide(call) {
-            return Some(self.refuse(call, *denied, asked));
+            return Some(self.refuse(call, *denied, format));
         }
         let limits = &self.server.proxy.control.config.http;
         let (most, bytes_max) = (limits.requests_per_peer_max, limits.expanded_bytes_per_peer_max);
-        match self.share.enter_request(most, call.expanded_bytes(), bytes_max) {
-            Ok(place) => {
-                call.hold(place);
+        match self.usage.enter_request(most, call.expanded_bytes(), bytes_max) {
+            Ok(permit) => {
+                call.hold(permit);
                 None
             }
-            Err(Full::Requests) => Some(self.fail(call, Failure::busy(most), asked)),
-            Err(Full::ExpandedBytes) => Some(self.fail(call, Failure::expanded(bytes_max), asked)),
+            Err(PeerLimitReached::Requests) => Some(self.fail(call, Failure::busy(most), format)),
+            Err(PeerLimitReached::ExpandedBytes) => {
+                Some(self.fail(call, Failure::expanded(bytes_max), format))
+            }
         }
     }
 
@@ -203,13 +206,13 @@ impl RequestHandler for Client {
         self.server.app.kind(is_grpc)
     }
 
-    fn lender(&self, kind: Kind) -> impl ConnectionSource {
-        ToApp(&self.server.app, kind)
+    fn connections(&self, kind: Kind) -> impl ConnectionSource {
+        AppConnections(&self.server.app, kind)
     }
 
-    /// Takes away what is of this hop or claims an identity, and says who calls.
+    /// Removes hop-by-hop fields and identity claims, and adds the client certificate field.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> PreparedRequest {
-        let mut prepared = PreparedRequest::new(request, target, call, To::App, self.heads.clone());
+        let mut prepared = PreparedRequest::new(request, target, call, Destination::App, self.heads.clone());
         let headers = prepared.request.headers_mut();
         fields::remove_claims(headers);
         headers.insert(fields::CLIENT_CERT, self.client_cert.clone());
@@ -219,7 +222,7 @@ impl RequestHandler for Client {
     fn failed(&self, error: ExchangeError) -> Failure {
         match &error {
             ExchangeError::Broken(broken, _) => {
-                InvalidAnswer::of_head(broken, &self.proxy().control.config.http)
+                InvalidResponse::of_head(broken, &self.proxy().control.config.http)
             }
             ExchangeError::Unreached(_) => None,
         }
@@ -230,28 +233,33 @@ impl RequestHandler for Client {
         self.switched.spawn(self.server.tasks.track_future(relayed));
     }
 
-    fn cut(&self) -> CancellationToken {
-        self.registration.cut.clone()
+    fn termination(&self) -> CancellationToken {
+        self.registration.termination.clone()
     }
 
-    fn refuse_bad(&self, call: &OpenCall, bad: &InvalidMessage, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, bad.code(), &bad.to_string(), None);
+    fn refuse_invalid(
+        &self,
+        call: &OpenCall,
+        bad: &InvalidMessage,
+        format: ReplyFormat,
+    ) -> Response<ResponseBody> {
+        let instance = self.report(call, bad.code(), &bad.to_string(), None);
         let mut problem = Problem::new(bad.status(), bad.code(), instance);
         problem.detail = Some(bad.to_string());
-        problem.response(asked)
+        problem.response(format)
     }
 
-    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
-        let instance = self.tell(call, failure.reason, &failure.detail, None);
+    fn fail(&self, call: &OpenCall, failure: Failure, format: ReplyFormat) -> Response<ResponseBody> {
+        let instance = self.report(call, failure.reason, &failure.detail, None);
         let mut problem = Problem::new(failure.status, failure.reason, instance);
-        problem.detail = self.may_be_told().then_some(failure.detail);
-        problem.response(asked)
+        problem.detail = self.may_see_details().then_some(failure.detail);
+        problem.response(format)
     }
 }
 
 impl Client {
-    /// Whether callers are told more than that they got no answer.
-    fn may_be_told(&self) -> bool {
+    /// Whether clients get details of a refusal.
+    fn may_see_details(&self) -> bool {
         self.server.inbound.tell_callers == TellCallers::Everything
     }
 
@@ -259,7 +267,7 @@ impl Client {
         let proxy = &self.server.proxy;
         let bare = |denial: Denial| Box::new(Denied { denial, policy: None });
         proxy.control.still_believes(&self.peer).map_err(bare)?;
-        self.still_vouched_for().map_err(bare)?;
+        self.check_peer_expiry().map_err(bare)?;
         let RequestInfo { method, path } = &call.facts;
         let (peer, inbound) = (self.peer.id(), &self.server.inbound);
         let (decision, policy) =
@@ -280,8 +288,8 @@ impl Client {
         }
     }
 
-    /// A connection may be older than its peer's certificate is good for; its requests are not.
-    fn still_vouched_for(&self) -> Result<(), Denial> {
+    /// A connection may outlive its peer's certificate; its requests may not.
+    fn check_peer_expiry(&self) -> Result<(), Denial> {
         let not_after = self.peer.not_after();
         if is_valid_at(not_after, self.server.proxy.control.clock.now()) {
             return Ok(());
@@ -293,7 +301,7 @@ impl Client {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _always_ok = write!(text, "{byte:02x}");
         text
     })

@@ -1,4 +1,4 @@
-//! The body of a message that has come, in whichever version of HTTP.
+//! The body of a received message, in either version of HTTP.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -7,19 +7,19 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::duplex::Piped;
+use super::duplex::PipedBody;
 use super::http2::body::StreamBody;
 
-/// Why a message is not whole: an error of hyper's, or of a stream.
+/// Why a message is incomplete: an error of hyper or of an HTTP/2 stream.
 pub(super) type HttpError = Box<dyn Error + Send + Sync>;
 
-/// A body as it comes. Its end is an end: what is cut, closed or reset is an error.
+/// A received body. Truncation by a reset, a close or a termination is an error.
 #[derive(Debug)]
 pub(super) enum Incoming {
     Http1(hyper::body::Incoming),
     Http2(StreamBody),
-    /// Written here, once what it is the body of has switched.
-    Piped(Piped),
+    /// Written by the relay of an upgraded request.
+    PipedBody(PipedBody),
     Empty,
 }
 
@@ -36,11 +36,11 @@ impl From<StreamBody> for Incoming {
 }
 
 impl Incoming {
-    /// Of HTTP/2: the message's stream.
+    /// The message's stream, on HTTP/2.
     pub(super) fn stream_id(&self) -> Option<u32> {
         match self {
             Self::Http2(body) => Some(body.stream_id()),
-            Self::Http1(_) | Self::Piped(_) | Self::Empty => None,
+            Self::Http1(_) | Self::PipedBody(_) | Self::Empty => None,
         }
     }
 }
@@ -56,7 +56,7 @@ impl Body for Incoming {
         Poll::Ready(match self.get_mut() {
             Self::Http1(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
             Self::Http2(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
-            Self::Piped(body) => ready!(body.poll(cx)).map(|frame| frame.map_err(Into::into)),
+            Self::PipedBody(body) => ready!(body.poll(cx)).map(|frame| frame.map_err(Into::into)),
             Self::Empty => None,
         })
     }
@@ -65,7 +65,7 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
-            Self::Piped(body) => body.is_end_stream(),
+            Self::PipedBody(body) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -74,7 +74,7 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
-            Self::Piped(_) => SizeHint::new(),
+            Self::PipedBody(_) => SizeHint::new(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

@@ -1,4 +1,4 @@
-//! A connection that tells what passes: counted bytes, the heads of requests, and the alert with which a peer broke off.
+//! An I/O wrapper that counts bytes, checks requests, and captures the alert that ended a connection.
 
 use std::io;
 use std::pin::Pin;
@@ -11,48 +11,49 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
-use super::framing::{Passed, RawHeadCheck};
+use super::framing::{CheckedBytes, RawHeadCheck};
 use super::interim::InterimQueue;
-use super::preface::{ServerSays, SettingsReader};
-use super::upgrade::OverTcp;
+use super::preface::{ServerState, SettingsReader};
+use super::upgrade::HasTcp;
 use crate::network::socket::{alert_in, close_cleanly, reset_on_close};
 use crate::observability::metrics::PooledConnection;
 use crate::proxy::connections::{Registration, Traffic};
-use crate::proxy::upstream::Leased;
+use crate::proxy::upstream::SelectedAddress;
 
-/// A connection and who wants to know of it.
+/// A connection and the observers of its bytes.
 #[derive(Debug)]
 pub(super) struct InstrumentedIo<S> {
     stream: S,
-    /// Read already, and still to be checked and handed on.
+    /// Already read, to be checked and passed on.
     first: Vec<u8>,
-    /// Checked already, and still to be handed on.
+    /// Already checked, to be passed on.
     checked: Vec<u8>,
     heads: Option<Arc<RawHeadCheck>>,
     frames: Option<Frames>,
     settings: Option<SettingsReader>,
     alert: Option<Arc<OnceLock<AlertDescription>>>,
-    leased: Option<Leased>,
+    leased: Option<SelectedAddress>,
     _counted: Option<PooledConnection>,
-    /// Of a peer's connection, which is registered until it is closed: what is read goes to the app.
+    /// The registration of a peer's connection, held until the connection is closed: bytes read from it go to the
+    /// app.
     registration: Option<Arc<Registration>>,
-    /// Told when so many bytes have been read.
+    /// Cancelled when this many bytes have been read.
     begins: Option<(CancellationToken, usize)>,
-    /// Asked whether it has been reset.
+    /// Checks whether the connection was reset.
     probe: Option<Arc<ResetProbe>>,
     /// Sent while hyper has nothing to send.
     interim: Option<Arc<InterimQueue>>,
-    /// Reset by its close, unless it was shut down before.
+    /// Reset on close, unless it was shut down before.
     resets: bool,
 }
 
-/// Asks a connection whether it has been reset. hyper reads nothing from an HTTP/1 connection while a request is being
-/// answered, so it would not learn of it before it writes.
+/// Checks whether a connection was reset. hyper does not read from an HTTP/1 connection while it responds to a
+/// request, so it would detect a reset only when it writes.
 #[derive(Debug, Default)]
 pub(super) struct ResetProbe(AtomicBool);
 
 impl ResetProbe {
-    /// The connection is looked at when it is polled next.
+    /// Checks the connection at its next poll.
     pub(super) fn ask(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -82,12 +83,12 @@ impl<S> InstrumentedIo<S> {
         }
     }
 
-    /// What is watched.
+    /// The wrapped stream.
     pub(super) fn stream(&self) -> &S {
         &self.stream
     }
 
-    /// Hands on these bytes first.
+    /// Passes on these bytes first.
     pub(super) fn after(mut self, mut first: Vec<u8>) -> Self {
         first.append(&mut self.checked);
         first.append(&mut self.first);
@@ -107,44 +108,44 @@ impl<S> InstrumentedIo<S> {
         self
     }
 
-    /// Reads what a server says of itself.
-    pub(super) fn says(mut self, says: Arc<ServerSays>) -> Self {
-        self.settings = Some(SettingsReader::new(says));
+    /// Reads a server's SETTINGS and GOAWAY.
+    pub(super) fn server_state(mut self, server_state: Arc<ServerState>) -> Self {
+        self.settings = Some(SettingsReader::new(server_state));
         self
     }
 
-    /// Counts it at the address where it leads, and among the connections of its pool.
-    pub(super) fn lease(mut self, leased: Leased) -> Self {
+    /// Counts it at its address and in its pool.
+    pub(super) fn lease(mut self, leased: SelectedAddress) -> Self {
         self._counted = Some(leased.pooled());
         self.leased = Some(leased);
         self
     }
 
-    /// Counts a peer's connection, which stays in the register until it is closed.
+    /// Counts the bytes of a peer's connection, which stays registered until it is closed.
     pub(super) fn registered(mut self, registration: Arc<Registration>) -> Self {
         self.registration = Some(registration);
         self
     }
 
-    /// Tells when its first `least` bytes have been read.
+    /// Cancels `begun` when its first `least` bytes have been read.
     pub(super) fn begins(mut self, begun: CancellationToken, least: usize) -> Self {
         self.begins = Some((begun, least));
         self
     }
 
-    /// Breaks when it has been reset and `probe` asks.
+    /// Fails when it was reset and `probe` requests a check.
     pub(super) fn probed(mut self, probe: Arc<ResetProbe>) -> Self {
         self.probe = Some(probe);
         self
     }
 
-    /// Sends interim answers between what hyper sends.
+    /// Sends interim responses between the writes of hyper.
     pub(super) fn interim(mut self, interim: Arc<InterimQueue>) -> Self {
         self.interim = Some(interim);
         self
     }
 
-    /// Keeps the alert that ends it.
+    /// Captures the alert that ends the connection.
     pub(super) fn alert(mut self, alert: Arc<OnceLock<AlertDescription>>) -> Self {
         self.alert = Some(alert);
         self
@@ -157,15 +158,16 @@ impl<S> InstrumentedIo<S> {
     }
 }
 
-impl<S: OverTcp> InstrumentedIo<S> {
-    /// Resets it unless HTTP ends it: a message that lasts until its connection ends must not seem whole when it is cut.
+impl<S: HasTcp> InstrumentedIo<S> {
+    /// Resets the connection unless HTTP shuts it down: a message delimited by the end of its connection must not
+    /// look complete when it is truncated.
     pub(super) fn reset_unless_ended(mut self) -> Self {
         reset_on_close(self.stream.tcp());
         self.resets = true;
         self
     }
 
-    /// From here on a shutdown ends one direction only.
+    /// From now on a shutdown ends one direction only.
     pub(super) fn relayed(mut self) -> Self {
         reset_on_close(self.stream.tcp());
         self.resets = false;
@@ -226,8 +228,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for InstrumentedIo<S> {
                 return Poll::Ready(Ok(()));
             }
             match self.check(read)? {
-                Passed::AsTheyAre => return Poll::Ready(Ok(())),
-                Passed::Instead(bytes) => {
+                CheckedBytes::Unchanged => return Poll::Ready(Ok(())),
+                CheckedBytes::Replaced(bytes) => {
                     buffer.set_filled(before);
                     self.checked = bytes;
                 }
@@ -253,19 +255,19 @@ impl<S> InstrumentedIo<S> {
         }
     }
 
-    /// What hyper is given of these bytes.
-    fn check(&mut self, read: &[u8]) -> io::Result<Passed> {
+    /// Checks bytes for hyper.
+    fn check(&mut self, read: &[u8]) -> io::Result<CheckedBytes> {
         if let Some(frames) = &mut self.frames {
             return Ok(frames.pass(read));
         }
         match &self.heads {
             Some(heads) => heads.pass(read).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad)),
-            None => Ok(Passed::AsTheyAre),
+            None => Ok(CheckedBytes::Unchanged),
         }
     }
 }
 
-/// Hands on as much of `bytes` as there is room for; whether there was anything.
+/// Copies as much of `bytes` as fits. Returns whether there was anything.
 fn hand_on(bytes: &mut Vec<u8>, buffer: &mut ReadBuf<'_>) -> bool {
     if bytes.is_empty() {
         return false;
@@ -285,7 +287,7 @@ impl<S: AsyncWrite + Unpin> InstrumentedIo<S> {
         }
     }
 
-    /// Ready when no interim answer has been sent in part.
+    /// Ready when no interim response has been sent in part.
     fn poll_interim_whole(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.interim {
             Some(interim) if interim.is_begun() => self.poll_interim(cx),
@@ -301,7 +303,7 @@ impl<S: AsyncWrite + Unpin> InstrumentedIo<S> {
     }
 }
 
-impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for InstrumentedIo<S> {
+impl<S: AsyncWrite + HasTcp + Unpin> AsyncWrite for InstrumentedIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim_whole(cx))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -314,7 +316,7 @@ impl<S: AsyncWrite + OverTcp + Unpin> AsyncWrite for InstrumentedIo<S> {
         {
             return Poll::Ready(Err(error));
         }
-        // hyper flushes when it has nothing more to send, and only then.
+        // hyper flushes only when it has nothing more to send.
         ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }

@@ -1,4 +1,4 @@
-//! Interim answers (RFC 9110 §15.2): what a request is told before its answer, such as `103 Early Hints`.
+//! Interim responses (RFC 9110 §15.2), such as `103 Early Hints`.
 
 use std::future::poll_fn;
 use std::io::Write as _;
@@ -11,80 +11,84 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::{Request, StatusCode, Version};
 
 use super::call::OpenCall;
-use super::expect::Asked;
+use super::expect_continue::ContinueSignal;
 use super::fields;
 use super::http2::interim::StreamInterim;
 
-/// So many are carried for one request; an app that announces more announces it to nobody.
+/// Most interim responses per request; further ones are dropped.
 pub(super) const INTERIM_MAX: usize = 16;
-/// So much of them waits until the client takes it.
+/// Most bytes that wait for the client.
 const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
-/// Where the interim answers to one request go.
+/// Forwards the interim responses of one request.
 #[derive(Debug, Clone)]
 pub(super) struct Interim {
     call: Arc<OpenCall>,
-    /// The request's body is held until it is asked for.
-    asked: Option<Arc<Asked>>,
-    to: Way,
+    /// Asks for the deferred request body.
+    continue_signal: Option<Arc<ContinueSignal>>,
+    route: InterimRoute,
 }
 
-/// To whoever asked.
+/// How interim responses reach the client.
 #[derive(Debug, Clone)]
-enum Way {
-    /// HTTP/1.0 knows of none.
+enum InterimRoute {
+    /// HTTP/1.0 has no interim responses.
     None,
-    /// The connection, and how many were sent.
+    /// Over the HTTP/1.1 connection, with the number sent.
     Connection(Arc<AtomicUsize>),
     Stream(StreamInterim),
 }
 
 impl Interim {
-    /// Of a request as it came, whose body is held until `asked` says that it is wanted.
-    pub(super) fn new<B>(request: &mut Request<B>, call: Arc<OpenCall>, asked: Option<Arc<Asked>>) -> Self {
-        let stream = request.extensions_mut().remove().map(Way::Stream);
-        let to = stream.unwrap_or_else(|| match request.version() {
-            Version::HTTP_11 => Way::Connection(Arc::default()),
-            _ => Way::None,
+    /// For a received request. `continue_signal` asks for its deferred body.
+    pub(super) fn new<B>(
+        request: &mut Request<B>,
+        call: Arc<OpenCall>,
+        continue_signal: Option<Arc<ContinueSignal>>,
+    ) -> Self {
+        let stream = request.extensions_mut().remove().map(InterimRoute::Stream);
+        let route = stream.unwrap_or_else(|| match request.version() {
+            Version::HTTP_11 => InterimRoute::Connection(Arc::default()),
+            _ => InterimRoute::None,
         });
-        Self { call, asked, to }
+        Self { call, continue_signal, route }
     }
 
-    /// Passes on what answers the request as it is sent on an HTTP/1.1 connection.
+    /// Forwards interim responses of an HTTP/1.1 server.
     pub(super) fn listen<B>(&self, request: &mut Request<B>) {
         let interim = self.clone();
         hyper::ext::on_informational(request, move |response| {
-            interim.tell(response.status(), response.headers());
+            interim.forward(response.status(), response.headers());
         });
     }
 
-    /// Passes one on. 101 is none.
-    pub(super) fn tell(&self, status: StatusCode, headers: &HeaderMap) {
-        if let (StatusCode::CONTINUE, Some(asked)) = (status, &self.asked) {
-            // When the body is taken, hyper says so.
-            return asked.yes();
+    /// Forwards an interim response. 101 is not one.
+    pub(super) fn forward(&self, status: StatusCode, headers: &HeaderMap) {
+        if let (StatusCode::CONTINUE, Some(continue_signal)) = (status, &self.continue_signal) {
+            // hyper sends `100 Continue` when the body is read.
+            return continue_signal.yes();
         }
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        match &self.to {
-            Way::Connection(sent) if sent.fetch_add(1, Ordering::Relaxed) < INTERIM_MAX => {
+        match &self.route {
+            InterimRoute::Connection(sent) if sent.fetch_add(1, Ordering::Relaxed) < INTERIM_MAX => {
                 self.call.interim().push(status, cleaned(headers));
             }
-            // Whoever sends its body already does not wait for it (RFC 9110 §10.1.1).
-            Way::Stream(_) if status == StatusCode::CONTINUE && self.call.has_request_begun() => {}
-            Way::Stream(stream) => {
+            // A client that already sends its body does not wait for it (RFC 9110 §10.1.1).
+            InterimRoute::Stream(_) if status == StatusCode::CONTINUE && self.call.has_request_started() => {}
+            InterimRoute::Stream(stream) => {
                 if status == StatusCode::CONTINUE {
                     self.call.continues();
                 }
                 stream.send(status, cleaned(headers));
             }
-            Way::Connection(_) | Way::None => {}
+            InterimRoute::Connection(_) | InterimRoute::None => {}
         }
     }
 }
 
-/// Without what concerns one hop, or a body.
+/// Removes hop-by-hop fields and content-length.
 fn cleaned(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
     fields::remove_hop(&mut headers);
@@ -92,28 +96,28 @@ fn cleaned(headers: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// The interim answers on their way to a client of HTTP/1.1. They are sent only while hyper has nothing to send, and no
-/// answer is given before they are.
+/// Interim responses that wait for an HTTP/1.1 client. They are sent only while hyper has nothing to send, and before
+/// the final response.
 #[derive(Debug, Default)]
 pub(super) struct InterimQueue {
-    waiting: Mutex<Waiting>,
-    is_empty: Emptied,
+    waiting: Mutex<QueuedResponses>,
+    is_empty: EmptyFlag,
     connection: AtomicWaker,
     request: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedResponses {
     bytes: Vec<u8>,
-    /// Sent already.
+    /// Bytes already sent.
     sent: usize,
 }
 
-/// Nothing waits; looked at without the lock.
+/// Whether the queue is empty; read without the lock.
 #[derive(Debug)]
-struct Emptied(AtomicBool);
+struct EmptyFlag(AtomicBool);
 
-impl Default for Emptied {
+impl Default for EmptyFlag {
     fn default() -> Self {
         Self(AtomicBool::new(true))
     }
@@ -141,12 +145,12 @@ impl InterimQueue {
         self.connection.wake();
     }
 
-    /// Whether one has been sent in part: nothing else may be sent before the rest of it.
+    /// Whether an interim response has been sent in part: its rest must be sent first.
     pub(super) fn is_begun(&self) -> bool {
         !self.is_empty() && self.lock().sent > 0
     }
 
-    /// Sends what waits.
+    /// Sends the queued responses.
     pub(super) fn poll_send(
         &self,
         cx: &mut Context<'_>,
@@ -164,14 +168,13 @@ impl InterimQueue {
             }
             waiting.sent += written;
         }
-        *waiting = Waiting::default();
+        *waiting = QueuedResponses::default();
         drop(waiting);
         self.is_empty.0.store(true, Ordering::Release);
         self.request.wake();
         Poll::Ready(Ok(()))
     }
 
-    /// Waits until all are sent.
     pub(super) async fn sent(&self) {
         poll_fn(|cx| {
             self.request.register(cx.waker());
@@ -184,7 +187,7 @@ impl InterimQueue {
         self.is_empty.0.load(Ordering::Acquire)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueuedResponses> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_sent_whole_without_what_is_of_its_hop_however_little_is_taken_at_a_time() {
+    fn interim_responses_are_sent_whole_without_hop_by_hop_fields() {
         let queue = InterimQueue::default();
         let (mut cx, mut sent) = (Context::from_waker(Waker::noop()), Vec::new());
         queue.push(StatusCode::EARLY_HINTS, cleaned(&hints("</a>")));
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_does_not_take_is_bounded() {
+    fn unsent_interim_responses_are_bounded() {
         let queue = InterimQueue::default();
         let value: &'static str = "x".repeat(4_000).leak();
         for _ in 0..1_000 {

@@ -1,4 +1,4 @@
-//! Requests of the own app: each passed to the called service, on a connection that is there already where possible.
+//! The HTTP outbound: forwards the own app's requests to the service, on an existing connection where possible.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answer::InvalidAnswer;
-use super::body::{Answer, To};
+use super::body::{Destination, ResponseBody};
 use super::call::{Calls, OpenCall, RequestRecorder};
 use super::exchange::{ConnectionSource, ExchangeError, PreparedRequest};
 use super::failure::Failure;
@@ -20,9 +19,10 @@ use super::framing::RawHeadCheck;
 use super::handler::{HandlerService, RequestHandler};
 use super::incoming::Incoming;
 use super::instrumented_io::InstrumentedIo;
-use super::peer::{PeerPlace, Peers, ToPeer};
+use super::peer::{PeerConnections, PeerTarget, Peers};
 use super::pool::Kind;
-use super::problem::{Asked, Problem, Question};
+use super::problem::{Problem, Question, ReplyFormat};
+use super::response_check::InvalidResponse;
 use super::serve::{Session, first_bytes, serve};
 use super::target::{self, InvalidMessage, Target};
 use super::tasks::ConnectionTasks;
@@ -36,11 +36,11 @@ use crate::proxy::state::ProxyState;
 use crate::proxy::tls::TlsStream;
 use crate::proxy::upstream::Upstreams;
 
-/// One outbound that speaks HTTP.
+/// An outbound with `protocol = "http"`.
 #[derive(Debug)]
 pub struct HttpOutbound {
     peers: Arc<Peers>,
-    /// Of all connections of the app.
+    /// Tasks of all app connections.
     tasks: TaskTracker,
 }
 
@@ -49,7 +49,7 @@ impl HttpOutbound {
         Self { peers: Arc::new(Peers::new(upstreams, limits)), tasks: TaskTracker::new() }
     }
 
-    /// Serves a connection of the app to its end.
+    /// Serves an app connection until it ends.
     pub async fn serve(&self, dialer: &Arc<PeerDialer>, mut stream: TcpStream, until: ShutdownTokens) {
         let limits = dialer.proxy.control.config.http;
         let first = tokio::select! {
@@ -89,7 +89,7 @@ impl HttpOutbound {
         let called = dialer.called(None);
         let app = App {
             service: target::authority_of(called.service.as_deref()),
-            place: PeerPlace { dialer: dialer.clone(), peers: self.peers.clone() },
+            target: PeerTarget { dialer: dialer.clone(), peers: self.peers.clone() },
             calls,
             heads,
             streams,
@@ -106,7 +106,7 @@ impl HttpOutbound {
         until.abort.run_until_cancelled(served).await;
     }
 
-    /// Closes what is of no use any more.
+    /// Closes unusable connections.
     pub fn maintain(&self, dialer: &PeerDialer) {
         self.peers.maintain(dialer);
     }
@@ -119,7 +119,7 @@ impl HttpOutbound {
     }
 }
 
-/// Who has said nothing yet when the listener stops is given this time.
+/// How long a connection without a request may stay open when the listener stops.
 async fn at_the_end(until: &ShutdownTokens, time: Duration) {
     until.stop.cancelled().await;
     tokio::time::sleep(time).await;
@@ -128,13 +128,13 @@ async fn at_the_end(until: &ShutdownTokens, time: Duration) {
 /// One connection of the app.
 #[derive(Debug)]
 struct App {
-    place: PeerPlace,
+    target: PeerTarget,
     calls: Arc<Calls>,
     heads: Arc<RawHeadCheck>,
     streams: Arc<Streams>,
-    /// The host of a request that names none.
+    /// The host for requests without one.
     service: Authority,
-    /// What stopped being HTTP on this connection.
+    /// Relays of upgraded requests of this connection.
     switched: TaskTracker,
     tasks: TaskTracker,
     abort: CancellationToken,
@@ -142,13 +142,13 @@ struct App {
 
 impl RequestHandler for App {
     type Client = InstrumentedIo<TcpStream>;
-    type Called = InstrumentedIo<TlsStream>;
+    type Server = InstrumentedIo<TlsStream>;
 
-    const CALLED: &'static str = "the service";
-    const ANSWERS_TO: To = To::App;
+    const SERVER_NAME: &'static str = "the service";
+    const CLIENT_SIDE: Destination = Destination::App;
 
     fn proxy(&self) -> &ProxyState {
-        &self.place.dialer.proxy
+        &self.target.dialer.proxy
     }
 
     fn calls(&self) -> &Arc<Calls> {
@@ -167,8 +167,8 @@ impl RequestHandler for App {
         &self.service
     }
 
-    /// The called side decides.
-    fn refusal(&self, _: &OpenCall, _: Asked) -> Option<Response<Answer>> {
+    /// The server authorizes the request.
+    fn refusal(&self, _: &OpenCall, _: ReplyFormat) -> Option<Response<ResponseBody>> {
         None
     }
 
@@ -176,25 +176,25 @@ impl RequestHandler for App {
         Ok(Kind::Any)
     }
 
-    fn lender(&self, kind: Kind) -> impl ConnectionSource {
-        ToPeer { place: &self.place, kind }
+    fn connections(&self, kind: Kind) -> impl ConnectionSource {
+        PeerConnections { target: &self.target, kind }
     }
 
-    /// Takes away what is of this hop only. What claims an identity the called side removes, whoever sends it.
+    /// Removes hop-by-hop fields. The server removes identity claims from every client.
     fn prepare(&self, request: Request<Incoming>, target: Target, call: &Arc<OpenCall>) -> PreparedRequest {
-        PreparedRequest::new(request, target, call, To::Peer, self.heads.clone())
+        PreparedRequest::new(request, target, call, Destination::Peer, self.heads.clone())
     }
 
-    /// An alert says more than the connection that broke with it.
+    /// A TLS alert is more informative than the connection error that it caused.
     fn failed(&self, error: ExchangeError) -> Failure {
         if let ExchangeError::Broken(_, lease) = &error
             && let Some(alert) = lease.alert()
             && let Some(end) = lease.end()
         {
-            return self.place.dialer.of_alert(alert, end.address).into();
+            return self.target.dialer.of_alert(alert, end.address).into();
         }
         if let ExchangeError::Broken(broken, _) = &error
-            && let Some(bad) = InvalidAnswer::of_head(broken, &self.proxy().control.config.http)
+            && let Some(bad) = InvalidResponse::of_head(broken, &self.proxy().control.config.http)
         {
             return bad.into();
         }
@@ -205,38 +205,50 @@ impl RequestHandler for App {
         self.switched.spawn(self.tasks.track_future(relayed));
     }
 
-    fn cut(&self) -> CancellationToken {
+    fn termination(&self) -> CancellationToken {
         self.abort.clone()
     }
 
-    fn fail(&self, call: &OpenCall, failure: Failure, asked: Asked) -> Response<Answer> {
+    fn fail(&self, call: &OpenCall, failure: Failure, format: ReplyFormat) -> Response<ResponseBody> {
         let Failure { status, reason, detail, explain, .. } = failure;
         let explain = explain.map(|explain| format!("{explain} --call {}", call.facts.quoted()));
-        let refusal = self.place.dialer.refusal(reason, detail.clone(), None, explain.clone());
+        let refusal = self.target.dialer.refusal(reason, detail.clone(), None, explain.clone());
         let question = Question {
             caller: Some(refusal.from.clone()),
             service: refusal.called.id.clone().or(refusal.called.service.clone()),
             port: None,
             call: Some(call.facts.to_string()),
-            policy: self.place.dialer.proxy.control.policy.current().map(|policy| policy.digest().to_owned()),
+            policy: self
+                .target
+                .dialer
+                .proxy
+                .control
+                .policy
+                .current()
+                .map(|policy| policy.digest().to_owned()),
             explain,
         };
-        let mut problem = Problem::new(status, reason, self.tell(call, refusal));
+        let mut problem = Problem::new(status, reason, self.report(call, refusal));
         (problem.detail, problem.question) = (Some(detail), Some(question));
-        problem.response(asked)
+        problem.response(format)
     }
 
-    fn refuse_bad(&self, call: &OpenCall, bad: &InvalidMessage, asked: Asked) -> Response<Answer> {
-        let refusal = self.place.dialer.refusal(bad.code(), bad.to_string(), None, None);
-        let mut problem = Problem::new(bad.status(), bad.code(), self.tell(call, refusal));
+    fn refuse_invalid(
+        &self,
+        call: &OpenCall,
+        bad: &InvalidMessage,
+        format: ReplyFormat,
+    ) -> Response<ResponseBody> {
+        let refusal = self.target.dialer.refusal(bad.code(), bad.to_string(), None, None);
+        let mut problem = Problem::new(bad.status(), bad.code(), self.report(call, refusal));
         problem.detail = Some(bad.to_string());
-        problem.response(asked)
+        problem.response(format)
     }
 }
 
 impl App {
-    fn tell(&self, call: &OpenCall, refusal: Refusal) -> Instance {
-        let refusals = &self.place.dialer.proxy.refusals;
+    fn report(&self, call: &OpenCall, refusal: Refusal) -> Instance {
+        let refusals = &self.target.dialer.proxy.refusals;
         let instance = refusals.number();
         call.record(|record| {
             record.refused(refusal.reason, &refusal.detail);

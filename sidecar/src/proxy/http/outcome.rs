@@ -1,4 +1,4 @@
-//! What the metrics count of one request: how it was answered, and how long the sidecar itself took.
+//! The outcome of one request for the metrics: status, and the time that the sidecar itself took.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,41 +9,41 @@ use crate::observability::metrics::RequestClass;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// In `grpc`: this is no gRPC call; one without a status so far; one with the status that is so much less.
+/// Values of `grpc`: not a gRPC call; a call without a status yet; above that, the status plus this offset.
 const NOT_GRPC: u8 = 0;
 const GRPC_UNANSWERED: u8 = 1;
 const GRPC_FIRST: u8 = 2;
 
-/// How a request fares, without a lock: its parts may be on several threads.
+/// The outcome of a request, lock-free: its parts may run on several threads.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// 0 before the answer.
+    /// 0 before the response.
     status: AtomicU16,
     grpc: AtomicU8,
-    /// For the other side, in nanoseconds.
+    /// Time spent waiting for the server, in nanoseconds.
     waited: AtomicU64,
 }
 
-/// Time that is not the sidecar's: from its making until it is dropped.
+/// Time spent waiting for the server, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Waiting<'a> {
+pub(super) struct WaitTimer<'a> {
     outcome: &'a Outcome,
     since: Instant,
 }
 
 impl Outcome {
-    /// It is a gRPC call, of which a status is expected.
+    /// Marks a gRPC call, which must have a status.
     pub(super) fn expect_grpc(&self) {
         self.grpc.store(GRPC_UNANSWERED, Ordering::Relaxed);
     }
 
-    /// The head of its answer is there.
+    /// The response head has been received.
     pub(super) fn answered(&self, status: u16, headers: &HeaderMap) {
         self.status.store(status, Ordering::Relaxed);
         self.read_grpc_status(headers);
     }
 
-    /// Reads the status of a gRPC call from an answer's headers or trailers.
+    /// Reads the gRPC status from the response's headers or trailers.
     pub(super) fn read_grpc_status(&self, headers: &HeaderMap) {
         if self.grpc.load(Ordering::Relaxed) == NOT_GRPC {
             return;
@@ -54,12 +54,12 @@ impl Outcome {
         }
     }
 
-    /// From now on it waits for a connection to the other side, or for that side's answer.
-    pub(super) fn wait(&self) -> Waiting<'_> {
-        Waiting { outcome: self, since: Instant::now() }
+    /// Starts waiting for a connection to the server, or for its response.
+    pub(super) fn wait(&self) -> WaitTimer<'_> {
+        WaitTimer { outcome: self, since: Instant::now() }
     }
 
-    /// What of its time so far was the sidecar's own.
+    /// The part of the elapsed time that was the sidecar's own.
     pub(super) fn own_share(&self, elapsed: Duration) -> Duration {
         elapsed.saturating_sub(Duration::from_nanos(self.waited.load(Ordering::Relaxed)))
     }
@@ -74,7 +74,7 @@ impl Outcome {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitTimer<'_> {
     fn drop(&mut self) {
         let nanos = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.outcome.waited.fetch_add(nanos, Ordering::Relaxed);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_grpc_call_has_no_grpc_status() {
+    fn only_grpc_calls_have_a_grpc_status() {
         let (outcome, mut headers) = (Outcome::default(), HeaderMap::new());
         headers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
         outcome.answered(200, &headers);

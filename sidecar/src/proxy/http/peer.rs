@@ -1,5 +1,5 @@
-//! The called service, reached over mTLS: connections to it are kept for the next request, as long as they are made
-//! with the newest own certificate and to the identity that is demanded now.
+//! Connections to the remote service over mTLS, pooled while they use the current own certificate and the expected
+//! peer identity.
 
 use std::sync::Arc;
 
@@ -16,7 +16,9 @@ use super::failure::Failure;
 use super::frames::Frames;
 use super::http2::client::handshake;
 use super::instrumented_io::InstrumentedIo;
-use super::pool::{self, Bounds, DialError, DialFailure, Dialed, End, Kind, Leased, Path, Pool};
+use super::pool::{
+    self, Bounds, ConnectionLease, ConnectionType, DialError, DialFailure, Dialed, Kind, Pool, ServerEnd,
+};
 use super::preface::Preface;
 use super::tasks::ConnectionTasks;
 use super::{ALPN, ALPN_H1, ALPN_H2};
@@ -26,22 +28,22 @@ use crate::observability::metrics::DialResult;
 use crate::observability::refusals::Refusal;
 use crate::proxy::dialer::{PeerDialError, PeerDialer};
 use crate::proxy::tls::TlsStream;
-use crate::proxy::upstream::load_balancer::Speaks;
+use crate::proxy::upstream::load_balancer::HttpVersion;
 use crate::proxy::upstream::{self, Upstreams};
 
 /// The peers behind one outbound.
 #[derive(Debug)]
 pub(super) struct Peers {
-    pool: Arc<Pool<PeerPlace>>,
+    pool: Arc<Pool<PeerTarget>>,
     connections: TaskTracker,
-    /// Ends all connections at once.
+    /// Closes all connections.
     over: CancellationToken,
 }
 
-/// What connections are made under.
+/// The state under which connections are opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Epoch {
-    /// Of the own credentials.
+    /// Generation of the own credentials.
     generation: u64,
     expected: SpiffeId,
 }
@@ -54,12 +56,12 @@ impl Peers {
         Self { pool, connections, over }
     }
 
-    /// Closes what is of no use any more.
+    /// Closes unusable connections.
     pub(super) fn maintain(&self, dialer: &PeerDialer) {
         self.pool.clean(dialer.proxy.control.clock.now());
     }
 
-    /// Closes what is kept.
+    /// Closes all pooled connections.
     pub(super) async fn end(&self) {
         self.pool.retire();
         self.over.cancel();
@@ -68,37 +70,37 @@ impl Peers {
     }
 }
 
-/// Lends connections to the called service.
+/// Leases connections to the remote service.
 #[derive(Debug)]
-pub(super) struct ToPeer<'a> {
-    pub(super) place: &'a PeerPlace,
+pub(super) struct PeerConnections<'a> {
+    pub(super) target: &'a PeerTarget,
     pub(super) kind: Kind,
 }
 
-/// Where it is.
+/// The dial target of the pool.
 #[derive(Debug, Clone)]
-pub(super) struct PeerPlace {
+pub(super) struct PeerTarget {
     pub(super) dialer: Arc<PeerDialer>,
     pub(super) peers: Arc<Peers>,
 }
 
-impl ConnectionSource for ToPeer<'_> {
-    async fn lease(&self) -> Result<Leased, Failure> {
-        let PeerPlace { dialer, peers } = self.place;
+impl ConnectionSource for PeerConnections<'_> {
+    async fn lease(&self) -> Result<ConnectionLease, Failure> {
+        let PeerTarget { dialer, peers } = self.target;
         let proxy = &dialer.proxy;
-        let denied = |denial| Failure::from(dialer.of_denial(denial));
+        let denied = |denial| Failure::from(dialer.denial_refusal(denial));
         let own = proxy.control.valid_credentials().map_err(denied)?;
         let expected = proxy.control.expected(&dialer.outbound.target).map_err(denied)?;
         let epoch = Epoch { generation: own.generation, expected };
-        peers.pool.lease(&epoch, self.kind, proxy.control.clock.now(), self.place).await
+        peers.pool.lease(&epoch, self.kind, proxy.control.clock.now(), self.target).await
     }
 }
 
-impl PeerPlace {
+impl PeerTarget {
     async fn shared(
         &self,
         stream: InstrumentedIo<TlsStream>,
-        end: End,
+        end: ServerEnd,
         tasks: ConnectionTasks,
     ) -> Result<Dialed, DialError> {
         let (proxy, address) = (&self.dialer.proxy, end.address);
@@ -108,9 +110,9 @@ impl PeerPlace {
         let handshake = handshake(stream, &builder, pings, &tasks);
         let (sender, connection) = handshake.await.map_err(|error| broken(&error))?;
         tasks.spawn(connection);
-        // In TLS 1.3 a dialer's refusal comes when the client's handshake is done.
-        match timeout(limits.handshake_timeout, end.says.begun()).await {
-            Ok(Preface::Http2) if end.says.streams_max() == 0 => {
+        // In TLS 1.3 a server's refusal of the client arrives after the client's handshake is complete.
+        match timeout(limits.handshake_timeout, end.server_state.begun()).await {
+            Ok(Preface::Http2) if end.server_state.streams_max() == 0 => {
                 Err(failed(no_streams(&address.to_string())))
             }
             Ok(Preface::Http2) => Ok(Dialed::Shared(sender, end)),
@@ -130,17 +132,22 @@ impl PeerPlace {
     }
 }
 
-impl pool::PoolTarget for PeerPlace {
+impl pool::PoolTarget for PeerTarget {
     type Epoch = Epoch;
 
     fn upstreams(&self) -> &Arc<Upstreams> {
         &self.dialer.upstreams
     }
 
-    async fn dial(&self, mut leased: upstream::Leased, kind: Kind, _: Path) -> Result<Dialed, DialError> {
+    async fn dial(
+        &self,
+        mut leased: upstream::SelectedAddress,
+        kind: Kind,
+        _: ConnectionType,
+    ) -> Result<Dialed, DialError> {
         let Self { dialer, peers } = self;
         let registration = Arc::new(dialer.proxy.register.enter(dialer.facts(), &peers.over));
-        // What it speaks is asked anew for each connection.
+        // ALPN negotiates the version for each connection.
         let alpn: &[&[u8]] = if kind == Kind::Any { &ALPN } else { &[ALPN_H1] };
         let reached = match Box::pin(dialer.dial(&mut leased, &registration, alpn)).await {
             Ok(reached) => reached,
@@ -154,16 +161,17 @@ impl pool::PoolTarget for PeerPlace {
         registration.opened();
         let shared = reached.secured.alpn.as_deref() == Some(ALPN_H2);
         if kind == Kind::Any {
-            leased.listing().learn(Some(if shared { Speaks::Http2 } else { Speaks::Http1 }));
+            leased.handle().learn(Some(if shared { HttpVersion::Http2 } else { HttpVersion::Http1 }));
         }
-        let vouched_until = registration.verified().map(|peer| dialer.proxy.control.good_until(&peer));
-        let tasks = ConnectionTasks::new(&peers.connections, &registration.cut);
-        let mut end = End { vouched_until, ..End::new(&leased, registration.cut.clone()) };
-        let stream = InstrumentedIo::new(reached.secured.stream).says(end.says.clone());
+        let peer_not_after = registration.verified().map(|peer| dialer.proxy.control.good_until(&peer));
+        let tasks = ConnectionTasks::new(&peers.connections, &registration.termination);
+        let mut end =
+            ServerEnd { peer_not_after, ..ServerEnd::new(&leased, registration.termination.clone()) };
+        let stream = InstrumentedIo::new(reached.secured.stream).server_state(end.server_state.clone());
         let mut stream = stream.alert(end.alert.clone()).lease(leased).registered(registration);
         if shared {
             let streams = end.streams.insert(Arc::default());
-            stream = stream.frames(Frames::of_answers(dialer.proxy.control.config.http, streams.clone()));
+            stream = stream.frames(Frames::for_responses(dialer.proxy.control.config.http, streams.clone()));
         }
         if shared {
             return self.shared(stream, end, tasks).await;
@@ -173,7 +181,7 @@ impl pool::PoolTarget for PeerPlace {
         Ok(Dialed::Single(sender, end))
     }
 
-    fn tell(&self, refusal: Refusal) {
+    fn report(&self, refusal: Refusal) {
         self.dialer.proxy.refusals.tell(refusal);
     }
 

@@ -1,11 +1,11 @@
-//! Connections that are kept for the next request, address by address: shared ones (HTTP/2) and single ones (HTTP/1.1).
+//! A pool of connections per address: shared ones (HTTP/2) and single ones (HTTP/1.1).
 //!
-//! Each request goes to the address with the fewest requests under way that has a connection. An address without one is
-//! dialed beside that, and has its share once it is connected. A dial belongs to the pool: a request that is taken back
-//! ends none.
+//! Each request goes to the connected address with the fewest active requests. Addresses without a connection are
+//! dialed at the same time, and take their share once connected. A dial belongs to the pool: cancelling a request
+//! does not cancel it.
 
 mod endpoint;
-mod leased;
+mod lease;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -24,19 +24,19 @@ use super::failure::Failure;
 use super::tasks::ConnectionTasks;
 use crate::observability::metrics::{CountIdle, DialResult};
 use crate::observability::refusals::Refusal;
-use crate::proxy::upstream::load_balancer::Speaks;
+use crate::proxy::upstream::load_balancer::HttpVersion;
 use crate::proxy::upstream::{self, Upstreams};
-use endpoint::Endpoint;
-pub(super) use leased::{Dialed, End, Leased, StreamPermit, Unanswered};
-use leased::{IdlePool, ReturnTo, Sender, Shared, Single};
-use state::{Ask, Order, State, Turn};
+use endpoint::PoolEndpoint;
+pub(super) use lease::{ConnectionLease, Dialed, ServerEnd, StreamPermit, Unanswered};
+use lease::{IdlePool, ReturnTo, Sender, Shared, Single};
+use state::{CheckoutRequest, CheckoutStep, DialOrder, State};
 
-/// While no address answers, one more is tried after so long (RFC 8305 §5).
+/// While no address responds, the next one is dialed after this delay (RFC 8305 §5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
-/// A request waits for a connection no longer than this.
+/// The longest time that a request waits for a connection.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Connections to one place, all made under what its epoch says (identity, its generation), as far as that still holds.
+/// Connections to one upstream, all opened under its current epoch (own identity and its generation).
 pub(super) struct Pool<P: PoolTarget> {
     state: Mutex<State<P::Epoch>>,
     bounds: Bounds,
@@ -44,70 +44,69 @@ pub(super) struct Pool<P: PoolTarget> {
     tasks: ConnectionTasks,
 }
 
-/// How far a pool goes.
+/// Limits of a pool.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// A connection that has no request for so long is not used again.
+    /// An idle connection is closed after this time.
     pub(super) idle_timeout: Duration,
-    /// Shared connections to one address.
+    /// Most shared connections per address.
     pub(super) shared_max: usize,
 }
 
-/// Makes connections to the addresses of one place.
+/// Opens connections to the addresses of one upstream.
 pub(super) trait PoolTarget: Clone + Send + Sync + 'static {
     type Epoch: Clone + PartialEq + Send + 'static;
 
     fn upstreams(&self) -> &Arc<Upstreams>;
 
-    /// Makes a connection to the leased address.
+    /// Opens a connection to the selected address.
     fn dial(
         &self,
-        leased: upstream::Leased,
+        leased: upstream::SelectedAddress,
         kind: Kind,
-        path: Path,
+        path: ConnectionType,
     ) -> impl Future<Output = Result<Dialed, DialError>> + Send;
 
-    /// Whether an address that could not be reached may speak something else when it is there again.
+    /// Whether the server at an unreachable address may speak another HTTP version when it returns.
     fn is_exchangeable(&self) -> bool {
         false
     }
 
-    /// Tells a refusal that no request is answered with.
-    fn tell(&self, refusal: Refusal);
+    /// Reports a refusal that no request fails with.
+    fn report(&self, refusal: Refusal);
 
-    /// Nothing was reached.
+    /// The failure when no address was reached.
     fn unreached(&self, detail: String) -> Failure;
 }
 
-/// Which kind of connection a request needs.
+/// The kind of connection that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// What the address speaks.
+    /// Whichever version the address speaks.
     Any,
     /// HTTP/2.
     Shared,
     /// HTTP/1.1.
     Single,
-    /// HTTP/1.1, on a connection that carried no request before.
+    /// HTTP/1.1 on a new connection.
     Fresh,
 }
 
-/// How a request is carried at one address.
+/// The kind of connection used for a request to one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
+pub(super) enum ConnectionType {
     Shared,
     Single,
 }
 
-/// Why a dial brought no connection.
+/// Why a dial returned no connection.
 #[derive(Debug)]
 pub(super) enum DialError {
     Failed(DialFailure),
-    /// The address turned out to speak HTTP/1.1: requests of [`Kind::Any`] go on in it, and those of [`Kind::Shared`] are
-    /// refused.
+    /// The address speaks HTTP/1.1: requests of [`Kind::Any`] use it, and those of [`Kind::Shared`] are refused.
     Http1 {
         refused: Option<DialFailure>,
-        /// It only did not say that it speaks HTTP/2.
+        /// The server did not confirm HTTP/2 within the probe timeout.
         is_guess: bool,
     },
 }
@@ -116,7 +115,7 @@ impl DialError {
     fn result(&self) -> DialResult {
         match self {
             Self::Failed(failure) => failure.result,
-            // It was to find out.
+            // The dial was a version probe, which succeeded.
             Self::Http1 { refused: None, .. } => DialResult::Ok,
             Self::Http1 { refused: Some(failure), .. } => failure.result,
         }
@@ -127,31 +126,31 @@ impl DialError {
 #[derive(Debug, Clone)]
 pub(super) struct DialFailure {
     failure: Failure,
-    /// Told once, whoever hears of it.
-    untold: Arc<Mutex<Option<Refusal>>>,
+    /// Reported once, by the first task that takes it.
+    unreported: Arc<Mutex<Option<Refusal>>>,
     result: DialResult,
 }
 
 impl DialFailure {
-    pub(super) fn new(failure: Failure, untold: Option<Refusal>) -> Self {
-        Self { failure, untold: Arc::new(Mutex::new(untold)), result: DialResult::Failed }
+    pub(super) fn new(failure: Failure, unreported: Option<Refusal>) -> Self {
+        Self { failure, unreported: Arc::new(Mutex::new(unreported)), result: DialResult::Failed }
     }
 
-    /// Counts it as this.
+    /// Sets the result that the metrics count.
     pub(super) fn counted_as(self, result: DialResult) -> Self {
         Self { result, ..self }
     }
 
-    fn take_untold(&self) -> Option<Refusal> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_unreported(&self) -> Option<Refusal> {
+        self.unreported.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// Wakes the requests that wait.
+/// Wakes the waiting requests.
 #[derive(Debug)]
 pub(super) struct Changes {
     count: watch::Sender<u64>,
-    /// Who counts those that wait.
+    /// Counts the waiting requests.
     upstreams: Arc<Upstreams>,
 }
 
@@ -160,7 +159,7 @@ impl Changes {
         self.count.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// There is room for a request.
+    /// A shared connection has capacity again.
     fn room(&self) {
         if self.waiting() > 0 {
             self.happened();
@@ -172,24 +171,24 @@ impl Changes {
     }
 }
 
-/// One that waits, counted as such.
-struct Waiting<'a>(&'a Changes);
+/// A waiting request; counted until it is dropped.
+struct WaitingRequest<'a>(&'a Changes);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingRequest<'a> {
     fn new(changes: &'a Changes) -> Self {
         changes.upstreams.waiting.fetch_add(1, Ordering::Relaxed);
         Self(changes)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.0.upstreams.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl<P: PoolTarget> Pool<P> {
-    /// Its dials are among these tasks.
+    /// `tasks` run the dials.
     pub(super) fn new(upstreams: Arc<Upstreams>, bounds: Bounds, tasks: ConnectionTasks) -> Arc<Self> {
         let series = upstreams.series.clone();
         let changes = Arc::new(Changes { count: watch::Sender::default(), upstreams });
@@ -199,121 +198,136 @@ impl<P: PoolTarget> Pool<P> {
         pool
     }
 
-    /// A connection of this epoch: one that is there and vouched for at `now`, or a new one.
+    /// Leases a connection of this epoch: an existing one whose peer certificate is valid at `now`, or a new one.
     pub(super) async fn lease(
         self: &Arc<Self>,
         epoch: &P::Epoch,
         kind: Kind,
         now: OffsetDateTime,
-        place: &P,
-    ) -> Result<Leased, Failure> {
-        let mut request = Request::new();
+        target: &P,
+    ) -> Result<ConnectionLease, Failure> {
+        let mut request = PendingRequest::new();
         loop {
-            // Read before the state is: what changes later wakes.
+            // Read before the state, so that a later change wakes this request.
             let seen = request.waits.as_ref().map(|_| *self.changes.count.borrow());
-            let (turn, era) = self.turn(epoch, kind, now, place, &mut request);
-            match (turn, seen) {
-                (Turn::Ready(sender, permit), _) => {
-                    self.tell_failed(&request, kind, place);
-                    return Ok(self.leased(sender, permit, era));
+            let (next_step, epoch_number) = self.next_step(epoch, kind, now, target, &mut request);
+            match (next_step, seen) {
+                (CheckoutStep::Ready(sender, permit), _) => {
+                    self.report_failed(&request, kind, target);
+                    return Ok(self.leased(sender, permit, epoch_number));
                 }
-                (Turn::Own(order, permit), _) => {
+                (CheckoutStep::Dedicated(order, permit), _) => {
                     request.has_waited = true;
-                    let (hand, handed) = oneshot::channel();
-                    self.dial(order, kind, place, Some(hand));
-                    if let Ok(single) = handed.await {
-                        self.tell_failed(&request, kind, place);
-                        return Ok(self.leased(Sender::Single(Some(single)), permit, era));
+                    let (handover, handed_over) = oneshot::channel();
+                    self.dial(order, kind, target, Some(handover));
+                    if let Ok(single) = handed_over.await {
+                        self.report_failed(&request, kind, target);
+                        return Ok(self.leased(Sender::Single(Some(single)), permit, epoch_number));
                     }
                 }
-                (Turn::Wait, None) => {
+                (CheckoutStep::Wait, None) => {
                     request.has_waited = true;
-                    request.waits = Some(Waiting::new(&self.changes));
+                    request.waits = Some(WaitingRequest::new(&self.changes));
                 }
-                (Turn::Wait, Some(_)) if request.began.elapsed() > WAIT_MAX => {
-                    return Err(self.unreached(&request, kind, place));
+                (CheckoutStep::Wait, Some(_)) if request.began.elapsed() > WAIT_MAX => {
+                    return Err(self.unreached(&request, kind, target));
                 }
-                (Turn::Wait, Some(seen)) => {
+                (CheckoutStep::Wait, Some(seen)) => {
                     let mut count = self.changes.count.subscribe();
                     let changed = timeout(NEXT_ADDRESS_AFTER, count.wait_for(|count| *count != seen)).await;
                     request.is_late = changed.is_err();
                 }
-                (Turn::Full, _) => return Err(self.full()),
-                (Turn::Failed, _) if self.lock().endpoints.is_empty() && !request.has_asked => {
+                (CheckoutStep::Full, _) => return Err(self.full()),
+                (CheckoutStep::Failed, _) if self.lock().endpoints.is_empty() && !request.has_asked => {
                     request.has_asked = true;
-                    place.upstreams().first_address().await;
+                    target.upstreams().first_address().await;
                 }
-                (Turn::Failed, _) => return Err(self.unreached(&request, kind, place)),
+                (CheckoutStep::Failed, _) => return Err(self.unreached(&request, kind, target)),
             }
         }
     }
 
-    fn turn(
+    fn next_step(
         self: &Arc<Self>,
         epoch: &P::Epoch,
         kind: Kind,
         now: OffsetDateTime,
-        place: &P,
-        request: &mut Request<'_>,
-    ) -> (Turn, u64) {
+        target: &P,
+        request: &mut PendingRequest<'_>,
+    ) -> (CheckoutStep, u64) {
         let mut state = self.lock();
-        state.take_over(epoch, place.upstreams());
+        state.take_over(epoch, target.upstreams());
         let dials = *request.dials.get_or_insert(state.dials);
         let waiting = self.changes.waiting();
         let (is_late, shared_max) = (request.is_late, self.bounds.shared_max);
-        let (turn, order) = state.turn(Ask { kind, now, dials, is_late, waiting, shared_max });
-        let era = state.era;
+        let (next_step, order) =
+            state.next_step(CheckoutRequest { kind, now, dials, is_late, waiting, shared_max });
+        let epoch_number = state.epoch_number;
         drop(state);
         if let Some(order) = order {
-            self.dial(order, kind, place, None);
+            self.dial(order, kind, target, None);
         }
-        (turn, era)
+        (next_step, epoch_number)
     }
 
-    /// Uses none of the present connections for another request.
+    /// Uses no existing connection for further requests.
     pub(super) fn retire(&self) {
         self.lock().endpoints.clear();
     }
 
-    /// Closes what is of no use any more.
+    /// Closes unusable connections.
     pub(super) fn clean(&self, now: OffsetDateTime) {
         let (mut state, instant) = (self.lock(), Instant::now());
         state.endpoints.iter_mut().for_each(|endpoint| endpoint.clean(now, instant));
     }
 
-    fn leased(self: &Arc<Self>, sender: Sender, permit: Arc<StreamPermit>, era: u64) -> Leased {
-        let home = matches!(sender, Sender::Single(_)).then(|| ReturnTo { pool: self.clone(), era });
-        Leased { sender, home, permit }
+    fn leased(
+        self: &Arc<Self>,
+        sender: Sender,
+        permit: Arc<StreamPermit>,
+        epoch_number: u64,
+    ) -> ConnectionLease {
+        let return_to =
+            matches!(sender, Sender::Single(_)).then(|| ReturnTo { pool: self.clone(), epoch_number });
+        ConnectionLease { sender, return_to, permit }
     }
 
-    /// Begins a dial, which goes on when whoever it is for has gone.
-    fn dial(self: &Arc<Self>, order: Order, kind: Kind, place: &P, hand: Option<oneshot::Sender<Single>>) {
-        let (place, dial) = (place.clone(), Dial { pool: self.clone(), order, ended: false });
+    /// Starts a dial, which continues even if the request that needed it is cancelled.
+    fn dial(
+        self: &Arc<Self>,
+        order: DialOrder,
+        kind: Kind,
+        target: &P,
+        handover: Option<oneshot::Sender<Single>>,
+    ) {
+        let (target, dial) = (target.clone(), Dial { pool: self.clone(), order, ended: false });
         self.tasks.spawn(async move {
-            let Some(leased) = place.upstreams().lease(order.id) else { return };
-            let dialed = place.dial(leased, kind, order.path).await;
+            let Some(leased) = target.upstreams().lease(order.id) else { return };
+            let dialed = target.dial(leased, kind, order.path).await;
             let result = dialed.as_ref().map_or_else(DialError::result, |_| DialResult::Ok);
-            place.upstreams().series.pool.dialed(result);
-            dial.end(dialed, hand, &place);
+            target.upstreams().series.pool.dialed(result);
+            dial.end(dialed, handover, &target);
         });
     }
 
-    /// What other addresses said before one was reached.
-    fn tell_failed(&self, request: &Request<'_>, kind: Kind, place: &P) {
+    /// Reports the failures of other addresses after one was reached.
+    fn report_failed(&self, request: &PendingRequest<'_>, kind: Kind, target: &P) {
         if request.has_waited {
             let failed = self.lock().failed_since(request.dials.unwrap_or_default(), kind);
-            failed.iter().filter_map(DialFailure::take_untold).for_each(|refusal| place.tell(refusal));
+            failed.iter().filter_map(DialFailure::take_unreported).for_each(|refusal| target.report(refusal));
         }
     }
 
-    /// All that went wrong since the request came. Whoever hears of it tells it.
-    fn unreached(&self, request: &Request<'_>, kind: Kind, place: &P) -> Failure {
+    /// All failures since the request arrived. The caller reports them.
+    fn unreached(&self, request: &PendingRequest<'_>, kind: Kind, target: &P) -> Failure {
         let failed = self.lock().failed_since(request.dials.unwrap_or_default(), kind);
-        failed.iter().for_each(|failure| drop(failure.take_untold()));
-        let beside = place.upstreams().beside().to_string();
-        let beside = beside.strip_prefix("; ").unwrap_or(&beside);
-        let beside = (!beside.is_empty() || failed.is_empty()).then(|| place.unreached(beside.to_owned()));
-        let failures: Vec<_> = failed.into_iter().map(|failed| failed.failure).chain(beside).collect();
+        failed.iter().for_each(|failure| drop(failure.take_unreported()));
+        let other_failures = target.upstreams().other_failures().to_string();
+        let other_failures = other_failures.strip_prefix("; ").unwrap_or(&other_failures);
+        let other_failures = (!other_failures.is_empty() || failed.is_empty())
+            .then(|| target.unreached(other_failures.to_owned()));
+        let failures: Vec<_> =
+            failed.into_iter().map(|failed| failed.failure).chain(other_failures).collect();
         Failure::joined(failures)
     }
 
@@ -337,41 +351,46 @@ impl<P: PoolTarget> Pool<P> {
     }
 }
 
-/// What is known of a request that needs a connection.
-struct Request<'a> {
+/// The state of a request that needs a connection.
+struct PendingRequest<'a> {
     began: Instant,
-    /// That had ended when it came.
+    /// Number of dials that had ended when the request arrived.
     dials: Option<u64>,
     is_late: bool,
-    waits: Option<Waiting<'a>>,
-    /// A dial may have failed meanwhile.
+    waits: Option<WaitingRequest<'a>>,
+    /// A dial may have failed since the request arrived.
     has_waited: bool,
-    /// It has waited for the first address.
+    /// The request has waited for the first address.
     has_asked: bool,
 }
 
-impl Request<'_> {
+impl PendingRequest<'_> {
     fn new() -> Self {
         let began = Instant::now();
         Self { began, dials: None, is_late: false, waits: None, has_waited: false, has_asked: false }
     }
 }
 
-/// A dial under way.
+/// A dial in progress.
 struct Dial<P: PoolTarget> {
     pool: Arc<Pool<P>>,
-    order: Order,
+    order: DialOrder,
     ended: bool,
 }
 
 impl<P: PoolTarget> Dial<P> {
-    fn end(mut self, dialed: Result<Dialed, DialError>, hand: Option<oneshot::Sender<Single>>, place: &P) {
+    fn end(
+        mut self,
+        dialed: Result<Dialed, DialError>,
+        handover: Option<oneshot::Sender<Single>>,
+        target: &P,
+    ) {
         let mut refused = None;
         let (pool, instant) = (self.pool.clone(), Instant::now());
         let mut state = pool.lock();
         self.ended = true;
         state.dials += 1;
-        let (dials, is_same) = (state.dials, state.era == self.order.era);
+        let (dials, is_same) = (state.dials, state.epoch_number == self.order.epoch_number);
         let mut endpoint =
             state.endpoints.iter_mut().find(|endpoint| is_same && endpoint.id == self.order.id);
         if let Some(endpoint) = &mut endpoint {
@@ -384,36 +403,37 @@ impl<P: PoolTarget> Dial<P> {
             }
             (Ok(Dialed::Single(sender, end)), endpoint) => {
                 let single = Single::new(sender, end);
-                let left = match hand {
-                    Some(hand) => hand.send(single).err(),
+                let left = match handover {
+                    Some(handover) => handover.send(single).err(),
                     None => Some(single),
                 };
                 if let Some(endpoint) = endpoint {
                     endpoint.succeeded();
-                    // Whoever wanted it has gone; the next will.
+                    // The request was cancelled. The next request uses the connection.
                     if let Some(single) = left {
                         endpoint.keep_idle(single, instant + pool.bounds.idle_timeout);
                     }
                 }
             }
             (Err(DialError::Failed(failure)), endpoint) => {
-                let is_awaited = pool.changes.waiting() > 0 || hand.is_some_and(|hand| !hand.is_closed());
-                refused = failure.take_untold_unless(is_awaited);
+                let is_awaited =
+                    pool.changes.waiting() > 0 || handover.is_some_and(|handover| !handover.is_closed());
+                refused = failure.take_unreported_unless(is_awaited);
                 if let Some(endpoint) = endpoint {
-                    if place.is_exchangeable()
+                    if target.is_exchangeable()
                         && failure.result != DialResult::LocalFault
                         && !endpoint.is_open()
                     {
-                        endpoint.listing.learn(None);
+                        endpoint.handle.learn(None);
                     }
                     endpoint.fails(dials, failure, instant);
                 }
             }
-            // What is open says more than what was not taken.
+            // An open HTTP/2 connection is stronger evidence than a refused one.
             (Err(DialError::Http1 { refused, is_guess: true }), Some(endpoint))
                 if endpoint.speaks_http2() =>
             {
-                endpoint.listing.learn(Some(Speaks::Http2));
+                endpoint.handle.learn(Some(HttpVersion::Http2));
                 let not_taken = || {
                     let detail = "the app took no further connection of HTTP/2".to_owned();
                     DialFailure::new(Failure::unreachable("app_unreachable", detail), None)
@@ -424,13 +444,13 @@ impl<P: PoolTarget> Dial<P> {
                 endpoint.has_no_http2(dials, failure, instant);
             }
             (Err(DialError::Http1 { refused: None, .. }), Some(_)) => {}
-            // Its address is none any more, or the identity is another.
+            // The address was removed, or the own identity was replaced.
             (Ok(Dialed::Shared(..)) | Err(DialError::Http1 { .. }), None) => {}
         }
         drop(state);
         pool.changes.happened();
         if let Some(refusal) = refused {
-            place.tell(refusal);
+            target.report(refusal);
         }
     }
 }
@@ -439,7 +459,7 @@ impl<P: PoolTarget> Drop for Dial<P> {
     fn drop(&mut self) {
         if !self.ended {
             let mut state = self.pool.lock();
-            let (id, is_same) = (self.order.id, state.era == self.order.era);
+            let (id, is_same) = (self.order.id, state.epoch_number == self.order.epoch_number);
             if let Some(endpoint) = state.endpoints.iter_mut().find(|one| is_same && one.id == id) {
                 endpoint.end_dial(self.order.path);
             }
@@ -450,15 +470,15 @@ impl<P: PoolTarget> Drop for Dial<P> {
 }
 
 impl DialFailure {
-    fn take_untold_unless(&self, is_awaited: bool) -> Option<Refusal> {
-        if is_awaited { None } else { self.take_untold() }
+    fn take_unreported_unless(&self, is_awaited: bool) -> Option<Refusal> {
+        if is_awaited { None } else { self.take_unreported() }
     }
 }
 
 impl<P: PoolTarget> IdlePool for Pool<P> {
-    fn take(&self, era: u64, single: Single) {
+    fn take(&self, epoch_number: u64, single: Single) {
         let mut state = self.lock();
-        let (is_same, id) = (state.era == era, single.id());
+        let (is_same, id) = (state.epoch_number == epoch_number, single.id());
         if let Some(endpoint) = state.endpoints.iter_mut().find(|one| is_same && one.id == id) {
             let until = Instant::now() + single.idle_for(self.bounds.idle_timeout);
             endpoint.keep_idle(single, until);
@@ -468,7 +488,7 @@ impl<P: PoolTarget> IdlePool for Pool<P> {
 
 impl<P: PoolTarget> CountIdle for Pool<P> {
     fn idle(&self) -> usize {
-        self.lock().endpoints.iter().map(Endpoint::idle_count).sum()
+        self.lock().endpoints.iter().map(PoolEndpoint::idle_count).sum()
     }
 }
 

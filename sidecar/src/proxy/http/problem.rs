@@ -1,4 +1,4 @@
-//! What a caller is told instead of an answer: RFC 9457 for HTTP, a status for gRPC.
+//! Error responses: RFC 9457 problem documents for HTTP, a status for gRPC.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -6,33 +6,33 @@ use http::{Method, Response, StatusCode, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::Serialize;
 
-use super::body::Answer;
+use super::body::ResponseBody;
 use crate::observability::refusals::Instance;
 
-/// A refusal or failure, as the caller is told of it.
+/// A refusal or failure, as sent to the client.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Problem {
-    /// `urn:postern:` and a stable word (RFC 9457 §3.1.1).
+    /// `urn:postern:` and a stable reason code (RFC 9457 §3.1.1).
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) title: &'static str,
     #[serde(serialize_with = "as_number")]
     pub(crate) status: StatusCode,
-    /// Which part failed, in words.
+    /// The failed check, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
-    /// The number under which the log has the rest.
+    /// The number of the log entry with the details.
     pub(crate) instance: String,
     #[serde(flatten)]
     pub(crate) question: Option<Question>,
 }
 
-/// The question to which the policy said no.
+/// The request that the policy denied.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Question {
-    /// The caller's SPIFFE ID.
+    /// The client's SPIFFE ID.
     pub(crate) caller: Option<String>,
-    /// The called service's SPIFFE ID.
+    /// The server's SPIFFE ID.
     pub(crate) service: Option<String>,
     /// The inbound's name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub(crate) struct Question {
     pub(crate) call: Option<String>,
     /// `sha256:…` of the policy that decided.
     pub(crate) policy: Option<String>,
-    /// What to type to learn more.
+    /// The command that explains the decision.
     pub(crate) explain: Option<String>,
 }
 
@@ -55,15 +55,15 @@ impl Problem {
         Self { kind, title: title(status), status, detail: None, instance, question: None }
     }
 
-    /// In the caller's own protocol.
-    pub(super) fn response(&self, asked: Asked) -> Response<Answer> {
-        let mut response = if asked.grpc { self.grpc() } else { self.http() };
-        if asked.head {
-            // HTTP/2 would take a body for a fault (RFC 9110 §9.3.2).
-            *response.body_mut() = Answer::empty();
+    /// The response in the client's protocol.
+    pub(super) fn response(&self, format: ReplyFormat) -> Response<ResponseBody> {
+        let mut response = if format.grpc { self.grpc() } else { self.http() };
+        if format.head {
+            // In HTTP/2 a body would be a protocol error (RFC 9110 §9.3.2).
+            *response.body_mut() = ResponseBody::empty();
         }
-        if asked.version < Version::HTTP_2 && self.status == StatusCode::BAD_REQUEST {
-            // Where the next request begins is not sure (RFC 9112 §6.3).
+        if format.version < Version::HTTP_2 && self.status == StatusCode::BAD_REQUEST {
+            // The start of the next request is not known (RFC 9112 §6.3).
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -74,10 +74,10 @@ impl Problem {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    fn http(&self) -> Response<Answer> {
+    fn http(&self) -> Response<ResponseBody> {
         let body = self.document();
         let length = HeaderValue::from(body.len());
-        let mut response = Response::new(Answer::Own(Bytes::from(body)));
+        let mut response = Response::new(ResponseBody::Generated(Bytes::from(body)));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response.headers_mut().insert(CONTENT_LENGTH, length);
@@ -85,8 +85,8 @@ impl Problem {
     }
 
     /// A response of trailers only, with the reason in the status message (gRPC over HTTP/2, `Responses`).
-    fn grpc(&self) -> Response<Answer> {
-        let mut response = Response::new(Answer::empty());
+    fn grpc(&self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(self.status)));
@@ -101,15 +101,15 @@ impl Problem {
     }
 }
 
-/// How a question was asked, which the answer follows.
+/// The request properties that determine the format of an error response.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct ReplyFormat {
     grpc: bool,
     head: bool,
     version: Version,
 }
 
-impl Asked {
+impl ReplyFormat {
     pub(super) fn of<B>(request: &http::Request<B>) -> Self {
         let head = request.method() == Method::HEAD;
         Self { grpc: is_grpc(request.headers()), head, version: request.version() }
@@ -121,7 +121,7 @@ impl Asked {
     }
 }
 
-/// Whether a message is gRPC's (gRPC over HTTP/2, `Content-Type`).
+/// Whether a message is gRPC (gRPC over HTTP/2, `Content-Type`).
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| is_grpc_type(kind.as_bytes()))
 }
@@ -136,7 +136,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// gRPC over HTTP/2, `Status-Message`: everything but printable ASCII without `%`.
 const GRPC_MESSAGE_ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// gRPC's own mapping of HTTP status codes, but for what has a truer code.
+/// gRPC's mapping of HTTP status codes, except where a more precise code exists.
 fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::FORBIDDEN => "7",

@@ -1,4 +1,4 @@
-//! When a request is sent again, and what of its body is kept for that.
+//! Decides when a request is retried, and buffers its body for that.
 
 use std::error::Error;
 use std::io;
@@ -8,19 +8,19 @@ use http::Method;
 use http_body::Frame;
 use thiserror::Error;
 
-/// Of a body so much is kept while its request has no answer; a longer one is not sent again.
+/// Bytes of a body that are buffered until the response starts. Longer bodies are not retried.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// A piece of fewer bytes is copied: it may be a small part of a buffer of 64 KiB.
+/// Smaller pieces are copied: they may be slices of a 64 KiB buffer.
 const COPIED_BYTES_BELOW: usize = 16 * 1024;
 
-/// Nothing of a request was sent, because its HTTP/2 connection had ended or the other side had gone away.
+/// Nothing of a request was sent, because its HTTP/2 connection had ended or received GOAWAY.
 #[derive(Debug, Error)]
 #[error("the connection ended before the request was sent")]
 pub(super) struct NotSent(#[source] pub(super) h2::Error);
 
-/// Whether a request that got this error was not sent, or not looked at by the other side, which says so (RFC 9113 §8.7):
-/// it went away before, or refused the stream.
+/// Whether a request with this error was not sent, or not processed by the server, which says so by GOAWAY or
+/// REFUSED_STREAM (RFC 9113 §8.7).
 pub(super) fn is_unprocessed(error: &(dyn Error + 'static)) -> bool {
     if cause::<NotSent>(error).is_some() {
         return true;
@@ -33,8 +33,8 @@ pub(super) fn is_unprocessed(error: &(dyn Error + 'static)) -> bool {
     }
 }
 
-/// Whether a request on a connection that was kept may be repeated: the other side closed it meanwhile (RFC 9112
-/// §9.3.1), and whether it saw the request makes no difference (RFC 9110 §9.2.2).
+/// Whether a request on a reused connection may be repeated: the server closed it meanwhile (RFC 9112 §9.3.1), and
+/// processing the request twice has the same effect as once (RFC 9110 §9.2.2).
 pub(super) fn is_repeatable(error: &(dyn Error + 'static), method: &Method) -> bool {
     let closed = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
@@ -47,25 +47,25 @@ fn cause<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e
     std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| error.downcast_ref())
 }
 
-/// What was passed on of a body.
+/// The forwarded bytes of a request body, for a retry.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct BodyReplay {
     pieces: Vec<Bytes>,
-    /// Which of them is passed on next, when the body is sent again.
+    /// The piece to send next in a retry.
     next: usize,
     bytes: usize,
-    /// Nothing is missing.
+    /// No piece has been dropped.
     whole: bool,
 }
 
-impl Default for Kept {
+impl Default for BodyReplay {
     fn default() -> Self {
         Self { pieces: Vec::new(), next: 0, bytes: 0, whole: true }
     }
 }
 
-impl Kept {
-    /// Keeps a frame that is passed on for the first time.
+impl BodyReplay {
+    /// Buffers a frame that is forwarded for the first time.
     pub(super) fn keep(&mut self, frame: &Frame<Bytes>) {
         match frame.data_ref().filter(|data| self.whole && data.len() <= KEPT_BYTES_MAX - self.bytes) {
             Some(data) => {
@@ -77,12 +77,12 @@ impl Kept {
         }
     }
 
-    /// Keeps nothing any more.
+    /// Drops the buffer, except what a retry still has to send.
     pub(super) fn forget(&mut self) {
         *self = Self { pieces: self.pieces.split_off(self.next), next: 0, bytes: 0, whole: false };
     }
 
-    /// Begins again, if nothing is missing.
+    /// Starts again, if no piece has been dropped.
     pub(super) fn rewind(&mut self) -> bool {
         if self.whole {
             self.next = 0;
@@ -90,20 +90,20 @@ impl Kept {
         self.whole
     }
 
-    /// What is passed on again next.
+    /// The next piece of a retry.
     pub(super) fn next(&mut self) -> Option<Bytes> {
         let piece = self.pieces.get(self.next)?.clone();
         self.next += 1;
         Some(piece)
     }
 
-    /// Bytes still to be passed on again.
+    /// Bytes that the retry still has to send.
     pub(super) fn left(&self) -> u64 {
         self.pieces.iter().skip(self.next).map(|piece| piece.len() as u64).sum()
     }
 }
 
-/// A piece that does not hold the whole buffer into which it was read.
+/// A copy, so that the piece does not keep its whole read buffer alive.
 fn compact(data: &Bytes) -> Bytes {
     if data.len() < COPIED_BYTES_BELOW { Bytes::copy_from_slice(data) } else { data.clone() }
 }
@@ -112,20 +112,20 @@ fn compact(data: &Bytes) -> Bytes {
 mod tests {
     use super::*;
 
-    fn all(kept: &mut Kept) -> Vec<Bytes> {
+    fn all(kept: &mut BodyReplay) -> Vec<Bytes> {
         std::iter::from_fn(|| kept.next()).collect()
     }
 
     #[test]
-    fn a_request_that_was_not_sent_is_not_looked_at_whatever_ended_its_connection() {
+    fn an_unsent_request_is_unprocessed_for_any_connection_error() {
         let error = || h2::Error::from(h2::Reason::PROTOCOL_ERROR);
         assert!(is_unprocessed(&NotSent(error())));
         assert!(!is_unprocessed(&error()));
     }
 
     #[test]
-    fn what_was_passed_on_comes_again_in_its_order_as_often_as_asked() {
-        let mut kept = Kept::default();
+    fn forwarded_pieces_are_replayed_in_order_repeatedly() {
+        let mut kept = BodyReplay::default();
         for piece in ["a", "bc"] {
             kept.keep(&Frame::data(Bytes::from_static(piece.as_bytes())));
         }
@@ -138,21 +138,21 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_too_long_or_has_trailers_does_not_come_again() {
-        let mut long = Kept::default();
+    fn a_long_body_or_one_with_trailers_is_not_replayed() {
+        let mut long = BodyReplay::default();
         for _ in 0..=KEPT_BYTES_MAX / 1024 {
             long.keep(&Frame::data(Bytes::from(vec![0; 1024])));
         }
         assert!(!long.rewind());
         assert!(all(&mut long).is_empty(), "nothing of it is held");
-        let mut ended = Kept::default();
+        let mut ended = BodyReplay::default();
         ended.keep(&Frame::trailers(http::HeaderMap::new()));
         assert!(!ended.rewind());
     }
 
     #[test]
-    fn what_is_still_to_come_again_is_not_forgotten() {
-        let mut kept = Kept::default();
+    fn pieces_still_to_be_replayed_are_kept() {
+        let mut kept = BodyReplay::default();
         for piece in ["a", "b"] {
             kept.keep(&Frame::data(Bytes::from_static(piece.as_bytes())));
         }

@@ -1,4 +1,4 @@
-//! One connection of a client, served request by request until it ends, idles too long or is told to end.
+//! Serves one client connection until it ends, is idle too long, or is stopped.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -23,44 +23,46 @@ use super::http2::server::Connection;
 use super::instrumented_io::{InstrumentedIo, ResetProbe};
 use super::target::InvalidMessage;
 use super::tasks::ConnectionTasks;
-use super::upgrade::OverTcp;
+use super::upgrade::HasTcp;
 use super::{BUFFER_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::config::Http;
 use crate::proxy::connections::Requests as _;
 use crate::proxy::connections::Traffic;
 use crate::proxy::state::ProxyState;
 
-/// Times are looked at this often at least, and at least twice within each limit.
+/// Longest interval of timeout checks; each timeout is checked at least twice within it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Streams that we may have to reset for a client's faults (MadeYouReset, CVE-2025-8671).
+/// Streams that we may reset because of a client's protocol violations (MadeYouReset, CVE-2025-8671).
 const RESETS_CAUSED_MAX: usize = 100;
-/// Of one response so much waits for the client's window.
+/// Bytes of one response buffered for the client's window.
 const SEND_BYTES_MAX: usize = 64 * 1024;
 
-/// What belongs to one connection, beside its bytes.
+/// The state of one connection, besides its bytes.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) proxy: Arc<ProxyState>,
-    /// Of a peer's connection: says when it is too old.
+    /// Set for a peer's connection: signals when it is too old.
     pub(super) traffic: Option<Arc<Traffic>>,
     pub(super) calls: Arc<Calls>,
     pub(super) heads: Arc<RawHeadCheck>,
     pub(super) streams: Arc<Streams>,
-    /// What hyper spawns for it.
+    /// Tasks that hyper spawns for it.
     pub(super) tasks: ConnectionTasks,
-    /// No further requests.
+    /// Cancelled when no further requests are accepted.
     pub(super) stop: CancellationToken,
 }
 
-/// Which HTTP a connection speaks.
+/// The HTTP version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(super) enum DetectedVersion {
     Http1,
     Http2,
 }
 
-/// Reads just so much of a plaintext connection that it shows which HTTP it speaks.
-pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<(Vec<u8>, Speaks)> {
+/// Reads only as many bytes of a plaintext connection as show its HTTP version.
+pub(super) async fn first_bytes<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> std::io::Result<(Vec<u8>, DetectedVersion)> {
     let mut first = Vec::with_capacity(PREFACE.len());
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
         let missing = (PREFACE.len() - first.len()) as u64;
@@ -68,26 +70,26 @@ pub(super) async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io
             break;
         }
     }
-    let speaks = if first == PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    let speaks = if first == PREFACE { DetectedVersion::Http2 } else { DetectedVersion::Http1 };
     Ok((first, speaks))
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub(super) async fn serve<S, D>(
     stream: InstrumentedIo<S>,
-    speaks: Speaks,
+    speaks: DetectedVersion,
     service: HandlerService<D>,
     session: &Session,
 ) where
-    S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + HasTcp + Unpin + Send + 'static,
     D: RequestHandler,
 {
     let begun = CancellationToken::new();
-    let least = if speaks == Speaks::Http2 { PREFACE.len() } else { 1 };
+    let least = if speaks == DetectedVersion::Http2 { PREFACE.len() } else { 1 };
     let limits = &session.proxy.control.config.http;
     let stream = stream.reset_unless_ended().begins(begun.clone(), least);
     match speaks {
-        Speaks::Http1 => {
+        DetectedVersion::Http1 => {
             let probe = Arc::<ResetProbe>::default();
             let stream = stream.heads(session.heads.clone()).probed(probe.clone());
             let stream = TokioIo::new(stream.interim(session.calls.interim().clone()));
@@ -101,16 +103,16 @@ pub(super) async fn serve<S, D>(
             drive(connection, http1::UpgradeableConnection::graceful_shutdown, stalled, &begun, session)
                 .await;
         }
-        Speaks::Http2 => {
-            // Who has gone already needs no PING.
+        DetectedVersion::Http2 => {
+            // A closed connection needs no PING.
             let config = &session.proxy.control.config;
             let peer = stream.stream().tcp().peer_addr().ok();
             let pings = peer.and_then(|peer| pings(peer.ip(), config.limits.dead_after));
             let unfinished = Arc::<Unfinished>::default();
             let calls = session.calls.clone();
-            let report = Arc::new(move |bad: &InvalidMessage| calls.at_fault(bad));
+            let report = Arc::new(move |bad: &InvalidMessage| calls.report_invalid(bad));
             let (streams, unfinished_here) = (session.streams.clone(), unfinished.clone());
-            let stream = stream.frames(Frames::of_requests(*limits, streams, unfinished_here, report));
+            let stream = stream.frames(Frames::for_requests(*limits, streams, unfinished_here, report));
             let builder = http2_builder(limits);
             let connection = Connection::new(stream, &builder, pings, service, session.tasks.clone());
             let stalled = |limit, now| unfinished.is_stalled(limit, now);
@@ -123,11 +125,11 @@ fn http1_builder(limits: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        // A client may end its direction behind its last request, and has its answers all the same (RFC 9112 §9.6).
+        // A client may end its direction after its last request, and still receives its responses (RFC 9112 §9.6).
         .half_close(true)
-        // The time of heads is looked at here, with what came of them: hyper's own limit also ends idle connections.
+        // The head timeout is checked here, with the parse state: hyper's own limit also ends idle connections.
         .header_read_timeout(None)
-        // What is over our limits never gets there: hyper refuses without a word.
+        // Requests over our limits do not reach hyper, which refuses without a reason.
         .max_headers(limits.headers_max + 1)
         .max_header_size(limits.header_bytes_max + 1)
         .max_buf_size(BUFFER_BYTES_MAX.max(limits.header_bytes_max + 1));
@@ -139,10 +141,10 @@ fn http2_builder(limits: &Http) -> h2::server::Builder {
     builder
         .max_concurrent_streams(u32::try_from(limits.streams_max).unwrap_or(u32::MAX))
         .enable_connect_protocol()
-        // Ours is applied before; h2's would be without a word.
+        // Our limit is applied first; h2 refuses without a reason.
         .max_header_list_size(header_list_max(limits))
-        // Streams that a client may reset before they were looked at (rapid reset, CVE-2023-44487): as many as it may have
-        // open, as all who share the connection may take back what they have under way.
+        // Streams that a client may reset before they were handled (rapid reset, CVE-2023-44487): as many as it may
+        // have open, because all clients that share the connection may cancel their requests.
         .max_pending_accept_reset_streams(limits.streams_max)
         .max_local_error_reset_streams(Some(RESETS_CAUSED_MAX))
         .max_send_buffer_size(SEND_BYTES_MAX)
@@ -152,7 +154,7 @@ fn http2_builder(limits: &Http) -> h2::server::Builder {
     builder
 }
 
-/// Drives a connection, and looks at its times meanwhile; `stalled` says whether a head did not end within its own.
+/// Drives a connection and checks its timeouts. `stalled` returns whether a head has exceeded its timeout.
 async fn drive<C, E>(
     connection: C,
     finish: fn(Pin<&mut C>),
@@ -169,12 +171,12 @@ async fn drive<C, E>(
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout) / 2;
     let mut look = tokio::time::interval(LOOK_INTERVAL.min(shortest.max(Duration::from_millis(1))));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // hyper would close one that has not begun, though its client, who was let in, is about to ask something.
+    // hyper would close a connection without a request, although its admitted client is about to send one.
     let mut stopped = pin!(async {
         stop.cancelled().await;
         timeout(limits.header_timeout, begun.cancelled()).await
     });
-    // Whoever has a newer certificate comes again with it.
+    // A client with a newer certificate reconnects with it.
     let mut retired =
         pin!(poll_fn(|cx| traffic.as_ref().map_or(Poll::Pending, |traffic| poll_retired(traffic, cx))));
     let mut finishing = false;
@@ -201,7 +203,7 @@ async fn drive<C, E>(
                     debug!(limit = ?limits.header_timeout, "a request's head did not end");
                     return;
                 }
-                calls.cut_idle(limits.stream_idle_timeout, proxy.control.config.limits.idle_timeout);
+                calls.terminate_idle(limits.stream_idle_timeout, proxy.control.config.limits.idle_timeout);
                 let idle = calls.quiet_for(now).is_some_and(|quiet| quiet > limits.idle_timeout);
                 if idle && finishing {
                     return;

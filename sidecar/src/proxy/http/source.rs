@@ -1,4 +1,4 @@
-//! Where a body comes from: the message as it is received, which says when it is wanted.
+//! The source of a body: the received message, whose buffered data is requested on demand.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use super::body::BodyError;
 use super::frames::Stream;
 use super::incoming::Incoming;
 
-/// A body that is being received.
+/// A body while it is received.
 #[derive(Debug)]
 pub(super) struct Source {
     inner: Incoming,
-    /// Of HTTP/2: its stream, where small pieces wait until they are wanted.
+    /// Its stream, on HTTP/2, which buffers small DATA payloads until they are requested.
     stream: Option<Arc<Stream>>,
 }
 
@@ -26,12 +26,12 @@ impl Source {
         Self { inner, stream: extensions.remove() }
     }
 
-    /// Of a message that is made here.
+    /// For a message that the sidecar creates.
     pub(super) fn made(inner: Incoming) -> Self {
         Self { inner, stream: None }
     }
 
-    /// The next frame, or none behind the last.
+    /// The next frame, or `None` after the last.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if polled.is_pending()

@@ -1,4 +1,4 @@
-//! What a request is aimed at, if that can be said at all: what is not valid HTTP goes no further.
+//! The target of a request; invalid requests are not forwarded.
 
 use http::header::{HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -7,15 +7,15 @@ use thiserror::Error;
 
 use crate::config::Http;
 
-/// A request's authority and path, each of which can be read in one way only.
+/// A request's authority and path, each with one unambiguous meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) authority: Authority,
-    /// Path and query, their bytes as sent; `*` of `OPTIONS *`.
+    /// Path and query as sent; `*` of `OPTIONS *`.
     pub(super) path_and_query: PathAndQuery,
 }
 
-/// Why a request is not served, whoever sends it.
+/// Why a request is invalid, independent of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum InvalidMessage {
     #[error("Content-Length and Transfer-Encoding are both given (RFC 9112 §6.1)")]
@@ -77,7 +77,7 @@ pub(super) enum InvalidMessage {
 }
 
 impl InvalidMessage {
-    /// A stable word.
+    /// A stable reason code.
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::BothLengths => "both_lengths",
@@ -117,7 +117,7 @@ impl InvalidMessage {
     }
 }
 
-/// Reads the target of a request whose framing is right already. `service` is the host of one that names none.
+/// Reads the target of a request with valid framing. `service` is the host for requests without one.
 pub(super) fn read<B>(
     request: &Request<B>,
     limits: &Http,
@@ -133,7 +133,7 @@ pub(super) fn read<B>(
     Ok(Target { authority, path_and_query: path_and_query(request.method(), uri)? })
 }
 
-/// The host of requests that name none: the service's name, where it has one that can be a host.
+/// The host for requests without one: the service's name, if it can be a host.
 pub(super) fn authority_of(service: Option<&str>) -> Authority {
     let name = service.and_then(|name| Authority::try_from(name).ok());
     name.unwrap_or_else(|| Authority::from_static("localhost"))
@@ -153,7 +153,7 @@ fn check_bounds(uri: &Uri, headers: &HeaderMap, limits: &Http) -> Result<(), Inv
     Ok(())
 }
 
-/// Whether a target, as it is spelt, has only what belongs into one.
+/// Checks the characters of a target.
 pub(super) fn check_spelling(target: &[u8]) -> Result<(), InvalidMessage> {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(byte);
     if target.starts_with(b"/") && target.iter().all(is_plain) {
@@ -184,7 +184,7 @@ pub(super) fn check_spelling(target: &[u8]) -> Result<(), InvalidMessage> {
     }
 }
 
-/// Of a target that is no URI so much is shown.
+/// Characters shown of an invalid target.
 const TARGET_CHARS_SHOWN: usize = 512;
 
 /// The one authority that target and Host agree on. HTTP/1.1 and HTTP/2 have one, HTTP/1.0 need not (RFC 9112 §3.2,

@@ -1,5 +1,5 @@
-//! The tasks of one HTTP connection, those that hyper spawns included: each has an owner, and ends when the connection
-//! is cut.
+//! The tasks of one HTTP connection, including those that hyper spawns: each has an owner, and ends when the
+//! connection is terminated.
 
 use hyper::rt::Executor;
 use tokio_util::sync::CancellationToken;
@@ -8,23 +8,23 @@ use tokio_util::task::TaskTracker;
 /// Spawns the tasks of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionTasks {
-    /// Of the listener, which waits for all of them at its end.
+    /// The listener's tracker, which waits for all tasks when it stops.
     tracker: TaskTracker,
-    /// Cancelled when the connection is cut.
-    cut: CancellationToken,
+    /// Cancelled when the connection is terminated.
+    termination: CancellationToken,
 }
 
 impl ConnectionTasks {
-    pub(super) fn new(tracker: &TaskTracker, cut: &CancellationToken) -> Self {
-        Self { tracker: tracker.clone(), cut: cut.clone() }
+    pub(super) fn new(tracker: &TaskTracker, termination: &CancellationToken) -> Self {
+        Self { tracker: tracker.clone(), termination: termination.clone() }
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // Boxed once: each future around it would hold it twice more, for as long as it runs.
-        let (cut, task) = (self.cut.clone(), Box::pin(task));
+        // Boxed once: each wrapping future would otherwise hold it twice.
+        let (termination, task) = (self.termination.clone(), Box::pin(task));
         self.tracker.spawn(async move {
-            // Dropping a task of hyper's that holds a connection ends its streams with an error, never cleanly.
-            let _cut_or_done = cut.run_until_cancelled_owned(task).await;
+            // Dropping a hyper task that holds a connection ends its streams with an error, never cleanly.
+            let _terminated_or_done = termination.run_until_cancelled_owned(task).await;
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that stop being HTTP (RFC 9110 §7.8): from then on bytes are relayed, as long as the call is allowed.
+//! Upgraded connections (RFC 9110 §7.8): bytes are relayed for as long as the request is allowed.
 
 use std::io;
 use std::pin::Pin;
@@ -17,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::body::To;
+use super::body::Destination;
 use super::call::OpenCall;
 use super::duplex::Duplex;
-use super::ended;
+use super::end_cause;
 use super::handler::RequestHandler;
 use super::instrumented_io::InstrumentedIo;
 use crate::config::Limits;
@@ -31,51 +31,52 @@ use crate::proxy::connections::Traffic;
 use crate::proxy::relay::{AppStream, Over, relay};
 use crate::proxy::tls::TlsStream;
 
-/// Names the protocol to which a message switches.
+/// Sets the fields that name the new protocol.
 pub(super) fn name_protocol(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
 }
 
-/// Both sides are looked at so often.
+/// Longest interval between checks of both sides.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is about to become a stream of bytes.
-pub(super) enum Way {
-    /// A connection that switches.
+/// One side of an upgrade.
+pub(super) enum UpgradeSide {
+    /// An HTTP/1.1 connection.
     Connection(OnUpgrade),
-    /// A stream of a shared connection.
+    /// A stream of an HTTP/2 connection.
     Stream(Duplex),
 }
 
-/// Two sides that both switch.
-pub(super) struct Switching {
-    client: Way,
-    called: Way,
+/// Relays between the two sides of an upgrade.
+pub(super) struct UpgradeRelay {
+    client: UpgradeSide,
+    called: UpgradeSide,
     call: Arc<OpenCall>,
-    answers_to: To,
+    client_side: Destination,
     limits: Limits,
-    /// Of both connections.
-    cut: [CancellationToken; 2],
+    /// Cancelled when the client or server connection is terminated.
+    termination: [CancellationToken; 2],
 }
 
-impl Switching {
-    /// `cut` is of the connection to whoever is called.
+impl UpgradeRelay {
+    /// `termination` belongs to the server connection.
     pub(super) fn new<S: RequestHandler>(
-        side: &S,
+        handler: &S,
         call: &Arc<OpenCall>,
-        [client, called]: [Way; 2],
-        cut: CancellationToken,
+        [client, called]: [UpgradeSide; 2],
+        termination: CancellationToken,
     ) -> Self {
-        let (limits, cut) = (side.proxy().control.config.limits, [side.cut(), cut]);
-        Self { client, called, call: call.clone(), answers_to: S::ANSWERS_TO, limits, cut }
+        let (limits, termination) =
+            (handler.proxy().control.config.limits, [handler.termination(), termination]);
+        Self { client, called, call: call.clone(), client_side: S::CLIENT_SIDE, limits, termination }
     }
 
-    /// Relays once both have switched, until both have ended, one breaks, or the call is cut.
-    /// `C` and `D` are the streams below the connections of whoever asks and whoever is called.
-    pub(super) async fn relay<C: Below, D: Below>(self) {
-        let Self { client, called, call, answers_to, limits, cut: [one, other] } = self;
-        let is_counted = matches!(client, Way::Stream(_)) || matches!(called, Way::Stream(_));
+    /// Relays once both sides have switched, until both have ended, one fails, or the request is terminated. `C` and
+    /// `D` are the I/O types of the client and server connections.
+    pub(super) async fn relay<C: UpgradedIo, D: UpgradedIo>(self) {
+        let Self { client, called, call, client_side, limits, termination: [one, other] } = self;
+        let is_counted = matches!(client, UpgradeSide::Stream(_)) || matches!(called, UpgradeSide::Stream(_));
         let (mut client, called) = match tokio::try_join!(client.switched::<C>(), called.switched::<D>()) {
             Ok(both) => both,
             Err(error) => return debug!(%error, "a connection did not switch"),
@@ -91,48 +92,48 @@ impl Switching {
                     let client_first = bytes.app_ended_first.load(Ordering::Relaxed);
                     call.ended(if client_first { EndedBy::Caller } else { EndedBy::Called }, EndedWith::Fin);
                 }
-                Err(RelayError::App(error)) => call.ended(EndedBy::Caller, ended::of(&error)),
-                Err(RelayError::Peer(error)) => call.ended(EndedBy::Called, ended::of(&error)),
+                Err(RelayError::App(error)) => call.ended(EndedBy::Caller, end_cause::of(&error)),
+                Err(RelayError::Peer(error)) => call.ended(EndedBy::Called, end_cause::of(&error)),
             },
-            denial = outlived(&bytes, &limits) => call.cut_upgraded(denial),
-            _ = call.cut_while_answering() => {}
+            denial = outlived(&bytes, &limits) => call.terminate_upgraded(denial),
+            _ = call.terminated() => {}
             () = one.cancelled() => call.ended(EndedBy::Sidecar, EndedWith::Cut),
             () = other.cancelled() => call.ended(EndedBy::Sidecar, EndedWith::Cut),
         }
-        // A body that still waits for room has no relay any more.
+        // A body that waits for flow-control capacity has no relay any more.
         if !has_ended {
             call.abandon();
         }
         if !is_counted {
             let [to_client, to_called] =
                 [&bytes.to_app, &bytes.to_peer].map(|all| all.load(Ordering::Relaxed));
-            call.bytes(answers_to).fetch_add(to_client, Ordering::Relaxed);
-            call.bytes(answers_to.other()).fetch_add(to_called, Ordering::Relaxed);
+            call.bytes(client_side).fetch_add(to_client, Ordering::Relaxed);
+            call.bytes(client_side.other()).fetch_add(to_called, Ordering::Relaxed);
         }
     }
 }
 
-impl Way {
-    async fn switched<S: Below>(self) -> io::Result<Switched<S>> {
+impl UpgradeSide {
+    async fn switched<S: UpgradedIo>(self) -> io::Result<UpgradedStream<S>> {
         match self {
             Self::Connection(switching) => {
                 let below = S::of(switching.await.map_err(io::Error::other)?);
                 let stream = below.ok_or_else(|| io::Error::other("the connection is of another kind"))?;
-                Ok(Switched::Connection(stream))
+                Ok(UpgradedStream::Connection(stream))
             }
-            Self::Stream(stream) => Ok(Switched::Stream(stream)),
+            Self::Stream(stream) => Ok(UpgradedStream::Stream(stream)),
         }
     }
 }
 
-/// A stream of bytes that was HTTP.
-enum Switched<S> {
+/// An upgraded byte stream.
+enum UpgradedStream<S> {
     Connection(S),
     Stream(Duplex),
 }
 
-impl<S: Below> Switched<S> {
-    /// Closes what has ended cleanly in both directions.
+impl<S: UpgradedIo> UpgradedStream<S> {
+    /// Closes a stream that has ended cleanly in both directions.
     fn close(&self) {
         if let Self::Connection(stream) = self {
             close_cleanly(stream.tcp());
@@ -140,7 +141,7 @@ impl<S: Below> Switched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Switched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for UpgradedStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -153,7 +154,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Switched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Switched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for UpgradedStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Connection(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -176,7 +177,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Switched<S> {
     }
 }
 
-impl<S: AppStream> AppStream for Switched<S> {
+impl<S: AppStream> AppStream for UpgradedStream<S> {
     fn take_error(&self) -> Option<io::Error> {
         match self {
             Self::Connection(stream) => stream.take_error(),
@@ -185,36 +186,37 @@ impl<S: AppStream> AppStream for Switched<S> {
     }
 }
 
-/// Waits until an upgraded connection has been idle, or half closed, for too long. It is looked at at least twice within
-/// each limit.
+/// Waits until an upgraded connection exceeds its idle or half-closed timeout. It is checked at least twice within
+/// each.
 async fn outlived(bytes: &Traffic, limits: &Limits) -> Denial {
     let shortest = limits.idle_timeout.min(limits.half_closed_timeout) / 2;
     let mut look = tokio::time::interval(shortest.min(LOOK_INTERVAL));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut carried, mut moved) = (0, Instant::now());
+    let (mut forwarded, mut moved) = (0, Instant::now());
     loop {
         let now = look.tick().await;
         let both = bytes.to_app.load(Ordering::Relaxed) + bytes.to_peer.load(Ordering::Relaxed);
-        if both != carried {
-            (carried, moved) = (both, now);
+        if both != forwarded {
+            (forwarded, moved) = (both, now);
         }
         if let Err(denial) = limits.still_moves(bytes.half_closed.load(Ordering::Relaxed), now - moved) {
             return denial;
         }
-        // A side that is not read, because the other takes nothing, may have gone meanwhile.
+        // A side that is not read, because the other accepts nothing, may have been reset meanwhile.
         bytes.look.store(true, Ordering::Relaxed);
         bytes.waker.wake();
     }
 }
 
-/// A stream that hyper was given, and gives back.
-pub(super) trait Below: AppStream + Send + Sized + 'static {
-    /// With what hyper has read already and not used. Whatever ends it but a clean end of both directions resets it.
+/// An I/O type that hyper returns after an upgrade.
+pub(super) trait UpgradedIo: AppStream + Send + Sized + 'static {
+    /// Restores the stream, with the bytes that hyper has read and not used. Unless both directions end cleanly, the
+    /// connection is reset.
     fn of(upgraded: Upgraded) -> Option<Self>;
     fn tcp(&self) -> &TcpStream;
 }
 
-impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for InstrumentedIo<S> {
+impl<S: AsyncRead + AsyncWrite + HasTcp + Unpin + Send + 'static> UpgradedIo for InstrumentedIo<S> {
     fn of(upgraded: Upgraded) -> Option<Self> {
         let parts = upgraded.downcast::<TokioIo<Self>>().ok()?;
         Some(parts.io.into_inner().relayed().after(parts.read_buf.to_vec()))
@@ -225,24 +227,24 @@ impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static> Below for Ins
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + OverTcp + Unpin> AppStream for InstrumentedIo<S> {
+impl<S: AsyncRead + AsyncWrite + HasTcp + Unpin> AppStream for InstrumentedIo<S> {
     fn take_error(&self) -> Option<io::Error> {
         self.stream().tcp().take_error().unwrap_or_else(Some)
     }
 }
 
-/// A stream with TCP at its bottom.
-pub(super) trait OverTcp {
+/// A stream over TCP.
+pub(super) trait HasTcp {
     fn tcp(&self) -> &TcpStream;
 }
 
-impl OverTcp for TcpStream {
+impl HasTcp for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
 }
 
-impl OverTcp for TlsStream {
+impl HasTcp for TlsStream {
     fn tcp(&self) -> &TcpStream {
         self.tcp()
     }

@@ -23,7 +23,8 @@ const KEY_BYTES: usize = 16;
 #[derive(Debug, Clone, Copy)]
 struct ExtendedConnect;
 
-/// Makes an extended CONNECT for a WebSocket the GET that it is in HTTP/1.1, so that the policy has one name for both.
+/// Converts an extended CONNECT for a WebSocket to the GET that it is in HTTP/1.1, so that the policy has one method
+/// for both.
 pub(super) fn from_extended_connect<B>(request: &mut Request<B>) {
     let is_websocket = request
         .extensions()
@@ -41,7 +42,7 @@ pub(super) fn is_extended_connect<B>(request: &Request<B>) -> bool {
     request.extensions().get::<ExtendedConnect>().is_some()
 }
 
-/// Makes a request an extended CONNECT (RFC 8441 §4). Key and accept are of HTTP/1.1 alone (§5).
+/// Converts a request to an extended CONNECT (RFC 8441 §4). Key and accept exist in HTTP/1.1 only (§5).
 pub(super) fn into_extended_connect<B>(request: &mut Request<B>) {
     *request.method_mut() = Method::CONNECT;
     request.extensions_mut().insert(Protocol::from_static(WEBSOCKET));
@@ -49,21 +50,21 @@ pub(super) fn into_extended_connect<B>(request: &mut Request<B>) {
     remove_body_fields(request.headers_mut());
 }
 
-/// A handshake has no body, whatever it says of one: who believes it would take what follows for that body.
+/// A handshake has no body. A server that trusted its body fields would read the following bytes as that body.
 fn remove_body_fields(headers: &mut HeaderMap) {
     for name in [CONTENT_LENGTH, EXPECT, TRAILER] {
         headers.remove(name);
     }
 }
 
-/// The key of a handshake over HTTP/1.1 that could as well be an extended CONNECT: one for a WebSocket and nothing else.
+/// The key of an HTTP/1.1 handshake that an extended CONNECT can replace: one that offers WebSocket only.
 pub(super) fn key<B>(request: &Request<B>, offer: &HeaderValue) -> Option<HeaderValue> {
     let is_websocket = offer.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
     let is_handshake = is_websocket && *request.method() == Method::GET;
     request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake).cloned()
 }
 
-/// Makes the fields of a request those of a handshake over HTTP/1.1, and returns its key.
+/// Adds the fields of an HTTP/1.1 handshake to a request, and returns its key.
 pub(super) fn ask(headers: &mut HeaderMap) -> Result<HeaderValue, Failure> {
     let mut nonce = [0; KEY_BYTES];
     let key = SystemRandom::new()
@@ -80,12 +81,12 @@ pub(super) fn ask(headers: &mut HeaderMap) -> Result<HeaderValue, Failure> {
     Ok(key)
 }
 
-/// Whether an answer over HTTP/1.1 proves that its server has understood the handshake with this key.
+/// Whether an HTTP/1.1 response accepts the handshake with this key.
 pub(super) fn is_accepted(answer: &HeaderMap, key: &HeaderValue) -> bool {
     answer.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| accept.as_bytes() == accept_of(key).as_bytes())
 }
 
-/// Makes the fields of an answer over HTTP/2 those of one over HTTP/1.1 to the handshake with this key.
+/// Converts the fields of an HTTP/2 response to those of an HTTP/1.1 response to the handshake with this key.
 pub(super) fn accept(answer: &mut HeaderMap, key: &HeaderValue) {
     name_protocol(answer, HeaderValue::from_static(WEBSOCKET));
     if let Ok(accept) = HeaderValue::try_from(accept_of(key)) {
@@ -101,17 +102,19 @@ fn accept_of(key: &HeaderValue) -> String {
     STANDARD.encode(digest.finish())
 }
 
-/// With which status an app answered that did not switch: over HTTP/2 that status would say that it did.
+/// The status of an app that did not switch: over HTTP/2 that status would mean that it did.
 const NOT_SWITCHED: HeaderName = HeaderName::from_static("postern-not-switched");
 
-/// Makes a success that has not switched one that over HTTP/2 is none (RFC 8441 §5), and says what it was.
+/// Replaces a success status that did not switch, which over HTTP/2 would mean success (RFC 8441 §5), and records the
+/// original.
 pub(super) fn is_not_switched<B>(answer: &mut Response<B>) {
     let status = HeaderValue::from(answer.status().as_u16());
     answer.headers_mut().insert(NOT_SWITCHED, status);
     *answer.status_mut() = StatusCode::BAD_GATEWAY;
 }
 
-/// What an answer was that has not switched: a success, or it would have passed as it was. Above all it was no 101.
+/// Restores the status of a response that did not switch: a success, which would otherwise have been forwarded
+/// unchanged. It was not 101.
 pub(super) fn answered(answer: &mut response::Parts) {
     if let Some(status) = answer.headers.remove(NOT_SWITCHED)
         && let Ok(status) = StatusCode::from_bytes(status.as_bytes())

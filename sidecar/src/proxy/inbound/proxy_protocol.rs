@@ -1,4 +1,5 @@
-//! The PROXY protocol, version 2 (haproxy's proxy-protocol.txt §2.2): tells an app of `tcp` who calls.
+//! The PROXY protocol, version 2 (haproxy's proxy-protocol.txt §2.2): passes the peer's address and identity to a
+//! `tcp` app.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,14 +14,15 @@ pub(super) async fn announce(app: &mut TcpStream, peer: &TcpStream, id: &SpiffeI
     app.write_all(&header(from, to, id)).await
 }
 
-/// Of a connection `from` a peer `to` this sidecar. A peer without a common family is an IPv6 one.
+/// For a connection from the peer at `from` to this sidecar at `to`. If the address families differ, both are sent as
+/// IPv6.
 fn header(from: SocketAddr, to: SocketAddr, id: &SpiffeId) -> Vec<u8> {
     let (family, addresses) = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (TCP_OVER_IPV4, [from.octets(), to.octets()].concat()),
         (from, to) => (TCP_OVER_IPV6, [octets_v6(from), octets_v6(to)].concat()),
     };
     let version = tlv(PP2_SUBTYPE_SSL_VERSION, b"TLSv1.3");
-    // The peer has shown a certificate in this session and it was verified (verify = 0).
+    // The peer presented a certificate in this session, and it was verified (verify = 0).
     let tls =
         [&[CLIENT_TLS | CLIENT_CERT_CONNECTION | CLIENT_CERT_SESSION, 0, 0, 0, 0], &version[..]].concat();
     let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();

@@ -1,4 +1,4 @@
-//! The called side of a tunnel: each lease decided, carried to the app and told by itself.
+//! The server side of a tunnel: authorizes, forwards and records each lease separately.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,8 +11,8 @@ use postern_proto::mtls::{Denial, OVER_LIMIT};
 use postern_server::{HandshakePermit, HandshakeStage};
 use tracing::debug;
 
-use super::refused::evicted;
-use super::{Admitted, Decides, InboundServer, decide, make_room};
+use super::refusal::evicted;
+use super::{AcceptedPeer, InboundServer, PolicyCheck, acquire_permit, decide};
 use crate::config::TellCallers;
 use crate::error_text::one_line;
 use crate::identity::credentials::is_valid_at;
@@ -27,78 +27,78 @@ use crate::proxy::http::{Problem, Question};
 use crate::proxy::listener::ShutdownTokens;
 use crate::proxy::peer_limits::PeerPermit;
 use crate::proxy::relay::relay;
-use crate::proxy::tls::Secured;
+use crate::proxy::tls::EstablishedTls;
 pub(super) use crate::proxy::tunnel::ALPN;
 use crate::proxy::tunnel::{
     Open, Reauthentication, Role, TunnelConnection, TunnelError, end, retire, settle,
 };
 
-/// What becomes of a tunnel after a lease.
-enum Afterwards {
+/// What follows a lease.
+enum AfterLease {
     Next,
-    /// Who may not connect keeps no tunnel.
+    /// The tunnel ends: a peer without access does not keep it.
     End,
 }
 
 impl InboundServer {
-    /// Serves one lease after the other until the tunnel ends. ShutdownTokens a first one is let in, it keeps its place among the
-    /// handshakes: a peer that may not connect, or says nothing, has no more than that.
+    /// Serves one lease after another until the tunnel ends. Until the first lease is admitted, the tunnel counts
+    /// against the handshake limit: a peer without access, or one that sends nothing, has no more than that.
     pub(super) async fn serve_tunnel(
         self: &Arc<Self>,
-        mut wire: Box<TunnelConnection>,
-        (generation, place): (u64, HandshakePermit),
+        mut connection: Box<TunnelConnection>,
+        (generation, permit): (u64, HandshakePermit),
         (from, registration, until): (SocketAddr, &Arc<Registration>, &ShutdownTokens),
     ) {
         registration.rest();
-        let mut place = Some(place);
+        let mut permit = Some(permit);
         let retires = loop {
-            let is_first = place.is_some();
-            let waits = place.take().unwrap_or_else(|| self.idle.acquire(HandshakeStage::Authenticated));
+            let is_first = permit.is_some();
+            let waits = permit.take().unwrap_or_else(|| self.idle.acquire(HandshakeStage::Authenticated));
             waits.advance(HandshakeStage::Authenticated);
-            let next = self.next_lease(&mut wire, generation, &waits, (is_first, until, registration));
+            let next = self.next_lease(&mut connection, generation, &waits, (is_first, until, registration));
             match Box::pin(next).await {
                 Ok(Some(open)) => {
-                    place = is_first.then_some(waits);
+                    permit = is_first.then_some(waits);
                     registration.lease();
                     let told_at_the_end = ConnectionRecorder::new(self.clone(), registration.clone(), from);
-                    let carried = self.lease(&mut wire, open, &mut place, registration).await;
+                    let forwarded = self.lease(&mut connection, open, &mut permit, registration).await;
                     drop(told_at_the_end);
                     registration.rest();
-                    match carried {
-                        Ok(Afterwards::Next) => {}
-                        Ok(Afterwards::End) => break false,
-                        Err(error) => return self.tell_broken(&error, registration),
+                    match forwarded {
+                        Ok(AfterLease::Next) => {}
+                        Ok(AfterLease::End) => break false,
+                        Err(error) => return self.report_broken(&error, registration),
                     }
                 }
                 Ok(None) => {
-                    place = is_first.then_some(waits);
+                    permit = is_first.then_some(waits);
                     break true;
                 }
-                Err(error) => return self.tell_broken(&error, registration),
+                Err(error) => return self.report_broken(&error, registration),
             }
         };
-        match place {
-            Some(place) if place.evicted.is_cancelled() => wire.close(),
-            None if retires => Box::pin(retire(*wire)).await,
-            place => {
-                Box::pin(unless_evicted(&place, end(*wire))).await;
+        match permit {
+            Some(permit) if permit.evicted.is_cancelled() => connection.close(),
+            None if retires => Box::pin(retire(*connection)).await,
+            permit => {
+                Box::pin(unless_evicted(&permit, end(*connection))).await;
             }
         }
     }
 
-    /// Makes a tunnel of an admitted connection.
+    /// Wraps an admitted connection.
     pub(super) fn tunnel(
         &self,
-        admitted: Box<Admitted>,
+        accepted_peer: Box<AcceptedPeer>,
         registration: &Arc<Registration>,
     ) -> Option<Box<TunnelConnection>> {
-        let Admitted { secured: Secured { stream, exporter, .. }, generation } = *admitted;
+        let AcceptedPeer { secured: EstablishedTls { stream, exporter, .. }, generation } = *accepted_peer;
         let (peer, credentials) = (registration.verified()?, self.proxy.control.credentials.current()?);
         let control = self.proxy.control.clone();
-        let door = self.door(Decides::Again, credentials, registration.clone());
-        let to = (Arc::new(door) as Arc<_>, registration.traffic.clone());
-        let mut wire = Box::new(TunnelConnection::new(stream, Role::Called));
-        wire.vouch(Reauthentication::new(
+        let authorizer = self.authorizer(PolicyCheck::Recheck, credentials, registration.clone());
+        let to = (Arc::new(authorizer) as Arc<_>, registration.traffic.clone());
+        let mut connection = Box::new(TunnelConnection::new(stream, Role::Called));
+        connection.set_reauthentication(Reauthentication::new(
             Role::Called,
             exporter,
             control,
@@ -106,130 +106,132 @@ impl InboundServer {
             to,
         ));
         registration.set_path(Path::Tunnel);
-        Some(wire)
+        Some(connection)
     }
 
-    /// Waits for the next OPEN; nothing when the tunnel shall end: by the peer, by age, by a rotation here, for want of
-    /// places.
+    /// Waits for the next OPEN. `None` if the tunnel must end: by the peer, by age, by a certificate rotation here,
+    /// or by eviction.
     async fn next_lease(
         &self,
-        wire: &mut TunnelConnection,
+        connection: &mut TunnelConnection,
         generation: u64,
-        place: &HandshakePermit,
+        permit: &HandshakePermit,
         (is_first, until, registration): (bool, &ShutdownTokens, &Registration),
     ) -> io::Result<Option<Open>> {
         let mut rotations = self.proxy.control.credentials.changes();
         let limit = match is_first {
             true => self.proxy.control.config.limits.handshake_timeout,
-            // The calling side ends it first, unless it has gone.
+            // The client ends it first, unless the client is gone.
             false => self.proxy.control.config.tunnels.idle_timeout * 2,
         };
         tokio::select! {
             biased;
-            () = registration.cut.cancelled() => Ok(None),
-            opened = poll_fn(|cx| wire.poll_opened(cx)) => opened,
+            () = registration.termination.cancelled() => Ok(None),
+            opened = poll_fn(|cx| connection.poll_opened(cx)) => opened,
             () = until.stop.cancelled() => Ok(None),
             _ = rotations.wait_for(|newest| *newest != generation) => Ok(None),
-            () = place.evicted.cancelled() => {
+            () = permit.evicted.cancelled() => {
                 if is_first {
-                    self.tell_unopened("handshakes_pending", evicted(self.pending.max(), place.stage()), registration);
+                    self.report_unopened("handshakes_pending", evicted(self.pending.max(), permit.stage()), registration);
                 }
                 Ok(None)
             }
             () = tokio::time::sleep(limit) => {
                 if is_first {
                     let detail = format!("no connection was opened within {limit:?} of the handshake");
-                    self.tell_unopened("handshake_timeout", detail, registration);
+                    self.report_unopened("handshake_timeout", detail, registration);
                 }
                 Ok(None)
             }
         }
     }
 
-    /// One connection of the peer's app.
+    /// Serves one lease: a connection of the peer's app.
     async fn lease(
         &self,
-        wire: &mut TunnelConnection,
+        connection: &mut TunnelConnection,
         open: Open,
-        place: &mut Option<HandshakePermit>,
+        permit: &mut Option<HandshakePermit>,
         registration: &Arc<Registration>,
-    ) -> io::Result<Afterwards> {
+    ) -> io::Result<AfterLease> {
         let Some(peer) = registration.verified() else { return Err(io::ErrorKind::InvalidInput.into()) };
         if let Some(traceparent) = &open.trace {
             registration.record(|record| record.trace_id = trace::id(traceparent));
         }
-        let _share = match self.decide_lease(&peer, &open, registration) {
-            Ok(share) => share,
+        let _permit = match self.decide_lease(&peer, &open, registration) {
+            Ok(usage) => usage,
             Err(denial) => {
-                // Who has too many connections may well have the next one later.
-                let afterwards = if denial.code == OVER_LIMIT { Afterwards::Next } else { Afterwards::End };
-                wire.refuse(self.refuse_lease(&peer, denial, registration));
-                return match Box::pin(unless_evicted(place, settle(wire))).await {
-                    Some(settled) => settled.map(|()| afterwards),
+                // A peer over its connection limit may be admitted later.
+                let after_lease = if denial.code == OVER_LIMIT { AfterLease::Next } else { AfterLease::End };
+                connection.refuse(self.refuse_lease(&peer, denial, registration));
+                return match Box::pin(unless_evicted(permit, settle(connection))).await {
+                    Some(settled) => settled.map(|()| after_lease),
                     None => Err(io::ErrorKind::TimedOut.into()),
                 };
             }
         };
-        *place = None;
+        *permit = None;
         let connecting = registration.wait_for(Box::pin(self.app.connect()));
-        let (mut app, _in_flight) = match registration.cut.run_until_cancelled(connecting).await {
+        let (mut app, _in_flight) = match registration.termination.run_until_cancelled(connecting).await {
             Some(Ok(connected)) => connected,
-            None => return Ok(self.cut(wire, registration)),
+            None => return Ok(self.terminate_lease(connection, registration)),
             Some(Err(error)) => {
                 let denial = Denial { code: "app_unreachable", detail: one_line(&error) };
-                wire.refuse(self.refuse_lease(&peer, denial, registration));
-                Box::pin(settle(wire)).await?;
-                return Ok(Afterwards::Next);
+                connection.refuse(self.refuse_lease(&peer, denial, registration));
+                Box::pin(settle(connection)).await?;
+                return Ok(AfterLease::Next);
             }
         };
         reset_on_close(&app);
-        wire.accept();
-        if let Err(error) = Box::pin(self.introduce(&mut app, wire.tls().tcp(), registration)).await {
-            registration.broke(&RelayError::App(error));
+        connection.accept();
+        if let Err(error) =
+            Box::pin(self.send_proxy_header(&mut app, connection.tls().tcp(), registration)).await
+        {
+            registration.failed_with(&RelayError::App(error));
             drop(app);
-            wire.reset(Vec::new());
-            Box::pin(settle(wire)).await?;
-            return Ok(Afterwards::Next);
+            connection.reset(Vec::new());
+            Box::pin(settle(connection)).await?;
+            return Ok(AfterLease::Next);
         }
-        registration.carries();
+        registration.established();
         let relayed = tokio::select! {
             biased;
-            () = registration.cut.cancelled() => return Ok(self.cut(wire, registration)),
-            relayed = relay(&mut app, wire, &registration.traffic) => relayed,
+            () = registration.termination.cancelled() => return Ok(self.terminate_lease(connection, registration)),
+            relayed = relay(&mut app, connection, &registration.traffic) => relayed,
         };
         match relayed {
             Ok(()) => {
                 registration.ended();
                 close_cleanly(&app);
-                Ok(Afterwards::Next)
+                Ok(AfterLease::Next)
             }
             Err(error) => {
-                registration.broke(&error);
+                registration.failed_with(&error);
                 if let RelayError::Peer(error) = error
-                    && (!wire.lease().is_reset_by_peer() || TunnelError::of(&error).is_some())
+                    && (!connection.lease().is_reset_by_peer() || TunnelError::of(&error).is_some())
                 {
                     return Err(error);
                 }
                 drop(app);
-                wire.reset(Vec::new());
-                Box::pin(settle(wire)).await?;
-                Ok(Afterwards::Next)
+                connection.reset(Vec::new());
+                Box::pin(settle(connection)).await?;
+                Ok(AfterLease::Next)
             }
         }
     }
 
-    /// The lease is no longer allowed: the caller is told why.
-    fn cut(&self, wire: &mut TunnelConnection, registration: &Registration) -> Afterwards {
-        let note = registration.cut_for().map(|Denial { code: reason, detail }| {
+    /// Terminates a lease that is no longer allowed, and sends the reason to the client.
+    fn terminate_lease(&self, connection: &mut TunnelConnection, registration: &Registration) -> AfterLease {
+        let note = registration.terminated_for().map(|Denial { code: reason, detail }| {
             let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, self.proxy.refusals.number());
             problem.detail = (self.inbound.tell_callers == TellCallers::Everything).then(|| detail.clone());
             problem.document()
         });
-        wire.reset(note.unwrap_or_default());
-        Afterwards::End
+        connection.reset(note.unwrap_or_default());
+        AfterLease::End
     }
 
-    /// The decision on one OPEN. The peer may have been believed long ago.
+    /// Authorizes one OPEN. The peer may have been verified long ago, so its certificate is checked again.
     fn decide_lease(
         &self,
         peer: &VerifiedSvid,
@@ -249,10 +251,10 @@ impl InboundServer {
             return Err(Denial { code: "wrong_port", detail });
         }
         decide(proxy, &self.inbound, registration, peer.id(), credentials.svid.id())?;
-        make_room(proxy, &self.shares, peer.id())
+        acquire_permit(proxy, &self.peer_limits, peer.id())
     }
 
-    /// Tells a refused lease: the log everything, the caller, in the document, as much as it may know.
+    /// Reports a refused lease: all details to the log, and to the client what `tell_callers` permits.
     fn refuse_lease(&self, peer: &VerifiedSvid, denial: Denial, registration: &Registration) -> Vec<u8> {
         let Denial { code: reason, detail } = denial;
         let instance = self.proxy.refusals.number();
@@ -298,21 +300,21 @@ impl InboundServer {
 }
 
 impl InboundServer {
-    /// A peer that proved itself and opened nothing had to go.
-    fn tell_unopened(&self, reason: &'static str, detail: String, registration: &Registration) {
+    /// Reports a verified peer that was disconnected without having opened a lease.
+    fn report_unopened(&self, reason: &'static str, detail: String, registration: &Registration) {
         let Some(peer) = registration.peer() else { return };
-        self.tell_of(&peer, reason, detail);
+        self.report_peer(&peer, reason, detail);
     }
 
-    /// That a peer breaks the rules is told; that it went away is not.
-    fn tell_broken(&self, error: &io::Error, registration: &Registration) {
+    /// Reports a protocol violation. A disconnect is only traced.
+    fn report_broken(&self, error: &io::Error, registration: &Registration) {
         let (Some(broken), Some(peer)) = (TunnelError::of(error), registration.peer()) else {
             return debug!(%error, "a tunnel broke");
         };
-        self.tell_of(&peer, broken.reason(), one_line(broken));
+        self.report_peer(&peer, broken.reason(), one_line(broken));
     }
 
-    fn tell_of(&self, peer: &SpiffeId, reason: &'static str, detail: String) {
+    fn report_peer(&self, peer: &SpiffeId, reason: &'static str, detail: String) {
         self.proxy.refusals.tell(Refusal {
             direction: Direction::Inbound,
             from: peer.to_string(),
@@ -325,9 +327,9 @@ impl InboundServer {
     }
 }
 
-/// Waits as long as the place, where there is one, is not needed by a newer connection.
-async fn unless_evicted<T>(place: &Option<HandshakePermit>, work: impl Future<Output = T>) -> Option<T> {
-    let Some(place) = place else { return Some(work.await) };
-    place.advance(HandshakeStage::Closing);
-    place.evicted.run_until_cancelled(work).await
+/// Runs `work` until the permit, if any, is evicted by a newer connection.
+async fn unless_evicted<T>(permit: &Option<HandshakePermit>, work: impl Future<Output = T>) -> Option<T> {
+    let Some(permit) = permit else { return Some(work.await) };
+    permit.advance(HandshakeStage::Closing);
+    permit.evicted.run_until_cancelled(work).await
 }

@@ -1,4 +1,5 @@
-//! The calling side of a tunnel: taken from the pool or made, leased to one connection of the app, and kept.
+//! The client side of a tunnel: taken from the pool or opened, leased to one app connection, and returned to the
+//! pool.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,60 +17,62 @@ use crate::observability::refusals::Refusal;
 use crate::observability::trace;
 use crate::proxy::connections::RelayError;
 use crate::proxy::connections::{Path, Registration};
-use crate::proxy::dialer::{Found, Reached};
+use crate::proxy::dialer::{ConnectedPeer, PeerPath};
 use crate::proxy::http::Problem;
 use crate::proxy::relay::relay;
-use crate::proxy::tls::{Secured, TlsStream};
+use crate::proxy::tls::{EstablishedTls, TlsStream};
 use crate::proxy::tunnel::{
     ALPN, Note, Open, Reauthentication, ReplayBuffer, Role, Tunnel, TunnelConnection, TunnelError, end,
     settle,
 };
-use crate::proxy::upstream::Leased;
+use crate::proxy::upstream::SelectedAddress;
 
-/// A connection of the app is tried on so many tunnels, as long as nobody can have acted on what it said.
+/// Most tunnels tried for one app connection, while the peer cannot have processed any of its bytes.
 const TRIES_MAX: usize = 4;
 
-/// A path to the peer, which has begun with what the app has said already.
-enum Begun {
-    /// OPEN waits to be sent.
+/// A path to the peer, which already carries the replayed first bytes of the app.
+enum AppPath {
+    /// OPEN is queued.
     Tunnel(Box<Tunnel>),
-    /// The peer speaks no `postern/1`: the app's bytes go in plain mTLS.
+    /// The peer does not speak `postern/1`: the app's bytes are sent over plain mTLS.
     Direct(Box<TlsStream>),
 }
 
-/// What is left to do when a lease has broken at the peer's side.
-enum Broken {
-    /// Nobody has acted on these first bytes of the app.
-    Again(ReplayBuffer),
+/// How to handle a lease that failed at the peer's side.
+enum BrokenLease {
+    /// The peer has not processed these first bytes of the app.
+    Retry(ReplayBuffer),
     Refused(Refusal),
-    Over(io::Error),
+    Failed(io::Error),
 }
 
 impl OutboundServer {
-    /// Carries one connection of the app, by a tunnel if the peer takes one.
-    pub(super) async fn carry(&self, mut app: TcpStream, registration: &Arc<Registration>) {
+    /// Forwards one app connection, over a tunnel if the peer accepts one.
+    pub(super) async fn forward(&self, mut app: TcpStream, registration: &Arc<Registration>) {
         let (trace, mut replay) = (self.trace(registration), ReplayBuffer::default());
         for _ in 0..TRIES_MAX {
-            // What is over while bytes are relayed, or comes after it, is boxed: the task is as small as the relay.
-            let beginning = Box::pin(self.begin(replay, trace.as_deref(), registration));
-            let (mut tunnel, mut leased) = match registration.cut.run_until_cancelled(beginning).await {
+            // Futures that do not run during the relay are boxed, so that the task is only as large as the relay.
+            let starting = Box::pin(self.start(replay, trace.as_deref(), registration));
+            let (mut tunnel, mut leased) = match registration.termination.run_until_cancelled(starting).await
+            {
                 None => return,
-                Some(Ok((Begun::Tunnel(tunnel), leased))) => (tunnel, leased),
-                Some(Ok((Begun::Direct(tls), leased))) => {
-                    let carried = Box::pin(self.carry_direct(app, *tls, leased, registration));
-                    let _cut_or_carried = registration.cut.run_until_cancelled(carried).await;
+                Some(Ok((AppPath::Tunnel(tunnel), leased))) => (tunnel, leased),
+                Some(Ok((AppPath::Direct(tls), leased))) => {
+                    let forwarded = Box::pin(self.forward_direct(app, *tls, leased, registration));
+                    let _terminated_or_carried =
+                        registration.termination.run_until_cancelled(forwarded).await;
                     return;
                 }
-                Some(Err(refused)) => return self.tell_refused(refused, registration),
+                Some(Err(refused)) => return self.report_refused(refused, registration),
             };
-            registration.carries();
+            registration.established();
             let relayed = tokio::select! {
                 biased;
-                () = registration.cut.cancelled() => {
+                () = registration.termination.cancelled() => {
                     drop(app);
-                    return Box::pin(self.cut(tunnel, registration)).await;
+                    return Box::pin(self.terminate_lease(tunnel, registration)).await;
                 }
-                relayed = relay(&mut app, &mut tunnel.wire, &registration.traffic) => relayed,
+                relayed = relay(&mut app, &mut tunnel.connection, &registration.traffic) => relayed,
             };
             let error = match relayed {
                 Ok(()) => {
@@ -78,84 +81,84 @@ impl OutboundServer {
                     return self.put(tunnel);
                 }
                 Err(error @ RelayError::App(_)) => {
-                    registration.broke(&error);
+                    registration.failed_with(&error);
                     drop(app);
-                    tunnel.wire.reset(Vec::new());
+                    tunnel.connection.reset(Vec::new());
                     return Box::pin(self.keep(tunnel)).await;
                 }
                 Err(RelayError::Peer(error)) => error,
             };
-            let keeps = match self.broken(&mut tunnel, error) {
-                Broken::Again(unsaid) => {
-                    replay = unsaid;
+            let keep_tunnel = match self.broken(&mut tunnel, error) {
+                BrokenLease::Retry(unprocessed) => {
+                    replay = unprocessed;
                     if tunnel.is_new() {
-                        // It was not stale: whoever listens there takes no lease.
+                        // The tunnel was new, so the server refuses leases.
                         leased.failed();
                     }
-                    // What is stale has company: others of that age would fail as well.
+                    // Other tunnels of the same age would fail as well.
                     self.pool.retire(|other| other.address != tunnel.address);
                     continue;
                 }
-                Broken::Refused(refusal) => {
-                    // Another port or another app may still be reached by it, or this one later; who may not connect
-                    // keeps no tunnel.
-                    let keeps = matches!(refusal.reason, "app_unreachable" | OVER_LIMIT);
-                    self.tell_refused(vec![refusal], registration);
-                    keeps
+                BrokenLease::Refused(refusal) => {
+                    // Another port or app may still be reached over this tunnel, or this app later. A client without
+                    // access does not keep its tunnel.
+                    let keep_tunnel = matches!(refusal.reason, "app_unreachable" | OVER_LIMIT);
+                    self.report_refused(vec![refusal], registration);
+                    keep_tunnel
                 }
-                Broken::Over(error) => return self.tell_broken(error, tunnel.address, registration),
+                BrokenLease::Failed(error) => return self.report_broken(error, tunnel.address, registration),
             };
             drop(app);
-            // Awaited here: what the arms above hold would else make the task half as large again.
-            return match keeps {
+            // Awaited here: the state of the arms above would make the task half as large again.
+            return match keep_tunnel {
                 true => Box::pin(self.keep(tunnel)).await,
                 false => Box::pin(self.give_up(tunnel)).await,
             };
         }
         let detail = format!("{TRIES_MAX} tunnels in a row were ended before they answered");
         let refusal = self.dialer.refusal("unreachable", detail, None, None);
-        self.tell_refused(vec![refusal], registration);
+        self.report_refused(vec![refusal], registration);
     }
 
-    /// Names a connection that the access log will tell of, so that the called side can tell of it by the same name.
+    /// Creates the trace context that the access logs of both sides record.
     fn trace(&self, registration: &Registration) -> Option<String> {
         let traceparent = self.dialer.proxy.access_log.is_on().then(trace::begin)??;
         registration.record(|record| record.trace_id = trace::id(&traceparent));
         Some(traceparent)
     }
 
-    /// Begins with what the app has said on a tunnel of the pool, or on a new connection, to one of the addresses.
-    async fn begin(
+    /// Sends the replayed bytes on a pooled tunnel or a new connection to one of the addresses.
+    async fn start(
         &self,
         replay: ReplayBuffer,
         trace: Option<&str>,
         registration: &Arc<Registration>,
-    ) -> Result<(Begun, Leased), Vec<Refusal>> {
+    ) -> Result<(AppPath, SelectedAddress), Vec<Refusal>> {
         registration.set_path(Path::Direct);
         let kept = |address| self.kept(address, registration);
         let (found, leased) = self.dialer.find(registration, &[ALPN], kept).await?;
         let address = leased.address();
         registration.record(|record| record.address = Some(address.to_string()));
         let mut tunnel = match found {
-            Found::Kept(tunnel) => {
+            PeerPath::Kept(tunnel) => {
                 self.dialer.proxy.control.metrics.leased("kept");
                 tunnel
             }
-            Found::New(reached) if reached.secured.alpn.as_deref() == Some(ALPN) => {
+            PeerPath::New(reached) if reached.secured.alpn.as_deref() == Some(ALPN) => {
                 let tunnel = self.tunnel(reached, &leased, registration);
                 self.dialer.proxy.control.metrics.leased("new");
-                tunnel.ok_or_else(|| vec![self.of_nobody(address)])?
+                tunnel.ok_or_else(|| vec![self.no_verified_peer(address)])?
             }
-            Found::New(reached) => {
+            PeerPath::New(reached) => {
                 let mut tls = Box::new(reached.secured.stream);
                 self.begin_direct(&mut tls, replay, address)?;
-                return Ok((Begun::Direct(tls), leased));
+                return Ok((AppPath::Direct(tls), leased));
             }
         };
         let open = Open { port: self.dialer.outbound.port.clone(), trace: trace.map(str::to_owned) };
-        tunnel.wire.open(open, replay);
+        tunnel.connection.open(open, replay);
         registration.set_path(Path::TunnelUnanswered);
-        Ok((Begun::Tunnel(tunnel), leased))
+        Ok((AppPath::Tunnel(tunnel), leased))
     }
 
     fn begin_direct(
@@ -165,7 +168,7 @@ impl OutboundServer {
         address: SocketAddr,
     ) -> Result<(), Vec<Refusal>> {
         if let Some(port) = &self.dialer.outbound.port {
-            return Err(vec![self.of_no_port(port, address)]);
+            return Err(vec![self.port_unverified(port, address)]);
         }
         tls.queue(&replay.into_bytes()).map_err(|error| {
             let detail = format!("nothing can be sealed for {address}: {}", one_line(&error));
@@ -173,33 +176,36 @@ impl OutboundServer {
         })
     }
 
-    fn of_nobody(&self, address: SocketAddr) -> Refusal {
-        self.dialer
-            .of_denial(Denial { code: "tls_config", detail: format!("nobody was verified at {address}") })
+    fn no_verified_peer(&self, address: SocketAddr) -> Refusal {
+        self.dialer.denial_refusal(Denial {
+            code: "tls_config",
+            detail: format!("nobody was verified at {address}"),
+        })
     }
 
-    /// In plain mTLS nobody would make sure of the port.
-    fn of_no_port(&self, port: &str, address: SocketAddr) -> Refusal {
+    /// Plain mTLS cannot verify the port.
+    fn port_unverified(&self, port: &str, address: SocketAddr) -> Refusal {
         let detail =
             format!("{address} speaks no postern/1, so nobody can tell whether it is the port {port:?}");
         self.dialer.refusal("wrong_port", detail, Some(address), None)
     }
 
-    /// A tunnel of the pool that was made as the newest own identity, to whom the policy still names.
+    /// Takes a pooled tunnel that was opened with the current own certificate to an identity that the policy still
+    /// allows.
     fn kept(&self, address: SocketAddr, registration: &Arc<Registration>) -> Option<Box<Tunnel>> {
         let generation = self.dialer.proxy.control.credentials.current()?.generation;
-        let (now, door) = (self.dialer.proxy.control.clock.now(), self.dialer.door(registration));
-        let fits = |tunnel: &Tunnel| {
+        let (now, authorizer) = (self.dialer.proxy.control.clock.now(), self.dialer.authorizer(registration));
+        let is_usable = |tunnel: &Tunnel| {
             tunnel.address == address
                 && tunnel.generation == generation
                 && is_valid_at(tunnel.peer.not_after(), now)
         };
         loop {
-            let mut tunnel = self.pool.checkout(fits)?;
-            // As in a handshake: who it is is known to the register first, and then asked whom the policy names now.
-            if door.authorize(&tunnel.peer).is_ok() {
-                if let Some(vouching) = tunnel.wire.vouching() {
-                    vouching.lease(Arc::new(door), registration.traffic.clone());
+            let mut tunnel = self.pool.checkout(is_usable)?;
+            // As in a handshake: registered first, then checked against the identity that the policy names now.
+            if authorizer.authorize(&tunnel.peer).is_ok() {
+                if let Some(reauthentication) = tunnel.connection.reauthentication() {
+                    reauthentication.lease(Arc::new(authorizer), registration.traffic.clone());
                 }
                 return Some(tunnel);
             }
@@ -209,54 +215,60 @@ impl OutboundServer {
 
     fn tunnel(
         &self,
-        reached: Box<Reached>,
-        leased: &Leased,
+        reached: Box<ConnectedPeer>,
+        leased: &SelectedAddress,
         registration: &Arc<Registration>,
     ) -> Option<Box<Tunnel>> {
-        let Reached { secured: Secured { stream, exporter, .. }, generation, .. } = *reached;
+        let ConnectedPeer { secured: EstablishedTls { stream, exporter, .. }, generation, .. } = *reached;
         let peer = registration.verified()?;
-        let to = (Arc::new(self.dialer.door(registration)) as Arc<_>, registration.traffic.clone());
-        let who = (peer.id().clone(), generation);
-        let mut wire = TunnelConnection::new(stream, Role::Caller);
-        wire.vouch(Reauthentication::new(Role::Caller, exporter, self.dialer.proxy.control.clone(), who, to));
-        Some(Box::new(Tunnel::new(wire, peer, leased.address(), generation, leased.pooled())))
+        let to = (Arc::new(self.dialer.authorizer(registration)) as Arc<_>, registration.traffic.clone());
+        let identity = (peer.id().clone(), generation);
+        let mut connection = TunnelConnection::new(stream, Role::Caller);
+        connection.set_reauthentication(Reauthentication::new(
+            Role::Caller,
+            exporter,
+            self.dialer.proxy.control.clone(),
+            identity,
+            to,
+        ));
+        Some(Box::new(Tunnel::new(connection, peer, leased.address(), generation, leased.pooled())))
     }
 
-    fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> Broken {
-        let (wire, address) = (&mut tunnel.wire, tunnel.address);
+    fn broken(&self, tunnel: &mut Tunnel, error: io::Error) -> BrokenLease {
+        let (connection, address) = (&mut tunnel.connection, tunnel.address);
         if TunnelError::of(&error).is_some() {
-            return Broken::Over(error);
+            return BrokenLease::Failed(error);
         }
-        if let Some(said) = wire.not_acted_on() {
-            return Broken::Again(said);
+        if let Some(said) = connection.not_acted_on() {
+            return BrokenLease::Retry(said);
         }
-        if wire.lease().is_refused() {
-            return Broken::Refused(self.of_note(&Note::read(wire.note()), address));
+        if connection.lease().is_refused() {
+            return BrokenLease::Refused(self.note_refusal(&Note::read(connection.note()), address));
         }
-        match wire.lease().is_reset_by_peer() && !wire.note().is_empty() {
-            true => Broken::Refused(self.of_note(&Note::read(wire.note()), address)),
-            false => Broken::Over(error),
+        match connection.lease().is_reset_by_peer() && !connection.note().is_empty() {
+            true => BrokenLease::Refused(self.note_refusal(&Note::read(connection.note()), address)),
+            false => BrokenLease::Failed(error),
         }
     }
 
-    /// The connection is no longer allowed: the called side is told that this is no clean end.
-    async fn cut(&self, mut tunnel: Box<Tunnel>, registration: &Registration) {
-        let note = registration.cut_for().map(|Denial { code: reason, .. }| {
+    /// Terminates a lease that is no longer allowed, with RESET, so that the server sees no clean end.
+    async fn terminate_lease(&self, mut tunnel: Box<Tunnel>, registration: &Registration) {
+        let note = registration.terminated_for().map(|Denial { code: reason, .. }| {
             Problem::new(StatusCode::FORBIDDEN, reason, self.dialer.proxy.refusals.number()).document()
         });
-        tunnel.wire.reset(note.unwrap_or_default());
-        end(tunnel.wire).await;
+        tunnel.connection.reset(note.unwrap_or_default());
+        end(tunnel.connection).await;
     }
 
-    /// Ends what is left of a lease, and keeps the tunnel if that goes well.
+    /// Ends the rest of a lease, and returns the tunnel to the pool if that succeeds.
     async fn keep(&self, mut tunnel: Box<Tunnel>) {
-        match settle(&mut tunnel.wire).await {
+        match settle(&mut tunnel.connection).await {
             Ok(()) => self.put(tunnel),
             Err(error) => tracing::debug!(%error, "a tunnel broke"),
         }
     }
 
-    /// Keeps it for the next connection of the app, which may wait for it already.
+    /// Returns a tunnel to the pool. A waiting connection may take it at once.
     fn put(&self, tunnel: Box<Tunnel>) {
         let address = tunnel.address;
         self.pool.put(tunnel);
@@ -264,42 +276,42 @@ impl OutboundServer {
     }
 
     async fn give_up(&self, mut tunnel: Box<Tunnel>) {
-        let settled = settle(&mut tunnel.wire).await;
+        let settled = settle(&mut tunnel.connection).await;
         tracing::trace!(?settled, "a tunnel is given up");
         self.pool.end(*tunnel);
     }
 
-    /// That a peer breaks the rules is a refusal; that it went away is not.
-    fn tell_broken(&self, error: io::Error, address: SocketAddr, registration: &Registration) {
+    /// Reports a protocol violation as a refusal; a disconnect is only recorded.
+    fn report_broken(&self, error: io::Error, address: SocketAddr, registration: &Registration) {
         let Some(broken) = TunnelError::of(&error) else {
-            return registration.broke(&RelayError::Peer(error));
+            return registration.failed_with(&RelayError::Peer(error));
         };
         let detail = format!("the tunnel to {address} broke: {}", one_line(broken));
-        self.tell_refused(
+        self.report_refused(
             vec![self.dialer.refusal(broken.reason(), detail, Some(address), None)],
             registration,
         );
     }
 
-    fn tell_refused(&self, refused: Vec<Refusal>, registration: &Registration) {
+    fn report_refused(&self, refused: Vec<Refusal>, registration: &Registration) {
         for Refusal { reason, detail, .. } in &refused {
             registration.record(|record| record.refused(reason, detail));
         }
-        self.dialer.tell_all(refused);
+        self.dialer.report_all(refused);
     }
 
-    fn of_note(&self, note: &Note, address: SocketAddr) -> Refusal {
+    fn note_refusal(&self, note: &Note, address: SocketAddr) -> Refusal {
         let (reason, detail) = (note.reason(), format!("{address} refused us: {}", note.detail()));
         let mut refusal = match reason {
-            "access_denied" => self.dialer.with_own_opinion(reason, detail, address),
+            "access_denied" => self.dialer.with_local_decision(reason, detail, address),
             _ => self.dialer.refusal(reason, detail, Some(address), None),
         };
         refusal.instance = note.instance.clone();
         refusal
     }
 
-    /// Retires idle tunnels that would not be used any more.
-    pub(super) fn look_after_pool(&self) {
+    /// Retires idle tunnels that are no longer usable.
+    pub(super) fn maintain_pool(&self) {
         let (own, now) =
             (self.dialer.proxy.control.valid_credentials().ok(), self.dialer.proxy.control.clock.now());
         let expected = self.dialer.proxy.control.expected(&self.dialer.outbound.target).ok();

@@ -1,4 +1,4 @@
-//! What carries the app's bytes to the peer: TLS itself, a leased tunnel, or what HTTP became after an upgrade.
+//! The transport of the app's bytes to the peer: TLS itself, a leased tunnel, or an upgraded HTTP connection.
 
 use std::io;
 use std::pin::Pin;
@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 use super::CHUNK_BYTES;
 use crate::proxy::tls::{Backlog, TlsStream};
 
-/// In front of each chunk there is so much room for a header.
+/// Bytes reserved before each chunk for a header.
 pub const HEADROOM_BYTES: usize = 16;
 
-/// A side of a relay.
+/// The app's side of a relay.
 pub trait AppStream: AsyncRead + AsyncWrite + Unpin {
-    /// The error of the connection below, as by a reset, that would be met by reading on. It is reported once.
+    /// The pending socket error, such as a reset, that the next read would return. It is reported once.
     fn take_error(&self) -> Option<io::Error>;
 }
 
@@ -25,43 +25,43 @@ impl AppStream for TcpStream {
     }
 }
 
-/// What a turn of reading brought.
+/// The result of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// Perhaps bytes.
+    /// Bytes may have been read.
     More,
     /// The peer has ended its direction cleanly.
     End,
 }
 
-/// The way to the peer and back.
+/// The peer's side of a relay.
 pub trait Carrier {
-    /// Sees to what is not the app's.
+    /// Handles control traffic.
     fn attend(&mut self, _: &mut Context<'_>) -> io::Result<()> {
         Ok(())
     }
 
-    /// Reads once, and appends what is for the app.
+    /// Reads once, and appends the app's bytes.
     fn poll_receive(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<Received>>;
 
     /// Whether a chunk can be sent now.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Sends what follows the chunk's first [`HEADROOM_BYTES`], after [`Self::poll_ready`] has said so.
+    /// Sends the chunk without its first [`HEADROOM_BYTES`], after [`Self::poll_ready`] was ready.
     fn send(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> io::Result<()>;
 
-    /// Ends the own direction cleanly.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Whether what the app says has to wait, so that the app is not read.
+    /// Whether the app's bytes have to wait, so that the app is not read.
     fn is_stalled(&self) -> bool;
 
-    /// The error of the connection below, as by a reset, that would be met by reading on. It is reported once.
+    /// The pending socket error, such as a reset, that the next read would return. It is reported once.
     fn take_error(&self) -> Option<io::Error>;
 
-    /// After the peer's end: whether it breaks while we still send. By default the next write finds out.
+    /// After the peer's clean end: ready if the connection fails while we still send. By default the next write
+    /// detects it.
     fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
     }
@@ -102,7 +102,7 @@ impl Carrier for TlsStream {
 #[derive(Debug)]
 pub struct Over<S> {
     stream: S,
-    /// What the stream has not taken.
+    /// Bytes that the stream has not accepted.
     unsent: Backlog,
 }
 
@@ -111,7 +111,6 @@ impl<S> Over<S> {
         Self { stream, unsent: Backlog::default() }
     }
 
-    /// What carries.
     pub fn stream(&self) -> &S {
         &self.stream
     }

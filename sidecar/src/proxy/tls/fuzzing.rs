@@ -1,4 +1,4 @@
-//! What the fuzz target of `integration/fuzz` sees of the record protocol, which nothing else outside needs.
+//! The record protocol, exported for the fuzz targets of `integration/fuzz` only.
 
 use postern_proto::crypto::provider;
 use postern_proto::mtls::TrafficSecret;
@@ -7,7 +7,8 @@ use rustls::Side;
 use super::records::Records;
 use super::scratch::Outgoing;
 
-/// Both ends of a connection. The client says what it is told to, well sealed or not; the server reads it.
+/// Both sides of a connection. The client sends records as instructed, correctly sealed or not; the server reads
+/// them.
 #[derive(Debug)]
 pub struct Ends {
     client: Records,
@@ -15,7 +16,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Right after the handshake, with secrets that everybody knows.
+    /// After a handshake with publicly known secrets.
     #[expect(clippy::new_without_default, clippy::expect_used, reason = "a fuzz target ends by a panic")]
     pub fn new() -> Self {
         let suites = provider().cipher_suites.clone();
@@ -31,16 +32,16 @@ impl Ends {
         Self { client: end(Side::Client), server: end(Side::Server) }
     }
 
-    /// A record of any kind and content reaches the server.
+    /// Sends a record of any type and content to the server.
     pub fn say(&mut self, kind: u8, plain: &[u8]) {
         let mut sealed = Outgoing::default();
         if self.client.push(kind, plain, &mut sealed).is_ok() {
-            self.say_unsealed(&sealed.filled().to_vec());
+            self.send_raw(&sealed.filled().to_vec());
         }
     }
 
-    /// Bytes reach the server as they are; its answers reach the client.
-    pub fn say_unsealed(&mut self, bytes: &[u8]) {
+    /// Sends raw bytes to the server; the server's responses reach the client.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
         let (mut answers, mut taken) = (Outgoing::default(), 0);
         let mut incoming = bytes.to_vec();
         let opened =

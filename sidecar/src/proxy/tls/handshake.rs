@@ -1,4 +1,5 @@
-//! The handshake: to its end, or to the alert that says why not. rustls and its configuration are gone when it is done.
+//! The TLS handshake, until it is complete or an alert is sent. rustls's connection and configuration are dropped
+//! afterwards.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,24 +16,24 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::TlsStream;
-use super::machine::Machine;
+use super::machine::HandshakeMachine;
 use super::records::Records;
 use super::scratch::{Backlog, CIPHERTEXT, Outgoing, fill};
 
-/// A connection whose handshake is done, and what it agreed on.
+/// A connection after its handshake, with the negotiated parameters.
 #[derive(Debug)]
-pub struct Secured {
+pub struct EstablishedTls {
     pub stream: TlsStream,
     /// The protocol negotiated (RFC 7301).
     pub alpn: Option<Vec<u8>>,
-    /// The peer's own certificate, which its judge has believed.
+    /// The peer's end-entity certificate, which the verifier accepted.
     pub leaf: Option<CertificateDer<'static>>,
     pub exporter: ExporterSecret,
 }
 
-/// A handshake that did not hold; the other side has been told why, as far as it listens.
+/// A failed handshake. The alert has been sent, as far as the socket accepted it.
 #[derive(Debug)]
-pub struct BrokenHandshake {
+pub struct HandshakeFailure {
     pub error: io::Error,
     pub tcp: TcpStream,
 }
@@ -42,72 +43,72 @@ pub async fn connect(
     tcp: TcpStream,
     config: Arc<ClientConfig>,
     secrets: &HandshakeSecrets,
-) -> Result<Secured, BrokenHandshake> {
+) -> Result<EstablishedTls, HandshakeFailure> {
     match UnbufferedClientConnection::new(config, server_name()) {
-        Ok(client) => Shaking::new(tcp, Machine::client(client), Vec::new()).run(secrets).await,
-        Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp }),
+        Ok(client) => Handshake::new(tcp, HandshakeMachine::client(client), Vec::new()).run(secrets).await,
+        Err(error) => Err(HandshakeFailure { error: io::Error::other(error), tcp }),
     }
 }
 
-/// Answers a client, of which `hello` is what it has sent so far. `secrets` are those that `config` yields.
+/// Accepts a client; `hello` contains the bytes received so far. `secrets` are those that `config` yields.
 pub(super) async fn accept(
     tcp: TcpStream,
     hello: Vec<u8>,
     config: Arc<ServerConfig>,
     secrets: &HandshakeSecrets,
-) -> Result<Secured, BrokenHandshake> {
+) -> Result<EstablishedTls, HandshakeFailure> {
     match UnbufferedServerConnection::new(config) {
-        Ok(server) => Shaking::new(tcp, Machine::server(server), hello).run(secrets).await,
-        Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp }),
+        Ok(server) => Handshake::new(tcp, HandshakeMachine::server(server), hello).run(secrets).await,
+        Err(error) => Err(HandshakeFailure { error: io::Error::other(error), tcp }),
     }
 }
 
-/// A handshake under way.
-struct Shaking {
+/// A handshake in progress.
+struct Handshake {
     tcp: TcpStream,
-    machine: Machine,
-    /// What came and is not used up.
+    machine: HandshakeMachine,
+    /// Received bytes that are not processed yet.
     incoming: Vec<u8>,
-    /// There may be whole records in `incoming`.
+    /// `incoming` may contain complete records.
     unread: bool,
-    /// What the socket has not taken.
+    /// Bytes that the socket has not accepted.
     unsent: Backlog,
 }
 
-impl Shaking {
-    fn new(tcp: TcpStream, machine: Machine, incoming: Vec<u8>) -> Self {
+impl Handshake {
+    fn new(tcp: TcpStream, machine: HandshakeMachine, incoming: Vec<u8>) -> Self {
         Self { tcp, machine, incoming, unread: true, unsent: Backlog::default() }
     }
 
-    async fn run(mut self, secrets: &HandshakeSecrets) -> Result<Secured, BrokenHandshake> {
+    async fn run(mut self, secrets: &HandshakeSecrets) -> Result<EstablishedTls, HandshakeFailure> {
         let mut failed = None;
         match poll_fn(|cx| self.poll(cx, &mut failed)).await {
             Ok(()) => self.done(secrets),
-            Err(error) => Err(BrokenHandshake { error, tcp: self.tcp }),
+            Err(error) => Err(HandshakeFailure { error, tcp: self.tcp }),
         }
     }
 
-    fn done(self, secrets: &HandshakeSecrets) -> Result<Secured, BrokenHandshake> {
+    fn done(self, secrets: &HandshakeSecrets) -> Result<EstablishedTls, HandshakeFailure> {
         let session = self.machine.session();
         let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
         let leaf = session.peer_certificates().and_then(<[_]>::first).cloned();
         let taken = session.negotiated_cipher_suite().and_then(|suite| secrets.take(suite));
         let Some(ConnectionSecrets { exporter, client, server }) = taken else {
             let error = io::Error::other("the handshake has yielded no secrets");
-            return Err(BrokenHandshake { error, tcp: self.tcp });
+            return Err(HandshakeFailure { error, tcp: self.tcp });
         };
         match Records::new(self.machine.side(), client, server) {
             Ok(records) => {
                 let stream = TlsStream::new(self.tcp, records, self.incoming);
-                Ok(Secured { stream, alpn, leaf, exporter })
+                Ok(EstablishedTls { stream, alpn, leaf, exporter })
             }
-            Err(error) => Err(BrokenHandshake { error: io::Error::other(error), tcp: self.tcp }),
+            Err(error) => Err(HandshakeFailure { error: io::Error::other(error), tcp: self.tcp }),
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, failed: &mut Option<TlsError>) -> Poll<io::Result<()>> {
         loop {
-            // The peer's alert says more than the write that failed because of it.
+            // The peer's alert is more informative than the write error that followed.
             let tcp = &mut self.tcp;
             let sent = ready!(self.unsent.poll_drain(|rest| Pin::new(&mut *tcp).poll_write(cx, rest)));
             if let Some(error) = failed.take() {
@@ -125,7 +126,7 @@ impl Shaking {
         }
     }
 
-    /// One turn of the handshake.
+    /// Processes received messages and sends the responses.
     fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), TlsError>>> {
         let fed = CIPHERTEXT.with_borrow_mut(|scratch| {
             let from = (!self.unread).then_some(&mut self.tcp);

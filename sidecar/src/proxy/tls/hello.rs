@@ -1,4 +1,4 @@
-//! A client's first message, looked at before anything is prepared for it.
+//! The ClientHello, read before anything is allocated for the connection.
 
 use std::io;
 use std::sync::Arc;
@@ -9,19 +9,18 @@ use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::handshake::{BrokenHandshake, Secured, accept};
+use super::handshake::{EstablishedTls, HandshakeFailure, accept};
 
-/// Read at a time.
+/// Bytes read at a time.
 const READ_BYTES: usize = 4 * 1024;
-/// A ClientHello has at most so many bytes, in whatever records it comes (RFC 8446 §4: 2^24, of which nobody needs
-/// more).
+/// Most bytes of a ClientHello, across its records (RFC 8446 §4 permits 2^24, which no client needs).
 const HELLO_BYTES_MAX: usize = 64 * 1024;
 
-/// A whole ClientHello.
+/// A complete ClientHello.
 #[derive(Debug)]
 pub struct Hello {
     pub tcp: TcpStream,
-    /// Everything that has come so far.
+    /// All bytes received so far.
     bytes: Vec<u8>,
     alpn: Vec<Vec<u8>>,
 }
@@ -32,25 +31,25 @@ impl Hello {
         self.alpn.iter().any(|offered| offered == protocol)
     }
 
-    /// Goes on with the handshake. `secrets` are those that `config` yields.
+    /// Continues the handshake. `secrets` are those that `config` yields.
     pub async fn accept(
         self,
         config: Arc<ServerConfig>,
         secrets: &HandshakeSecrets,
-    ) -> Result<Secured, BrokenHandshake> {
+    ) -> Result<EstablishedTls, HandshakeFailure> {
         accept(self.tcp, self.bytes, config, secrets).await
     }
 }
 
-/// Waits for the whole ClientHello.
-pub async fn client_hello(mut tcp: TcpStream) -> Result<Hello, BrokenHandshake> {
+/// Waits for the complete ClientHello.
+pub async fn client_hello(mut tcp: TcpStream) -> Result<Hello, HandshakeFailure> {
     let (mut acceptor, mut bytes) = (Acceptor::default(), Vec::new());
     loop {
         let begin = bytes.len();
         match (&mut tcp).take(READ_BYTES as u64).read_buf(&mut bytes).await {
-            Ok(0) => return Err(BrokenHandshake { error: io::ErrorKind::UnexpectedEof.into(), tcp }),
+            Ok(0) => return Err(HandshakeFailure { error: io::ErrorKind::UnexpectedEof.into(), tcp }),
             Ok(_) => {}
-            Err(error) => return Err(BrokenHandshake { error, tcp }),
+            Err(error) => return Err(HandshakeFailure { error, tcp }),
         }
         match accepted(&mut acceptor, bytes.get(begin..).unwrap_or_default()) {
             Ok(Some(hello)) => {
@@ -61,19 +60,19 @@ pub async fn client_hello(mut tcp: TcpStream) -> Result<Hello, BrokenHandshake> 
             Ok(None) if bytes.len() < HELLO_BYTES_MAX => {}
             Ok(None) => {
                 let error = io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long");
-                return Err(BrokenHandshake { error, tcp });
+                return Err(HandshakeFailure { error, tcp });
             }
             Err((error, alert)) => {
                 if let Err(error) = tcp.write_all(&alert).await {
                     tracing::debug!(%error, "a client did not wait for its alert");
                 }
-                return Err(BrokenHandshake { error, tcp });
+                return Err(HandshakeFailure { error, tcp });
             }
         }
     }
 }
 
-/// Feeds the bytes; an error comes with the alert that names it.
+/// Passes bytes to the acceptor. An error includes the alert to send.
 fn accepted(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Result<Option<Accepted>, (io::Error, Vec<u8>)> {
     while !bytes.is_empty() {
         if let Err(error) = acceptor.read_tls(&mut bytes) {

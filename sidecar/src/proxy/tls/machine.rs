@@ -11,75 +11,75 @@ use rustls::{CommonState, Error as TlsError, Side};
 use super::records::next_record;
 use super::scratch::Outgoing;
 
-/// One handshake's state. It sees no record behind the one that completes the handshake, so that the records of both
-/// directions are numbered from 0 when it is done.
-pub(super) struct Machine {
-    end: End,
-    /// Of what comes, so much has been shown to rustls and is to be shown again: a message that is not whole.
-    shown: usize,
+/// The state of one handshake. It does not process the records after the one that completes the handshake, so that
+/// the records of both directions are numbered from 0 afterwards.
+pub(super) struct HandshakeMachine {
+    end: RustlsConnection,
+    /// Bytes of an incomplete message that were passed to rustls and must be passed again.
+    resubmit_bytes: usize,
 }
 
-/// Either end of TLS.
-enum End {
+/// The client or server connection.
+enum RustlsConnection {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
 }
 
-/// What became of bytes that came.
+/// The result of processing received bytes.
 #[derive(Debug)]
-pub(super) struct Fed {
-    /// So many were used up.
+pub(super) struct FeedResult {
+    /// Bytes consumed.
     pub(super) used: usize,
-    /// The peer has said close_notify.
+    /// The peer has sent close_notify.
     pub(super) ended: bool,
     pub(super) result: Result<(), TlsError>,
 }
 
-impl Machine {
+impl HandshakeMachine {
     pub(super) fn client(client: UnbufferedClientConnection) -> Self {
-        Self { end: End::Client(client), shown: 0 }
+        Self { end: RustlsConnection::Client(client), resubmit_bytes: 0 }
     }
 
     pub(super) fn server(server: UnbufferedServerConnection) -> Self {
-        Self { end: End::Server(server), shown: 0 }
+        Self { end: RustlsConnection::Server(server), resubmit_bytes: 0 }
     }
 
     pub(super) fn side(&self) -> Side {
         match self.end {
-            End::Client(_) => Side::Client,
-            End::Server(_) => Side::Server,
+            RustlsConnection::Client(_) => Side::Client,
+            RustlsConnection::Server(_) => Side::Server,
         }
     }
 
     pub(super) fn session(&self) -> &CommonState {
         match &self.end {
-            End::Client(client) => client,
-            End::Server(server) => server,
+            RustlsConnection::Client(client) => client,
+            RustlsConnection::Server(server) => server,
         }
     }
 
-    /// Takes what came, one record after the other until the handshake is complete, and appends to `answers` what is
-    /// to be sent. After an error it must not be asked again.
-    pub(super) fn feed(&mut self, incoming: &mut [u8], answers: &mut Outgoing) -> Fed {
-        let mut turn = Turn { used: 0, ended: false, out: answers };
+    /// Processes received records one by one until the handshake is complete, and appends responses to `answers`.
+    /// Must not be called after an error.
+    pub(super) fn feed(&mut self, incoming: &mut [u8], answers: &mut Outgoing) -> FeedResult {
+        let mut turn = RecordPass { used: 0, ended: false, out: answers };
         loop {
-            let end = turn.used + self.shown;
-            let shown = incoming.get_mut(turn.used..end).unwrap_or_default();
+            let end = turn.used + self.resubmit_bytes;
+            let resubmit_bytes = incoming.get_mut(turn.used..end).unwrap_or_default();
             let result = match &mut self.end {
-                End::Client(client) => turn.run(client, client_records, shown),
-                End::Server(server) => turn.run(server, server_records, shown),
+                RustlsConnection::Client(client) => turn.run(client, client_records, resubmit_bytes),
+                RustlsConnection::Server(server) => turn.run(server, server_records, resubmit_bytes),
             };
-            self.shown = end.saturating_sub(turn.used);
+            self.resubmit_bytes = end.saturating_sub(turn.used);
             let goes_on = result.is_ok() && !turn.ended && self.session().is_handshaking();
             match next_record(incoming.get(end..).unwrap_or_default()).filter(|_| goes_on) {
-                Some(bytes) => self.shown += bytes,
-                None => return Fed { used: turn.used, ended: turn.ended, result },
+                Some(bytes) => self.resubmit_bytes += bytes,
+                None => return FeedResult { used: turn.used, ended: turn.ended, result },
             }
         }
     }
 }
 
-/// rustls has this function once for each end.
+/// rustls has this function for each side.
 type Records<D> =
     for<'c, 'i> fn(&'c mut UnbufferedConnectionCommon<D>, &'i mut [u8]) -> UnbufferedStatus<'c, 'i, D>;
 
@@ -97,15 +97,15 @@ fn server_records<'c, 'i>(
     server.process_tls_records(incoming)
 }
 
-/// One exchange with rustls.
-struct Turn<'a> {
+/// One pass of received records through rustls.
+struct RecordPass<'a> {
     used: usize,
     ended: bool,
     out: &'a mut Outgoing,
 }
 
-impl Turn<'_> {
-    /// Shows `incoming` until rustls goes no further by itself.
+impl RecordPass<'_> {
+    /// Passes `incoming` to rustls until it makes no further progress.
     fn run<D>(
         &mut self,
         connection: &mut UnbufferedConnectionCommon<D>,
@@ -119,8 +119,8 @@ impl Turn<'_> {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) => {
-                    // rustls has the alert ready that names the error, behind what it had to say before, as a
-                    // ServerHello; it is not asked for more.
+                    // rustls has queued the alert for this error after its earlier messages, such as a ServerHello;
+                    // no more is read.
                     while connection.wants_write()
                         && matches!(self.step(connection, records, &mut []), Ok(true))
                     {}
@@ -130,7 +130,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Does what rustls wants done; says whether it may want more.
+    /// Handles one rustls state. Returns whether rustls may make further progress.
     fn step<D>(
         &mut self,
         connection: &mut UnbufferedConnectionCommon<D>,
@@ -155,7 +155,7 @@ impl Turn<'_> {
             ConnectionState::Closed
             | ConnectionState::BlockedHandshake
             | ConnectionState::WriteTraffic(_) => Ok(false),
-            // Early data is never offered nor taken, and data behind the handshake is not shown.
+            // Early data is never offered nor accepted, and data after the handshake is not passed to rustls.
             _ => Err(TlsError::General("an unexpected state of TLS".to_owned())),
         }
     }
@@ -163,7 +163,7 @@ impl Turn<'_> {
 
 fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Outgoing) {
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = data.encode(&mut [])
-        // It said itself how much it needs.
+        // `required_size` is the size that rustls asked for.
         && let Ok(written) = data.encode(out.room(required_size))
     {
         out.advance(written);

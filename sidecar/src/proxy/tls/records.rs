@@ -1,5 +1,5 @@
-//! TLS 1.3 behind its handshake (RFC 8446 §4.6, §5 and §6), as bytes in, bytes out. It holds two keys and little else,
-//! where rustls would keep the whole of the handshake's state: a third of what an idle connection takes.
+//! TLS 1.3 after the handshake (RFC 8446 §4.6, §5 and §6), without I/O. It keeps two keys and little else, where
+//! rustls would keep the handshake's state: a third of the memory of an idle connection.
 
 use std::io;
 
@@ -16,15 +16,15 @@ use super::scratch::Outgoing;
 pub const PLAIN_BYTES_MAX: usize = 1 << 14;
 /// RFC 8446 §5.2: a record's ciphertext.
 const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
-/// A handshake message behind the handshake: a ticket, which is not used, at most.
+/// Most bytes of a post-handshake message: a session ticket, which is not used.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// RFC 8446 §4.6.1: a ticket's lifetime, age, nonce of no bytes, one byte of a ticket, and no extensions.
 const TICKET_BYTES_MIN: usize = 4 + 4 + 1 + 2 + 1 + 2;
-/// KeyUpdates in a row without data between them: each costs two derivations.
+/// Consecutive KeyUpdates without data: each costs two key derivations.
 const UPDATES_MAX: u8 = 32;
-/// Tickets in a row without data between them: none is used.
+/// Consecutive tickets without data: tickets are not used.
 const TICKETS_MAX: u8 = 32;
-/// Alerts that say nothing (RFC 8446 §6.1, `user_canceled`), in a row.
+/// Consecutive alerts without effect (RFC 8446 §6.1, `user_canceled`).
 const WARNINGS_MAX: u8 = 4;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -37,13 +37,14 @@ const VERSION: [u8; 2] = [3, 3];
 
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
-/// RFC 8446 §4.6.3: a whole KeyUpdate that asks for none in return.
+/// RFC 8446 §4.6.3: a complete KeyUpdate that requests none in return.
 const UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
-/// The length of the first record, if it is whole. What is no record at all counts as a whole: it is to be refused.
+/// The length of the first record, if it is complete. Invalid bytes count as a complete record, so that they are
+/// refused.
 pub(super) fn next_record(bytes: &[u8]) -> Option<usize> {
     let [kind, _, _, high, low] = *bytes.first_chunk::<RECORD_HEADER_BYTES>()?;
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -54,49 +55,49 @@ pub(super) fn next_record(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= record).then_some(record)
 }
 
-/// Both directions of a connection whose handshake is done.
+/// Both directions of a connection after its handshake.
 #[derive(Debug)]
 pub(super) struct Records {
     reads: RecordKey,
     writes: RecordKey,
     side: Side,
-    /// A handshake message that is not whole yet.
+    /// An incomplete handshake message.
     begun: Vec<u8>,
-    /// The peer has asked for our next key, which is due before the next data.
+    /// The peer has requested a KeyUpdate, which is sent before the next data.
     owes_update: bool,
-    patience: Patience,
+    quota: UselessRecordQuota,
     has_said_close: bool,
-    /// Why nothing can be read or written any more.
+    /// The error after which nothing can be read or written.
     broken: Option<Box<TlsError>>,
 }
 
-/// How much more comes that costs but brings nothing, before the peer is cut.
+/// Quotas of records that cost time and carry no data; exceeding one ends the connection.
 #[derive(Debug)]
-struct Patience {
+struct UselessRecordQuota {
     updates: u8,
     tickets: u8,
     warnings: u8,
 }
 
-impl Default for Patience {
+impl Default for UselessRecordQuota {
     fn default() -> Self {
         Self { updates: UPDATES_MAX, tickets: TICKETS_MAX, warnings: WARNINGS_MAX }
     }
 }
 
-/// What became of bytes that came.
+/// The result of processing received bytes.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// So many were used up.
+    /// Bytes consumed.
     pub(super) used: usize,
-    /// So many were decrypted.
+    /// Bytes decrypted.
     pub(super) taken: usize,
-    /// The peer has said close_notify.
+    /// The peer has sent close_notify.
     pub(super) ended: bool,
     pub(super) result: Result<(), TlsError>,
 }
 
-/// Why nothing can be sealed.
+/// Why bytes cannot be sealed.
 #[derive(Debug, Error)]
 pub(super) enum SealError {
     #[error("the TLS connection does not take data now")]
@@ -116,27 +117,27 @@ impl From<SealError> for io::Error {
     }
 }
 
-/// What a record was.
-enum Came {
+/// The content of a received record.
+enum RecordContent {
     Data(usize),
     CloseNotify,
     Other,
 }
 
-/// A handshake message that may come behind the handshake.
+/// A post-handshake message.
 enum Message {
-    /// Whether one is asked for in return.
+    /// Whether one is requested in return.
     KeyUpdate(u8),
     Ticket,
 }
 
-/// What the peer did wrong, and what it is told.
-struct Fault {
+/// A protocol violation by the peer, and the alert for it.
+struct PeerViolation {
     error: TlsError,
     alert: Option<AlertDescription>,
 }
 
-impl Fault {
+impl PeerViolation {
     fn new(error: impl Into<TlsError>, alert: AlertDescription) -> Self {
         Self { error: error.into(), alert: Some(alert) }
     }
@@ -156,7 +157,7 @@ impl Fault {
 }
 
 impl Records {
-    /// Of a connection whose handshake is just done: neither direction has had a record since.
+    /// For a connection whose handshake is complete, and neither direction has sent a record since.
     pub(super) fn new(
         side: Side,
         client: TrafficSecret,
@@ -176,14 +177,14 @@ impl Records {
             side,
             begun: Vec::new(),
             owes_update: false,
-            patience: Patience::default(),
+            quota: UselessRecordQuota::default(),
             has_said_close: false,
             broken: None,
         }
     }
 
-    /// Takes the whole records that came: hands what is decrypted to `take` until about `room` bytes are taken. What
-    /// breaks the connection is answered by an alert, in `answers`.
+    /// Processes the complete received records: passes decrypted bytes to `take` until about `room` bytes are taken.
+    /// On a violation appends an alert to `answers`.
     pub(super) fn open(
         &mut self,
         incoming: &mut [u8],
@@ -201,9 +202,9 @@ impl Records {
             let Some(record) = next_record(rest).and_then(|bytes| rest.get_mut(..bytes)) else { break };
             opened.used += record.len();
             match self.record(record, take) {
-                Ok(Came::Data(bytes)) => opened.taken += bytes,
-                Ok(Came::CloseNotify) => opened.ended = true,
-                Ok(Came::Other) => {}
+                Ok(RecordContent::Data(bytes)) => opened.taken += bytes,
+                Ok(RecordContent::CloseNotify) => opened.ended = true,
+                Ok(RecordContent::Other) => {}
                 Err(fault) => {
                     opened.result = Err(self.fail(fault, answers));
                     break;
@@ -213,7 +214,7 @@ impl Records {
         opened
     }
 
-    /// Appends bytes, sealed.
+    /// Seals bytes and appends them.
     pub(super) fn seal(&mut self, bytes: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
         if let Some(error) = &self.broken {
             return Err(SealError::Broken((**error).clone()));
@@ -235,7 +236,7 @@ impl Records {
         self.send(ALERT, &[WARNING, AlertDescription::CloseNotify.into()], sealed)
     }
 
-    /// One record, with the next key before it if that is due.
+    /// Appends one record, after a KeyUpdate if one is due.
     fn send(&mut self, kind: u8, plain: &[u8], sealed: &mut Outgoing) -> Result<(), SealError> {
         if self.owes_update || self.writes.is_worn_out_next() {
             self.push(HANDSHAKE, &UPDATE_NOT_REQUESTED, sealed)?;
@@ -257,7 +258,7 @@ impl Records {
         match self.writes.seal(&header, sealed.since(text)) {
             Ok(tag) => sealed.push(&tag),
             Err(error) => {
-                // What is not sealed is not sent.
+                // Bytes that could not be sealed are not sent.
                 sealed.back_to(before);
                 return Err(error.into());
             }
@@ -265,8 +266,8 @@ impl Records {
         Ok(())
     }
 
-    /// The end, of which the peer is told.
-    fn fail(&mut self, fault: Fault, answers: &mut Outgoing) -> TlsError {
+    /// Ends the connection with an alert.
+    fn fail(&mut self, fault: PeerViolation, answers: &mut Outgoing) -> TlsError {
         let told = fault.alert.map(|alert| self.send(ALERT, &[FATAL, alert.into()], answers));
         if let Some(Err(error)) = told {
             tracing::debug!(%error, "an alert could not be sealed");
@@ -275,68 +276,78 @@ impl Records {
         fault.error
     }
 
-    /// One record that came, header and all, decrypted in place.
-    fn record(&mut self, record: &mut [u8], take: &mut dyn FnMut(&[u8])) -> Result<Came, Fault> {
+    /// Decrypts one received record in place.
+    fn record(
+        &mut self,
+        record: &mut [u8],
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<RecordContent, PeerViolation> {
         let Some((header, sealed)) = record.split_first_chunk_mut::<RECORD_HEADER_BYTES>() else {
-            return Ok(Came::Other);
+            return Ok(RecordContent::Other);
         };
         let [outer, ..] = *header;
         if outer != APPLICATION_DATA {
-            return Err(Fault::inappropriate(outer));
+            return Err(PeerViolation::inappropriate(outer));
         }
         if sealed.len() > SEALED_BYTES_MAX {
-            return Err(Fault::new(TlsError::PeerSentOversizedRecord, AlertDescription::RecordOverflow));
+            return Err(PeerViolation::new(
+                TlsError::PeerSentOversizedRecord,
+                AlertDescription::RecordOverflow,
+            ));
         }
         let opened = self.reads.open(header, sealed);
         let opened =
-            opened.map_err(|_| Fault::new(TlsError::DecryptError, AlertDescription::BadRecordMac))?;
-        // RFC 8446 §5.4: zeros behind the type are padding.
+            opened.map_err(|_| PeerViolation::new(TlsError::DecryptError, AlertDescription::BadRecordMac))?;
+        // RFC 8446 §5.4: zeros after the content type are padding.
         let end = opened.iter().rposition(|byte| *byte != 0);
         let inner = end.and_then(|end| opened.get(..=end)).and_then(<[u8]>::split_last);
         let Some((kind, plain)) = inner else {
-            return Err(Fault::unexpected(InvalidMessage::InvalidContentType));
+            return Err(PeerViolation::unexpected(InvalidMessage::InvalidContentType));
         };
         if plain.len() > PLAIN_BYTES_MAX {
-            return Err(Fault::new(TlsError::PeerSentOversizedRecord, AlertDescription::RecordOverflow));
+            return Err(PeerViolation::new(
+                TlsError::PeerSentOversizedRecord,
+                AlertDescription::RecordOverflow,
+            ));
         }
         if *kind != HANDSHAKE && !self.begun.is_empty() {
-            return Err(Fault::unexpected(PeerMisbehaved::MessageInterleavedWithHandshakeMessage));
+            return Err(PeerViolation::unexpected(PeerMisbehaved::MessageInterleavedWithHandshakeMessage));
         }
         match *kind {
             APPLICATION_DATA => {
                 if !plain.is_empty() {
-                    self.patience = Patience::default();
+                    self.quota = UselessRecordQuota::default();
                 }
                 take(plain);
-                Ok(Came::Data(plain.len()))
+                Ok(RecordContent::Data(plain.len()))
             }
             ALERT => self.alerted(plain),
-            HANDSHAKE => self.messages(plain).map(|()| Came::Other),
-            other => Err(Fault::inappropriate(other)),
+            HANDSHAKE => self.messages(plain).map(|()| RecordContent::Other),
+            other => Err(PeerViolation::inappropriate(other)),
         }
     }
 
     /// RFC 8446 §6: an alert is alone in its record.
-    fn alerted(&mut self, plain: &[u8]) -> Result<Came, Fault> {
+    fn alerted(&mut self, plain: &[u8]) -> Result<RecordContent, PeerViolation> {
         let [level, description] = *plain else {
-            return Err(Fault::invalid(InvalidMessage::MissingData("AlertMessagePayload")));
+            return Err(PeerViolation::invalid(InvalidMessage::MissingData("AlertMessagePayload")));
         };
         match AlertDescription::from(description) {
-            AlertDescription::CloseNotify => Ok(Came::CloseNotify),
+            AlertDescription::CloseNotify => Ok(RecordContent::CloseNotify),
             AlertDescription::UserCanceled if level == WARNING => {
-                let left = self.patience.warnings.checked_sub(1);
-                self.patience.warnings =
-                    left.ok_or_else(|| Fault::unexpected(PeerMisbehaved::TooManyWarningAlertsReceived))?;
-                Ok(Came::Other)
+                let left = self.quota.warnings.checked_sub(1);
+                self.quota.warnings = left
+                    .ok_or_else(|| PeerViolation::unexpected(PeerMisbehaved::TooManyWarningAlertsReceived))?;
+                Ok(RecordContent::Other)
             }
-            alert => Err(Fault { error: TlsError::AlertReceived(alert), alert: None }),
+            alert => Err(PeerViolation { error: TlsError::AlertReceived(alert), alert: None }),
         }
     }
 
-    /// Handshake messages, of which a record has pieces, one or several.
-    fn messages(&mut self, plain: &[u8]) -> Result<(), Fault> {
+    /// Handles handshake messages: a record contains fragments, one or several.
+    fn messages(&mut self, plain: &[u8]) -> Result<(), PeerViolation> {
         if plain.is_empty() {
-            return Err(Fault::invalid(InvalidMessage::InvalidEmptyPayload));
+            return Err(PeerViolation::invalid(InvalidMessage::InvalidEmptyPayload));
         }
         let mut begun = std::mem::take(&mut self.begun);
         begun.extend_from_slice(plain);
@@ -346,27 +357,27 @@ impl Records {
                 Message::KeyUpdate(body) => {
                     self.key_update(body, behind.is_empty())?;
                 }
-                // Nothing is resumed, so a ticket is of no use.
+                // Sessions are not resumed, so tickets are ignored.
                 Message::Ticket => {
-                    let left = self.patience.tickets.checked_sub(1);
+                    let left = self.quota.tickets.checked_sub(1);
                     let too_many = || TlsError::General("too many session tickets without data".to_owned());
-                    self.patience.tickets = left.ok_or_else(|| Fault::unexpected(too_many()))?;
+                    self.quota.tickets = left.ok_or_else(|| PeerViolation::unexpected(too_many()))?;
                 }
             }
             rest = behind;
         }
         let used = begun.len() - rest.len();
         begun.drain(..used);
-        // What is empty holds no memory.
+        // An empty buffer releases its memory.
         self.begun = if begun.is_empty() { Vec::new() } else { begun };
         Ok(())
     }
 
-    /// The first message, if it is whole. What it is, and how long, is checked before any of the rest is waited for.
-    fn next_message<'m>(&self, bytes: &'m [u8]) -> Result<Option<(Message, &'m [u8])>, Fault> {
+    /// The first message, if it is complete. Type and length are checked before waiting for the rest.
+    fn next_message<'m>(&self, bytes: &'m [u8]) -> Result<Option<(Message, &'m [u8])>, PeerViolation> {
         let Some(&kind) = bytes.first() else { return Ok(None) };
         if kind != KEY_UPDATE && (kind, self.side) != (NEW_SESSION_TICKET, Side::Client) {
-            return Err(Fault::unexpected(TlsError::InappropriateHandshakeMessage {
+            return Err(PeerViolation::unexpected(TlsError::InappropriateHandshakeMessage {
                 expect_types: vec![HandshakeType::KeyUpdate],
                 got_type: HandshakeType::from(kind),
             }));
@@ -374,12 +385,14 @@ impl Records {
         let Some((&[_, a, b, c], rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
-            KEY_UPDATE if length != 1 => return Err(Fault::invalid(InvalidMessage::InvalidKeyUpdate)),
+            KEY_UPDATE if length != 1 => {
+                return Err(PeerViolation::invalid(InvalidMessage::InvalidKeyUpdate));
+            }
             _ if length > MESSAGE_BYTES_MAX => {
-                return Err(Fault::invalid(InvalidMessage::HandshakePayloadTooLarge));
+                return Err(PeerViolation::invalid(InvalidMessage::HandshakePayloadTooLarge));
             }
             NEW_SESSION_TICKET if length < TICKET_BYTES_MIN => {
-                return Err(Fault::invalid(InvalidMessage::MissingData("NewSessionTicket")));
+                return Err(PeerViolation::invalid(InvalidMessage::MissingData("NewSessionTicket")));
             }
             _ => {}
         }
@@ -390,23 +403,27 @@ impl Records {
         }))
     }
 
-    /// RFC 8446 §4.6.3; §5.1: nothing stands behind it in its record, for that would be under the old key.
-    fn key_update(&mut self, request: u8, is_last: bool) -> Result<(), Fault> {
+    /// RFC 8446 §4.6.3, §5.1: KeyUpdate must be the last message of its record, because what follows uses the new
+    /// key.
+    fn key_update(&mut self, request: u8, is_last: bool) -> Result<(), PeerViolation> {
         if !is_last {
-            return Err(Fault::unexpected(PeerMisbehaved::KeyEpochWithPendingFragment));
+            return Err(PeerViolation::unexpected(PeerMisbehaved::KeyEpochWithPendingFragment));
         }
         self.owes_update |= match request {
             0 => false,
             1 => true,
             _ => {
-                return Err(Fault::new(InvalidMessage::InvalidKeyUpdate, AlertDescription::IllegalParameter));
+                return Err(PeerViolation::new(
+                    InvalidMessage::InvalidKeyUpdate,
+                    AlertDescription::IllegalParameter,
+                ));
             }
         };
-        let left = self.patience.updates.checked_sub(1);
-        self.patience.updates =
-            left.ok_or_else(|| Fault::unexpected(PeerMisbehaved::TooManyKeyUpdateRequests))?;
+        let left = self.quota.updates.checked_sub(1);
+        self.quota.updates =
+            left.ok_or_else(|| PeerViolation::unexpected(PeerMisbehaved::TooManyKeyUpdateRequests))?;
         let failed = |error: RecordKeyError| {
-            Fault::new(TlsError::General(error.to_string()), AlertDescription::InternalError)
+            PeerViolation::new(TlsError::General(error.to_string()), AlertDescription::InternalError)
         };
         self.reads.update().map_err(failed)
     }

@@ -1,4 +1,4 @@
-//! The end of a tunnel, or of a lease that one side has broken off.
+//! Closes a tunnel, or ends a lease that one side has reset.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,14 +11,14 @@ use tracing::debug;
 use super::connection::TunnelConnection;
 use super::retired::{RETIRED_BYTES_MAX, RETIRED_TIMEOUT};
 
-/// After a lease has broken at one side, so long is waited until it has ended at the other, too.
+/// How long a lease that one side has reset may take to end at the other side.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ends a tunnel between two leases. The other side may take its time with what the last one has said, and its socket is
-/// not closed before: that would reset what is still under way (see [`RETIRED_TIMEOUT`]).
-pub async fn retire(wire: TunnelConnection) {
+/// Closes an idle tunnel. The socket is not closed before the peer has received the last lease's data: closing would
+/// reset what is in flight (see [`RETIRED_TIMEOUT`]).
+pub async fn retire(connection: TunnelConnection) {
     let ended = async {
-        let tcp = say_close(wire).await?;
+        let tcp = send_close_notify(connection).await?;
         shutdown_and_drain(tcp, RETIRED_BYTES_MAX as u64).await
     };
     match tokio::time::timeout(RETIRED_TIMEOUT, ended).await {
@@ -28,19 +28,19 @@ pub async fn retire(wire: TunnelConnection) {
     }
 }
 
-/// Says close_notify.
-async fn say_close(mut wire: TunnelConnection) -> io::Result<TcpStream> {
-    poll_fn(|cx| wire.poll_sent(cx)).await?;
-    let mut tls = wire.into_tls();
+/// Sends close_notify.
+async fn send_close_notify(mut connection: TunnelConnection) -> io::Result<TcpStream> {
+    poll_fn(|cx| connection.poll_sent(cx)).await?;
+    let mut tls = connection.into_tls();
     tls.end()?;
     poll_fn(|cx| tls.poll_unsent(cx)).await?;
     Ok(tls.into_tcp())
 }
 
-/// Ends a tunnel so that the other side gets the last word.
-pub async fn end(wire: TunnelConnection) {
+/// Closes a tunnel with a lingering close, so that the peer receives everything.
+pub async fn end(connection: TunnelConnection) {
     let ended = async {
-        lingering_close(say_close(wire).await?).await;
+        lingering_close(send_close_notify(connection).await?).await;
         Ok::<_, io::Error>(())
     };
     match tokio::time::timeout(SETTLE_TIMEOUT, ended).await {
@@ -50,9 +50,9 @@ pub async fn end(wire: TunnelConnection) {
     }
 }
 
-/// Ends a lease that one side has broken off, so that the tunnel can carry the next.
-pub async fn settle(wire: &mut TunnelConnection) -> io::Result<()> {
-    match tokio::time::timeout(SETTLE_TIMEOUT, poll_fn(|cx| wire.poll_over(cx))).await {
+/// Ends a lease that one side has reset, so that the tunnel can carry the next.
+pub async fn settle(connection: &mut TunnelConnection) -> io::Result<()> {
+    match tokio::time::timeout(SETTLE_TIMEOUT, poll_fn(|cx| connection.poll_over(cx))).await {
         Ok(over) => over,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }

@@ -1,4 +1,4 @@
-//! A tunnel at one side: TLS, frames, and the lease that they belong to.
+//! One side of a tunnel: TLS, frames, and the lease they belong to.
 
 use std::io;
 use std::pin::pin;
@@ -23,16 +23,16 @@ use crate::proxy::tls::TlsStream;
 pub struct TunnelConnection {
     tls: TlsStream,
     reader: Reader,
-    /// Frames that go before all else.
+    /// Frames that are sent before data.
     control: Vec<u8>,
-    /// What the app has said before the other side answered, so that another tunnel can be tried.
-    said: Vec<u8>,
-    vouching: Option<Box<Reauthentication>>,
+    /// Bytes of the app sent before the server's answer, for a retry on another tunnel.
+    unanswered_bytes: Vec<u8>,
+    reauthentication: Option<Box<Reauthentication>>,
     accepted: Accepted,
 }
 
-/// Whether ACCEPT has left. The app often answers soon: then both go in one write, and wake the other side once. So
-/// ACCEPT waits until the other tasks of this thread have had a turn, and no longer.
+/// Whether ACCEPT was sent. The app often responds soon: one write for both wakes the other side once. So ACCEPT
+/// waits until the other tasks of this thread have had a turn, and no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
     ToBeHeld,
@@ -40,7 +40,7 @@ enum Accepted {
     MayLeave,
 }
 
-/// How a tunnel breaks by what the peer sends.
+/// Protocol violations that end a tunnel.
 #[derive(Debug, Error)]
 pub enum TunnelError {
     #[error("no frame of postern/1")]
@@ -50,11 +50,11 @@ pub enum TunnelError {
     #[error("re-authentication failed")]
     Reauthentication(#[from] ReauthenticationError),
     #[error("a tunnel without exporter cannot be re-authenticated")]
-    NoVouching,
+    NoReauthentication,
 }
 
 impl TunnelError {
-    /// What a peer did that it must not do, if that is what an error says.
+    /// The protocol violation, if an I/O error carries one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -62,10 +62,10 @@ impl TunnelError {
     /// A stable word.
     pub fn reason(&self) -> &'static str {
         match self {
-            // The proof was good: what has changed is whether its peer is let in.
+            // The proof was valid; the policy no longer allows its peer.
             Self::Reauthentication(ReauthenticationError::Denied(denial)) => denial.code,
             Self::Reauthentication(ReauthenticationError::NoIdentity) => "no_identity",
-            Self::Reauthentication(_) | Self::NoVouching => "reauthentication_failed",
+            Self::Reauthentication(_) | Self::NoReauthentication => "reauthentication_failed",
             Self::Frame(_) | Self::Violation(_) => "tunnel_violation",
         }
     }
@@ -78,33 +78,34 @@ impl From<TunnelError> for io::Error {
 }
 
 impl TunnelConnection {
-    /// Whatever ends it but [`Self::into_tls`] resets TCP below it, so that the peer learns of it though it may not read.
+    /// Unless ended by [`Self::into_tls`], dropping it resets TCP, so that the peer learns of it even if it cannot be
+    /// sent an alert.
     pub fn new(tls: TlsStream, role: Role) -> Self {
         reset_on_close(tls.tcp());
         Self {
             tls,
             reader: Reader::new(role),
             control: Vec::new(),
-            said: Vec::new(),
-            vouching: None,
+            unanswered_bytes: Vec::new(),
+            reauthentication: None,
             accepted: Accepted::MayLeave,
         }
     }
 
-    /// From now on both sides prove their newer certificates.
-    pub fn vouch(&mut self, vouching: Reauthentication) {
-        self.vouching = Some(Box::new(vouching));
+    /// Enables re-authentication: from now on both sides prove their newer certificates.
+    pub fn set_reauthentication(&mut self, reauthentication: Reauthentication) {
+        self.reauthentication = Some(Box::new(reauthentication));
     }
 
-    pub fn vouching(&mut self) -> Option<&mut Reauthentication> {
-        self.vouching.as_deref_mut()
+    pub fn reauthentication(&mut self) -> Option<&mut Reauthentication> {
+        self.reauthentication.as_deref_mut()
     }
 
     pub fn tls(&self) -> &TlsStream {
         &self.tls
     }
 
-    /// To be ended cleanly.
+    /// Returns the TLS stream, to be closed cleanly.
     pub fn into_tls(self) -> TlsStream {
         close_cleanly(self.tls.tcp());
         self.tls
@@ -114,14 +115,13 @@ impl TunnelConnection {
         &self.reader.lease
     }
 
-    /// Says close_notify and closes the socket, where nothing that was said before can be under way.
+    /// Sends close_notify and closes the socket. Only for a tunnel without data in flight.
     pub fn close(self) {
         let closed = self.retire().is_none();
         tracing::trace!(closed, "a tunnel is closed");
     }
 
-    /// Says close_notify, so that the other side knows that this is no break. Its socket is closed once
-    /// [`Retired::is_over`].
+    /// Sends close_notify, so that the peer sees a clean end. The socket is closed once [`Retired::is_over`].
     pub(super) fn retire(self) -> Option<Retired> {
         let mut tls = self.into_tls();
         let ended = tls.end();
@@ -136,33 +136,33 @@ impl TunnelConnection {
         &self.reader.note
     }
 
-    /// Whether it can carry another lease, as far as is known without asking.
+    /// Whether it can carry another lease, as far as is known without I/O.
     pub fn is_quiet(&self) -> bool {
         self.reader.is_between() && self.control.is_empty() && self.tls.is_quiet()
     }
 
-    /// Begins a lease with what the app has said already. It leaves with the first poll.
+    /// Begins a lease with the replayed bytes of the app. OPEN is sent with the first poll.
     pub fn open(&mut self, open: Open, replay: ReplayBuffer) {
-        let said = replay.into_bytes();
+        let unanswered_bytes = replay.into_bytes();
         self.reader.lease.open();
         self.reader.note.clear();
         Frame::Open(open).encode(&mut self.control);
-        if !said.is_empty() {
-            self.control.extend_from_slice(&header(said.len()));
-            self.control.extend_from_slice(&said);
+        if !unanswered_bytes.is_empty() {
+            self.control.extend_from_slice(&header(unanswered_bytes.len()));
+            self.control.extend_from_slice(&unanswered_bytes);
         }
-        self.said = said;
+        self.unanswered_bytes = unanswered_bytes;
     }
 
-    /// What the app has said, if surely nobody has acted on it: the peer said close_notify instead of an answer, or
+    /// The app's bytes, if the server has certainly not processed them: it sent close_notify instead of an answer, or
     /// nothing of the app's was sent.
     pub fn not_acted_on(&mut self) -> Option<ReplayBuffer> {
         let unanswered = !self.reader.lease.is_answered() && !self.reader.is_broken;
-        let surely = self.said.is_empty() || self.tls.is_ended();
-        (unanswered && surely).then(|| ReplayBuffer::new(std::mem::take(&mut self.said)))
+        let is_certain = self.unanswered_bytes.is_empty() || self.tls.is_ended();
+        (unanswered && is_certain).then(|| ReplayBuffer::new(std::mem::take(&mut self.unanswered_bytes)))
     }
 
-    /// Waits for OPEN; nothing when the peer has ended the tunnel.
+    /// Waits for OPEN; `None` when the peer has ended the tunnel.
     pub fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Open>>> {
         ready!(self.poll_sent(cx))?;
         loop {
@@ -190,16 +190,16 @@ impl TunnelConnection {
         Frame::Refuse(note).encode(&mut self.control);
     }
 
-    /// Breaks the lease off, if it is not over.
+    /// Resets the lease, if it is not over.
     pub fn reset(&mut self, note: Vec<u8>) {
         if self.reader.lease.reset() {
             Frame::Reset { lease: self.reader.lease.number(), note }.encode(&mut self.control);
         }
     }
 
-    /// Waits until nothing of the lease is left in either direction; what still comes is thrown away.
+    /// Waits until both directions of the lease have ended; discards received data.
     pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.said = Vec::new();
+        self.unanswered_bytes = Vec::new();
         let mut nobodys = Vec::new();
         loop {
             if self.reader.lease.is_refused() || self.reader.lease.is_reset_by_peer() {
@@ -216,7 +216,7 @@ impl TunnelConnection {
         }
     }
 
-    /// The peer's side is over, and so is ours.
+    /// Ends our direction after the peer's.
     fn end_own(&mut self) {
         if self.reader.lease.is_reset_by_peer() {
             self.reset(Vec::new());
@@ -226,7 +226,7 @@ impl TunnelConnection {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the queued bytes.
     pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.control.is_empty() {
             let sealed = ready!(self.tls.poll_seal(cx, &self.control))?;
@@ -236,7 +236,7 @@ impl TunnelConnection {
         self.tls.poll_unsent(cx)
     }
 
-    /// Reads once; the app's bytes are appended. Ready with `false` once the peer has ended the tunnel.
+    /// Reads once, and appends the app's bytes. Ready with `false` once the peer has ended the tunnel.
     fn poll_frames(&mut self, cx: &mut Context<'_>, to_app: &mut Vec<u8>) -> Poll<io::Result<bool>> {
         let Self { tls, reader, .. } = self;
         if reader.is_broken {
@@ -264,8 +264,8 @@ impl TunnelConnection {
             return Ok(());
         }
         for body in std::mem::take(&mut self.reader.auths) {
-            let vouching = self.vouching.as_mut().ok_or(TunnelError::NoVouching)?;
-            if let Err(error) = vouching.receive(&body, &mut self.control) {
+            let reauthentication = self.reauthentication.as_mut().ok_or(TunnelError::NoReauthentication)?;
+            if let Err(error) = reauthentication.receive(&body, &mut self.control) {
                 self.reader.is_broken = true;
                 return Err(TunnelError::from(error).into());
             }
@@ -273,7 +273,7 @@ impl TunnelConnection {
         self.try_send(cx)
     }
 
-    /// Sends what the socket takes now.
+    /// Sends what the socket accepts now.
     fn try_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.poll_sent(cx) {
             Poll::Ready(sent) => sent,
@@ -284,15 +284,15 @@ impl TunnelConnection {
 
 impl Carrier for TunnelConnection {
     fn attend(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(vouching) = &mut self.vouching else { return Ok(()) };
-        vouching.tell(cx, &mut self.control);
+        let Some(reauthentication) = &mut self.reauthentication else { return Ok(()) };
+        reauthentication.send_news(cx, &mut self.control);
         match self.accepted {
             Accepted::ToBeHeld => {
                 self.accepted = Accepted::Held;
                 after_others(cx);
                 Ok(())
             }
-            // It leaves with what the app has said since, or by the flush if there is nothing.
+            // Sent with the app's next bytes, or by the flush if there are none.
             Accepted::Held => {
                 self.accepted = Accepted::MayLeave;
                 Ok(())
@@ -315,9 +315,9 @@ impl Carrier for TunnelConnection {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         if waited && self.reader.lease.is_answered() {
-            self.said = Vec::new();
-            if let Some(vouching) = &self.vouching {
-                vouching.answered();
+            self.unanswered_bytes = Vec::new();
+            if let Some(reauthentication) = &self.reauthentication {
+                reauthentication.answered();
             }
         }
         Poll::Ready(Ok(Received::More))
@@ -325,8 +325,8 @@ impl Carrier for TunnelConnection {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.tls.poll_unsent(cx))?;
-        // ShutdownTokens the answer comes no more is said than can be said again.
-        if self.said.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        // Until the answer arrives, no more is sent than can be replayed.
+        if self.unanswered_bytes.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn send(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> io::Result<()> {
@@ -340,7 +340,7 @@ impl Carrier for TunnelConnection {
             return self.tls.seal_now(cx, chunk.get(begin..).unwrap_or_default());
         }
         if !self.reader.lease.is_answered() {
-            self.said = chunk.get(HEADROOM_BYTES..).unwrap_or_default().to_vec();
+            self.unanswered_bytes = chunk.get(HEADROOM_BYTES..).unwrap_or_default().to_vec();
         }
         self.control.extend_from_slice(chunk.get(begin..).unwrap_or_default());
         self.try_send(cx)
@@ -359,7 +359,7 @@ impl Carrier for TunnelConnection {
     }
 
     fn is_stalled(&self) -> bool {
-        self.tls.has_unsent() || !self.said.is_empty() || !self.control.is_empty()
+        self.tls.has_unsent() || !self.unanswered_bytes.is_empty() || !self.control.is_empty()
     }
 
     fn take_error(&self) -> Option<io::Error> {
@@ -373,7 +373,7 @@ impl Carrier for TunnelConnection {
                 return Poll::Ready(io::ErrorKind::ConnectionReset.into());
             }
             if self.reader.lease.is_over() {
-                // Only the last write has not left yet. What comes now is of the next lease.
+                // Only the last write is still queued. Later data belongs to the next lease.
                 return Poll::Pending;
             }
             match ready!(self.poll_frames(cx, &mut nobodys)) {
@@ -385,7 +385,7 @@ impl Carrier for TunnelConnection {
     }
 }
 
-/// Wakes the task when the others that are ready have had their turn and what has come since was looked for.
+/// Wakes the task after the other ready tasks have run and I/O has been polled.
 fn after_others(cx: &mut Context<'_>) {
     let yields = pin!(tokio::task::yield_now());
     let _waits = yields.poll(cx);

@@ -14,7 +14,7 @@ pub(super) const NOTE_BYTES_MAX: usize = 8 * 1024;
 /// An AUTH frame carries at most this many bytes: its kind, and the longest authenticator.
 pub(super) const AUTH_BYTES_MAX: usize = 1 + AUTHENTICATOR_BYTES_MAX;
 
-/// RESET says first which lease it means.
+/// RESET starts with the number of its lease.
 const LEASE_BYTES: usize = 4;
 
 const OPEN: u8 = 1;
@@ -25,32 +25,33 @@ const FIN: u8 = 5;
 const RESET: u8 = 6;
 const AUTH: u8 = 7;
 
-/// A whole frame, but for DATA, which is handed on as it comes.
+/// A complete frame. DATA is passed on incrementally instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// A lease begins.
     Open(Open),
-    /// The app was reached.
+    /// The server has connected to its app.
     Accept,
-    /// It was not, for the reason in the problem document (RFC 9457); it may be empty.
+    /// It was refused or failed, for the reason in the problem document (RFC 9457), which may be empty.
     Refuse(Vec<u8>),
     /// The sender's direction ends cleanly.
     Fin,
-    /// The sender's side of a lease, counted from 1, broke off; the problem document that says why may be empty.
+    /// The sender has reset its side of the lease with this number, counted from 1. The problem document with the
+    /// reason may be empty.
     Reset { lease: u32, note: Vec<u8> },
     /// Re-authentication (docs/WIRE.md, Re-authentication).
     Auth(Vec<u8>),
 }
 
-/// What comes out of the bytes that came in.
+/// An item decoded from received bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// Some of the app's bytes.
+    /// Bytes of the app.
     Data(&'a [u8]),
     Frame(Frame),
 }
 
-/// Why bytes are no frames.
+/// Why bytes cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
     #[error("expected a frame's kind from {OPEN} to {AUTH}, found {0}")]
@@ -87,7 +88,7 @@ impl Frame {
     }
 }
 
-/// The header of a DATA frame with so many bytes.
+/// The header of a DATA frame.
 pub fn header(data_bytes: usize) -> [u8; HEADER_BYTES] {
     head(DATA, data_bytes)
 }
@@ -98,17 +99,17 @@ fn head(kind: u8, body_bytes: usize) -> [u8; HEADER_BYTES] {
     [kind, high, middle, low]
 }
 
-/// Reads frames from bytes that come in any pieces.
+/// Decodes frames from bytes that arrive in any fragments.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The part of a header, or of a frame that is no DATA, that has come.
+    /// The received part of a header, or of a frame other than DATA.
     held: Vec<u8>,
-    /// What is left of a DATA frame.
+    /// Bytes left of a DATA frame.
     data_left: usize,
 }
 
 impl Decoder {
-    /// The next thing in `bytes`, which are moved past it; nothing when more must come first.
+    /// Decodes the next item in `bytes` and advances them; `None` when more bytes are needed.
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, FrameError> {
         if self.data_left > 0 {
             return Ok(self.data(bytes));
@@ -134,7 +135,7 @@ impl Decoder {
         })))
     }
 
-    /// Whether no frame has begun that has not ended.
+    /// Whether no frame is incomplete.
     pub fn is_between(&self) -> bool {
         self.held.is_empty() && self.data_left == 0
     }
@@ -146,7 +147,7 @@ impl Decoder {
         (!data.is_empty()).then_some(Event::Data(data))
     }
 
-    /// Kind and length, once the whole header has come and holds.
+    /// Kind and length, once the header is complete and valid.
     fn head(&mut self, bytes: &mut &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
         if !self.hold(bytes, HEADER_BYTES) {
             return Ok(None);
@@ -157,7 +158,7 @@ impl Decoder {
         Ok(Some((kind, length)))
     }
 
-    /// Keeps bytes until there are so many; says whether there are.
+    /// Buffers bytes until there are `count`. Returns whether there are.
     fn hold(&mut self, bytes: &mut &[u8], count: usize) -> bool {
         let missing = count.saturating_sub(self.held.len());
         let (taken, rest) = bytes.split_at(missing.min(bytes.len()));
@@ -172,7 +173,7 @@ fn reset(body: &[u8]) -> Frame {
     Frame::Reset { lease: u32::from_be_bytes(*lease), note: note.to_vec() }
 }
 
-/// What a header may say: nobody is made to hold more than this.
+/// Checks a header: bounds the bytes that a frame may make us buffer.
 fn check(kind: u8, found: usize) -> Result<(), FrameError> {
     let (min, max) = match kind {
         OPEN => (0, OPEN_BYTES_MAX),

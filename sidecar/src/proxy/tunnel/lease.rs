@@ -1,4 +1,4 @@
-//! Which frame may follow which (docs/WIRE.md, Leases): the state of one tunnel at one side, pure.
+//! The state machine of leases (docs/WIRE.md, Leases): which frame may follow which. Pure.
 
 use thiserror::Error;
 
@@ -7,9 +7,9 @@ use super::frame::Frame;
 /// Which side of the tunnel this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The TLS client, whose app calls.
+    /// The TLS client: the app's sidecar.
     Caller,
-    /// The TLS server, whose app is called.
+    /// The TLS server: the service's sidecar.
     Called,
 }
 
@@ -33,14 +33,14 @@ enum Answer {
 #[derive(Debug)]
 pub struct Lease {
     role: Role,
-    /// Leases begun on this tunnel.
+    /// Number of leases begun on this tunnel.
     number: u32,
     answer: Answer,
     own: Half,
     peer: Half,
 }
 
-/// The peer broke the rules.
+/// A protocol violation by the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Violation {
     #[error("OPEN came from the called side")]
@@ -58,22 +58,22 @@ pub enum Violation {
 }
 
 impl Lease {
-    /// A tunnel that has carried nothing yet.
+    /// A tunnel without leases so far.
     pub fn new(role: Role) -> Self {
         Self { role, number: 0, answer: Answer::None, own: Half::Finished, peer: Half::Finished }
     }
 
-    /// Leases begun so far; the last of them may be under way.
+    /// Number of leases begun; the last of them may be active.
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// Whether nothing of a lease is left in either direction: the next may begin.
+    /// Whether both directions of the lease have ended: the next may begin.
     pub fn is_over(&self) -> bool {
         self.own != Half::Open && self.peer != Half::Open
     }
 
-    /// Whether the other side has said ACCEPT or REFUSE.
+    /// Whether the server has sent ACCEPT or REFUSE.
     pub fn is_answered(&self) -> bool {
         self.answer != Answer::None
     }
@@ -92,28 +92,28 @@ impl Lease {
         self.peer == Half::Finished
     }
 
-    /// Whether the peer has broken off.
+    /// Whether the peer has sent RESET.
     pub fn is_reset_by_peer(&self) -> bool {
         self.peer == Half::Reset
     }
 
-    /// Whether what still comes concerns nobody: our side has broken off or refused.
+    /// Whether received data is discarded: our side has sent RESET or REFUSE.
     pub fn discards(&self) -> bool {
         self.own == Half::Reset || (self.role == Role::Called && self.answer == Answer::Refused)
     }
 
-    /// The caller sends OPEN.
+    /// The client sends OPEN.
     pub fn open(&mut self) {
         self.number = self.number.wrapping_add(1);
         (self.answer, self.own, self.peer) = (Answer::None, Half::Open, Half::Open);
     }
 
-    /// The called side sends ACCEPT.
+    /// The server sends ACCEPT.
     pub fn accept(&mut self) {
         self.answer = Answer::Accepted;
     }
 
-    /// The called side sends REFUSE, which ends its direction.
+    /// The server sends REFUSE, which ends its direction.
     pub fn refuse(&mut self) {
         (self.answer, self.own) = (Answer::Refused, Half::Finished);
     }
@@ -125,7 +125,7 @@ impl Lease {
         }
     }
 
-    /// We send RESET; says whether it tells the other side anything.
+    /// We send RESET. Returns whether it has to be sent.
     pub fn reset(&mut self) -> bool {
         let tells = !self.is_over() && self.own != Half::Reset;
         if tells {
@@ -134,13 +134,13 @@ impl Lease {
         tells
     }
 
-    /// DATA has come.
+    /// DATA was received.
     pub fn data(&self) -> Result<(), Violation> {
         let answered = self.role == Role::Called || self.answer == Answer::Accepted;
         if self.peer == Half::Open && answered { Ok(()) } else { Err(Violation::NotOpen) }
     }
 
-    /// Any other frame has come.
+    /// Another frame was received.
     pub fn receive(&mut self, frame: &Frame) -> Result<(), Violation> {
         match frame {
             Frame::Open(_) if self.role == Role::Caller => Err(Violation::OpenFromCalled),
@@ -171,7 +171,7 @@ impl Lease {
         }
     }
 
-    /// A reset may cross with the end of its lease: then it means nothing any more.
+    /// A RESET may cross with the end of its lease, and is then ignored.
     fn reset_by_peer(&mut self, found: u32) -> Result<(), Violation> {
         let current = self.number;
         if found != current {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_refused_throws_away_what_still_comes_until_the_caller_ends() {
+    fn a_server_that_refused_discards_data_until_the_client_ends() {
         let (mut caller, mut called) = opened();
         called.refuse();
         assert!(called.discards() && !called.is_over());
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_answered_and_what_was_under_way_is_thrown_away() {
+    fn a_reset_is_answered_and_data_in_flight_is_discarded() {
         let (mut caller, mut called) = accepted();
         assert!(caller.reset());
         assert!(caller.discards() && !caller.is_over());

@@ -1,8 +1,8 @@
-//! A problem document that came in REFUSE or RESET, as far as it can be used.
+//! The problem document of a REFUSE or RESET, as far as it is usable.
 
 use serde::Deserialize;
 
-/// What the other side says of its refusal (RFC 9457). It is the peer's text: whoever shows it escapes it.
+/// The peer's refusal (RFC 9457). It is text from the peer: display it escaped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Note {
     #[serde(rename = "type", default)]
@@ -10,23 +10,23 @@ pub struct Note {
     #[serde(default)]
     title: String,
     detail: Option<String>,
-    /// The number under which the other side's log has the rest.
+    /// The number of the entry in the peer's log.
     pub instance: Option<String>,
 }
 
 impl Note {
-    /// Reads a document; one that is none says nothing.
+    /// Parses a document; an invalid one yields an empty note.
     pub fn read(document: &[u8]) -> Self {
         serde_json::from_slice(document).unwrap_or_default()
     }
 
-    /// The stable word, as far as we know it.
+    /// The reason code, as far as known.
     pub fn reason(&self) -> &'static str {
         let code = self.kind.strip_prefix("urn:postern:").unwrap_or_default();
         REASONS.iter().find_map(|(theirs, ours)| (*theirs == code).then_some(*ours)).unwrap_or("refused")
     }
 
-    /// The words.
+    /// The detail.
     pub fn detail(&self) -> &str {
         match &self.detail {
             Some(detail) => detail,
@@ -36,7 +36,7 @@ impl Note {
     }
 }
 
-/// What the called side says, and what the calling side calls it.
+/// The server's reason codes, and the client's codes for them.
 const REASONS: &[(&str, &str)] = &[
     ("denied", "access_denied"),
     ("no_policy", "access_denied"),

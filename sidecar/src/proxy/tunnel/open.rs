@@ -1,4 +1,4 @@
-//! What an OPEN frame says of the app connection that begins (docs/WIRE.md, OPEN).
+//! The OPEN frame: the parameters of the app connection that begins (docs/WIRE.md, OPEN).
 
 use thiserror::Error;
 
@@ -7,15 +7,15 @@ pub(super) const OPEN_BYTES_MAX: usize = 1024;
 
 const PORT: u8 = 1;
 const TRACE: u8 = 2;
-/// Fields from here on may be left unread by who does not know them.
+/// Receivers ignore unknown fields from this number on.
 const OPTIONAL: u8 = 128;
 
-/// The words of one OPEN.
+/// The fields of OPEN.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Open {
-    /// The port's name in the policy; whoever serves another refuses.
+    /// The port's name in the policy. A server with another port refuses.
     pub port: Option<String>,
-    /// W3C `traceparent`, by which the logs of both sides are found together.
+    /// W3C `traceparent`, which correlates the logs of both sides.
     pub trace: Option<String>,
 }
 
@@ -87,14 +87,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_heard() {
+    fn encoded_fields_are_decoded() {
         let open = Open { port: Some("api".to_owned()), trace: Some("00-4bf9-00f0-01".to_owned()) };
         assert_eq!(Open::parse(&open.encode()), Ok(open));
         assert_eq!(Open::parse(&[]), Ok(Open::default()));
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_unless_it_is_marked_as_optional() {
+    fn unknown_fields_are_refused_unless_optional() {
         assert_eq!(Open::parse(&[3, 0, 0]), Err(OpenError::Unknown(3)));
         assert_eq!(Open::parse(&[200, 0, 1, 7]), Ok(Open::default()));
     }

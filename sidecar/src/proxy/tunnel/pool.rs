@@ -1,4 +1,4 @@
-//! Tunnels of one outbound between two leases: bounded in number, idle time, age and uses, and each for one way only.
+//! The idle tunnels of one outbound: bounded in number, idle time, age and uses.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,17 +12,17 @@ use super::retired::RetiredTunnels;
 use crate::config::Tunnels;
 use crate::observability::metrics::{CountIdle, PooledConnection};
 
-/// Of one pool `/connections` shows at most so many tunnels.
+/// Most tunnels of one pool that `/connections` shows.
 pub const TUNNELS_SHOWN_MAX: usize = 100;
 
-/// A tunnel of the calling side.
+/// A tunnel, on its client side.
 #[derive(Debug)]
 pub struct Tunnel {
-    pub wire: TunnelConnection,
-    /// Who answered.
+    pub connection: TunnelConnection,
+    /// The verified server.
     pub peer: VerifiedSvid,
     pub address: SocketAddr,
-    /// Of the own credentials in its handshake.
+    /// Generation of the own credentials in its handshake.
     pub generation: u64,
     born: Instant,
     leases: u64,
@@ -31,27 +31,27 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn new(
-        wire: TunnelConnection,
+        connection: TunnelConnection,
         peer: VerifiedSvid,
         address: SocketAddr,
         generation: u64,
         counted: PooledConnection,
     ) -> Self {
-        Self { wire, peer, address, generation, born: Instant::now(), leases: 0, _counted: counted }
+        Self { connection, peer, address, generation, born: Instant::now(), leases: 0, _counted: counted }
     }
 
-    /// Whether it has carried no connection of the app yet.
+    /// Whether it has carried no app connection yet.
     pub fn is_new(&self) -> bool {
         self.leases == 0
     }
 }
 
-/// The pools of all outbounds, for people to see.
+/// The pools of all outbounds, for `/connections`.
 #[derive(Debug, Default)]
 pub struct PoolRegister(Mutex<Vec<(String, Weak<Pool>)>>);
 
 impl PoolRegister {
-    /// Shows the pool of the outbound to `service` as long as it lives.
+    /// Registers the pool of the outbound to `service` for as long as it exists.
     pub fn enter(&self, service: String, pool: &Arc<Pool>) {
         self.lock().push((service, Arc::downgrade(pool)));
     }
@@ -77,11 +77,11 @@ impl PoolRegister {
     }
 }
 
-/// Idle tunnels; the one used last is used next.
+/// Idle tunnels. The most recently used one is used next.
 #[derive(Debug)]
 pub struct Pool {
     idle: Mutex<Vec<(Box<Tunnel>, Instant)>>,
-    /// No more than may be idle.
+    /// Bounded by the limit of idle tunnels.
     retired: RetiredTunnels,
     limits: Tunnels,
 }
@@ -91,7 +91,7 @@ impl Pool {
         Self { idle: Mutex::default(), retired: RetiredTunnels::new(limits.idle_max), limits }
     }
 
-    /// A tunnel for the next lease, of those that are fit for it; those that are broken are thrown away.
+    /// Takes a tunnel for the next lease that `fits`. Drops broken ones.
     pub fn checkout(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<Box<Tunnel>> {
         let now = Instant::now();
         loop {
@@ -100,7 +100,7 @@ impl Pool {
                 let at = idle.iter().rposition(|(tunnel, _)| fits(tunnel))?;
                 idle.remove(at)
             };
-            if self.may_stay(&tunnel, since, now) && tunnel.wire.is_quiet() {
+            if self.may_stay(&tunnel, since, now) && tunnel.connection.is_quiet() {
                 tunnel.leases += 1;
                 return Some(tunnel);
             }
@@ -108,10 +108,10 @@ impl Pool {
         }
     }
 
-    /// Keeps a tunnel after its lease, if it is good for another.
+    /// Returns a tunnel after its lease, if it is reusable.
     pub fn put(&self, tunnel: Box<Tunnel>) {
         let now = Instant::now();
-        if !tunnel.wire.is_quiet() || !self.may_stay(&tunnel, now, now) {
+        if !tunnel.connection.is_quiet() || !self.may_stay(&tunnel, now, now) {
             return self.end(*tunnel);
         }
         let oldest = {
@@ -124,25 +124,24 @@ impl Pool {
         }
     }
 
-    /// Retires a tunnel that is not used again.
     pub fn end(&self, tunnel: Tunnel) {
-        if let Some(retired) = tunnel.wire.retire() {
+        if let Some(retired) = tunnel.connection.retire() {
             self.retired.push(retired);
         }
     }
 
-    /// Retires those that are not wanted any more, have waited too long, or were ended by the other side.
+    /// Retires tunnels that are not `wanted`, have been idle too long, or were ended by the peer.
     pub fn retire(&self, wanted: impl Fn(&Tunnel) -> bool) {
         let now = Instant::now();
         let stays = |(tunnel, since): &mut (Box<Tunnel>, Instant)| {
-            wanted(tunnel) && self.may_stay(tunnel, *since, now) && tunnel.wire.is_quiet()
+            wanted(tunnel) && self.may_stay(tunnel, *since, now) && tunnel.connection.is_quiet()
         };
         let retired: Vec<_> = self.lock().extract_if(.., |idle| !stays(idle)).collect();
         retired.into_iter().for_each(|(tunnel, _)| self.end(*tunnel));
         self.close_retired();
     }
 
-    /// Closes the sockets of retired tunnels that the other side has ended, too. Whether none is left.
+    /// Closes the sockets of retired tunnels that the peer has closed. Returns whether none is left.
     pub fn close_retired(&self) -> bool {
         self.retired.close_over(Instant::now())
     }

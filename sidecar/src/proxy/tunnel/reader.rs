@@ -1,4 +1,4 @@
-//! What the peer of a tunnel says: its frames, in the order that a lease allows, and what of them has its time later.
+//! Reads the frames of a tunnel's peer in the order that a lease allows, and defers the rest.
 
 use super::connection::TunnelError;
 use super::frame::{Decoder, Event, Frame};
@@ -6,22 +6,22 @@ use super::lease::{Lease, Role};
 use super::open::Open;
 use crate::proxy::tls::Backlog;
 
-/// Reads frames and keeps what is not for now.
+/// Reads frames, and keeps data of the next lease.
 #[derive(Debug)]
 pub(super) struct Reader {
     decoder: Decoder,
     pub(super) lease: Lease,
-    /// Decrypted, and not for the lease that was.
+    /// Decrypted bytes after the current lease.
     pub(super) later: Backlog,
-    /// A lease has begun or is over: what else comes in this turn, in whatever records, is kept for later.
+    /// A lease has begun or ended: further data of this turn, in whatever records, is kept for later.
     pub(super) stopped: bool,
     pub(super) opened: Option<Open>,
-    /// AUTH frames, to be answered.
+    /// AUTH frames to respond to.
     pub(super) auths: Vec<Vec<u8>>,
     /// The last REFUSE's or RESET's document.
     pub(super) note: Vec<u8>,
     pub(super) broken: Option<Box<TunnelError>>,
-    /// The peer has broken the rules, and that was told: this tunnel carries nothing more.
+    /// A protocol violation was reported: this tunnel carries nothing more.
     pub(super) is_broken: bool,
 }
 
@@ -40,7 +40,7 @@ impl Reader {
         }
     }
 
-    /// Whether the last lease is over, and nothing of the next has come.
+    /// Whether the last lease has ended and nothing of the next was received.
     pub(super) fn is_between(&self) -> bool {
         self.lease.is_over()
             && self.decoder.is_between()
@@ -49,13 +49,14 @@ impl Reader {
             && !self.is_broken
     }
 
-    /// Reads what has come, and keeps what has its time later.
+    /// Reads received bytes, and keeps what belongs to the next lease.
     pub(super) fn read(&mut self, mut bytes: &[u8], to_app: &mut Vec<u8>) {
         self.read_some(&mut bytes, to_app);
         self.later.pending().extend_from_slice(bytes);
     }
 
-    /// Reads what was kept. It is not copied again: a peer could make that as dear as it likes.
+    /// Reads the kept bytes without copying them again, because a peer could make repeated copies arbitrarily
+    /// expensive.
     pub(super) fn read_later(&mut self, to_app: &mut Vec<u8>) {
         let mut later = std::mem::take(&mut self.later);
         let mut bytes = later.rest();
@@ -73,7 +74,7 @@ impl Reader {
         }
     }
 
-    /// Reads up to where a lease begins or is over.
+    /// Reads up to the beginning or end of a lease.
     fn try_read(&mut self, bytes: &mut &[u8], to_app: &mut Vec<u8>) -> Result<(), TunnelError> {
         while !self.stopped {
             let Some(event) = self.decoder.next(bytes)? else { return Ok(()) };
@@ -110,7 +111,7 @@ mod tests {
     use super::super::frame::header;
     use super::*;
 
-    /// One turn of a tunnel: what has come, record by record, and then each time what was left for later.
+    /// One turn of a tunnel: the received records one by one, each followed by the kept bytes.
     fn turn(reader: &mut Reader, records: &[Vec<u8>], to_app: &mut Vec<u8>) {
         reader.stopped = false;
         for record in records {
@@ -147,9 +148,9 @@ mod tests {
         }
     }
 
-    /// The caller may open the next lease in the same breath as it ends the last one.
+    /// The client may open the next lease in the same write that ends the last one.
     #[test]
-    fn what_belongs_to_the_next_lease_waits_until_this_one_is_served() {
+    fn data_of_the_next_lease_waits_until_this_lease_ends() {
         for records in [1, 2] {
             let (mut reader, mut to_app) = (Reader::new(Role::Called), Vec::new());
             let open = Frame::Open(Open::default());

@@ -22,37 +22,37 @@ use super::lease::Role;
 use crate::control::ControlState;
 use crate::proxy::connections::Traffic;
 
-/// "I have a newer certificate."
+/// NEWS: the sender has a newer certificate.
 const NEWS: u8 = 0;
-/// "Prove it": a request of RFC 9261 §4.
+/// REQUEST: an authenticator request (RFC 9261 §4).
 const REQUEST: u8 = 1;
-/// "Here": an authenticator of RFC 9261 §5.
+/// PROOF: an authenticator (RFC 9261 §5).
 const PROOF: u8 = 2;
 
-/// A peer sends at most so many AUTH frames within ten seconds; each may cost us a signature or a chain to judge.
+/// Most AUTH frames from a peer within ten seconds: each may cost a signature or a chain verification.
 pub const AUTH_FRAMES_MAX: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What one side of a tunnel needs to prove itself and to judge the other.
+/// Proves the own certificate to the peer and verifies the peer's, on one side of a tunnel.
 pub struct Reauthentication {
     role: Role,
     exporter: ExporterSecret,
     control: Arc<ControlState>,
-    /// Decides again about a peer that has proved itself.
-    door: Arc<dyn Authorizer>,
-    /// Who the peer is, and stays.
+    /// Authorizes the peer again after its proof.
+    authorizer: Arc<dyn Authorizer>,
+    /// The peer's identity, which must not change.
     peer: SpiffeId,
     traffic: Arc<Traffic>,
-    /// Of the own credentials that the peer has been shown, or told of.
+    /// Generation of the own credentials that the peer has been shown or notified of.
     generation: u64,
-    /// What the peer has still to answer.
+    /// The request that the peer has not answered yet.
     asked: Option<Request>,
-    /// The peer has news again.
-    again: bool,
+    /// The peer has sent NEWS again since the request.
+    has_new_news: bool,
     window: Option<(Instant, u32)>,
 }
 
-/// Why a tunnel ends over re-authentication.
+/// Why re-authentication ends a tunnel.
 #[derive(Debug, Error)]
 pub enum ReauthenticationError {
     #[error("more than {AUTH_FRAMES_MAX} AUTH frames came within {WINDOW:?}")]
@@ -81,24 +81,24 @@ impl Reauthentication {
         exporter: ExporterSecret,
         control: Arc<ControlState>,
         (peer, generation): (SpiffeId, u64),
-        (door, traffic): (Arc<dyn Authorizer>, Arc<Traffic>),
+        (authorizer, traffic): (Arc<dyn Authorizer>, Arc<Traffic>),
     ) -> Self {
-        let (asked, again, window) = (None, false, None);
-        Self { role, exporter, control, door, peer, traffic, generation, asked, again, window }
+        let (asked, has_new_news, window) = (None, false, None);
+        Self { role, exporter, control, authorizer, peer, traffic, generation, asked, has_new_news, window }
     }
 
-    /// The tunnel carries another connection of the app from now on.
-    pub fn lease(&mut self, door: Arc<dyn Authorizer>, traffic: Arc<Traffic>) {
-        (self.door, self.traffic) = (door, traffic);
+    /// Sets the authorizer and counters of the next lease.
+    pub fn lease(&mut self, authorizer: Arc<dyn Authorizer>, traffic: Arc<Traffic>) {
+        (self.authorizer, self.traffic) = (authorizer, traffic);
     }
 
-    /// The called side has answered: whoever looks for those that wait too long need not look here.
+    /// The server has answered: clears the flag for the answer timeout.
     pub fn answered(&self) {
         self.traffic.unanswered.store(false, Ordering::Relaxed);
     }
 
-    /// After a rotation here, appends the news of it. The task wakes with the next one.
-    pub fn tell(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) {
+    /// After a certificate rotation here, appends NEWS. Registers the task's waker for the next rotation.
+    pub fn send_news(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) {
         self.traffic.waker.register(cx.waker());
         let newest = self.control.credentials.generation();
         if newest != self.generation {
@@ -107,7 +107,7 @@ impl Reauthentication {
         }
     }
 
-    /// Takes what came in one AUTH frame, and appends what is to be said to it.
+    /// Handles one AUTH frame, and appends the response.
     pub fn receive(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
         self.count(Instant::now())?;
         match body.split_first() {
@@ -127,7 +127,7 @@ impl Reauthentication {
 
     fn ask(&mut self, out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
         if self.asked.is_some() {
-            self.again = true;
+            self.has_new_news = true;
             return Ok(());
         }
         let mut context = [0; CONTEXT_BYTES];
@@ -144,7 +144,8 @@ impl Reauthentication {
             Side::Server => Side::Client,
         };
         let request = Request::parse(peer, request)?;
-        // Whoever has lost its identity cannot prove it; the peer sees that when the old one ends.
+        // Without an own identity no proof is possible. The peer terminates the tunnel when the old certificate
+        // expires.
         let Some(own) = self.control.credentials.current() else { return Ok(()) };
         self.generation = own.generation;
         let proof = authenticate(&self.exporter, &request, &own.tls)?;
@@ -154,14 +155,14 @@ impl Reauthentication {
 
     fn judge(&mut self, proof: &[u8], out: &mut Vec<u8>) -> Result<(), ReauthenticationError> {
         let request = self.asked.take().ok_or(ReauthenticationError::Unasked)?;
-        // Without an own identity there are no roots to judge by; the peer is not to blame for that.
+        // Without an own identity there are no roots to verify with. The peer is not at fault.
         let own = self.control.credentials.current().ok_or(ReauthenticationError::NoIdentity)?;
         let expected = Expected { id: &self.peer, bundles: &own.bundles, now: self.control.clock.now() };
         let peer = judge(&self.exporter, request, proof, expected)?;
-        self.door.authorize(&peer)?;
+        self.authorizer.authorize(&peer)?;
         self.control.metrics.vouched_again();
         tracing::debug!(peer = %self.peer, not_after = %peer.not_after(), "proved a newer certificate");
-        if std::mem::take(&mut self.again) { self.ask(out) } else { Ok(()) }
+        if std::mem::take(&mut self.has_new_news) { self.ask(out) } else { Ok(()) }
     }
 
     fn side(&self) -> Side {

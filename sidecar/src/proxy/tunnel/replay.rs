@@ -1,7 +1,7 @@
-//! The app's first bytes, kept until somebody has answered for them.
+//! The app's first bytes, kept until the server has answered OPEN.
 
-/// What the app has said, on which nobody can have acted: the next path to the peer begins with it. It has one owner at
-/// a time, and a path is made only from it, so that a change of path cannot lose it.
+/// Bytes of the app that no server can have processed: the next path to the peer starts with them. There is one owner
+/// at a time, and a path can only be made from this value, so a change of path cannot lose it.
 #[derive(Debug, Default)]
 #[must_use = "dropping it loses bytes of the app, whose connection must then be reset"]
 pub struct ReplayBuffer(Vec<u8>);
@@ -15,7 +15,7 @@ impl ReplayBuffer {
         self.0.is_empty()
     }
 
-    /// For the path that begins with it.
+    /// The bytes, for the path that starts with them.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }

@@ -1,8 +1,8 @@
-//! A tunnel after its retirement: its socket stays open until the other side has taken what was said before.
+//! Retired tunnels: the socket stays open until the peer has received everything that was sent.
 //!
-//! A socket that is closed while something of the peer's is unread, or still to come, is reset by the kernel (RFC 1122
-//! §4.2.2.13), which also throws away what the peer has not received yet. The peer may well have something under way: an
-//! AUTH REQUEST that answers NEWS, for example.
+//! If a socket is closed while data of the peer is unread or still in flight, the kernel resets the connection (RFC
+//! 1122 §4.2.2.13), and the peer loses what it has not received yet. The peer may well have data in flight, for
+//! example an AUTH REQUEST that responds to NEWS.
 
 use std::io;
 use std::net::Shutdown;
@@ -14,27 +14,26 @@ use socket2::SockRef;
 
 use crate::proxy::tls::TlsStream;
 
-/// A peer that does not end a retired tunnel is waited for so long: as the app behind it may take its time with what was
-/// said before.
+/// How long a retired tunnel waits for the peer's close: the app behind the peer may read slowly.
 pub const RETIRED_TIMEOUT: Duration = Duration::from_secs(600);
-/// What a peer still sends on a retired tunnel is thrown away, up to so many bytes.
+/// Bytes that are read and discarded from the peer of a retired tunnel.
 pub const RETIRED_BYTES_MAX: usize = 1024 * 1024;
 
 /// The retired tunnels of one outbound.
 #[derive(Debug)]
 pub(super) struct RetiredTunnels {
-    /// The longest retired first.
+    /// Oldest first.
     all: Mutex<Vec<Retired>>,
     max: usize,
 }
 
 impl RetiredTunnels {
-    /// At most so many.
+    /// Holds at most `max` tunnels.
     pub(super) fn new(max: usize) -> Self {
         Self { all: Mutex::default(), max }
     }
 
-    /// One more. Beyond the bound, the one that was retired first is closed.
+    /// Adds a tunnel. Over the limit, the oldest is closed.
     pub(super) fn push(&self, retired: Retired) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(retired);
@@ -43,7 +42,7 @@ impl RetiredTunnels {
         }
     }
 
-    /// Closes those that are over at `now`. Whether none is left.
+    /// Closes those that are over at `now`. Returns whether none is left.
     pub(super) fn close_over(&self, now: Instant) -> bool {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain_mut(|retired| !retired.is_over(now));
@@ -51,12 +50,12 @@ impl RetiredTunnels {
     }
 }
 
-/// It has said close_notify, and waits for the end of the other side.
+/// A tunnel that has sent close_notify and waits for the peer's close.
 #[derive(Debug)]
 pub(super) struct Retired {
     tls: TlsStream,
     since: Instant,
-    /// The own direction has ended: close_notify has left, and FIN behind it.
+    /// Our direction has ended: close_notify and FIN were sent.
     has_ended: bool,
     thrown_away_bytes: usize,
 }
@@ -66,7 +65,7 @@ impl Retired {
         Self { tls, since: now, has_ended: false, thrown_away_bytes: 0 }
     }
 
-    /// Whether its socket can be closed without harm, or has been waited for long enough. Waits for nothing.
+    /// Whether its socket can be closed without data loss, or the timeout has passed. Does not block.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         let is_late = now.duration_since(self.since) > RETIRED_TIMEOUT;
         match self.end_own() {
@@ -78,7 +77,7 @@ impl Retired {
         }
     }
 
-    /// Sends what is left of close_notify, then FIN.
+    /// Sends the rest of close_notify, then FIN.
     fn end_own(&mut self) -> io::Result<()> {
         if self.has_ended {
             return Ok(());
@@ -91,7 +90,7 @@ impl Retired {
         Ok(())
     }
 
-    /// Throws away what has come. Whether that was the last of it.
+    /// Discards received data. Returns whether the peer has closed.
     fn peer_is_over(&mut self) -> bool {
         let mut scratch = [0; 4096];
         while self.thrown_away_bytes < RETIRED_BYTES_MAX {
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_peer_still_sends_is_thrown_away_up_to_the_bound() {
+    async fn data_on_a_retired_tunnel_is_discarded_up_to_the_limit() {
         let now = Instant::now();
         let (mut retired, mut peer) = retired(now).await;
         let mut sent = 0;

@@ -1,4 +1,4 @@
-//! One entry of a configuration, `HOST:PORT`: an address, this machine, or a name to ask about.
+//! A configured `HOST:PORT`: an IP address, this machine, or a DNS name.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use crate::config::HostPort;
 use crate::network::resolver::name::{ResolutionState, ResolvedName};
 use crate::network::resolver::{LOOPBACK, is_localhost};
 
-/// Where a connection may go.
+/// One configured upstream host.
 #[derive(Debug)]
 pub(super) struct UpstreamHost {
     pub(super) at: HostPort,
@@ -16,7 +16,7 @@ pub(super) struct UpstreamHost {
 
 #[derive(Debug)]
 enum Host {
-    /// Nobody is ever asked about this.
+    /// Needs no resolution.
     Address(IpAddr),
     /// This machine, at the loopback address of either family.
     Localhost,
@@ -33,7 +33,7 @@ impl UpstreamHost {
         Self { at: at.clone(), host }
     }
 
-    /// The name to ask about, if it is one.
+    /// The DNS name, if it is one.
     pub(super) fn name(&self) -> Option<&str> {
         matches!(self.host, Host::Named(_)).then_some(self.at.host.as_str())
     }
@@ -52,7 +52,7 @@ impl UpstreamHost {
         }
     }
 
-    /// What is known of the name, if it is one.
+    /// The resolution state of the DNS name, if it is one.
     pub(super) fn known(&self) -> Option<&ResolvedName> {
         match &self.host {
             Host::Address(_) | Host::Localhost => None,
@@ -60,7 +60,6 @@ impl UpstreamHost {
         }
     }
 
-    /// The instances.
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {
         let at = |address: IpAddr| SocketAddr::new(address, self.at.port);
         match &self.host {
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_about_addresses_and_this_machine() {
+    fn ip_addresses_and_localhost_need_no_resolution() {
         for host in ["10.0.0.1", "::1", "localhost", "LOCALHOST.", "app.localhost"] {
             let place = place(host);
             assert_eq!((place.name(), place.standing()), (None, &ResolutionState::Answered), "{host}");

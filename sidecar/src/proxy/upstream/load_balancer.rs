@@ -1,9 +1,9 @@
-//! Which address is tried next: the less busy of two random ones, and those that failed again and again last of all.
+//! The load balancer: power of two random choices by connections in flight, with ejected addresses last.
 //!
-//! An ejected address goes to the end of the line, never out of it: it is tried when no other is left. So there is no
-//! share of the addresses that may not be ejected: the proof is [`EJECT_AFTER`] failures to connect without a success
-//! between them, and a bound would send connections first to where nobody answers. When all are ejected, the load is
-//! spread over all of them again.
+//! An ejected address moves to the end of the order and is never removed: it is tried when no other is left. There is
+//! no limit on the fraction of ejected addresses: the condition is [`EJECT_AFTER`] consecutive failures to connect,
+//! and a limit would send connections to addresses that do not respond. When all are ejected, the load is spread over
+//! all of them.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -11,19 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// After so many failures in a row an address is ejected.
+/// Consecutive failures after which an address is ejected.
 pub const EJECT_AFTER: u32 = 3;
-/// For so long at first, and twice as long each time its trial fails.
+/// Duration of the first ejection; doubled each time its trial fails.
 pub const EJECTED_FIRST: Duration = Duration::from_secs(1);
-/// But never longer.
+/// Longest ejection.
 pub const EJECTED_MAX: Duration = Duration::from_secs(60);
 
-/// One address for as long as it is known; when it goes and comes back, it is another.
+/// Identifies an address while it is known; an address that is removed and added again gets a new identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressId(u64);
 
-/// One instance: where it is, and where it may be instead. `localhost` has an address of each family, and a server there
-/// need not listen on both.
+/// One instance and its addresses. `localhost` has an address of each family, and a server need not listen on both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     pub at: SocketAddr,
@@ -36,26 +35,26 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// An address, for connections there that are kept.
+/// A handle to an address, for pooled connections.
 #[derive(Debug, Clone, Default)]
-pub struct Listing(Arc<Listed>);
+pub struct AddressHandle(Arc<AddressState>);
 
 #[derive(Debug, Default)]
-struct Listed {
+struct AddressState {
     over: AtomicBool,
-    /// Requests under way there.
+    /// Active requests.
     requests: AtomicUsize,
-    speaks: AtomicU8,
+    http_version: AtomicU8,
 }
 
-/// The version of HTTP that is spoken with an address.
+/// The HTTP version of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum HttpVersion {
     Http1 = 1,
     Http2 = 2,
 }
 
-impl Speaks {
+impl HttpVersion {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http1 => "1.1",
@@ -64,8 +63,8 @@ impl Speaks {
     }
 }
 
-impl Listing {
-    /// It is none of the place's any more: what is open may end by itself, but nothing new begins there.
+impl AddressHandle {
+    /// Whether the address was removed: open connections may finish, but no new ones are made.
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Relaxed)
     }
@@ -74,7 +73,7 @@ impl Listing {
         self.0.over.store(true, Ordering::Relaxed);
     }
 
-    /// Requests under way there.
+    /// Active requests.
     pub fn requests(&self) -> usize {
         self.0.requests.load(Ordering::Relaxed)
     }
@@ -87,39 +86,39 @@ impl Listing {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Which HTTP is spoken there, once it is known.
-    pub fn speaks(&self) -> Option<Speaks> {
-        match self.0.speaks.load(Ordering::Relaxed) {
+    /// The HTTP version, once known.
+    pub fn http_version(&self) -> Option<HttpVersion> {
+        match self.0.http_version.load(Ordering::Relaxed) {
             0 => None,
-            1 => Some(Speaks::Http1),
-            _ => Some(Speaks::Http2),
+            1 => Some(HttpVersion::Http1),
+            _ => Some(HttpVersion::Http2),
         }
     }
 
-    /// Keeps which HTTP is spoken there, and says whether that is new.
-    pub(crate) fn learn(&self, speaks: Option<Speaks>) -> bool {
-        let known = speaks.map_or(0, |speaks| speaks as u8);
-        self.0.speaks.swap(known, Ordering::Relaxed) != known
+    /// Stores the HTTP version. Returns whether it changed.
+    pub(crate) fn learn(&self, http_version: Option<HttpVersion>) -> bool {
+        let known = http_version.map_or(0, |http_version| http_version as u8);
+        self.0.http_version.swap(known, Ordering::Relaxed) != known
     }
 }
 
-/// What is known of one address.
+/// The state of one address.
 #[derive(Debug, Clone)]
 pub struct Address {
     id: AddressId,
     endpoint: Endpoint,
-    /// Where it answered last.
+    /// The socket address that answered last.
     pub at: SocketAddr,
     /// Attempts under way and connections open.
     pub in_flight: u32,
     pub record: Record,
     pub ejected_until: Option<Instant>,
-    listing: Listing,
-    /// Its time is over, and one connection tries it.
+    handle: AddressHandle,
+    /// The ejection has expired, and one connection tries the address.
     on_trial: bool,
 }
 
-/// How an address has done lately.
+/// The recent failures of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Record {
     /// Since the last success.
@@ -129,21 +128,21 @@ pub struct Record {
 
 impl Address {
     fn new(id: AddressId, endpoint: Endpoint) -> Self {
-        let (record, listing, at) = (Record::default(), Listing::default(), endpoint.at);
-        Self { id, endpoint, at, in_flight: 0, record, ejected_until: None, listing, on_trial: false }
+        let (record, handle, at) = (Record::default(), AddressHandle::default(), endpoint.at);
+        Self { id, endpoint, at, in_flight: 0, record, ejected_until: None, handle, on_trial: false }
     }
 
     pub fn id(&self) -> AddressId {
         self.id
     }
 
-    /// The address of the same instance where it did not answer last.
+    /// The other address of the same instance.
     fn also(&self) -> Option<SocketAddr> {
         [Some(self.endpoint.at), self.endpoint.also].into_iter().flatten().find(|other| *other != self.at)
     }
 
-    pub fn listing(&self) -> &Listing {
-        &self.listing
+    pub fn handle(&self) -> &AddressHandle {
+        &self.handle
     }
 
     pub fn is_ejected(&self, now: Instant) -> bool {
@@ -151,32 +150,32 @@ impl Address {
     }
 }
 
-/// Where to go.
+/// A selected address.
 #[derive(Debug, Clone)]
-pub struct Picked {
+pub struct Selection {
     pub id: AddressId,
     pub at: SocketAddr,
-    /// Where the same instance may answer instead.
+    /// The other address of the same instance.
     pub also: Option<SocketAddr>,
-    pub listing: Listing,
+    pub handle: AddressHandle,
 }
 
-/// The addresses of one place.
+/// The addresses of one upstream.
 #[derive(Debug, Default)]
 pub struct LoadBalancer {
-    /// By rising identifiers.
+    /// In order of identifiers.
     addresses: Vec<Address>,
     ids: u64,
 }
 
 impl LoadBalancer {
-    /// From now on these are the addresses. Those that stay keep what is known of them.
+    /// Replaces the addresses. Those that remain keep their state.
     pub fn replace(&mut self, now_known: &[Endpoint]) {
         let mut missing: HashSet<_> = now_known.iter().copied().collect();
         self.addresses.retain(|address| {
             let stays = missing.remove(&address.endpoint);
             if !stays {
-                address.listing.end();
+                address.handle.end();
             }
             stays
         });
@@ -189,9 +188,14 @@ impl LoadBalancer {
     }
 
     /// The next address for a connection that has tried some already, counted as in flight. An ejected address is
-    /// picked when no other is left. One whose time is over is tried by one connection, while it stays ejected for
-    /// the others. After one address the next is of the other family, if there is one (RFC 8305 §4).
-    pub fn pick(&mut self, now: Instant, random: u64, tried: &[(AddressId, SocketAddr)]) -> Option<Picked> {
+    /// selected when no other is left. One whose ejection has expired is tried by one connection, and stays ejected
+    /// for others meanwhile. The next address is of the other family, if there is one (RFC 8305 §4).
+    pub fn pick(
+        &mut self,
+        now: Instant,
+        random: u64,
+        tried: &[(AddressId, SocketAddr)],
+    ) -> Option<Selection> {
         let untried = |address: &&Address| tried.iter().all(|(id, _)| *id != address.id);
         let ready = |address: &&Address| untried(address) && !address.is_ejected(now);
         let of_other_family = |address: &&Address| {
@@ -202,18 +206,18 @@ impl LoadBalancer {
         self.take(id, now, random)
     }
 
-    /// This address, counted as in flight.
-    pub fn take(&mut self, id: AddressId, now: Instant, random: u64) -> Option<Picked> {
+    /// Selects this address and counts a connection in flight.
+    pub fn take(&mut self, id: AddressId, now: Instant, random: u64) -> Option<Selection> {
         let address = self.known(id)?;
         address.in_flight += 1;
         if address.record.ejections > 0 && !address.is_ejected(now) {
             address.ejected_until = Some(now + ejected_for(address.record.ejections, random));
             address.on_trial = true;
         }
-        Some(Picked { id, at: address.at, also: address.also(), listing: address.listing.clone() })
+        Some(Selection { id, at: address.at, also: address.also(), handle: address.handle.clone() })
     }
 
-    /// The one with less in flight of two random ones; of equals, either.
+    /// The one with fewer connections in flight of two random addresses.
     fn lighter(&self, random: u64, wanted: impl Fn(&&Address) -> bool) -> Option<AddressId> {
         let count = self.addresses.iter().filter(&wanted).count() as u64;
         let one = below(random >> 32, count);
@@ -226,12 +230,12 @@ impl LoadBalancer {
         Some(high.unwrap_or(low).id)
     }
 
-    /// The instance has answered at this one of its addresses. Says whether that is news.
+    /// Prefers this address of the instance. Returns whether that changed.
     pub fn prefer(&mut self, id: AddressId, at: SocketAddr) -> bool {
         self.known(id).is_some_and(|address| std::mem::replace(&mut address.at, at) != at)
     }
 
-    /// Somebody answers there as hoped. What was known before is given back, in case this is taken back.
+    /// Records a success. Returns the previous record, in case the success is revoked.
     pub fn succeeded(&mut self, id: AddressId) -> Record {
         let Some(address) = self.known(id) else { return Record::default() };
         address.ejected_until = None;
@@ -239,9 +243,8 @@ impl LoadBalancer {
         std::mem::take(&mut address.record)
     }
 
-    /// Nobody answered there as hoped, or a success was none after all, with the record from before it. Says for how
-    /// long the address is ejected, if this ejects it. Failures of connections that were begun before an ejection do
-    /// not make it longer.
+    /// Records a failure, or revokes a success by restoring its previous record. Returns the duration of the
+    /// ejection, if this ejects the address. Failures of connections that began before an ejection do not extend it.
     pub fn failed(
         &mut self,
         id: AddressId,
@@ -266,7 +269,7 @@ impl LoadBalancer {
         Some(length)
     }
 
-    /// A connection there is over.
+    /// A connection has ended.
     pub fn left(&mut self, id: AddressId) {
         if let Some(address) = self.known(id) {
             address.in_flight = address.in_flight.saturating_sub(1);
@@ -277,7 +280,7 @@ impl LoadBalancer {
         &self.addresses
     }
 
-    /// Whether there are addresses, and each is ejected.
+    /// Whether there are addresses and all are ejected.
     pub fn all_ejected(&self, now: Instant) -> bool {
         !self.addresses.is_empty() && self.addresses.iter().all(|address| address.is_ejected(now))
     }
@@ -288,7 +291,7 @@ impl LoadBalancer {
     }
 }
 
-/// Doubled each time, capped, and between three quarters and the whole of that, so that trials spread.
+/// Exponential back-off with a cap, randomized between three quarters and the full value to spread the trials.
 fn ejected_for(ejections: u32, random: u64) -> Duration {
     let doubled = EJECTED_FIRST.saturating_mul(2_u32.saturating_pow(ejections.saturating_sub(1)));
     let whole = doubled.min(EJECTED_MAX);

@@ -1,11 +1,11 @@
-//! Judges one header block of HTTP/2, so that each version's requests get one verdict, and a fault of a request is no fault
-//! of its connection (RFC 9113 §8.1.1).
+//! Checks one HTTP/2 header block, so that requests of both versions get the same result, and a malformed request
+//! does not end its connection (RFC 9113 §8.1.1).
 
 use http::header::HeaderName;
 use http::uri::{Authority, Scheme};
 use http::{Method, StatusCode};
 
-use super::hpack::{BadBlock, Decoder, FIELD_OVERHEAD_BYTES, encode};
+use super::hpack::{Decoder, FIELD_OVERHEAD_BYTES, InvalidHeaderBlock, encode};
 use super::streams::REFUSED;
 use crate::config::Http;
 use crate::proxy::connections::RequestInfo;
@@ -13,49 +13,49 @@ use crate::proxy::http::framing::Refused;
 use crate::proxy::http::problem;
 use crate::proxy::http::target::{self, InvalidMessage};
 
-/// What a header block is.
+/// The kind of a header block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Request,
-    Answer,
-    /// The trailer section of either.
+    Response,
+    /// The trailer section of a request or response.
     Trailers,
-    /// Of a stream that is not open: h2 says what that means.
+    /// For a stream that is not open: h2 handles it.
     Stray,
 }
 
-/// What becomes of a header block.
+/// The result of checking a header block.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judged {
-    Passes {
-        /// The same without a table, where that was asked for.
+pub(super) enum BlockVerdict {
+    Accepted {
+        /// The block encoded without the dynamic table, if required.
         rewritten: Option<Vec<u8>>,
         is_informational: bool,
-        /// So much longer it is than what was sent.
+        /// Bytes that decompression added.
         expanded_bytes: usize,
     },
-    /// The request or answer is told why; the block asks for that alone.
+    /// Refused with a response. `block` replaces the original and carries only the refusal marker.
     Refused { block: Vec<u8>, refused: Refused },
-    /// The stream is reset; the block makes h2 do so.
+    /// The stream is reset: h2 rejects `block`.
     Malformed { block: Vec<u8>, bad: InvalidMessage },
 }
 
-/// Fields that are not counted: the host is no field where it is a pseudo-header, and a hop may add the date.
+/// Fields that are not counted: `host` is a pseudo-header field in HTTP/2, and a hop may add `date`.
 const NOT_COUNTED: [&[u8]; 2] = [b"host", b"date"];
 
-/// What h2 is given of a block that passes.
+/// How an accepted block is passed to h2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
-    /// The block as it came: h2 has the same dynamic table as the sender.
+    /// Unchanged: h2 has the same dynamic table as the sender.
     InStep,
-    /// The block without a table: some block before this one was replaced, so h2's table is another.
+    /// Encoded without the dynamic table: an earlier block was replaced, so h2's table differs from the sender's.
     Unused,
 }
 
 #[derive(Default)]
 struct Fields {
     rewritten: Option<Vec<u8>>,
-    /// Names and values alone.
+    /// Bytes of names and values, without overhead.
     text_bytes: usize,
     bytes: usize,
     count: usize,
@@ -63,22 +63,22 @@ struct Fields {
     path: Vec<u8>,
     status: Option<StatusCode>,
     is_grpc: bool,
-    /// A fault that can be told.
+    /// A fault that is answered with a refusal.
     bad: Option<InvalidMessage>,
     malformed: Option<&'static str>,
 }
 
-/// Judges the whole block of a stream.
-pub(super) fn judge(
+/// Checks a complete header block.
+pub(super) fn check(
     decoder: &mut Decoder,
     block: &[u8],
     (kind, table): (Kind, Table),
     limits: &Http,
-) -> Result<Judged, BadBlock> {
+) -> Result<BlockVerdict, InvalidHeaderBlock> {
     let rewritten = (table == Table::Unused).then(|| Vec::with_capacity(block.len() * 2));
     let mut fields = Fields { rewritten, ..Fields::default() };
     decoder.decode(block, |name, value| fields.take(name, value, kind, limits))?;
-    Ok(fields.judged(kind, block.len()))
+    Ok(fields.verdict(kind, block.len()))
 }
 
 impl Fields {
@@ -121,7 +121,7 @@ impl Fields {
                 self.method = value.to_vec();
             }
             (Kind::Request, b":path") => {
-                // Whoever sends none gets h2's answer.
+                // h2 responds to an empty path.
                 if !value.is_empty()
                     && let Err(fault) = target::check_spelling(value)
                 {
@@ -141,7 +141,7 @@ impl Fields {
                 }
             }
             (Kind::Request, b":protocol") if value.is_ascii() => {}
-            (Kind::Answer, b":status") if StatusCode::from_bytes(value).is_ok() => {
+            (Kind::Response, b":status") if StatusCode::from_bytes(value).is_ok() => {
                 self.status = StatusCode::from_bytes(value).ok();
             }
             (Kind::Stray, _) => {}
@@ -165,18 +165,18 @@ impl Fields {
         }
     }
 
-    fn judged(self, kind: Kind, sent_bytes: usize) -> Judged {
+    fn verdict(self, kind: Kind, sent_bytes: usize) -> BlockVerdict {
         if let Some(what) = self.malformed {
-            return Judged::Malformed { block: malformed(), bad: InvalidMessage::Malformed(what) };
+            return BlockVerdict::Malformed { block: malformed(), bad: InvalidMessage::Malformed(what) };
         }
         let informational = self.status.is_some_and(|status| status.is_informational());
         match (self.bad, kind) {
-            (Some(bad), Kind::Trailers | Kind::Stray) => Judged::Malformed { block: malformed(), bad },
-            (Some(bad), Kind::Answer) => {
+            (Some(bad), Kind::Trailers | Kind::Stray) => BlockVerdict::Malformed { block: malformed(), bad },
+            (Some(bad), Kind::Response) => {
                 let mut block = Vec::new();
                 encode(b":status", b"502", &mut block);
                 mark(&mut block);
-                Judged::Refused { block, refused: Refused { bad, facts: facts(b"", b"") } }
+                BlockVerdict::Refused { block, refused: Refused { bad, facts: facts(b"", b"") } }
             }
             (Some(bad), Kind::Request) => {
                 let mut block = Vec::new();
@@ -189,9 +189,12 @@ impl Fields {
                     encode(b"content-type", b"application/grpc", &mut block);
                 }
                 mark(&mut block);
-                Judged::Refused { block, refused: Refused { bad, facts: facts(&self.method, &self.path) } }
+                BlockVerdict::Refused {
+                    block,
+                    refused: Refused { bad, facts: facts(&self.method, &self.path) },
+                }
             }
-            (None, _) => Judged::Passes {
+            (None, _) => BlockVerdict::Accepted {
                 rewritten: self.rewritten,
                 is_informational: informational,
                 expanded_bytes: self.text_bytes.saturating_sub(sent_bytes),
@@ -200,7 +203,7 @@ impl Fields {
     }
 }
 
-/// Says to whoever gets the message that it stands for one that is refused.
+/// Marks a block that replaces a refused one.
 fn mark(block: &mut Vec<u8>) {
     encode(REFUSED.as_str().as_bytes(), b"", block);
 }

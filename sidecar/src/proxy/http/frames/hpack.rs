@@ -1,4 +1,4 @@
-//! Reads header blocks (HPACK, RFC 7541), so that each field can be judged and counted before anything keeps it.
+//! Decodes header blocks (HPACK, RFC 7541), so that each field can be checked and counted before it is stored.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -9,14 +9,15 @@ use super::huffman;
 
 /// RFC 9113 §6.5.2: we announce no other size.
 const TABLE_BYTES_MAX: usize = 4_096;
-/// What an entry counts beside its name and value, and a field, too (RFC 7541 §4.1, RFC 9113 §6.5.2).
+/// Overhead counted per table entry and per field (RFC 7541 §4.1, RFC 9113 §6.5.2).
 pub(super) const FIELD_OVERHEAD_BYTES: usize = 32;
 /// Octets of an integer after its first.
 const INTEGER_OCTETS_MAX: u32 = 4;
 
-/// A block that cannot be read; what follows on its connection cannot be read either (RFC 9113 §4.3).
+/// A header block that cannot be decoded; the following blocks of its connection cannot be decoded either (RFC 9113
+/// §4.3).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadBlock;
+pub(super) struct InvalidHeaderBlock;
 
 /// One connection's dynamic table.
 #[derive(Debug)]
@@ -34,12 +35,12 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// Hands over each field of a whole block.
+    /// Passes each field of a complete block to a callback.
     pub(super) fn decode(
         &mut self,
         block: &[u8],
         mut field: impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), BadBlock> {
+    ) -> Result<(), InvalidHeaderBlock> {
         let (mut rest, mut begun) = (block, false);
         while let Some(&first) = rest.first() {
             match first {
@@ -50,7 +51,7 @@ impl Decoder {
                 0x20..0x40 => {
                     let size = integer(&mut rest, 5)?;
                     if begun || size > TABLE_BYTES_MAX {
-                        return Err(BadBlock);
+                        return Err(InvalidHeaderBlock);
                     }
                     self.bytes_max = size;
                     self.evict(0);
@@ -74,11 +75,13 @@ impl Decoder {
         Ok(())
     }
 
-    fn entry(&self, index: usize) -> Result<(Bytes, Bytes), BadBlock> {
-        if let Some((name, value)) = index.checked_sub(1).ok_or(BadBlock).map(|at| STATIC.get(at))? {
+    fn entry(&self, index: usize) -> Result<(Bytes, Bytes), InvalidHeaderBlock> {
+        if let Some((name, value)) =
+            index.checked_sub(1).ok_or(InvalidHeaderBlock).map(|at| STATIC.get(at))?
+        {
             return Ok((Bytes::from_static(name), Bytes::from_static(value)));
         }
-        self.entries.get(index - 1 - STATIC.len()).cloned().ok_or(BadBlock)
+        self.entries.get(index - 1 - STATIC.len()).cloned().ok_or(InvalidHeaderBlock)
     }
 
     fn insert(&mut self, name: &[u8], value: &[u8]) {
@@ -90,7 +93,7 @@ impl Decoder {
         }
     }
 
-    /// Makes room (RFC 7541 §4.3, §4.4).
+    /// Evicts entries (RFC 7541 §4.3, §4.4).
     fn evict(&mut self, room: usize) {
         while self.bytes + room > self.bytes_max
             && let Some((name, value)) = self.entries.pop_back()
@@ -101,14 +104,14 @@ impl Decoder {
 }
 
 /// RFC 7541 §5.1.
-fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, BadBlock> {
-    let (first, mut after) = rest.split_first().ok_or(BadBlock)?;
+fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, InvalidHeaderBlock> {
+    let (first, mut after) = rest.split_first().ok_or(InvalidHeaderBlock)?;
     let most = (1_usize << prefix) - 1;
     let mut value = usize::from(*first) & most;
     if value == most {
         let mut octet = 0;
         loop {
-            let (next, left) = after.split_first().ok_or(BadBlock)?;
+            let (next, left) = after.split_first().ok_or(InvalidHeaderBlock)?;
             after = left;
             value += usize::from(next & 0x7f) << (7 * octet);
             octet += 1;
@@ -116,7 +119,7 @@ fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, BadBlock> {
                 break;
             }
             if octet == INTEGER_OCTETS_MAX {
-                return Err(BadBlock);
+                return Err(InvalidHeaderBlock);
             }
         }
     }
@@ -125,20 +128,20 @@ fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, BadBlock> {
 }
 
 /// RFC 7541 §5.2.
-fn string<'b>(rest: &mut &'b [u8]) -> Result<Cow<'b, [u8]>, BadBlock> {
-    let is_coded = rest.first().ok_or(BadBlock)? & 0x80 != 0;
+fn string<'b>(rest: &mut &'b [u8]) -> Result<Cow<'b, [u8]>, InvalidHeaderBlock> {
+    let is_coded = rest.first().ok_or(InvalidHeaderBlock)? & 0x80 != 0;
     let length = integer(rest, 7)?;
-    let (octets, after) = rest.split_at_checked(length).ok_or(BadBlock)?;
+    let (octets, after) = rest.split_at_checked(length).ok_or(InvalidHeaderBlock)?;
     *rest = after;
     if !is_coded {
         return Ok(Cow::Borrowed(octets));
     }
     let mut text = Vec::with_capacity(octets.len() * 2);
-    huffman::decode(octets, &mut text).ok_or(BadBlock)?;
+    huffman::decode(octets, &mut text).ok_or(InvalidHeaderBlock)?;
     Ok(Cow::Owned(text))
 }
 
-/// Writes a field that no table keeps, so that whoever reads it needs none.
+/// Encodes a field without indexing, so that its decoder needs no dynamic table.
 pub(super) fn encode(name: &[u8], value: &[u8], to: &mut Vec<u8>) {
     if let Some(at) = STATIC.iter().take(STATIC_WITH_VALUES).position(|entry| *entry == (name, value)) {
         // RFC 7541 §6.1.
@@ -234,7 +237,7 @@ static STATIC: [(&[u8], &[u8]); 61] = [
 mod tests {
     use super::*;
 
-    fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<String>, BadBlock> {
+    fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<String>, InvalidHeaderBlock> {
         let mut fields = Vec::new();
         decoder.decode(block, |name, value| {
             fields.push(format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)));
@@ -254,11 +257,11 @@ mod tests {
         assert_eq!(decoded(decoder, &second).unwrap(), [&basic[..], &["cache-control=no-cache"]].concat());
         assert_eq!(decoder.bytes, 110);
         assert_eq!(decoded(decoder, &[0x20, 0x82]).unwrap(), [":method=GET"], "the table is emptied");
-        assert_eq!(decoded(decoder, &[0xbe]), Err(BadBlock));
+        assert_eq!(decoded(decoder, &[0xbe]), Err(InvalidHeaderBlock));
     }
 
     #[test]
-    fn what_is_no_block_is_refused() {
+    fn invalid_header_blocks_are_refused() {
         for block in [
             &[0x80][..],
             &[0xc0],
@@ -267,12 +270,12 @@ mod tests {
             &[0x82, 0x20],
             &[0x3f, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
         ] {
-            assert_eq!(decoded(&mut Decoder::default(), block), Err(BadBlock), "{block:x?}");
+            assert_eq!(decoded(&mut Decoder::default(), block), Err(InvalidHeaderBlock), "{block:x?}");
         }
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_no_table_is_needed() {
+    fn encoded_fields_decode_without_a_dynamic_table() {
         let long = "v".repeat(40_000);
         let fields = [
             (":method", "GET"),

@@ -1,4 +1,4 @@
-//! The Huffman code of HPACK (RFC 7541 Appendix B), which is canonical: its code lengths say everything.
+//! The Huffman code of HPACK (RFC 7541 Appendix B). It is canonical, so code lengths define it.
 
 /// Bits of each octet's code.
 const LENGTHS: [u8; 256] = [
@@ -66,7 +66,7 @@ const fn codes() -> [Codes; BITS_MAX as usize + 1] {
     codes
 }
 
-/// Adds what these octets stand for; none where they are no such code (RFC 7541 §5.2).
+/// Appends the decoded octets; `None` if they are not a valid encoding (RFC 7541 §5.2).
 pub(super) fn decode(octets: &[u8], to: &mut Vec<u8>) -> Option<()> {
     let (mut bits, mut count, mut octets) = (0_u64, 0_u32, octets.iter());
     loop {
@@ -82,7 +82,7 @@ pub(super) fn decode(octets: &[u8], to: &mut Vec<u8>) -> Option<()> {
                 count -= used;
             }
             None => {
-                // What is left is the beginning of the end's code, which is all ones.
+                // The remaining bits are padding: a prefix of the EOS code, which is all ones.
                 let padding = (1_u64 << count) - 1;
                 return (count < 8 && bits & padding == padding).then_some(());
             }
@@ -90,7 +90,7 @@ pub(super) fn decode(octets: &[u8], to: &mut Vec<u8>) -> Option<()> {
     }
 }
 
-/// The symbol with which the last `count` of these bits begin, and how many bits it takes.
+/// Decodes the first symbol of the last `count` bits, with its number of bits.
 fn symbol(bits: u64, count: u32) -> Option<(u8, u32)> {
     (BITS_MIN..=BITS_MAX.min(count)).find_map(|length| {
         let code = (bits >> (count - length)) as u32 & ((1 << length) - 1);

@@ -1,5 +1,5 @@
-//! What is known of the streams of one HTTP/2 connection on both sides of hyper: small pieces of bodies, held in little room
-//! until somebody wants them, and what is wrong with a head.
+//! The state of one HTTP/2 connection's streams that the frame check and the request handler share: buffered small
+//! DATA payloads, and the faults of header blocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,45 +10,44 @@ use http::header::{HeaderMap, HeaderName};
 
 use crate::proxy::http::framing::Refused;
 
-/// Marks a head that stands for one that was refused.
+/// Marks a header block that replaces a refused one.
 pub(super) const REFUSED: HeaderName = HeaderName::from_static("postern-refused");
-/// Of one stream so much is held before it is handed on, wanted or not: large enough that the buffer in which h2 keeps a
-/// piece is not much larger than the piece.
+/// Most bytes buffered for one stream before they are passed on unread: large enough that the buffer in which h2
+/// keeps them is not much larger.
 const HELD_BYTES_MAX: usize = 16 * 1024;
-/// Less is what compression is for.
+/// Smaller expansions are not counted: they are ordinary compression.
 const EXPANDED_BYTES_COUNTED_FROM: usize = 2 * 1024;
-/// Streams that hyper never hands over are remembered up to this number.
+/// Most remembered streams that hyper never handed over.
 const NEVER_HANDED_OVER_MAX: usize = 256;
 
 /// The streams of one connection.
 #[derive(Debug, Default)]
 pub(in crate::proxy::http) struct Streams {
     state: Mutex<State>,
-    /// Whoever reads the connection.
+    /// Wakes the task that reads the connection.
     reader: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
 struct State {
     open: HashMap<u32, Body>,
-    /// Streams whose held bytes are to be handed on.
+    /// Streams whose buffered bytes are to be passed on.
     wanted: Vec<u32>,
-    /// Held bytes that nobody takes any more: h2 throws them away, and counts them.
+    /// Buffered bytes of dropped streams: h2 discards them and counts them for flow control.
     orphans: Vec<(u32, Vec<u8>)>,
     refused: BTreeMap<u32, Refused>,
-    /// RawHeadCheck that are much longer than what was sent of them.
+    /// Streams whose head was expanded, with the bytes added.
     expanded: BTreeMap<u32, usize>,
 }
 
-/// A body that is being received.
 #[derive(Debug, Default)]
 struct Body {
     held: Vec<u8>,
-    /// Whoever takes it waits for more.
+    /// The reader of the body waits for data.
     is_wanted: bool,
 }
 
-/// One stream's message, in the hands of whoever gets it.
+/// A received message's handle to its stream.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct Stream {
     streams: Arc<Streams>,
@@ -57,12 +56,12 @@ pub(in crate::proxy::http) struct Stream {
 }
 
 impl Stream {
-    /// So much longer is its head than what was sent of it.
+    /// Bytes that decompression added to its head.
     pub(in crate::proxy::http) fn expanded_bytes(&self) -> usize {
         self.expanded_bytes
     }
 
-    /// Its next bytes are waited for.
+    /// Requests the next bytes of the body.
     pub(in crate::proxy::http) fn want(&self) {
         self.streams.want(self.id);
     }
@@ -75,8 +74,8 @@ impl Drop for Stream {
 }
 
 impl Streams {
-    /// The stream of a message with these fields, or what is wrong with its head: nothing, where a head is marked that
-    /// nobody here has refused, or so long ago that it is forgotten.
+    /// The stream of a message with these fields, or the fault of its head. The fault is `None` if the sender set the
+    /// marker itself, or if the fault has been forgotten.
     pub(in crate::proxy::http) fn take(
         self: &Arc<Self>,
         id: u32,
@@ -91,7 +90,7 @@ impl Streams {
         Ok(Stream { streams: self.clone(), id, expanded_bytes })
     }
 
-    /// Keeps what is wrong with a head until it is asked for.
+    /// Stores the fault of a head until the request is handled.
     pub(super) fn refuse(&self, id: u32, refused: Refused) {
         let mut state = self.lock();
         state.refused.insert(id, refused);
@@ -100,7 +99,7 @@ impl Streams {
         }
     }
 
-    /// Keeps by how much a head was expanded until it is asked for.
+    /// Stores the expansion of a head until the request is handled.
     pub(super) fn expanded(&self, id: u32, bytes: usize) {
         if bytes < EXPANDED_BYTES_COUNTED_FROM {
             return;
@@ -112,7 +111,7 @@ impl Streams {
         }
     }
 
-    /// A body begins. Where too many have begun that nobody got, it is handed on as it comes.
+    /// Starts a body. With too many unread bodies, data is passed on as it arrives.
     pub(super) fn begin(&self, id: u32, streams_max: usize) {
         let mut state = self.lock();
         if state.open.len() < streams_max + NEVER_HANDED_OVER_MAX {
@@ -120,7 +119,7 @@ impl Streams {
         }
     }
 
-    /// Whether the next bytes of a body go straight on.
+    /// Whether the next bytes of a body are passed on unbuffered.
     pub(super) fn goes_straight_on(&self, id: u32) -> bool {
         match self.lock().open.get_mut(&id) {
             Some(body) => body.held.is_empty() && std::mem::take(&mut body.is_wanted),
@@ -128,7 +127,7 @@ impl Streams {
         }
     }
 
-    /// Holds these bytes; returns all that are held where they are to be handed on.
+    /// Buffers these bytes. Returns all buffered bytes if they are to be passed on.
     pub(super) fn hold(&self, id: u32, bytes: &[u8]) -> Vec<u8> {
         match self.lock().open.get_mut(&id) {
             Some(body) => {
@@ -142,7 +141,7 @@ impl Streams {
         }
     }
 
-    /// What is held of a stream.
+    /// Takes the buffered bytes of a stream.
     pub(super) fn held(&self, id: u32) -> Vec<u8> {
         let mut state = self.lock();
         if let Some(body) = state.open.get_mut(&id) {
@@ -152,22 +151,20 @@ impl Streams {
         orphan.map(|at| state.orphans.swap_remove(at).1).unwrap_or_default()
     }
 
-    /// Whether a body is being received.
     pub(super) fn is_open(&self, id: u32) -> bool {
         self.lock().open.contains_key(&id)
     }
 
-    /// A body has ended.
     pub(super) fn end(&self, id: u32) {
         self.lock().open.remove(&id);
     }
 
-    /// Whoever reads the connection is woken when something is wanted.
+    /// Registers the task that reads the connection.
     pub(super) fn read_by(&self, cx: &Context<'_>) {
         self.reader.register(cx.waker());
     }
 
-    /// What is wanted of all streams, each with its bytes.
+    /// The requested bytes of all streams.
     pub(super) fn take_wanted(&self) -> Vec<(u32, Vec<u8>)> {
         let mut state = self.lock();
         let wanted = std::mem::take(&mut state.wanted);
@@ -204,7 +201,7 @@ impl Streams {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes held of bodies.
+    /// Capacity of all body buffers.
     #[cfg(test)]
     pub(super) fn bytes_held(&self) -> usize {
         self.lock().open.values().map(|body| body.held.capacity()).sum()

@@ -38,16 +38,16 @@ impl Checked {
         let report = Arc::new(move |_: &InvalidMessage| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        let frames = Frames::of_requests(limits, streams.clone(), unfinished.clone(), report);
+        let frames = Frames::for_requests(limits, streams.clone(), unfinished.clone(), report);
         Self { frames, streams, unfinished, reported }
     }
 
-    /// What h2 is given of these bytes, cut into pieces.
+    /// The bytes that h2 gets, for input in fragments.
     fn pass(&mut self, bytes: &[u8], piece: usize) -> Vec<u8> {
         bytes.chunks(piece).fold(Vec::new(), |mut given, bytes| {
             match self.frames.pass(bytes) {
-                Passed::AsTheyAre => given.extend_from_slice(bytes),
-                Passed::Instead(instead) => given.extend(instead),
+                CheckedBytes::Unchanged => given.extend_from_slice(bytes),
+                CheckedBytes::Replaced(instead) => given.extend(instead),
             }
             given
         })
@@ -84,7 +84,7 @@ fn after_preface(given: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
 const PIECES: [usize; 5] = [1, 2, 9, 24, 100_000];
 
 #[test]
-fn a_message_is_the_same_however_it_is_cut_and_whatever_is_between_its_parts() {
+fn a_message_does_not_depend_on_fragmentation_or_interleaved_frames() {
     let unknown = frame_of(0xfa, 0, 0, &[7; 500]);
     let padded = frame_of(KIND_DATA, FLAG_PADDED, 1, &[&[3][..], b"lo", &[0; 3]].concat());
     let split = request("/charge");
@@ -123,7 +123,7 @@ fn a_message_is_the_same_however_it_is_cut_and_whatever_is_between_its_parts() {
 }
 
 #[test]
-fn small_pieces_that_nobody_wants_take_no_more_room_than_their_bytes() {
+fn unread_small_pieces_take_only_their_own_size() {
     let mut checked = Checked::new(Http::default());
     checked.pass(&[PREFACE, &headers(1, FLAG_END_HEADERS, &request("/charge"))].concat(), 100_000);
     let piece = [frame_of(KIND_DATA, 0, 1, b"d"), frame_of(0xfa, 0, 0, &vec![0; 16_000])].concat();
@@ -273,7 +273,7 @@ fn a_block_is_unfinished_until_its_last_frame_and_a_body_is_not() {
 }
 
 #[test]
-fn a_body_that_is_waited_for_again_before_it_was_looked_at_gets_its_next_piece() {
+fn a_body_polled_twice_before_data_gets_its_next_piece() {
     let streams = Arc::<Streams>::default();
     streams.begin(1, 10);
     assert!(streams.hold(1, b"a").is_empty());

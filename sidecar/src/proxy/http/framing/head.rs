@@ -1,4 +1,4 @@
-//! Judges the whole head of an HTTP/1 request, by the parser that hyper uses and the rules that it does not have.
+//! Checks the complete head of an HTTP/1 request with the parser that hyper uses and additional rules.
 
 use std::mem::MaybeUninit;
 
@@ -20,13 +20,13 @@ pub(super) enum BodyLength {
 const FIELDS_NOT_COUNTED: usize = 1;
 /// Fields for which there is room without an allocation.
 const FIELDS_INLINE: usize = 128;
-/// hyper's own limit, which it has no word for.
+/// hyper's own limit, which has no error of its own.
 const TARGET_BYTES_MAX: usize = 65_534;
-/// Of a name or target that is refused so much is shown.
+/// Bytes shown of a refused name or target.
 const SHOWN_BYTES_MAX: usize = 512;
 
-/// Judges a head that ends with its empty line.
-pub(super) fn judge(head: &[u8], limits: &Http) -> Result<BodyLength, InvalidMessage> {
+/// Checks a head that ends with its empty line.
+pub(super) fn check(head: &[u8], limits: &Http) -> Result<BodyLength, InvalidMessage> {
     let room = limits.headers_max + FIELDS_NOT_COUNTED;
     if room <= FIELDS_INLINE {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_INLINE];
@@ -86,7 +86,7 @@ fn body_length(value: &[u8]) -> Result<BodyLength, InvalidMessage> {
     let digits = value.trim_ascii();
     let length =
         std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    // hyper has other uses for the two largest.
+    // hyper reserves the two largest values.
     match length.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length < u64::MAX - 1) {
         Some(0) => Ok(BodyLength::None),
         Some(length) => Ok(BodyLength::Bytes(length)),
@@ -94,7 +94,7 @@ fn body_length(value: &[u8]) -> Result<BodyLength, InvalidMessage> {
     }
 }
 
-/// What the parser does not take, in words.
+/// The parse error in words.
 fn why(error: ParseError, head: &[u8], limits: &Http) -> InvalidMessage {
     match error {
         ParseError::TooManyHeaders => InvalidMessage::TooManyHeaders { max: limits.headers_max },
@@ -124,7 +124,7 @@ fn bad_field(head: &[u8]) -> String {
     shown(line.split(|byte| *byte == b':').next().unwrap_or_default())
 }
 
-/// Method and target, as far as they are there.
+/// Method and target, as far as they are present.
 fn request_line(head: &[u8]) -> (&[u8], &[u8]) {
     let line = head.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
     let mut words = line.splitn(2, |byte| *byte == b' ');
@@ -136,14 +136,14 @@ fn request_line(head: &[u8]) -> (&[u8], &[u8]) {
     (method, target.unwrap_or_default())
 }
 
-/// What is asked by a head that is refused, and a head that asks for nothing but the refusal, in the same way.
+/// Method and path of a refused head, and a replacement head that only triggers the refusal.
 pub(super) fn stand_in(head: &[u8]) -> (RequestInfo, Vec<u8>) {
     let (method, target) = request_line(head);
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let line_end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
     let line = head.get(..line_end).unwrap_or_default().trim_ascii();
     let version = if line.ends_with(b"HTTP/1.0") { "1.0" } else { "1.1" };
-    // An answer to HEAD has no body.
+    // A response to HEAD has no body.
     let asks = if method == b"HEAD" { "HEAD" } else { "GET" };
     let instead = format!("{asks} / HTTP/{version}\r\nhost: refused\r\nconnection: close\r\n\r\n");
     (RequestInfo { method: shown(method), path: shown(path) }, instead.into_bytes())

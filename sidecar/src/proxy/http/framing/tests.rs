@@ -7,8 +7,8 @@ fn through(heads: &RawHeadCheck, bytes: &[u8], piece: usize) -> (Vec<u8>, Option
     let mut given = Vec::new();
     for bytes in bytes.chunks(piece) {
         match heads.pass(bytes) {
-            Ok(Passed::AsTheyAre) => given.extend_from_slice(bytes),
-            Ok(Passed::Instead(instead)) => given.extend_from_slice(&instead),
+            Ok(CheckedBytes::Unchanged) => given.extend_from_slice(bytes),
+            Ok(CheckedBytes::Replaced(instead)) => given.extend_from_slice(&instead),
             Err(bad) => return (given, Some(bad)),
         }
     }
@@ -22,7 +22,7 @@ fn limits() -> Http {
 const PIECES: [usize; 5] = [1, 2, 3, 7, 100_000];
 
 #[test]
-fn what_is_valid_reaches_hyper_byte_for_byte_however_it_is_cut() {
+fn valid_requests_reach_hyper_unchanged_in_any_fragmentation() {
     let requests = [
         "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
         "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
@@ -34,14 +34,14 @@ fn what_is_valid_reaches_hyper_byte_for_byte_however_it_is_cut() {
         let all = requests.concat();
         assert_eq!(through(&heads, all.as_bytes(), piece), (all.into_bytes(), None), "in pieces of {piece}");
         for _ in requests {
-            assert_eq!(heads.next(), Seen::Valid);
+            assert_eq!(heads.next(), RequestCheck::Valid);
         }
-        assert_eq!(heads.next(), Seen::Nothing);
+        assert_eq!(heads.next(), RequestCheck::Unknown);
     }
 }
 
 #[test]
-fn of_a_head_that_is_refused_hyper_sees_nothing_and_of_what_follows_nothing_either() {
+fn hyper_sees_nothing_of_a_refused_head_or_of_what_follows() {
     let cases = [
         ("GET / HTTP/1.1\r\nhost : a\r\n\r\n", "header_field"),
         ("GET / HTTP/1.1\nhost: a\n\n", "bare_line_feed"),
@@ -58,9 +58,11 @@ fn of_a_head_that_is_refused_hyper_sees_nothing_and_of_what_follows_nothing_eith
             let all = format!("{request}GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n");
             let (given, fault) = through(&heads, all.as_bytes(), piece);
             assert_eq!(String::from_utf8(given).unwrap().matches("HTTP/1.1").count(), 1, "{request:?}");
-            let Seen::Refused(refused) = heads.next() else { panic!("{request:?} in pieces of {piece}") };
+            let RequestCheck::Refused(refused) = heads.next() else {
+                panic!("{request:?} in pieces of {piece}")
+            };
             assert_eq!((refused.bad.code(), fault), (code, None), "{request:?} in pieces of {piece}");
-            assert_eq!(heads.next(), Seen::Nothing);
+            assert_eq!(heads.next(), RequestCheck::Unknown);
         }
     }
 }
@@ -90,7 +92,7 @@ fn a_chunked_body_is_framed_in_one_way_or_the_connection_breaks() {
             let (given, fault) = through(&heads, all.as_bytes(), piece);
             assert_eq!(fault.map(|bad| bad.code()), Some(code), "{body:?} in pieces of {piece}");
             assert!(!String::from_utf8(given).unwrap().contains("smuggled"), "{body:?}");
-            assert_eq!((heads.next(), heads.next()), (Seen::Valid, Seen::Nothing));
+            assert_eq!((heads.next(), heads.next()), (RequestCheck::Valid, RequestCheck::Unknown));
         }
     }
 }
@@ -114,12 +116,12 @@ fn nothing_a_client_sends_makes_the_check_hold_more_than_a_head() {
         for piece in [1_000, 16_384] {
             let heads = RawHeadCheck::new(limits());
             let _given = through(&heads, flood.as_bytes(), piece);
-            let watch = heads.lock();
-            let trailers = match &watch.state {
+            let state_lock = heads.lock();
+            let trailers = match &state_lock.state {
                 State::Chunked(chunks) => chunks.held(),
                 _ => 0,
             };
-            let held = watch.begun.capacity() + trailers;
+            let held = state_lock.begun.capacity() + trailers;
             assert!(held <= 2 * limits().header_bytes_max, "{held} bytes held of {:?}", flood.get(..60));
         }
     }
@@ -137,11 +139,11 @@ fn a_head_is_as_old_as_its_first_byte() {
 }
 
 #[test]
-fn what_is_not_http_any_more_is_not_held_back() {
+fn upgraded_bytes_are_not_held_back() {
     let heads = RawHeadCheck::new(limits());
     heads.pass(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
-    assert_eq!(heads.pass(b"early").unwrap(), Passed::Instead(Vec::new()));
+    assert_eq!(heads.pass(b"early").unwrap(), CheckedBytes::Replaced(Vec::new()));
     heads.upgraded();
     assert_eq!(heads.held_back(), b"early");
-    assert_eq!(heads.pass(b"\n\x00").unwrap(), Passed::AsTheyAre);
+    assert_eq!(heads.pass(b"\n\x00").unwrap(), CheckedBytes::Unchanged);
 }

@@ -1,4 +1,4 @@
-//! Batches what h2 writes: it flushes behind every DATA frame, and each write of TLS is a record and a system call of its own.
+//! Batches the writes of h2, which flushes after every DATA frame: each TLS write is a record and a system call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,28 +8,28 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that are written at once: what fits into one record (RFC 8446 §5.1).
+/// Bytes written at once: the content of one record (RFC 8446 §5.1).
 const BATCH_BYTES_MAX: usize = 16 * 1024;
-/// The capacity that a batch keeps while nothing waits in it.
+/// The capacity that an empty batch keeps.
 const CAPACITY_KEPT_BYTES_MAX: usize = 4 * 1024;
 
-/// Says when a batch is written: once the tasks that were ready with it have had their turn, as they may add to it.
+/// Decides when a batch is written: after the other ready tasks have run, as they may add to it.
 #[derive(Debug, Default)]
 pub(super) struct BatchControl {
     state: Arc<BatchState>,
-    /// The others have their turn.
+    /// The task has yielded to others.
     has_yielded: bool,
 }
 
 #[derive(Debug, Default)]
 struct BatchState {
-    /// Flushes wait.
+    /// Flushes are delayed.
     is_open: AtomicBool,
     has_bytes: AtomicBool,
 }
 
 impl BatchControl {
-    /// Polls the connection. Whoever polls drops it once it is ready.
+    /// Polls the connection. The caller drops it once it is ready.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -47,7 +47,7 @@ impl BatchControl {
             return Poll::Pending;
         }
         self.has_yielded = false;
-        // With nothing more to send, h2 flushes.
+        // h2 flushes when it has nothing more to send.
         connection(cx)
     }
 }
@@ -57,7 +57,7 @@ impl BatchControl {
 pub(super) struct BatchedWrites<S> {
     stream: S,
     bytes: Vec<u8>,
-    /// How many of them are written.
+    /// Bytes already written.
     written: usize,
     state: Arc<BatchState>,
 }
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps each write apart.
+    /// Records each write.
     #[derive(Debug, Default)]
     struct Writes(Vec<Vec<u8>>);
 
@@ -180,7 +180,7 @@ mod tests {
         }
     }
 
-    /// Counts how often it is woken.
+    /// Counts wake-ups.
     #[derive(Debug, Default)]
     struct Wakes(AtomicUsize);
 
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_flushed_before_others_had_their_turn_and_in_it_is_one_write() {
+    fn flushes_before_and_during_the_turn_of_other_tasks_are_one_write() {
         let (mut stream, mut control) = BatchedWrites::new(Writes::default());
         let wakes = Arc::<Wakes>::default();
         let waker = Waker::from(wakes.clone());

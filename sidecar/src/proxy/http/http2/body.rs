@@ -1,4 +1,4 @@
-//! The body of a message that came over HTTP/2.
+//! The body of a received HTTP/2 message.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,17 +9,17 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 
-use super::client::UnderWay;
+use super::client::ActiveRequest;
 
-/// A body as its frames come. Only END_STREAM ends it: a reset with NO_ERROR, or a connection that goes away, is an error.
+/// A received body. Only END_STREAM ends it: a reset with NO_ERROR, or a closed connection, is an error.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct StreamBody {
     receive: RecvStream,
-    /// Bytes still to come, where the message says so.
+    /// Bytes left, if content-length is known.
     left: Option<u64>,
     data_over: bool,
-    /// Of an answer.
-    under_way: Option<UnderWay>,
+    /// For a response.
+    under_way: Option<ActiveRequest>,
 }
 
 impl StreamBody {
@@ -33,8 +33,8 @@ impl StreamBody {
         self.receive.stream_id().as_u32()
     }
 
-    /// Counts its request as long as it is not dropped.
-    pub(super) fn counted(mut self, under_way: UnderWay) -> Self {
+    /// Counts its request until it is dropped.
+    pub(super) fn counted(mut self, under_way: ActiveRequest) -> Self {
         self.under_way = Some(under_way);
         self
     }
@@ -50,7 +50,7 @@ impl Body for StreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.data_over {
             if let Some(data) = ready!(self.receive.poll_data(cx)).transpose()? {
-                // More is never released than came, so it is not refused.
+                // Never more than was received, so it is not refused.
                 self.receive.flow_control().release_capacity(data.len())?;
                 self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                 return Poll::Ready(Some(Ok(Frame::data(data))));

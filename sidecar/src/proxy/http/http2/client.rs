@@ -1,4 +1,4 @@
-//! The calling side of an HTTP/2 connection, which many requests share.
+//! The client side of an HTTP/2 connection, which many requests share.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -18,39 +18,39 @@ use tracing::debug;
 use super::batch::BatchedWrites;
 use super::body::StreamBody;
 use super::liveness::{Liveness, Pings};
-use super::pipe::{Outgoing, Pipe, Unsent};
+use super::pipe::{OutgoingBody, Pipe, Unsent};
 use crate::proxy::http::tasks::ConnectionTasks;
 
 /// Sends requests on one connection.
 #[derive(Clone)]
 pub(in crate::proxy::http) struct SendRequest {
     send: h2::client::SendRequest<Bytes>,
-    /// Requests on the connection.
+    /// Active requests.
     open: Arc<AtomicUsize>,
     /// The connection has ended.
     ended: Arc<AtomicBool>,
-    /// Of the connection.
+    /// Tasks of the connection.
     tasks: ConnectionTasks,
 }
 
-/// Held while a request is under way, so that it is known whether there is any.
+/// Counts an active request until it is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<AtomicUsize>);
+pub(super) struct ActiveRequest(Arc<AtomicUsize>);
 
-impl UnderWay {
+impl ActiveRequest {
     fn begin(open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         Self(open.clone())
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Says of a connection, when it is dropped, that it has ended.
+/// Marks its connection as ended when it is dropped.
 struct EndedFlag(Arc<AtomicBool>);
 
 impl Drop for EndedFlag {
@@ -59,18 +59,18 @@ impl Drop for EndedFlag {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct SendError<B> {
     pub(in crate::proxy::http) error: h2::Error,
-    /// The request, where it comes back.
+    /// The request, if it is returned.
     pub(in crate::proxy::http) unsent: Option<Box<Request<B>>>,
-    /// Nothing was sent, whether the request comes back or not.
+    /// Nothing was sent, whether or not the request is returned.
     pub(in crate::proxy::http) is_unsent: bool,
 }
 
-/// Begins HTTP/2 on a connection. The future drives it, and is over when no request is on it and nobody can send one; dropped,
-/// it closes the connection at once. The bodies of requests are sent by `tasks`.
+/// Starts HTTP/2 on a connection. The future drives it, and ends when it has no request and no sender; dropping it
+/// closes the connection at once. `tasks` send the request bodies.
 pub(in crate::proxy::http) async fn handshake<S>(
     stream: S,
     builder: &h2::client::Builder,
@@ -108,26 +108,26 @@ where
 }
 
 impl SendRequest {
-    /// Whether it takes no further request, because it has ended.
+    /// Whether the connection has ended.
     pub(in crate::proxy::http) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Sends a request, and its body while the answer comes; `interim` is told what comes before it.
+    /// Sends a request, and its body while the response arrives. `interim` receives the interim responses.
     pub(in crate::proxy::http) async fn send<B>(
         &self,
         request: Request<B>,
         mut interim: impl FnMut(Response<()>) + Send,
     ) -> Result<Response<StreamBody>, SendError<B>>
     where
-        B: Outgoing + Unpin + Send + 'static,
+        B: OutgoingBody + Unpin + Send + 'static,
         B::Error: Error + Send + 'static,
     {
         let mut send = self.send.clone();
         if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
             return Err(SendError { error, unsent: Some(Box::new(request)), is_unsent: true });
         }
-        let under_way = UnderWay::begin(&self.open);
+        let under_way = ActiveRequest::begin(&self.open);
         let (mut response, stream, body) = begin(&mut send, request)?;
         let ends = body.is_end_stream();
         let mut pipe = (!ends).then(|| Pipe::new(stream, body));
@@ -135,7 +135,7 @@ impl SendRequest {
             if let Some(sending) = &mut pipe
                 && let Poll::Ready(sent) = sending.poll(cx)
             {
-                // Why it is not sent whole is what the answer is, or its error.
+                // The response, or its error, explains why the body was not sent completely.
                 log_unsent(&sent);
                 pipe = None;
             }
@@ -143,7 +143,7 @@ impl SendRequest {
         });
         let response = answered.await.map_err(SendError::broken)?;
         if let Some(mut sending) = pipe {
-            let under_way = UnderWay::begin(&self.open);
+            let under_way = ActiveRequest::begin(&self.open);
             self.tasks.spawn(async move {
                 log_unsent(&poll_fn(|cx| sending.poll(cx)).await);
                 drop(under_way);
@@ -160,14 +160,14 @@ impl<B> SendError<B> {
         Self { error, unsent: None, is_unsent: false }
     }
 
-    /// Its connection took no request. Whatever else is wrong with a request is so on another connection, too.
+    /// The connection accepted no request. Any other error would recur on another connection.
     fn refused(error: h2::Error) -> Self {
         let is_unsent = error.is_go_away() || error.is_io();
         Self { error, unsent: None, is_unsent }
     }
 }
 
-/// Sends the head of a request. Since it was asked the connection may have ended.
+/// Sends the head of a request. The connection may have ended since the last check.
 pub(super) fn begin<B: Body>(
     send: &mut h2::client::SendRequest<Bytes>,
     request: Request<B>,

@@ -1,4 +1,4 @@
-//! Interim answers (RFC 9110 §15.2): what a request is told before its answer.
+//! Interim responses (RFC 9110 §15.2) over HTTP/2.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use crate::proxy::http::interim::INTERIM_MAX;
 
-/// Sends interim answers to whoever asked over HTTP/2.
+/// Sends interim responses to an HTTP/2 client.
 #[derive(Clone)]
 pub(in crate::proxy::http) struct StreamInterim {
     respond: Arc<Mutex<SendResponse<Bytes>>>,
@@ -21,7 +21,7 @@ impl StreamInterim {
         Self { respond, sent: Arc::default() }
     }
 
-    /// Sends it, unless it is too many, or the answer has been sent.
+    /// Sends an interim response, unless the limit is reached or the final response was sent.
     pub(in crate::proxy::http) fn send(&self, status: StatusCode, headers: HeaderMap) {
         if self.sent.fetch_add(1, Ordering::Relaxed) >= INTERIM_MAX {
             return;

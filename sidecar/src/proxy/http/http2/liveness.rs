@@ -1,4 +1,4 @@
-//! Asks whether the other side of an HTTP/2 connection lives (RFC 9113 §6.7), while requests are under way on it.
+//! Detects dead HTTP/2 connections by PING (RFC 9113 §6.7) while requests are active.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,14 +7,14 @@ use std::time::Duration;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep};
 
-/// When it is asked, and how long it has to answer.
+/// When a PING is sent, and how long the peer has to answer.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy::http) struct Pings {
     pub(in crate::proxy::http) after: Duration,
     pub(in crate::proxy::http) answer_within: Duration,
 }
 
-/// The question of one connection.
+/// The PING state of one connection.
 pub(super) struct Liveness {
     pings: Pings,
     ping_pong: PingPong,
@@ -28,7 +28,7 @@ impl Liveness {
         Some(Self { pings, ping_pong, asked: false, due: Box::pin(tokio::time::sleep(pings.after)) })
     }
 
-    /// Ready when it has not answered.
+    /// Ready when the peer has not answered in time.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>, is_busy: bool) -> Poll<()> {
         loop {
             if self.asked && self.ping_pong.poll_pong(cx).is_ready() {

@@ -1,4 +1,4 @@
-//! A body on its way into a stream, as the other side makes room for it.
+//! Sends a body on a stream, within its flow-control window.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -8,31 +8,31 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
-use crate::proxy::http::duplex::GivenUp;
+use crate::proxy::http::duplex::WriterDropped;
 
-/// A body that may be given up while it waits for room.
-pub(in crate::proxy::http) trait Outgoing: Body<Data = Bytes> {
+/// A body that can be abandoned while it waits for flow-control capacity.
+pub(in crate::proxy::http) trait OutgoingBody: Body<Data = Bytes> {
     /// Ready when no more of it is to be sent, with the reason.
-    fn poll_given_up(&mut self, _: &mut Context<'_>) -> Poll<Self::Error> {
+    fn poll_abandoned(&mut self, _: &mut Context<'_>) -> Poll<Self::Error> {
         Poll::Pending
     }
 }
 
-/// Sends a body. A body that breaks resets the stream, and so does a pipe that is dropped before its end.
+/// Sends a body. If the body fails, or the pipe is dropped before its end, the stream is reset.
 #[derive(Debug)]
 pub(super) struct Pipe<B> {
     stream: SendStream<Bytes>,
     body: B,
-    /// Waits for room, and whether it is the last.
+    /// Data that waits for capacity, and whether it is the last.
     next: Option<(Bytes, bool)>,
 }
 
-/// Why a body was not sent whole.
+/// Why a body was not sent completely.
 #[derive(Debug)]
 pub(super) enum Unsent {
-    /// The body broke.
+    /// The body failed.
     Body,
-    /// The other side reset the stream, or its connection broke.
+    /// The peer reset the stream, or the connection failed.
     Stream(h2::Error),
 }
 
@@ -44,24 +44,24 @@ impl From<h2::Error> for Unsent {
 
 impl<B> Pipe<B>
 where
-    B: Outgoing + Unpin,
+    B: OutgoingBody + Unpin,
     B::Error: Error + 'static,
 {
     pub(super) fn new(stream: SendStream<Bytes>, body: B) -> Self {
         Self { stream, body, next: None }
     }
 
-    /// Ready when all of it is sent, or no more can be.
+    /// Ready when all of it is sent, or no more can be sent.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         loop {
-            // Asked first, so that a reset wakes whatever is waited for.
+            // Polled first, so that a reset wakes the task in every state.
             if let Poll::Ready(reason) = self.stream.poll_reset(cx) {
                 return Poll::Ready(Err(Unsent::Stream(reason?.into())));
             }
             if self.next.is_some() {
-                // The body is not looked at before there is room for what it has said.
+                // The body is not polled before there is capacity for the last piece.
                 let Poll::Ready(room) = self.poll_room(cx) else {
-                    let error = ready!(self.body.poll_given_up(cx));
+                    let error = ready!(self.body.poll_abandoned(cx));
                     self.stream.send_reset(reason_of(&error));
                     return Poll::Ready(Err(Unsent::Body));
                 };
@@ -88,7 +88,7 @@ where
                 Err(Ok(trailers)) => {
                     let sent = self.stream.send_trailers(trailers);
                     if sent.is_err() {
-                        // Nobody waits for an end that does not come.
+                        // The receiver must not wait for an end that does not come.
                         self.stream.send_reset(Reason::INTERNAL_ERROR);
                     }
                     return Poll::Ready(sent.map_err(Unsent::Stream));
@@ -98,7 +98,8 @@ where
         }
     }
 
-    /// Ready when something of `next` may be sent. A claim of one byte is enough: h2 asks for the rest when it has it.
+    /// Ready when part of `next` may be sent. A reservation of one byte is enough: h2 reserves the rest when it has
+    /// it.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         if self.next.as_ref().is_none_or(|(data, _)| data.is_empty()) {
             return Poll::Ready(Ok(()));
@@ -114,12 +115,12 @@ where
     }
 }
 
-/// The code with which a stream is reset whose body broke: that of the stream from which it came, if there is one that
-/// says so. NO_ERROR would be taken for an end.
+/// The RST_STREAM code for a failed body: that of the stream it came from, if known. NO_ERROR could be taken for an
+/// end.
 fn reason_of(error: &(dyn Error + 'static)) -> Reason {
     let causes = || std::iter::successors(Some(error), |error| (*error).source());
-    // Of what is no HTTP any more (RFC 8441 §5).
-    if causes().any(|error| error.is::<GivenUp>()) {
+    // For an upgraded stream (RFC 8441 §5).
+    if causes().any(|error| error.is::<WriterDropped>()) {
         return Reason::CANCEL;
     }
     let mut streams = causes().filter_map(|error| error.downcast_ref::<h2::Error>());

@@ -1,4 +1,4 @@
-//! The called side of an HTTP/2 connection.
+//! The server side of an HTTP/2 connection.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -19,10 +19,10 @@ use super::batch::{BatchControl, BatchedWrites};
 use super::body::StreamBody;
 use super::interim::StreamInterim;
 use super::liveness::{Liveness, Pings};
-use super::pipe::{Outgoing, Pipe, Unsent};
+use super::pipe::{OutgoingBody, Pipe, Unsent};
 use crate::proxy::http::tasks::ConnectionTasks;
 
-/// With which code whoever asked has reset the stream, in its request's extensions.
+/// The client's RST_STREAM code, as an extension of its request.
 #[derive(Debug, Clone, Default)]
 pub(in crate::proxy::http) struct StreamReset(Arc<OnceLock<Reason>>);
 
@@ -32,14 +32,14 @@ impl StreamReset {
     }
 }
 
-/// Serves one connection to its end; each request has a task of its own.
+/// Serves one connection until it ends; each request has a task of its own.
 pub(in crate::proxy::http) struct Connection<S, V> {
     state: State<S>,
     batch: BatchControl,
     pings: Option<Pings>,
     service: V,
     tasks: ConnectionTasks,
-    /// No further requests, as soon as that can be said.
+    /// GOAWAY is to be sent.
     finishing: bool,
 }
 
@@ -53,7 +53,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     V: Service<Request<StreamBody>, Response = Response<B>, Error = Infallible>,
     V::Future: Send + 'static,
-    B: Outgoing + Unpin + Send + 'static,
+    B: OutgoingBody + Unpin + Send + 'static,
     B::Error: Error + Send + 'static,
 {
     pub(in crate::proxy::http) fn new(
@@ -68,7 +68,7 @@ where
         Self { state, batch, pings, service, tasks, finishing: false }
     }
 
-    /// Says that no further requests are taken, and ends when those under way have.
+    /// Sends GOAWAY, and ends when the active requests have.
     pub(in crate::proxy::http) fn graceful_shutdown(self: Pin<&mut Self>)
     where
         V: Unpin,
@@ -126,7 +126,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     V: Service<Request<StreamBody>, Response = Response<B>, Error = Infallible> + Unpin,
     V::Future: Send + 'static,
-    B: Outgoing + Unpin + Send + 'static,
+    B: OutgoingBody + Unpin + Send + 'static,
     B::Error: Error + Send + 'static,
 {
     type Output = Result<(), h2::Error>;
@@ -136,17 +136,17 @@ where
     }
 }
 
-/// Answers one request, unless whoever asked takes it back.
+/// Responds to one request, unless the client cancels it.
 async fn answer<B>(
     answering: impl Future<Output = Result<Response<B>, Infallible>>,
     respond: &Mutex<SendResponse<Bytes>>,
     reset: &StreamReset,
 ) where
-    B: Outgoing + Unpin,
+    B: OutgoingBody + Unpin,
     B::Error: Error + 'static,
 {
-    // Said before what answers is dropped, which tells of it.
-    let taken_back = poll_fn(|cx| {
+    // Set before the handler is dropped, which records it.
+    let client_cancelled = poll_fn(|cx| {
         if let Ok(reason) = ready!(lock(respond).poll_reset(cx)) {
             let _once = reset.0.set(reason);
         }
@@ -158,7 +158,7 @@ async fn answer<B>(
             Ok(response) => response,
             Err(never) => match never {},
         },
-        () = taken_back => return,
+        () = client_cancelled => return,
     };
     let (parts, body) = response.into_parts();
     let ends = body.is_end_stream();

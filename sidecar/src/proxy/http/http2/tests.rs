@@ -24,7 +24,7 @@ use super::body::StreamBody;
 use super::client::{SendRequest, handshake};
 use super::interim::StreamInterim;
 use super::liveness::Pings;
-use super::pipe::Outgoing;
+use super::pipe::OutgoingBody;
 use super::server::Connection;
 use crate::proxy::http::interim::INTERIM_MAX;
 use crate::proxy::http::tasks::ConnectionTasks;
@@ -36,11 +36,11 @@ type Said = Frames<
     >,
 >;
 
-impl Outgoing for Said {}
-impl Outgoing for Full<Bytes> {}
-impl Outgoing for StreamBody {}
+impl OutgoingBody for Said {}
+impl OutgoingBody for Full<Bytes> {}
+impl OutgoingBody for StreamBody {}
 
-/// A body that a test says as it goes.
+/// A body that a test writes step by step.
 fn said() -> (mpsc::Sender<Result<Frame<Bytes>, h2::Error>>, Said) {
     let (say, said) = mpsc::channel(4);
     (say, Frames::new(ReceiverStream::new(said).map((|frame| frame) as fn(_) -> _)))
@@ -57,17 +57,17 @@ async fn connected(stream: DuplexStream, pings: Option<Pings>, tasks: &Connectio
 struct Pair {
     send: SendRequest,
     tracker: TaskTracker,
-    cut: CancellationToken,
+    termination: CancellationToken,
 }
 
-/// A client and a server that answers by `answer`.
+/// A client and a server that responds by `answer`.
 async fn pair<F>(answer: impl Fn(Request<StreamBody>) -> F + Clone + Unpin + Send + 'static) -> Pair
 where
     F: Future<Output = Response<Said>> + Send + 'static,
 {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
-    let tasks = ConnectionTasks::new(&tracker, &cut);
+    let (tracker, termination) = (TaskTracker::new(), CancellationToken::new());
+    let tasks = ConnectionTasks::new(&tracker, &termination);
     let service = service_fn(move |request| {
         let answer = answer.clone();
         Box::pin(async move { Ok::<_, Infallible>(answer(request).await) })
@@ -79,7 +79,7 @@ where
         let _ended = served.await;
     });
     let send = connected(near, None, &tasks).await;
-    Pair { send, tracker, cut }
+    Pair { send, tracker, termination }
 }
 
 fn request<B>(body: B) -> Request<B> {
@@ -138,7 +138,7 @@ async fn interim_answers_come_in_their_order_before_the_answer_and_a_flood_is_bo
 
 #[tokio::test]
 async fn a_body_that_breaks_resets_its_stream_and_never_ends_it() {
-    for broke in [Reason::NO_ERROR, Reason::CANCEL] {
+    for failed_with in [Reason::NO_ERROR, Reason::CANCEL] {
         let go_on = Arc::<Notify>::default();
         let when = go_on.clone();
         let pair = pair(move |_| {
@@ -148,7 +148,7 @@ async fn a_body_that_breaks_resets_its_stream_and_never_ends_it() {
                 say.send(Ok(Frame::data(Bytes::from_static(b"half")))).await.unwrap();
                 tokio::spawn(async move {
                     when.notified().await;
-                    say.send(Err(broke.into())).await.unwrap();
+                    say.send(Err(failed_with.into())).await.unwrap();
                 });
                 Response::new(answer)
             }
@@ -158,7 +158,11 @@ async fn a_body_that_breaks_resets_its_stream_and_never_ends_it() {
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
         go_on.notify_one();
         let error = body.frame().await.unwrap().unwrap_err();
-        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{broke:?} was no reset of the other side");
+        assert_eq!(
+            error.reason(),
+            Some(Reason::INTERNAL_ERROR),
+            "{failed_with:?} was no reset of the other side"
+        );
     }
 }
 
@@ -185,8 +189,8 @@ async fn the_code_of_a_reset_passes_through() {
                 }
             }
         });
-        let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
-        let tasks = ConnectionTasks::new(&tracker, &cut);
+        let (tracker, termination) = (TaskTracker::new(), CancellationToken::new());
+        let tasks = ConnectionTasks::new(&tracker, &termination);
         let behind = connected(near, None, &tasks).await;
         let answer = behind.send(request(whole()), |_| ()).await.unwrap();
         let answer = Arc::new(std::sync::Mutex::new(Some(answer.into_body())));
@@ -208,7 +212,7 @@ async fn the_code_of_a_reset_passes_through() {
 }
 
 #[tokio::test]
-async fn who_is_no_longer_wanted_is_reset_with_cancel() {
+async fn an_abandoned_stream_is_reset_with_cancel() {
     let (tell, mut told) = mpsc::channel(1);
     let pair = pair(move |request: Request<StreamBody>| {
         let tell = tell.clone();
@@ -245,7 +249,7 @@ impl Drop for Report {
 }
 
 #[tokio::test]
-async fn a_connection_ends_when_nobody_can_send_on_it_and_nothing_of_it_is_left() {
+async fn a_connection_ends_when_it_has_no_sender_and_no_request() {
     let pair = pair(async |_| Response::new(said().1)).await;
     pair.send.send(request(whole()), |_| ()).await.unwrap();
     drop(pair.send);
@@ -254,7 +258,7 @@ async fn a_connection_ends_when_nobody_can_send_on_it_and_nothing_of_it_is_left(
 }
 
 #[tokio::test]
-async fn a_cut_breaks_every_stream_and_leaves_nothing() {
+async fn termination_fails_every_stream_and_leaves_no_task() {
     let pair = pair(async |_| {
         let (say, answer) = said();
         say.send(Ok(Frame::data(Bytes::from_static(b"half")))).await.unwrap();
@@ -264,7 +268,7 @@ async fn a_cut_breaks_every_stream_and_leaves_nothing() {
     .await;
     let mut body = pair.send.send(request(whole()), |_| ()).await.unwrap().into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
-    pair.cut.cancel();
+    pair.termination.cancel();
     body.frame().await.unwrap().unwrap_err();
     pair.tracker.close();
     pair.tracker.wait().await;
@@ -275,7 +279,7 @@ async fn a_cut_breaks_every_stream_and_leaves_nothing() {
 
 /// It may end between the question whether it takes a request and the request.
 #[tokio::test]
-async fn a_request_that_a_connection_takes_no_more_is_not_sent() {
+async fn a_request_on_an_ended_connection_is_not_sent() {
     let (near, _far) = tokio::io::duplex(64 * 1024);
     let (mut send, connection) = h2::client::handshake(near).await.unwrap();
     poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
@@ -291,10 +295,10 @@ async fn a_request_that_a_connection_takes_no_more_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_answers_no_ping_is_dead_while_requests_are_under_way_and_is_not_asked_otherwise() {
+async fn a_server_without_ping_ack_is_dead_only_while_requests_are_active() {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
-    let tasks = ConnectionTasks::new(&tracker, &cut);
+    let (tracker, termination) = (TaskTracker::new(), CancellationToken::new());
+    let tasks = ConnectionTasks::new(&tracker, &termination);
     let second = Duration::from_secs(1);
     let pings = Some(Pings { after: second, answer_within: second });
     let send = connected(near, pings, &tasks).await;

@@ -7,66 +7,66 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::leased::{Shared, Single};
-use super::{DialFailure, Kind, Path};
+use super::lease::{Shared, Single};
+use super::{ConnectionType, DialFailure, Kind};
 use crate::proxy::http::failure::Failure;
 use crate::proxy::upstream::KnownAddress;
-use crate::proxy::upstream::load_balancer::{AddressId, Listing, Speaks};
+use crate::proxy::upstream::load_balancer::{AddressHandle, AddressId, HttpVersion};
 
-/// Idle single connections kept to one address; the one used last is used next.
+/// Most idle single connections per address. The most recently used one is used next.
 const SINGLES_MAX: usize = 1_024;
-/// Measured: fewer connections carry more requests in one record and one system call. So a further one is opened when
-/// each has so many,
+/// Active requests per shared connection above which another one is opened. Measured: fewer connections put more
+/// requests into one record and one system call.
 const STREAMS_BEFORE_NEXT: usize = 48;
-/// but no more than these, unless all that the server allows are taken.
+/// Connections opened for that reason; more are opened only when all streams that the server allows are used.
 const SHARED_EARLY_MAX: usize = 16;
-/// On one connection, whatever the server allows.
+/// Most streams on one connection, even if the server allows more.
 const STREAMS_MAX: usize = 256;
-/// What a server allows, before it says so (RFC 9113 §6.5.2).
+/// Streams assumed until the server sends SETTINGS (RFC 9113 §6.5.2).
 const STREAMS_EXPECTED: usize = 100;
-/// After a failed dial the next one that nobody waits for comes so much later, and twice as long each time,
+/// Delay after a failed dial before the next dial that no request waits for; doubled after each further failure.
 const BACK_OFF_FIRST: Duration = Duration::from_millis(250);
-/// but never longer.
+/// Upper bound of that delay.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
-/// An address that speaks no HTTP/2 is asked again after so long beside those that do.
+/// How long an address without HTTP/2 is not dialed again while other addresses speak it.
 const NO_HTTP2_FOR: Duration = Duration::from_secs(5);
 
-/// Connections in a row that end before a request was sent on them, after which the address has failed.
+/// Consecutive connections that end before a request was sent, after which the address counts as failed.
 const UNUSED_MAX: u32 = 3;
 
 /// One address and the connections to it.
-pub(super) struct Endpoint {
+pub(super) struct PoolEndpoint {
     pub(super) id: AddressId,
-    pub(super) listing: Listing,
+    pub(super) handle: AddressHandle,
     shared: Vec<Arc<Shared>>,
-    /// Those that were idle longest first, each with the time at which it is given up.
+    /// Idle connections, longest idle first, each with its expiry.
     idle: VecDeque<(Single, Instant)>,
-    /// Dials of shared connections under way.
+    /// Dials of shared connections in progress.
     pub(super) dialing: usize,
-    /// Its last request's number among all: of equals, the one unused longest is next.
+    /// Sequence number of its last request. Among equals, the least recently used is next.
     pub(super) last: u64,
     failures: u32,
     back_off_until: Option<Instant>,
-    /// How the last dial failed, and its number among all dials.
+    /// The last failed dial, and its sequence number.
     pub(super) failed: Option<(u64, DialFailure)>,
-    /// The last dial that found no HTTP/2 where only that would do, and its number among all dials.
+    /// The last dial that required HTTP/2 and did not find it, and its sequence number.
     no_http2: Option<(u64, DialFailure)>,
-    /// It is not asked again beside other addresses before.
+    /// Not dialed for HTTP/2 before this time while other addresses are available.
     no_http2_until: Option<Instant>,
-    /// Streams that its last connection allowed.
+    /// Streams that its most recent connection allowed.
     streams: usize,
-    /// The number of the last dial that went well.
+    /// Sequence number of the last successful dial.
     dial: u64,
-    /// Connections in a row that ended before a request was sent on them.
+    /// Consecutive connections that ended before a request was sent.
     unused: u32,
 }
 
-impl Endpoint {
-    pub(super) fn new(KnownAddress { id, listing }: KnownAddress) -> Self {
+impl PoolEndpoint {
+    pub(super) fn new(KnownAddress { id, handle }: KnownAddress) -> Self {
         Self {
             id,
-            listing,
+            handle,
             shared: Vec::new(),
             idle: VecDeque::new(),
             dialing: 0,
@@ -82,30 +82,31 @@ impl Endpoint {
         }
     }
 
-    /// On which kind of connection a request goes here. Where it is not known yet what the address speaks, the dial of a
-    /// shared one finds out.
-    pub(super) fn path(&self, kind: Kind) -> Path {
-        match (kind, self.listing.speaks()) {
-            (Kind::Single | Kind::Fresh, _) | (Kind::Any, Some(Speaks::Http1)) => Path::Single,
-            (Kind::Shared, _) | (Kind::Any, Some(Speaks::Http2) | None) => Path::Shared,
+    /// The kind of connection for a request to this address. If its HTTP version is unknown, dialing a shared
+    /// connection detects it.
+    pub(super) fn path(&self, kind: Kind) -> ConnectionType {
+        match (kind, self.handle.http_version()) {
+            (Kind::Single | Kind::Fresh, _) | (Kind::Any, Some(HttpVersion::Http1)) => ConnectionType::Single,
+            (Kind::Shared, _) | (Kind::Any, Some(HttpVersion::Http2) | None) => ConnectionType::Shared,
         }
     }
 
-    /// Whether it is known what carries requests of this kind here.
+    /// Whether the connection kind for these requests is known.
     pub(super) fn is_known(&self, kind: Kind) -> bool {
-        kind != Kind::Any || self.listing.speaks().is_some()
+        kind != Kind::Any || self.handle.http_version().is_some()
     }
 
-    /// What decides which address is next: requests under way, and whose last one is longest ago.
+    /// The load-balancing key: active requests, then the sequence number of the last request.
     pub(super) fn load(&self) -> (usize, u64) {
-        (self.listing.requests(), self.last)
+        (self.handle.requests(), self.last)
     }
 
-    /// Whether one more request fits on a shared connection.
+    /// Whether a shared connection has capacity for another request.
     pub(super) fn has_room(&mut self, now: OffsetDateTime, instant: Instant) -> bool {
         self.forget_unusable(now, instant);
-        let fits =
-            |shared: &Arc<Shared>| shared.requests(instant) < shared.end.says.streams_max().min(STREAMS_MAX);
+        let fits = |shared: &Arc<Shared>| {
+            shared.requests(instant) < shared.end.server_state.streams_max().min(STREAMS_MAX)
+        };
         self.least_busy(instant).is_some_and(fits)
     }
 
@@ -115,7 +116,7 @@ impl Endpoint {
         self.shared.iter().min_by_key(order)
     }
 
-    /// Whether one more connection would carry better what these carry.
+    /// Whether every shared connection is busy enough that another one is worth opening.
     pub(super) fn is_busy(&self, instant: Instant) -> bool {
         let busy = |shared: &Arc<Shared>| shared.requests(instant) >= STREAMS_BEFORE_NEXT;
         self.dialing == 0 && self.shared.len() < SHARED_EARLY_MAX && self.shared.iter().all(busy)
@@ -125,18 +126,19 @@ impl Endpoint {
         self.shared.len()
     }
 
-    /// Connections that carry nothing now.
+    /// Connections without an active request.
     pub(super) fn idle_count(&self) -> usize {
         let idle = self.idle.iter().filter(|(single, _)| !single.is_closed()).count();
         idle + self.shared.iter().filter(|shared| shared.is_idle()).count()
     }
 
-    /// Whether what is being dialed is too little for so many who wait. One dial is enough to find out what is spoken.
+    /// Whether the dials in progress provide too few streams for `waiting` requests. While the HTTP version is
+    /// unknown, one dial is enough.
     pub(super) fn dials_too_few_for(&self, waiting: usize) -> bool {
-        self.listing.speaks().is_some() && waiting > self.dialing.saturating_mul(self.streams)
+        self.handle.http_version().is_some() && waiting > self.dialing.saturating_mul(self.streams)
     }
 
-    /// A server that ends each connection at once is not dialed again and again.
+    /// Removes unusable connections. A server that closes every connection at once is not dialed repeatedly.
     fn forget_unusable(&mut self, now: OffsetDateTime, instant: Instant) {
         let mut unused = 0;
         self.shared.retain(|shared| {
@@ -152,19 +154,18 @@ impl Endpoint {
         }
     }
 
-    /// A request is sent on a shared connection.
     pub(super) fn used(&mut self) {
         self.unused = 0;
     }
 
-    /// Keeps what the dial with this number has brought.
+    /// Adds the connection that dial number `dial` opened.
     pub(super) fn keep_shared(&mut self, shared: Shared, dial: u64) {
         self.dial = dial;
-        self.streams = shared.end.says.streams_max().min(STREAMS_MAX);
+        self.streams = shared.end.server_state.streams_max().min(STREAMS_MAX);
         self.shared.push(Arc::new(shared));
     }
 
-    /// Whether there is a single connection that may be used; what may not is closed.
+    /// Whether an idle single connection is usable. Closes those that are not.
     pub(super) fn has_idle(&mut self, now: OffsetDateTime, instant: Instant) -> bool {
         while self.idle.back().is_some_and(|(single, until)| *until <= instant || !single.is_usable(now)) {
             self.idle.pop_back();
@@ -172,7 +173,7 @@ impl Endpoint {
         !self.idle.is_empty()
     }
 
-    /// The single connection used last.
+    /// The most recently used single connection.
     pub(super) fn take_idle(&mut self) -> Option<Single> {
         self.idle.pop_back().map(|(single, _)| single)
     }
@@ -183,7 +184,7 @@ impl Endpoint {
         }
     }
 
-    /// Closes what is of no use any more.
+    /// Closes unusable connections.
     pub(super) fn clean(&mut self, now: OffsetDateTime, instant: Instant) {
         self.forget_unusable(now, instant);
         self.idle.retain(|(single, until)| *until > instant && single.is_usable(now));
@@ -194,23 +195,23 @@ impl Endpoint {
         self.back_off_until.max(no_http2_until).is_some_and(|until| instant < until)
     }
 
-    /// Whether a connection to it is open that carries nothing, or may carry more.
+    /// Whether an open connection is idle or has capacity.
     pub(super) fn is_open(&self) -> bool {
         self.speaks_http2() || self.idle.iter().any(|(single, _)| !single.is_closed())
     }
 
-    /// Whether a connection of HTTP/2 to it is open.
+    /// Whether an HTTP/2 connection is open.
     pub(super) fn speaks_http2(&self) -> bool {
         self.shared.iter().any(|shared| shared.is_open())
     }
 
-    /// The dial with this number found no HTTP/2.
+    /// Dial number `dial` found no HTTP/2.
     pub(super) fn has_no_http2(&mut self, dial: u64, failure: DialFailure, instant: Instant) {
         self.no_http2 = Some((dial, failure));
         self.no_http2_until = Some(instant + NO_HTTP2_FOR);
     }
 
-    /// How a dial for this kind has failed since there had been so many.
+    /// The failure of a dial for this kind after dial number `dials`.
     pub(super) fn failed_since(&self, dials: u64, kind: Kind) -> Option<&DialFailure> {
         let no_http2 = self.no_http2.as_ref().filter(|_| kind == Kind::Shared);
         [self.failed.as_ref(), no_http2]
@@ -220,8 +221,8 @@ impl Endpoint {
             .map(|(_, failure)| failure)
     }
 
-    pub(super) fn end_dial(&mut self, path: Path) {
-        if path == Path::Shared {
+    pub(super) fn end_dial(&mut self, path: ConnectionType) {
+        if path == ConnectionType::Shared {
             self.dialing = self.dialing.saturating_sub(1);
         }
     }
@@ -230,7 +231,7 @@ impl Endpoint {
         (self.failures, self.back_off_until) = (0, None);
     }
 
-    /// The dial with this number failed.
+    /// Dial number `dial` failed.
     pub(super) fn fails(&mut self, dial: u64, failure: DialFailure, instant: Instant) {
         let doubled = BACK_OFF_FIRST.saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);

@@ -27,16 +27,22 @@ impl PoolTarget for Http1App {
         &self.upstreams
     }
 
-    async fn dial(&self, mut leased: upstream::Leased, _: Kind, path: Path) -> Result<Dialed, DialError> {
+    async fn dial(
+        &self,
+        mut leased: upstream::SelectedAddress,
+        _: Kind,
+        path: ConnectionType,
+    ) -> Result<Dialed, DialError> {
         if let Some(result) = *self.fails_as.lock().unwrap() {
             let failure = DialFailure::new(self.unreached("not now".to_owned()), None);
             return Err(DialError::Failed(failure.counted_as(result)));
         }
-        if path == Path::Shared {
-            leased.listing().learn(Some(Speaks::Http1));
+        if path == ConnectionType::Shared {
+            leased.handle().learn(Some(HttpVersion::Http1));
             return Err(DialError::Http1 { refused: None, is_guess: true });
         }
-        let (stream, end) = (leased.connect().await.unwrap(), End::new(&leased, CancellationToken::new()));
+        let (stream, end) =
+            (leased.connect().await.unwrap(), ServerEnd::new(&leased, CancellationToken::new()));
         let sender = Http1Sender::begin(&http1_builder(&Http::default()), stream, &self.tasks).await;
         Ok(Dialed::Single(sender.unwrap(), end))
     }
@@ -45,7 +51,7 @@ impl PoolTarget for Http1App {
         true
     }
 
-    fn tell(&self, _: Refusal) {}
+    fn report(&self, _: Refusal) {}
 
     fn unreached(&self, detail: String) -> Failure {
         Failure::unreachable("app_unreachable", detail)
@@ -58,7 +64,9 @@ async fn a_fault_of_this_machine_does_not_make_the_version_of_an_app_unknown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let to = HostPort { host: at.ip().to_string(), port: at.port() };
-    for (result, speaks) in [(DialResult::LocalFault, Some(Speaks::Http1)), (DialResult::Failed, None)] {
+    for (result, http_version) in
+        [(DialResult::LocalFault, Some(HttpVersion::Http1)), (DialResult::Failed, None)]
+    {
         let metrics = Arc::<Metrics>::default();
         let series = metrics.series.listener(Direction::Inbound, "api");
         let limits = Limits::default();
@@ -72,6 +80,6 @@ async fn a_fault_of_this_machine_does_not_make_the_version_of_an_app_unknown() {
         let _in_use = lease().await.unwrap();
         *app.fails_as.lock().unwrap() = Some(result);
         lease().await.unwrap_err();
-        assert_eq!(upstreams.known()[0].listing.speaks(), speaks, "{result:?}");
+        assert_eq!(upstreams.known()[0].handle.http_version(), http_version, "{result:?}");
     }
 }

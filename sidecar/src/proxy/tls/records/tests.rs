@@ -25,14 +25,14 @@ fn sealed(from: &mut Records, text: &[u8]) -> Vec<u8> {
     out.filled().to_vec()
 }
 
-/// One record of this kind, whatever it says.
+/// One record of this kind with any content.
 fn crafted(from: &mut Records, kind: u8, plain: &[u8]) -> Vec<u8> {
     let mut out = Outgoing::default();
     from.push(kind, plain, &mut out).unwrap();
     out.filled().to_vec()
 }
 
-/// What comes of these bytes: what was said, the text, and the answer.
+/// The result of opening these bytes, the plaintext, and the response.
 fn opened(by: &mut Records, bytes: &[u8]) -> (Opened, Vec<u8>, Vec<u8>) {
     let (mut text, mut answers) = (Vec::new(), Outgoing::default());
     let came =
@@ -40,7 +40,8 @@ fn opened(by: &mut Records, bytes: &[u8]) -> (Opened, Vec<u8>, Vec<u8>) {
     (came, text, answers.filled().to_vec())
 }
 
-/// That these bytes break the connection for `error`, that the sender is told `alert`, and that it stays broken.
+/// Checks that these bytes end the connection with `error`, that the sender gets `alert`, and that the connection
+/// stays unusable.
 fn breaks([from, to]: [&mut Records; 2], bytes: &[u8], error: &TlsError, alert: AlertDescription, why: &str) {
     let (came, text, answer) = opened(to, bytes);
     assert_eq!(came.result.as_ref().unwrap_err(), error, "{why}");
@@ -53,7 +54,7 @@ fn breaks([from, to]: [&mut Records; 2], bytes: &[u8], error: &TlsError, alert: 
 }
 
 #[test]
-fn what_one_end_seals_the_other_opens_whatever_its_length_and_pieces() {
+fn sealed_bytes_of_any_length_are_opened_in_any_fragmentation() {
     for suite in 0..3 {
         let [mut client, mut server] = ends_of(suite, 0);
         for length in [1, 2, 100, PLAIN_BYTES_MAX - 1, PLAIN_BYTES_MAX, PLAIN_BYTES_MAX + 1, 70_000] {
@@ -76,7 +77,7 @@ fn what_one_end_seals_the_other_opens_whatever_its_length_and_pieces() {
 }
 
 #[test]
-fn no_more_is_opened_than_there_is_room_for() {
+fn no_more_is_opened_than_fits() {
     let [mut client, mut server] = ends();
     let bytes = [sealed(&mut client, b"one"), sealed(&mut client, b"two"), sealed(&mut client, b"three")];
     let mut text = Vec::new();
@@ -100,7 +101,7 @@ fn padding_is_taken_away_and_empty_data_is_nothing() {
 #[test]
 fn each_forgery_breaks_the_connection_with_the_alert_that_names_it() {
     use AlertDescription as Alert;
-    let inappropriate = |kind| Fault::inappropriate(kind).error;
+    let inappropriate = |kind| PeerViolation::inappropriate(kind).error;
     let misbehaved = TlsError::PeerMisbehaved;
     let invalid = TlsError::InvalidMessage;
     let of_message = |kind: u8| TlsError::InappropriateHandshakeMessage {
@@ -225,7 +226,7 @@ fn each_forgery_breaks_the_connection_with_the_alert_that_names_it() {
 }
 
 #[test]
-fn each_record_that_is_none_breaks_the_connection() {
+fn every_invalid_record_ends_the_connection() {
     let good = |client: &mut Records| sealed(client, b"text");
     let oversized = |client: &mut Records| crafted(client, APPLICATION_DATA, &[7; PLAIN_BYTES_MAX + 1]);
     let too_long = |_: &mut Records| [&[23, 3, 3, 0x41, 0x01][..], &[7; 16_641]].concat();
@@ -245,15 +246,20 @@ fn each_record_that_is_none_breaks_the_connection() {
             TlsError::PeerSentOversizedRecord,
             AlertDescription::RecordOverflow,
         ),
-        ("an alert in the clear", &plain(ALERT), Fault::inappropriate(ALERT).error, unexpected),
-        ("a handshake in the clear", &plain(HANDSHAKE), Fault::inappropriate(HANDSHAKE).error, unexpected),
+        ("an alert in the clear", &plain(ALERT), PeerViolation::inappropriate(ALERT).error, unexpected),
+        (
+            "a handshake in the clear",
+            &plain(HANDSHAKE),
+            PeerViolation::inappropriate(HANDSHAKE).error,
+            unexpected,
+        ),
         (
             "a ChangeCipherSpec in the clear",
             &plain(CHANGE_CIPHER_SPEC),
-            Fault::inappropriate(CHANGE_CIPHER_SPEC).error,
+            PeerViolation::inappropriate(CHANGE_CIPHER_SPEC).error,
             unexpected,
         ),
-        ("no TLS", &flipped, Fault::inappropriate(23 ^ 0x80).error, unexpected),
+        ("no TLS", &flipped, PeerViolation::inappropriate(23 ^ 0x80).error, unexpected),
         ("a record out of turn", &out_of_turn, TlsError::DecryptError, AlertDescription::BadRecordMac),
     ];
     for (why, make, error, alert) in cases {
@@ -278,7 +284,7 @@ fn every_changed_bit_of_a_record_breaks_the_connection_or_leaves_it_waiting() {
 }
 
 #[test]
-fn each_end_updates_its_key_when_asked_and_when_it_is_worn_and_nothing_is_lost() {
+fn keys_are_updated_on_request_and_at_their_limit_without_loss() {
     for suite in 0..3 {
         let [mut client, mut server] = ends_of(suite, 0);
         for round in 0..100_u8 {
@@ -369,7 +375,7 @@ fn tickets_without_data_come_to_an_end_in_one_record_and_in_many() {
 }
 
 #[test]
-fn a_client_passes_over_tickets_in_whatever_pieces() {
+fn a_client_ignores_tickets_in_any_fragmentation() {
     let ticket = [&[NEW_SESSION_TICKET, 0, 1, 0][..], &[7; 256]].concat();
     let stream = [&ticket[..], &ticket, &ticket].concat();
     for piece in [1, 3, 4, 5, 259, 260, 261, 520, 780] {
@@ -398,7 +404,7 @@ fn a_client_passes_over_tickets_in_whatever_pieces() {
 }
 
 #[test]
-fn each_direction_ends_by_itself_and_what_comes_behind_the_end_is_not_opened() {
+fn directions_end_separately_and_data_after_the_end_is_not_opened() {
     let [mut client, mut server] = ends();
     let mut said = Outgoing::default();
     client.close(&mut said).unwrap();
@@ -425,7 +431,7 @@ fn an_alert_ends_it_without_an_answer() {
 }
 
 #[test]
-fn what_cannot_be_sealed_is_not_sent() {
+fn bytes_that_cannot_be_sealed_are_not_sent() {
     let limit =
         postern_proto::crypto::provider().cipher_suites[0].tls13().unwrap().common.confidentiality_limit;
     let [mut client, _] = ends_of(0, limit);
@@ -435,7 +441,7 @@ fn what_cannot_be_sealed_is_not_sent() {
 }
 
 #[test]
-fn what_is_no_record_is_shown_at_once_and_what_is_begun_is_waited_for() {
+fn an_invalid_record_fails_at_once_and_an_incomplete_one_is_awaited() {
     assert_eq!(next_record(&[]), None);
     assert_eq!(next_record(&[22, 3, 1, 0]), None);
     assert_eq!(next_record(&[22, 3, 1, 0, 1]), None);

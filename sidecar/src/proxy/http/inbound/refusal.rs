@@ -1,4 +1,4 @@
-//! A request of a peer that is refused: told to the log whole, and to the peer as much as it may know.
+//! Refuses a peer's request: all details to the log, and to the peer what `tell_callers` permits.
 
 use std::sync::Arc;
 
@@ -9,28 +9,34 @@ use postern_proto::policy::Policy;
 use super::Client;
 use crate::observability::Direction;
 use crate::observability::refusals::{Instance, Refusal, explain_command};
-use crate::proxy::http::body::Answer;
+use crate::proxy::http::body::ResponseBody;
 use crate::proxy::http::call::OpenCall;
-use crate::proxy::http::problem::{Asked, Problem, Question};
+use crate::proxy::http::problem::{Problem, Question, ReplyFormat};
 
-/// Why the policy, or our trust, says no to a request.
+/// Why the policy, or a trust check, denies a request.
 pub(super) struct Denied {
     pub(super) denial: Denial,
     pub(super) policy: Option<Arc<Policy>>,
 }
 
 impl Client {
-    /// Tells a request that the policy does not allow: the log everything, the caller as much as it may know.
-    pub(super) fn refuse(&self, call: &OpenCall, denied: Denied, asked: Asked) -> Response<Answer> {
+    /// Refuses a request that the policy denies: all details to the log, and to the client what `tell_callers`
+    /// permits.
+    pub(super) fn refuse(
+        &self,
+        call: &OpenCall,
+        denied: Denied,
+        format: ReplyFormat,
+    ) -> Response<ResponseBody> {
         let Denied { denial: Denial { code: reason, detail }, policy } = denied;
         let (peer, own) = (self.peer.id().to_string(), self.own.to_string());
         let explain = policy.as_deref().map(|policy| {
             let question = explain_command(Some(policy), &peer, &own, Some(&self.server.inbound.name));
             format!("{question} --call {}", call.facts.quoted())
         });
-        let instance = self.tell(call, reason, &detail, explain.clone());
+        let instance = self.report(call, reason, &detail, explain.clone());
         let mut problem = Problem::new(StatusCode::FORBIDDEN, reason, instance);
-        if self.may_be_told() {
+        if self.may_see_details() {
             problem.detail = Some(detail);
             problem.question = Some(Question {
                 caller: Some(peer),
@@ -41,11 +47,11 @@ impl Client {
                 explain,
             });
         }
-        problem.response(asked)
+        problem.response(format)
     }
 
-    /// Logs, counts and remembers a refusal, and returns its number.
-    pub(super) fn tell(
+    /// Logs and counts a refusal, and returns its number.
+    pub(super) fn report(
         &self,
         call: &OpenCall,
         reason: &'static str,

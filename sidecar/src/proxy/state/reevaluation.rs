@@ -1,4 +1,4 @@
-//! Acting at once: what changes is decided again for every live connection.
+//! Authorizes every live connection again as soon as policy, identity, trust or revocations change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use crate::identity::credentials::is_valid_at;
 use crate::observability::Direction;
 use crate::proxy::connections::{Facts, LOOK_INTERVAL, RequestInfo};
 
-/// How often the clock is looked at for rules that have ended. A machine that slept acts so soon after it woke.
+/// Interval of checks for expired rules: after a suspend, an expiry takes effect this soon.
 pub const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ProxyState {
-    /// Decides about live connections again whenever policy, identity, trust or revocations change or a rule ends,
-    /// and ends those that have lasted too long, until `cancel`.
+    /// Authorizes live connections again whenever policy, identity, trust or revocations change or a rule expires,
+    /// and terminates those that exceed their lifetime, until `cancel`.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         let (mut policy, mut credentials) =
             (self.control.policy.changes(), self.control.credentials.changes());
         let mut revoked = self.control.revoked.changes();
         let watch = async {
             let mut decided = self.control.clock.now();
-            let mut told = Vec::new();
+            let mut logged = Vec::new();
             loop {
-                self.tell_unenforceable(&mut told);
+                self.log_unenforceable(&mut logged);
                 let changed = tokio::select! {
                     changed = policy.changed() => changed,
                     changed = credentials.changed() => {
@@ -39,7 +39,7 @@ impl ProxyState {
                         changed
                     }
                     changed = revoked.changed() => changed,
-                    () = self.a_rule_ends_after(decided) => Ok(()),
+                    () = self.next_rule_expiry(decided) => Ok(()),
                 };
                 if changed.is_err() {
                     return;
@@ -63,26 +63,26 @@ impl ProxyState {
         }
     }
 
-    /// Logs what cannot be enforced, once while it stays the same.
-    fn tell_unenforceable(&self, told: &mut Vec<String>) {
-        let found = self.control.unenforceable();
-        if found != *told {
-            for what in &found {
+    /// Logs what cannot be enforced, once per change.
+    fn log_unenforceable(&self, logged: &mut Vec<String>) {
+        let problems = self.control.unenforceable();
+        if problems != *logged {
+            for what in &problems {
                 warn!(what, "cannot be enforced, so it is refused");
             }
-            *told = found;
+            *logged = problems;
         }
     }
 
-    /// Waits until a rule of the policy in force has ended that held at `decided`. The wall clock may jump and the
-    /// machine may sleep meanwhile, so it is looked at again and again.
-    async fn a_rule_ends_after(&self, mut decided: OffsetDateTime) {
+    /// Waits until a rule that was valid at `decided` has expired. The wall clock is polled, because it may jump and
+    /// the machine may be suspended.
+    async fn next_rule_expiry(&self, mut decided: OffsetDateTime) {
         loop {
             let now = self.control.clock.now();
-            // After a step back of the clock, rules hold again that will end again.
+            // If the clock steps back, expired rules become valid and will expire again.
             decided = decided.min(now);
             let rule = self.control.policy.current().and_then(|policy| policy.next_expiry(decided));
-            // A certificate holds through its last second (svid.md, Time).
+            // A certificate is valid through its last second (svid.md, Time).
             let own = self.control.credentials.current().map(|own| own.svid.verified().not_after());
             let proofs = own.into_iter().chain(self.register.next_proof_due(decided).await);
             let proof =
@@ -97,8 +97,8 @@ impl ProxyState {
         }
     }
 
-    /// Whether both sides of a tunnel have proved a certificate that holds now.
-    fn still_proved(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
+    /// Whether both sides of a tunnel have proved a certificate that is valid now.
+    fn check_proofs(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         self.control.valid_credentials()?;
         let not_after = peer.not_after();
         if is_valid_at(not_after, self.control.clock.now()) {
@@ -113,7 +113,7 @@ impl ProxyState {
         let Some(peer) = &facts.peer else { return Ok(()) };
         self.control.still_believes(peer)?;
         if facts.is_tunnel {
-            self.still_proved(peer)?;
+            self.check_proofs(peer)?;
         }
         match facts.direction {
             Direction::Inbound => {

@@ -1,4 +1,4 @@
-//! Where an inbound connection stopped, and how that is told.
+//! Reports at which stage an inbound connection was refused, and why.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,35 +17,35 @@ use crate::observability::Direction;
 use crate::observability::metrics::HandshakeResult;
 use crate::observability::refusals::{Called, Refusal, explain_command};
 use crate::proxy::connections::Registration;
-use crate::proxy::tls::BrokenHandshake;
+use crate::proxy::tls::HandshakeFailure;
 
-/// A connection that goes no further.
+/// A refused connection.
 #[derive(Debug)]
-pub(super) struct Stopped {
+pub(super) struct RefusedConnection {
     pub(super) stage: Stage,
-    /// Where the peer can still be told.
+    /// Set if the peer may still read an alert.
     pub(super) stream: Option<TcpStream>,
 }
 
-impl Stopped {
+impl RefusedConnection {
     pub(super) fn at(stage: Stage) -> Self {
         Self { stage, stream: None }
     }
 
-    pub(super) fn in_handshake(broken: BrokenHandshake, verdict: Option<Verdict>) -> Self {
-        let BrokenHandshake { error, tcp } = broken;
+    pub(super) fn in_handshake(broken: HandshakeFailure, verdict: Option<Verdict>) -> Self {
+        let HandshakeFailure { error, tcp } = broken;
         Self { stage: Stage::Handshake { error, verdict }, stream: Some(tcp) }
     }
 }
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Ended or broke before its first byte.
+    /// Closed or reset before its first byte.
     Silent,
     NotTls {
         looks_like: &'static str,
     },
-    /// By us, before the peer was asked who it is.
+    /// Refused before the peer's certificate was requested.
     Denied(Denial),
     Config(TlsError),
     Handshake {
@@ -63,11 +63,12 @@ pub(super) enum Stage {
 }
 
 impl InboundServer {
-    /// Tells a refusal. A peer that comes and goes without a byte, as a health check does, is none.
-    pub(super) fn tell(&self, from: SocketAddr, registration: &Registration, stopped: &Stopped) {
-        let Some((from, reason, detail)) = record(&stopped.stage, from) else { return };
+    /// Reports a refusal. A peer that connects and disconnects without a byte, such as a health check, is not
+    /// reported.
+    pub(super) fn tell(&self, from: SocketAddr, registration: &Registration, refused: &RefusedConnection) {
+        let Some((from, reason, detail)) = record(&refused.stage, from) else { return };
         registration.record(|record| record.refused(reason, &detail));
-        let from = match &stopped.stage {
+        let from = match &refused.stage {
             Stage::AppUnreachable(_) => registration.peer().map_or(from, |peer| peer.to_string()),
             _ => from,
         };
@@ -101,7 +102,7 @@ impl InboundServer {
 }
 
 impl Stage {
-    /// How the handshake ended, unless nobody began one.
+    /// The result of the handshake, unless none was started.
     pub(super) fn result(&self) -> Option<HandshakeResult> {
         Some(match self {
             Self::Silent => return None,
@@ -118,7 +119,7 @@ impl Stage {
     }
 }
 
-/// Who, the stable word, and the words.
+/// Client, reason code and detail.
 fn record(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, String)> {
     let address = from.to_string();
     Some(match stage {
@@ -135,7 +136,7 @@ fn record(stage: &Stage, from: SocketAddr) -> Option<(String, &'static str, Stri
     })
 }
 
-/// Whom the limit has hit.
+/// The detail for a handshake evicted by the limit.
 pub(super) fn evicted(max: usize, progress: HandshakeStage) -> String {
     let who = match progress {
         HandshakeStage::AwaitingClientHello => "one that had sent no ClientHello",
@@ -163,7 +164,8 @@ fn of_handshake(
     }
 }
 
-/// What a TLS error means. A peer that leaves in the middle is told as such, for a scan shows like this.
+/// The reason code and detail of a TLS error. A peer that disconnects during the handshake is reported as such: a
+/// port scan looks like this.
 fn of_tls(error: &io::Error) -> (&'static str, String) {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     let reason = match tls {

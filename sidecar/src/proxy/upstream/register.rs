@@ -1,4 +1,4 @@
-//! What `/status` shows of the addresses behind each listener.
+//! The addresses behind each listener, as `/status` shows them.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -8,12 +8,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::host::UpstreamHost;
-use super::load_balancer::{Address, Speaks};
+use super::load_balancer::{Address, HttpVersion};
 use super::{Upstreams, now};
 use crate::network::resolver::name::ResolutionState;
 use crate::observability::Direction;
 
-/// So many addresses are shown for each listener, those with failures and the busiest first.
+/// Most addresses shown per listener, those with failures and the busiest first.
 pub const ADDRESSES_SHOWN_MAX: usize = 64;
 
 /// The addresses behind all listeners.
@@ -21,7 +21,7 @@ pub const ADDRESSES_SHOWN_MAX: usize = 64;
 pub struct UpstreamRegister(Mutex<HashMap<(Direction, usize), Arc<Upstreams>>>);
 
 impl UpstreamRegister {
-    /// These belong to the listener with this number.
+    /// Registers the addresses of a listener.
     pub fn enter(&self, listener: usize, upstreams: &Arc<Upstreams>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert((upstreams.series.direction, listener), upstreams.clone());
@@ -37,7 +37,7 @@ impl UpstreamRegister {
 }
 
 impl UpstreamRegister {
-    /// Requests of the listener with this number that wait for a connection.
+    /// Waiting requests of this listener.
     pub fn waiting(&self, direction: Direction, listener: usize) -> usize {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&(direction, listener)).map_or(0, |one| one.waiting.load(Ordering::Relaxed))
@@ -47,8 +47,8 @@ impl UpstreamRegister {
 impl Upstreams {
     fn shown(&self) -> Value {
         let (state, now) = (self.state(), now());
-        let names: Vec<_> = state.places.iter().filter_map(name_shown).collect();
-        let mut addresses = state.choice.addresses().to_vec();
+        let names: Vec<_> = state.hosts.iter().filter_map(name_shown).collect();
+        let mut addresses = state.load_balancer.addresses().to_vec();
         drop(state);
         addresses.sort_by_key(|one| (u32::MAX - one.record.failures, u32::MAX - one.in_flight, one.at));
         let more = addresses.len().saturating_sub(ADDRESSES_SHOWN_MAX);
@@ -64,8 +64,8 @@ fn address_shown(one: &Address, now: Instant) -> Value {
     json!({
         "address": one.at,
         "in_flight": one.in_flight,
-        "requests": one.listing().requests(),
-        "http": one.listing().speaks().map(Speaks::as_str),
+        "requests": one.handle().requests(),
+        "http": one.handle().http_version().map(HttpVersion::as_str),
         "failures": one.record.failures,
         "ejected_for": left.filter(|left| !left.is_zero()).map(|left| format!("{left:.1?}")),
     })

@@ -1,11 +1,11 @@
-//! How a message or connection ended, read from the error that it left behind.
+//! Derives how a message or connection ended from its error.
 
 use std::error::Error;
 use std::io;
 
 use crate::observability::EndedWith;
 
-/// What ended it: the reset or the end that the other side sent, or what it sent that is not HTTP.
+/// The cause: a reset or close by the other side, or invalid data.
 pub(super) fn of(error: &(dyn Error + 'static)) -> EndedWith {
     let causes = || std::iter::successors(Some(error), |error| (*error).source());
     let stream = causes().find_map(|error| error.downcast_ref::<h2::Error>());
@@ -14,7 +14,7 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> EndedWith {
             Some(reason) if error.is_reset() && error.is_remote() => EndedWith::StreamReset(reason),
             Some(reason) if error.is_go_away() && error.is_remote() => EndedWith::GoAway(reason),
             Some(_) => EndedWith::Invalid,
-            // Where its connection has ended, h2 says so in this way.
+            // If the connection has ended, h2 reports it in this way.
             None => match error.get_io() {
                 Some(error) if error.kind() != io::ErrorKind::BrokenPipe => EndedWith::of_io(error),
                 _ => EndedWith::Closed,
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_tcp_says_is_told_from_what_is_no_http() {
+    fn tcp_errors_are_distinguished_from_invalid_http() {
         for (kind, with) in [
             (io::ErrorKind::ConnectionReset, EndedWith::Reset),
             (io::ErrorKind::BrokenPipe, EndedWith::Reset),

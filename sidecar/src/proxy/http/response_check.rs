@@ -1,4 +1,4 @@
-//! Holds answers to the framing rules that requests are held to, and mends what a proxy may mend.
+//! Checks responses by the same framing rules as requests, and corrects what a proxy may correct.
 
 use std::sync::Arc;
 
@@ -8,31 +8,31 @@ use thiserror::Error;
 
 use super::failure::Failure;
 use super::incoming::{HttpError, Incoming};
-use super::pool::Leased;
+use super::pool::ConnectionLease;
 use super::target::InvalidMessage;
 use crate::config::Http;
 
-/// Why an answer is not passed on.
+/// Why a response is not forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum InvalidAnswer {
+pub(super) enum InvalidResponse {
     #[error("the answer has Transfer-Encoding {0:?}, and only \"chunked\" is understood (RFC 9112 §6.1)")]
     Coding(String),
     #[error("the answer is of HTTP/1.0 and has a Transfer-Encoding (RFC 9112 §6.1)")]
     CodingInOldVersion,
     #[error("the answer has Content-Length {0:?}, which is not one number of bytes (RFC 9110 §8.6)")]
     Length(String),
-    /// Of HTTP/2.
+    /// For HTTP/2.
     #[error("this sidecar takes no such answer: {0}")]
     Head(InvalidMessage),
     #[error("the answer has more than the {max} fields that headers_max of this sidecar allows")]
     TooManyFields { max: usize },
-    /// hyper has one word for both.
+    /// hyper has one error for both.
     #[error(
         "the answer's head has more than the {bytes} bytes that header_bytes_max of this sidecar allows, or far more than \
          the {fields} fields that headers_max allows"
     )]
     HeadTooLarge { bytes: usize, fields: usize },
-    /// hyper has one word for both.
+    /// hyper has one error for both.
     #[error(
         "the answer's trailer section has more than the {bytes} bytes that header_bytes_max of this sidecar allows, or \
          more than the {fields} fields that headers_max allows"
@@ -40,8 +40,8 @@ pub(super) enum InvalidAnswer {
     TrailersTooLarge { bytes: usize, fields: usize },
 }
 
-impl InvalidAnswer {
-    /// A stable word.
+impl InvalidResponse {
+    /// A stable reason code.
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Head(bad) => bad.code(),
@@ -51,54 +51,54 @@ impl InvalidAnswer {
         }
     }
 
-    /// What broke an answer's head, if it was one of these.
+    /// The fault of a response head, if the error is one of these.
     pub(super) fn of_head(error: &HttpError, limits: &Http) -> Option<Self> {
-        // The limit on fields is ours: hyper is given room for more (`client::http1_builder`).
+        // The field limit is checked by us: hyper is given room for more (`client::http1_builder`).
         let is_large = error.downcast_ref().is_some_and(hyper::Error::is_parse_too_large);
         let (bytes, fields) = (limits.header_bytes_max, limits.headers_max);
         is_large.then_some(Self::HeadTooLarge { bytes, fields })
     }
 
-    /// What broke an answer's body, if it was one of these.
+    /// The fault of a response body, if the error is one of these.
     pub(super) fn of_body(error: &HttpError, limits: &Http) -> Option<Self> {
         let Http { header_bytes_max: bytes, headers_max: fields, .. } = *limits;
         let cause = error.source()?.downcast_ref::<std::io::Error>()?;
-        // hyper 1 has no other word for it; a test reaches it.
+        // hyper 1 has no other indication of it; a test covers it.
         let is_limit =
             cause.kind() == std::io::ErrorKind::InvalidData && cause.to_string().contains("trailers");
         is_limit.then_some(Self::TrailersTooLarge { bytes, fields })
     }
 }
 
-impl From<InvalidAnswer> for Failure {
-    fn from(bad: InvalidAnswer) -> Self {
+impl From<InvalidResponse> for Failure {
+    fn from(bad: InvalidResponse) -> Self {
         Self { reason: bad.code(), ..Self::broken(bad.to_string()) }
     }
 }
 
-/// Checks an answer that came on a leased connection.
+/// Checks a response received on a leased connection.
 pub(super) fn check(
     response: &mut Response<Incoming>,
-    lease: &Leased,
+    lease: &ConnectionLease,
     limits: &Http,
-) -> Result<(), InvalidAnswer> {
+) -> Result<(), InvalidResponse> {
     let streams = lease.end().and_then(|end| end.streams.as_ref());
     if let Some((streams, id)) = streams.zip(response.body().stream_id()) {
         let taken = streams.take(id, response.headers_mut());
         let stream = taken
-            .map_err(|refused| InvalidAnswer::Head(refused.map_or(InvalidMessage::Unseen, |it| it.bad)))?;
+            .map_err(|refused| InvalidResponse::Head(refused.map_or(InvalidMessage::Unseen, |it| it.bad)))?;
         response.extensions_mut().insert(Arc::new(stream));
     }
     mend(response, limits)
 }
 
-/// Checks how an answer is framed, and leaves one length in it at most.
-fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), InvalidAnswer> {
+/// Checks the framing of a response, and leaves at most one content-length in it.
+fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), InvalidResponse> {
     let (version, status) = (response.version(), response.status());
     let headers = response.headers_mut();
-    // A hop adds the date where there is none.
+    // A hop adds the date if there is none.
     if headers.len() - usize::from(headers.contains_key(DATE)) > limits.headers_max {
-        return Err(InvalidAnswer::TooManyFields { max: limits.headers_max });
+        return Err(InvalidResponse::TooManyFields { max: limits.headers_max });
     }
     if status == StatusCode::NO_CONTENT || status.is_informational() {
         // RFC 9110 §8.6.
@@ -114,24 +114,24 @@ fn mend<B>(response: &mut Response<B>, limits: &Http) -> Result<(), InvalidAnswe
     if headers.contains_key(TRANSFER_ENCODING) {
         let codings = all(TRANSFER_ENCODING);
         if version < Version::HTTP_11 {
-            return Err(InvalidAnswer::CodingInOldVersion);
+            return Err(InvalidResponse::CodingInOldVersion);
         }
         if !codings.trim().eq_ignore_ascii_case("chunked") {
-            return Err(InvalidAnswer::Coding(codings));
+            return Err(InvalidResponse::Coding(codings));
         }
-        // The coding overrides it, and it goes no further (RFC 9112 §6.3).
+        // Transfer-encoding overrides content-length, which is then not forwarded (RFC 9112 §6.3).
         headers.remove(CONTENT_LENGTH);
         return Ok(());
     }
     if headers.contains_key(CONTENT_LENGTH) {
         let lengths = all(CONTENT_LENGTH);
-        let length = one_length(&lengths).ok_or(InvalidAnswer::Length(lengths))?;
+        let length = one_length(&lengths).ok_or(InvalidResponse::Length(lengths))?;
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(())
 }
 
-/// The one length that a list repeats (RFC 9110 §8.6).
+/// The length that a list repeats (RFC 9110 §8.6).
 fn one_length(lengths: &str) -> Option<u64> {
     let mut numbers = lengths.split(',').map(str::trim).map(|text| {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

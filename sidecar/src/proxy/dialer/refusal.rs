@@ -1,4 +1,4 @@
-//! Why a service was not reached, told to the calling side: who we are, whom we called, where, and why not.
+//! Reports why a service was not reached: own identity, service, address and reason.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::PeerDialer;
-use super::dial::GAVE_WAY_TRIES_MAX;
+use super::dial::SILENT_CLOSE_TRIES_MAX;
 use super::slots::HANDSHAKES_PER_ADDRESS_MAX;
 use crate::config::Target;
 use crate::error_text::one_line;
@@ -26,36 +26,36 @@ use crate::observability::metrics::DialResult;
 use crate::observability::refusals::{Called, Refusal, explain_command};
 use crate::proxy::tls::TlsStream;
 
-/// The one refusal of a peer that says something about where it came from, not about who asked.
+/// The only refusal by a peer that concerns the peer itself, not the client.
 pub(in crate::proxy) const PEER_FAILED: &str = "peer_failed";
-/// Of a broken connection so much is read in search of the peer's last word.
-const LAST_WORD_READS_MAX: usize = 64;
+/// Reads of a broken connection in search of the peer's alert.
+const ALERT_READS_MAX: usize = 64;
 const LAST_WORD_READ_BYTES: usize = 1024;
 
 /// How a handshake failed.
 #[derive(Debug)]
 pub(in crate::proxy) enum Failure {
     Config(TlsError),
-    /// We refuse the peer.
+    /// We refused the peer.
     Judged {
         verdict: Verdict,
         stream: TcpStream,
     },
-    /// The peer refuses us, or is no TLS server.
+    /// The peer refused us, or is no TLS server.
     Handshake(io::Error),
     TooLate(Duration),
-    /// Nobody answers.
+    /// Connecting failed.
     Unreached(ConnectError),
 }
 
 impl Failure {
-    /// Whether the server has ended the connection without a word.
-    pub(in crate::proxy) fn gave_way(&self) -> bool {
+    /// Whether the server closed the connection without an alert.
+    pub(in crate::proxy) fn closed_silently(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         matches!(self, Self::Handshake(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
     }
 
-    /// Whether the server insists on a protocol of its own choice (RFC 7301 §3.2).
+    /// Whether the server insists on its own protocol choice (RFC 7301 §3.2).
     pub(in crate::proxy) fn is_about_alpn(&self) -> bool {
         match self {
             Self::Handshake(error) => {
@@ -66,7 +66,7 @@ impl Failure {
         }
     }
 
-    /// As which the dial counts.
+    /// The result that the metrics count.
     pub(in crate::proxy) fn dial_result(&self) -> DialResult {
         match self {
             Self::Config(_) => DialResult::LocalFault,
@@ -79,7 +79,7 @@ impl Failure {
 }
 
 impl PeerDialer {
-    pub(in crate::proxy) fn tell_all(&self, refused: Vec<Refusal>) {
+    pub(in crate::proxy) fn report_all(&self, refused: Vec<Refusal>) {
         refused.into_iter().for_each(|refusal| self.proxy.refusals.tell(refusal));
     }
 
@@ -91,9 +91,9 @@ impl PeerDialer {
                 let detail = format!("{address} did not finish the handshake within {limit:?}");
                 self.refusal("handshake_timeout", detail, Some(address), None)
             }
-            failure if failure.gave_way() => {
+            failure if failure.closed_silently() => {
                 let detail = format!(
-                    "{address} ended {GAVE_WAY_TRIES_MAX} connections in their handshakes without a word, as a sidecar does \
+                    "{address} ended {SILENT_CLOSE_TRIES_MAX} connections in their handshakes without a word, as a sidecar does \
                      that has reached a limit (handshakes_pending_max, connections_max): its own log says which"
                 );
                 self.refusal("handshake_failed", detail, Some(address), None)
@@ -113,8 +113,8 @@ impl PeerDialer {
         }
     }
 
-    /// Nothing goes on at this address.
-    pub(in crate::proxy) fn of_stuck(&self, address: SocketAddr) -> Refusal {
+    /// There was no progress at this address.
+    pub(in crate::proxy) fn stalled_refusal(&self, address: SocketAddr) -> Refusal {
         let patience = self.proxy.control.config.limits.connect_timeout;
         let detail = format!(
             "{HANDSHAKES_PER_ADDRESS_MAX} handshakes with {address} are under way, as many as are made at a time, and for \
@@ -123,18 +123,18 @@ impl PeerDialer {
         self.refusal("handshakes_per_address", detail, Some(address), None)
     }
 
-    pub(crate) fn of_denial(&self, denial: Denial) -> Refusal {
+    pub(crate) fn denial_refusal(&self, denial: Denial) -> Refusal {
         self.refusal(denial.code, denial.detail, None, None)
     }
 
-    /// The addresses where nobody answered, if there are any.
-    pub(in crate::proxy) fn of_unreached(&self, unreached: &Unreached) -> Option<Refusal> {
+    /// The addresses that could not be connected to, if any.
+    pub(in crate::proxy) fn unreached_refusal(&self, unreached: &Unreached) -> Option<Refusal> {
         let any = !unreached.errors.is_empty();
         any.then(|| self.refusal("unreachable", unreached.to_string(), None, None))
     }
 
-    /// Looks for the alert with which the peer broke off. A write may have failed before it was read.
-    pub(in crate::proxy) async fn last_word(
+    /// Reads the alert that the peer sent before closing. A write may have failed before it was read.
+    pub(in crate::proxy) async fn read_alert(
         &self,
         tls: &mut TlsStream,
         error: &io::Error,
@@ -142,7 +142,7 @@ impl PeerDialer {
     ) -> Option<Refusal> {
         let alert = match alert_in(error) {
             Some(alert) => Some(alert),
-            None => last_word(tls).await,
+            None => read_alert(tls).await,
         };
         alert.map(|alert| self.of_alert(alert, address))
     }
@@ -151,28 +151,29 @@ impl PeerDialer {
         let (reason, meaning) = meaning_of(alert);
         let detail = format!("{address} refused us with the TLS alert {alert:?}: {meaning}");
         match alert {
-            AlertDescription::AccessDenied => self.with_own_opinion(reason, detail, address),
+            AlertDescription::AccessDenied => self.with_local_decision(reason, detail, address),
             _ => self.refusal(reason, detail, Some(address), None),
         }
     }
 
-    /// A refusal by the other side's policy, with what the policy here says. What to type is never the peer's word.
-    pub(in crate::proxy) fn with_own_opinion(
+    /// A refusal by the server's policy, with the decision of the local policy. The command to run never comes from
+    /// the peer.
+    pub(in crate::proxy) fn with_local_decision(
         &self,
         reason: &'static str,
         mut detail: String,
         address: SocketAddr,
     ) -> Refusal {
-        let (verdict, explain) = self.own_opinion().unzip();
+        let (verdict, explain) = self.local_decision().unzip();
         if let Some(verdict) = verdict.flatten() {
             detail = format!("{detail}; {verdict}");
         }
         self.refusal(reason, detail, Some(address), explain)
     }
 
-    /// What the policy on this side says to the same question, and the command that says it, too. A slice from the
-    /// CA has no rules of others, so only the command can tell.
-    fn own_opinion(&self) -> Option<(Option<String>, String)> {
+    /// The decision of the local policy on the same question, and the command that explains it. A slice from the CA
+    /// has no rules of other services, so then only the command can answer.
+    fn local_decision(&self) -> Option<(Option<String>, String)> {
         let (policy, credentials) =
             (self.proxy.control.policy.current()?, self.proxy.control.credentials.current()?);
         let (own, expected) =
@@ -180,7 +181,7 @@ impl PeerDialer {
         let mut ports =
             policy.service_with(&expected).and_then(|service| service.ports()).into_iter().flatten();
         let first = ports.next().map(|(name, protocol)| Port { name, protocol });
-        // Only where the service has one port is it sure which one was called.
+        // The port is known only if the service has a single one.
         let port = match &self.outbound.port {
             Some(name) => Some(Port { name, protocol: self.outbound.protocol }),
             None => first.filter(|_| ports.next().is_none()),
@@ -235,7 +236,7 @@ fn of_verdict(verdict: &Verdict, address: SocketAddr) -> (&'static str, String) 
     }
 }
 
-/// What an alert means to us (RFC 8446 §6.2), as a stable word and in words.
+/// The reason code and description of an alert (RFC 8446 §6.2).
 fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
     match alert {
         AlertDescription::AccessDenied => ("access_denied", "its policy does not let this caller in"),
@@ -267,11 +268,11 @@ fn meaning_of(alert: AlertDescription) -> (&'static str, &'static str) {
     }
 }
 
-/// The alert among what has arrived already, if there is one.
-async fn last_word(tls: &mut TlsStream) -> Option<AlertDescription> {
+/// The alert among the received data, if there is one.
+async fn read_alert(tls: &mut TlsStream) -> Option<AlertDescription> {
     let mut scratch = [0; LAST_WORD_READ_BYTES];
     poll_fn(|cx| {
-        for _ in 0..LAST_WORD_READS_MAX {
+        for _ in 0..ALERT_READS_MAX {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut *tls).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}

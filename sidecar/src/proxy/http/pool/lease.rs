@@ -1,4 +1,4 @@
-//! One connection, lent to one request.
+//! One pooled connection, leased to one request.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,23 +20,24 @@ use crate::proxy::http::frames::Streams;
 use crate::proxy::http::http2::client::{SendError, SendRequest};
 use crate::proxy::http::incoming::{HttpError, Incoming};
 use crate::proxy::http::interim::Interim;
-use crate::proxy::http::preface::ServerSays;
+use crate::proxy::http::preface::ServerState;
 use crate::proxy::http::replay::NotSent;
 use crate::proxy::upstream;
-use crate::proxy::upstream::load_balancer::{AddressId, Listing};
+use crate::proxy::upstream::load_balancer::{AddressHandle, AddressId};
 
-/// A request that was taken back before its answer counts as a stream for so long: a server that is asked and told
-/// "never mind" in one breath may take that for an attack (rapid reset, CVE-2023-44487). So a connection has no more of
-/// these, within this time, than the server allows streams.
+/// How long a cancelled request counts as an active stream: a server that receives request and reset together may
+/// take them for an attack (rapid reset, CVE-2023-44487). Within this time a connection has no more of these than the
+/// server allows streams.
 pub(super) const RESET_COUNTS_FOR: Duration = Duration::from_secs(1);
 
-/// So much before the other side may close an idle connection it is not used any more, or after half of its time.
+/// A connection is not reused this long before the server may close it, or half of its keep-alive time if that is
+/// shorter.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// A connection for one request.
-pub(in crate::proxy::http) struct Leased {
+/// A connection leased to one request.
+pub(in crate::proxy::http) struct ConnectionLease {
     pub(super) sender: Sender,
-    pub(super) home: Option<ReturnTo>,
+    pub(super) return_to: Option<ReturnTo>,
     pub(super) permit: Arc<StreamPermit>,
 }
 
@@ -45,45 +46,45 @@ pub(super) enum Sender {
     Single(Option<Single>),
 }
 
-/// Where a single connection goes when it is free again.
+/// The pool that a single connection returns to.
 pub(super) struct ReturnTo {
     pub(super) pool: Arc<dyn IdlePool>,
-    /// Which of its epochs the connection is of.
-    pub(super) era: u64,
+    /// The epoch in which the connection was opened.
+    pub(super) epoch_number: u64,
 }
 
-/// A pool, whatever it is a pool of.
+/// A pool that takes idle connections back, independent of its target type.
 pub(super) trait IdlePool: Send + Sync {
-    fn take(&self, era: u64, single: Single);
+    fn take(&self, epoch_number: u64, single: Single);
 }
 
-/// Counts a request at its address and its connection, until both its answer and its body are over.
+/// Counts a request at its address and connection until both its response and its body have ended.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct StreamPermit {
     shared: Option<Arc<Shared>>,
-    listing: Listing,
+    handle: AddressHandle,
     answered: AtomicBool,
 }
 
 impl StreamPermit {
-    /// For a connection of its own.
-    pub(super) fn of(listing: &Listing) -> Arc<Self> {
-        listing.request_begins();
-        Arc::new(Self { shared: None, listing: listing.clone(), answered: AtomicBool::new(false) })
+    /// For a request on a single connection.
+    pub(super) fn of(handle: &AddressHandle) -> Arc<Self> {
+        handle.request_begins();
+        Arc::new(Self { shared: None, handle: handle.clone(), answered: AtomicBool::new(false) })
     }
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.listing.request_ends();
+        self.handle.request_ends();
         if let Some(shared) = &self.shared {
             shared.leave(self.answered.load(Ordering::Relaxed));
         }
     }
 }
 
-impl Leased {
-    /// Sends a request. It comes back when nothing of it was sent, because the connection had ended before.
+impl ConnectionLease {
+    /// Sends a request. The request is returned if nothing of it was sent because the connection had ended.
     pub(in crate::proxy::http) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
@@ -92,7 +93,9 @@ impl Leased {
         let answered = match &mut self.sender {
             Sender::Shared(shared) => {
                 request.body_mut().occupy(self.permit.clone());
-                let sent = shared.sender.send(request, |told| interim.tell(told.status(), told.headers()));
+                let sent = shared
+                    .sender
+                    .send(request, |response| interim.forward(response.status(), response.headers()));
                 let broken = |SendError { error, unsent, is_unsent }| Unanswered {
                     error: if is_unsent { NotSent(error).into() } else { error.into() },
                     unsent: unsent.map(|request| *request),
@@ -114,81 +117,81 @@ impl Leased {
         answered
     }
 
-    /// Who is at the other end.
-    pub(in crate::proxy::http) fn end(&self) -> Option<&End> {
+    /// The server side of the connection.
+    pub(in crate::proxy::http) fn end(&self) -> Option<&ServerEnd> {
         match &self.sender {
             Sender::Shared(shared) => Some(&shared.end),
             Sender::Single(single) => single.as_ref().map(|single| &single.end),
         }
     }
 
-    /// Cancelled when the connection is cut.
-    pub(in crate::proxy::http) fn cut(&self) -> CancellationToken {
-        self.end().map(|end| end.cut.clone()).unwrap_or_default()
+    /// Cancelled when the connection is terminated.
+    pub(in crate::proxy::http) fn termination(&self) -> CancellationToken {
+        self.end().map(|end| end.termination.clone()).unwrap_or_default()
     }
 
-    /// Whether it was cut: what it has brought and was not taken yet is not taken any more.
-    pub(in crate::proxy::http) fn is_cut(&self) -> bool {
-        self.end().is_some_and(|end| end.cut.is_cancelled())
+    /// Whether the connection was terminated. Data received and not yet read is then discarded.
+    pub(in crate::proxy::http) fn is_terminated(&self) -> bool {
+        self.end().is_some_and(|end| end.termination.is_cancelled())
     }
 
-    /// What ended a message on it, where an error says `with`: a connection that ends behind GOAWAY ends for its reason.
+    /// How a message ended, given the error `with`. A connection that closed after GOAWAY ended with the GOAWAY code.
     pub(in crate::proxy::http) fn ended_with(&self, with: EndedWith) -> EndedWith {
-        let goaway = self.end().filter(|_| self.is_shared()).and_then(|end| end.says.goaway_reason());
+        let goaway = self.end().filter(|_| self.is_shared()).and_then(|end| end.server_state.goaway_reason());
         match (with, goaway) {
             (EndedWith::Closed | EndedWith::Reset, Some(reason)) => EndedWith::GoAway(reason),
             (with, _) => with,
         }
     }
 
-    /// The alert with which the other end broke off.
+    /// The TLS alert that the peer ended the connection with.
     pub(in crate::proxy::http) fn alert(&self) -> Option<AlertDescription> {
         self.end()?.alert.get().copied()
     }
 
-    /// Whether it is a single connection that carried a request before.
-    pub(in crate::proxy::http) fn was_kept(&self) -> bool {
-        matches!(&self.sender, Sender::Single(Some(single)) if single.kept)
+    /// Whether this single connection carried a request before.
+    pub(in crate::proxy::http) fn was_used(&self) -> bool {
+        matches!(&self.sender, Sender::Single(Some(single)) if single.was_used)
     }
 
-    /// Whether a WebSocket may be asked for on it by an extended CONNECT.
+    /// Whether the server accepts extended CONNECT for WebSockets (RFC 8441 §3).
     pub(in crate::proxy::http) fn takes_websockets(&self) -> bool {
-        matches!(&self.sender, Sender::Shared(shared) if shared.end.says.takes_extended_connect())
+        matches!(&self.sender, Sender::Shared(shared) if shared.end.server_state.takes_extended_connect())
     }
 
-    /// It carried no request.
+    /// Returns the connection to its pool without having sent a request.
     pub(in crate::proxy::http) fn unused(self) {
         self.permit.answered.store(true, Ordering::Relaxed);
         self.give_back();
     }
 
-    /// Whether requests on it are HTTP/2's.
+    /// Whether this is an HTTP/2 connection.
     pub(in crate::proxy::http) fn is_shared(&self) -> bool {
         matches!(self.sender, Sender::Shared(_))
     }
 
-    /// The response has ended and the request with it: the next may use it.
+    /// Returns the connection to its pool after request and response have ended.
     pub(in crate::proxy::http) fn give_back(mut self) {
-        if let (Sender::Single(single), Some(home)) = (&mut self.sender, &self.home)
+        if let (Sender::Single(single), Some(return_to)) = (&mut self.sender, &self.return_to)
             && let Some(single) = single.take()
         {
-            home.pool.take(home.era, Single { kept: true, ..single });
+            return_to.pool.take(return_to.epoch_number, Single { was_used: true, ..single });
         }
     }
 }
 
-impl fmt::Debug for Leased {
+impl fmt::Debug for ConnectionLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Leased").field("shared", &self.is_shared()).finish_non_exhaustive()
     }
 }
 
 fn idle_for(keep_alive: Option<Duration>, idle_timeout: Duration) -> Duration {
-    let kept = keep_alive.map(|kept| kept - KEEP_ALIVE_MARGIN.min(kept / 2));
-    kept.map_or(idle_timeout, |kept| kept.min(idle_timeout))
+    let was_used = keep_alive.map(|was_used| was_used - KEEP_ALIVE_MARGIN.min(was_used / 2));
+    was_used.map_or(idle_timeout, |was_used| was_used.min(idle_timeout))
 }
 
-/// How long an answer says that its connection is kept idle: `Keep-Alive: timeout=N`, in seconds.
+/// How long the server keeps the connection idle: `Keep-Alive: timeout=N`, in seconds.
 fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok());
     let parameters = values.flat_map(|value| value.split(',')).filter_map(|one| one.split_once('='));
@@ -198,59 +201,59 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
         .min()
 }
 
-/// Why a request has no answer.
+/// Why a request has no response.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct Unanswered {
     pub(in crate::proxy::http) error: HttpError,
-    /// Of the request nothing was sent.
+    /// The request, if nothing of it was sent.
     pub(in crate::proxy::http) unsent: Option<Request<RequestBody>>,
 }
 
-/// A connection that many requests share.
+/// An HTTP/2 connection, shared by concurrent requests.
 pub(super) struct Shared {
     sender: SendRequest,
-    pub(super) end: End,
-    /// Requests on it now.
+    pub(super) end: ServerEnd,
+    /// Active requests.
     open: AtomicUsize,
-    /// Its last request's number among all: of equals, the one unused longest is next.
+    /// Sequence number of its last request. Among equals, the least recently used is next.
     pub(super) last: AtomicU64,
-    /// When requests were taken back that still count.
+    /// Times of cancellations that still count as active ([`RESET_COUNTS_FOR`]).
     resets: Mutex<Vec<Instant>>,
     changes: Arc<Changes>,
 }
 
 impl Shared {
-    pub(super) fn new(sender: SendRequest, end: End, changes: Arc<Changes>) -> Self {
+    pub(super) fn new(sender: SendRequest, end: ServerEnd, changes: Arc<Changes>) -> Self {
         let (open, last, resets) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
         Self { sender, end, open, last, resets, changes }
     }
 
     pub(super) fn is_usable(&self, now: OffsetDateTime) -> bool {
-        self.is_open() && self.end.is_good(now)
+        self.is_open() && self.end.is_reusable(now)
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.sender.has_ended() && !self.end.says.goes_away()
+        !self.sender.has_ended() && !self.end.server_state.goes_away()
     }
 
-    /// Whether it is open and carries nothing.
+    /// Whether it is open and has no active request.
     pub(super) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0 && self.is_open()
     }
 
-    /// Requests that count now.
+    /// Active requests, including recently cancelled ones.
     pub(super) fn requests(&self, now: Instant) -> usize {
         let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
         resets.retain(|at| now.saturating_duration_since(*at) < RESET_COUNTS_FOR);
         self.open.load(Ordering::Relaxed) + resets.len()
     }
 
-    /// One more request.
-    pub(super) fn enter(self: &Arc<Self>, listing: &Listing) -> Arc<StreamPermit> {
+    /// Counts another request.
+    pub(super) fn enter(self: &Arc<Self>, handle: &AddressHandle) -> Arc<StreamPermit> {
         self.open.fetch_add(1, Ordering::Relaxed);
-        listing.request_begins();
-        let (shared, listing) = (Some(self.clone()), listing.clone());
-        Arc::new(StreamPermit { shared, listing, answered: AtomicBool::new(false) })
+        handle.request_begins();
+        let (shared, handle) = (Some(self.clone()), handle.clone());
+        Arc::new(StreamPermit { shared, handle, answered: AtomicBool::new(false) })
     }
 
     fn leave(&self, answered: bool) {
@@ -268,13 +271,12 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A connection that one request has at a time.
+/// An HTTP/1.1 connection, used by one request at a time.
 pub(in crate::proxy::http) struct Single {
     pub(super) sender: Http1Sender,
-    pub(super) end: End,
-    /// It has carried a request before.
-    pub(super) kept: bool,
-    /// As long as it may be idle by the word of the other side (RFC 2068 §19.7.1.1).
+    pub(super) end: ServerEnd,
+    pub(super) was_used: bool,
+    /// The server's keep-alive timeout (RFC 2068 §19.7.1.1).
     keep_alive: Option<Duration>,
 }
 
@@ -283,13 +285,14 @@ impl Single {
         self.end.id
     }
 
-    /// How long it may be idle: less than the other side keeps it, which may close it at any moment then.
+    /// How long the connection may be idle: shorter than the server's timeout, after which the server may close it at
+    /// any moment.
     pub(super) fn idle_for(&self, idle_timeout: Duration) -> Duration {
         idle_for(self.keep_alive, idle_timeout)
     }
 
-    pub(super) fn new(sender: Http1Sender, end: End) -> Self {
-        Self { sender, end, kept: false, keep_alive: None }
+    pub(super) fn new(sender: Http1Sender, end: ServerEnd) -> Self {
+        Self { sender, end, was_used: false, keep_alive: None }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -297,52 +300,55 @@ impl Single {
     }
 
     pub(super) fn is_usable(&self, now: OffsetDateTime) -> bool {
-        !self.is_closed() && self.end.is_good(now)
+        !self.is_closed() && self.end.is_reusable(now)
     }
 }
 
-/// A connection just made.
+/// A new connection.
 pub(in crate::proxy::http) enum Dialed {
-    Shared(SendRequest, End),
-    Single(Http1Sender, End),
+    Shared(SendRequest, ServerEnd),
+    Single(Http1Sender, ServerEnd),
 }
 
-/// The other end of a connection.
+/// The server side of a connection.
 #[derive(Debug, Clone)]
-pub(in crate::proxy::http) struct End {
+pub(in crate::proxy::http) struct ServerEnd {
     pub(in crate::proxy::http) id: AddressId,
     pub(in crate::proxy::http) address: SocketAddr,
-    /// ShutdownTokens then its certificate vouches for it.
-    pub(in crate::proxy::http) vouched_until: Option<OffsetDateTime>,
-    /// Whether it is still an address of its place.
-    pub(in crate::proxy::http) listing: Listing,
-    /// With which it broke off.
+    /// When the peer certificate expires.
+    pub(in crate::proxy::http) peer_not_after: Option<OffsetDateTime>,
+    /// The address, which may have been removed from its upstream.
+    pub(in crate::proxy::http) handle: AddressHandle,
+    /// The TLS alert that ended the connection.
     pub(in crate::proxy::http) alert: Arc<OnceLock<AlertDescription>>,
-    /// Cancelled when the connection is cut.
-    pub(in crate::proxy::http) cut: CancellationToken,
-    pub(in crate::proxy::http) says: Arc<ServerSays>,
-    /// Of HTTP/2: what is known of its streams.
+    /// Cancelled when the connection is terminated.
+    pub(in crate::proxy::http) termination: CancellationToken,
+    pub(in crate::proxy::http) server_state: Arc<ServerState>,
+    /// The connection's streams, on HTTP/2.
     pub(in crate::proxy::http) streams: Option<Arc<Streams>>,
 }
 
-impl End {
-    /// Of a connection that is made to a leased address.
-    pub(in crate::proxy::http) fn new(leased: &upstream::Leased, cut: CancellationToken) -> Self {
+impl ServerEnd {
+    /// For a connection to a selected address.
+    pub(in crate::proxy::http) fn new(
+        leased: &upstream::SelectedAddress,
+        termination: CancellationToken,
+    ) -> Self {
         Self {
             id: leased.id(),
             address: leased.address(),
-            vouched_until: None,
-            listing: leased.listing(),
+            peer_not_after: None,
+            handle: leased.handle(),
             alert: Arc::default(),
-            cut,
-            says: Arc::default(),
+            termination,
+            server_state: Arc::default(),
             streams: None,
         }
     }
 
-    /// Whether another request may use it.
-    fn is_good(&self, now: OffsetDateTime) -> bool {
-        !self.listing.is_over() && self.vouched_until.is_none_or(|until| is_valid_at(until, now))
+    /// Whether another request may use the connection.
+    fn is_reusable(&self, now: OffsetDateTime) -> bool {
+        !self.handle.is_over() && self.peer_not_after.is_none_or(|until| is_valid_at(until, now))
     }
 }
 
@@ -350,7 +356,7 @@ impl End {
 mod tests {
     use super::*;
 
-    fn kept(values: &[&'static str]) -> Option<Duration> {
+    fn was_used(values: &[&'static str]) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append("keep-alive", http::HeaderValue::from_static(value));
@@ -359,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_time_that_is_said_is_the_one_that_holds() {
+    fn the_shortest_keep_alive_timeout_applies() {
         for (values, seconds) in [
             (&["timeout=5"][..], Some(5)),
             (&["max=100, Timeout = 7"], Some(7)),
@@ -371,12 +377,12 @@ mod tests {
             (&["timeout=18446744073709551616"], None),
             (&[], None),
         ] {
-            assert_eq!(kept(values), seconds.map(Duration::from_secs), "{values:?}");
+            assert_eq!(was_used(values), seconds.map(Duration::from_secs), "{values:?}");
         }
     }
 
     #[test]
-    fn a_connection_is_used_no_more_some_time_before_its_server_may_close_it() {
+    fn a_connection_is_not_reused_shortly_before_its_server_may_close_it() {
         let idle_timeout = Duration::from_secs(300);
         for (said, used) in [
             (None, idle_timeout),
