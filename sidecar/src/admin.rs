@@ -1,4 +1,4 @@
-//! What operators ask of a running sidecar, over HTTP on loopback: nothing here changes anything or tells a secret.
+//! The admin endpoint: read-only HTTP on loopback, without secrets.
 
 mod readiness;
 mod serve;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::config::{Config, HostPort, IdentitySource, ProxyProtocol};
 use crate::identity::IdentityStatus;
 use crate::observability::Direction;
-use crate::observability::metrics::CountedElsewhere;
+use crate::observability::metrics::ExternalValues;
 use crate::proxy::listener::ShutdownTokens;
 use crate::proxy::state::ProxyState;
 
@@ -27,17 +27,17 @@ pub use serve::{CONNECTION_LIFE_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_T
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where in its life the sidecar is.
+/// The phase of the process lifecycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Listeners are not open yet.
     Starting,
     Serving,
-    /// It has been told to end.
+    /// The process is shutting down.
     Ending,
 }
 
-/// What the endpoints look at.
+/// The state that the endpoints show.
 #[derive(Debug, Clone)]
 pub struct Admin {
     pub proxy: Arc<ProxyState>,
@@ -46,7 +46,7 @@ pub struct Admin {
     pub log_lines_dropped: LogLinesDropped,
 }
 
-/// Counts log lines that were dropped because nobody read them.
+/// A counter of log lines that were dropped because their queue was full.
 #[derive(Clone)]
 pub struct LogLinesDropped(pub Arc<dyn Fn() -> usize + Send + Sync>);
 
@@ -57,7 +57,7 @@ impl std::fmt::Debug for LogLinesDropped {
 }
 
 impl Admin {
-    /// Answers new connections until `until.stop`, and those that are open until `until.abort`.
+    /// Serves new connections until `until.stop`, and open ones until `until.abort`.
     pub async fn run(self, listener: TcpListener, until: ShutdownTokens) {
         let admin = Arc::new(self);
         let routes = Router::new()
@@ -71,7 +71,7 @@ impl Admin {
             )
             .route(
                 "/config",
-                get(async |State(admin): State<Arc<Self>>| Json(shown(&admin.proxy.control.config))),
+                get(async |State(admin): State<Arc<Self>>| Json(config_json(&admin.proxy.control.config))),
             )
             .layer(from_fn_with_state(admin.clone(), local_only))
             .with_state(admin);
@@ -92,15 +92,15 @@ impl Admin {
             "unenforceable": self.proxy.control.unenforceable(),
             "subscription": *self.proxy.control.subscription.borrow(),
             "revoked": self.proxy.control.revoked.current().len(),
-            "inbounds": self.with_upstreams(Direction::Inbound, config.inbounds.iter().map(inbound_shown)),
-            "outbounds": self.with_upstreams(Direction::Outbound, config.outbounds.iter().map(outbound_shown)),
+            "inbounds": self.with_upstreams(Direction::Inbound, config.inbounds.iter().map(inbound_json)),
+            "outbounds": self.with_upstreams(Direction::Outbound, config.outbounds.iter().map(outbound_json)),
             "connections": { "live": live, "begun": begun },
-            "access_log": access_log_shown(&self.proxy),
+            "access_log": access_log_json(&self.proxy),
             "refusals": self.proxy.refusals.newest(),
         })
     }
 
-    /// Listeners with the address that each really listens on, and with how the addresses behind it stand.
+    /// Adds the actual listen address and the state of its upstreams to each listener.
     fn with_upstreams(&self, direction: Direction, listeners: impl Iterator<Item = Value>) -> Vec<Value> {
         let with = |(at, mut shown): (usize, Value)| {
             if let Some(fields) = shown.as_object_mut() {
@@ -117,9 +117,9 @@ impl Admin {
     fn metrics(&self) -> Result<String, std::fmt::Error> {
         let metrics = &self.proxy.control.metrics;
         metrics.tunnels_idle(self.proxy.pools.idle());
-        let (access_log_lines_dropped, access_log_lines_failed) = self.proxy.access_log.lost();
+        let (access_log_lines_dropped, access_log_lines_failed) = self.proxy.access_log.lost_lines();
         let identity = self.identity.borrow();
-        metrics.record_elsewhere(&CountedElsewhere {
+        metrics.record_external(&ExternalValues {
             svid_not_after: identity.not_after,
             svid_rotations: identity.rotations,
             log_lines_dropped: u64::try_from((self.log_lines_dropped.0)()).unwrap_or(u64::MAX),
@@ -133,7 +133,7 @@ impl Admin {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let proxy = admin.proxy.clone();
-    // Ten thousand descriptors are counted in milliseconds, which no connection shall wait for.
+    // Counting 10,000 descriptors takes milliseconds, so it must not block a worker thread.
     if let Err(error) = tokio::task::spawn_blocking(move || proxy.measure()).await {
         tracing::error!(%error, "the levels cannot be measured");
     }
@@ -143,13 +143,15 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-/// A web page must not read this through its visitor's browser: none may call it, and no name that was made to point
-/// here is answered to.
+/// Protects against web pages that read the endpoint through a browser: refuses requests with an Origin, and requests
+/// whose Host is a name (DNS rebinding).
 async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let own = admin.proxy.control.config.admin;
     let headers = request.headers();
-    let ours =
-        headers.get_all(header::HOST).iter().all(|host| host.to_str().is_ok_and(|host| is_here(host, own)));
+    let ours = headers
+        .get_all(header::HOST)
+        .iter()
+        .all(|host| host.to_str().is_ok_and(|host| is_local_host(host, own)));
     if headers.contains_key(header::ORIGIN) || !ours {
         let rule = format!(
             "this endpoint is for operators on this host: send no Origin, and no Host or one that is an address of this \
@@ -160,8 +162,8 @@ async fn local_only(State(admin): State<Arc<Admin>>, request: Request, next: Nex
     next.run(request).await
 }
 
-/// Whether a Host is this machine whatever a name server says: a name can be made to point here, an address cannot.
-fn is_here(host: &str, own: SocketAddr) -> bool {
+/// Whether a Host is this machine independently of DNS: an address or `localhost`.
+fn is_local_host(host: &str, own: SocketAddr) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, port)| match port.parse::<u16>() {
         Ok(_) => name,
         Err(_) => host,
@@ -171,11 +173,11 @@ fn is_here(host: &str, own: SocketAddr) -> bool {
         let address = address.to_canonical();
         address.is_loopback() || address == own.ip().to_canonical() || own.ip().is_unspecified()
     };
-    // Hosts are compared without regard to case (RFC 9110 §4.2.3).
+    // Hosts are compared case-insensitively (RFC 9110 §4.2.3).
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(is_ours)
 }
 
-fn inbound_shown(inbound: &crate::config::Inbound) -> Value {
+fn inbound_json(inbound: &crate::config::Inbound) -> Value {
     json!({
         "name": inbound.name,
         "listen": inbound.listen,
@@ -185,7 +187,7 @@ fn inbound_shown(inbound: &crate::config::Inbound) -> Value {
     })
 }
 
-fn outbound_shown(outbound: &crate::config::Outbound) -> Value {
+fn outbound_json(outbound: &crate::config::Outbound) -> Value {
     json!({
         "listen": outbound.listen,
         "target": outbound.target.to_string(),
@@ -194,8 +196,8 @@ fn outbound_shown(outbound: &crate::config::Outbound) -> Value {
     })
 }
 
-/// The configuration in force, defaults included. It names files that hold secrets, never what is in them.
-fn shown(config: &Config) -> Value {
+/// The configuration in force, with defaults. It contains the paths of secret files, never their contents.
+fn config_json(config: &Config) -> Value {
     let identity = match &config.identity {
         IdentitySource::Ca { ca, join_token, state_dir } => json!({
             "ca": format!("https://{ca}"),
@@ -209,8 +211,8 @@ fn shown(config: &Config) -> Value {
     let (limits, shutdown) = (&config.limits, &config.shutdown);
     json!({
         "identity": identity,
-        "inbound": config.inbounds.iter().map(inbound_shown).collect::<Vec<_>>(),
-        "outbound": config.outbounds.iter().map(outbound_shown).collect::<Vec<_>>(),
+        "inbound": config.inbounds.iter().map(inbound_json).collect::<Vec<_>>(),
+        "outbound": config.outbounds.iter().map(outbound_json).collect::<Vec<_>>(),
         "policy": { "file": config.policy_file },
         "admin": { "listen": config.admin },
         "limits": {
@@ -236,7 +238,7 @@ fn shown(config: &Config) -> Value {
     })
 }
 
-fn access_log_shown(proxy: &ProxyState) -> Value {
-    let (dropped, failed) = proxy.access_log.lost();
+fn access_log_json(proxy: &ProxyState) -> Value {
+    let (dropped, failed) = proxy.access_log.lost_lines();
     json!({ "on": proxy.access_log.is_on(), "lines_dropped": dropped, "lines_failed": failed })
 }

@@ -1,15 +1,16 @@
-//! The wall clock, read in one place; everything else is told what time it is.
+//! The wall clock. Code that needs the time takes it as an argument or from a [`Clock`].
 
 use std::fmt;
 
 use time::OffsetDateTime;
 
-/// Tells the time of day. A suspended machine and a corrected clock show in it, as they do in certificates.
+/// A source of the current wall-clock time. It includes suspend time and clock corrections, like the validity times of
+/// certificates.
 pub trait Clock: fmt::Debug + Send + Sync {
     fn now(&self) -> OffsetDateTime;
 }
 
-/// The machine's own clock.
+/// The system clock.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock;
 

@@ -1,4 +1,4 @@
-//! `sidecar.toml`, read into types that cannot be wrong.
+//! The configuration, `sidecar.toml`, parsed into validated types.
 
 mod bounds;
 mod convert;
@@ -30,7 +30,7 @@ pub use restart::Restart;
 pub use tunnels::Tunnels;
 pub use values::HostPortError;
 
-/// A whole, valid configuration.
+/// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub identity: IdentitySource,
@@ -43,28 +43,28 @@ pub struct Config {
     pub http: Http,
     pub tunnels: Tunnels,
     pub shutdown: Shutdown,
-    /// Off where absent.
+    /// Disabled if absent.
     pub restart: Option<Restart>,
     pub log: Log,
-    /// Off where absent.
+    /// Disabled if absent.
     pub access_log: Option<AccessLogConfig>,
 }
 
 impl Config {
-    /// Reads a file. Paths in it that are relative start at the file's own directory.
+    /// Reads a file. Relative paths in it are relative to the file's directory.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let text = postern_server::config::read(file)?;
         Self::parse(file, &text)
     }
 
-    /// Reads a text; `file` is its name in messages and the start of relative paths.
+    /// Parses a text; `file` is its name in messages and the base of relative paths.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         raw::Document::new(file, text)?.try_into()
     }
 }
 
 impl Config {
-    /// All that is listened on.
+    /// All configured listen addresses.
     pub fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         let inbounds = self.inbounds.iter().map(|inbound| inbound.listen);
         let outbounds = self.outbounds.iter().map(|outbound| outbound.listen);
@@ -72,30 +72,30 @@ impl Config {
     }
 }
 
-/// Where the own identity comes from.
+/// The source of the sidecar's identity.
 #[derive(Debug, Clone)]
 pub enum IdentitySource {
     /// From a Postern CA.
     Ca {
         /// `https://host:port`.
         ca: HostPort,
-        /// Needed for the first enrolment only.
+        /// Required only for the first enrolment.
         join_token: Option<JoinTokenSource>,
-        /// Keeps key and chain over a restart, files of mode 0600.
+        /// Persists key and chain across restarts, in files of mode 0600.
         state_dir: Option<PathBuf>,
     },
-    /// From files that someone else renews, PEM, watched.
+    /// From PEM files that another program renews; they are watched for changes.
     Files { svid: PathBuf, key: PathBuf, bundle: PathBuf },
 }
 
-/// Where the join token is read, anew at each enrolment.
+/// The source of the join token, read again at each enrolment.
 #[derive(Debug, Clone)]
 pub enum JoinTokenSource {
     File(PathBuf),
     Env(String),
 }
 
-/// A host, by name or address, and a port.
+/// A host name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
     pub host: String,
@@ -111,7 +111,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// mTLS from peers to the own app.
+/// A listener that accepts mTLS from peers and forwards to the local app.
 #[derive(Debug, Clone)]
 pub struct Inbound {
     /// The port's name in policies.
@@ -119,11 +119,11 @@ pub struct Inbound {
     pub listen: SocketAddr,
     pub app: HostPort,
     pub protocol: Protocol,
-    /// Of an `http` inbound.
+    /// For `http` inbounds: the HTTP version of the app.
     pub app_http: AppHttp,
-    /// Of an `http` inbound.
+    /// For `http` inbounds: how much a refused client is told.
     pub tell_callers: TellCallers,
-    /// Of a `tcp` inbound: how the app is told who calls.
+    /// For `tcp` inbounds: passes the client's address and identity to the app.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
@@ -133,29 +133,29 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// How much a refused caller is told; the log always has it all.
+/// The level of detail in refusal responses; the log always has every detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TellCallers {
-    /// Who it is, whom it called, what no rule had, and the command that explains more.
+    /// Client, server, the reason why no rule matched, and the command that explains it.
     #[default]
     Everything,
-    /// That it is refused, and under which number the log has the rest.
+    /// Only the refusal and its identifier, under which the log has the details.
     Nothing,
 }
 
-/// The own app's way to one service.
+/// A listener that forwards from the local app to one service over mTLS.
 #[derive(Debug, Clone)]
 pub struct Outbound {
     pub listen: SocketAddr,
     pub target: Target,
-    /// Each leads to instances of the service.
+    /// Hosts that resolve to instances of the service.
     pub to: Vec<HostPort>,
     pub protocol: Protocol,
-    /// The port's name in the policy, where the called side shall make sure that it is this one.
+    /// The port's name in the policy, if the server's sidecar is to check that it serves this port.
     pub port: Option<String>,
 }
 
-/// Whose identity must answer.
+/// The identity that the server must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A service's name, resolved by the policy.
@@ -173,12 +173,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// How it ends.
+/// The shutdown sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct Shutdown {
-    /// Not ready, still accepting.
+    /// Time during which the sidecar reports not ready but still accepts.
     pub drain_delay: Duration,
-    /// From then on, open connections may end by themselves; afterwards they are cut.
+    /// Time after that for open connections to end by themselves; then they are terminated.
     pub drain_deadline: Duration,
 }
 
@@ -188,13 +188,13 @@ impl Default for Shutdown {
     }
 }
 
-/// What is written to standard error.
+/// The log on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
-    /// The least important kind of line that is written.
+    /// The lowest level that is written.
     pub level: tracing::Level,
-    /// Lines of the same kind are counted, and reported once in this time.
+    /// Repeated lines of one kind are counted and reported once per interval.
     pub repeats_interval: Duration,
 }
 
@@ -212,11 +212,11 @@ impl Default for Log {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLogConfig {
     pub to: AccessLogTarget,
-    /// Lines that wait to be written; further ones are dropped and counted.
+    /// Capacity of the queue, in lines; further lines are dropped and counted.
     pub lines_waiting_max: usize,
 }
 
-/// Where the access log goes.
+/// The output of the access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessLogTarget {
     Stdout,
@@ -224,11 +224,11 @@ pub enum AccessLogTarget {
     File(PathBuf),
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }

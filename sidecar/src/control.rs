@@ -1,4 +1,4 @@
-//! What the security team decides: policy and revocations, from the CA's stream or a file, and the calls reported back.
+//! The control plane client: policy and revocations from the CA's stream or a file, and reports of denied calls.
 
 pub mod call_counts;
 pub mod policy_file;

@@ -1,9 +1,9 @@
-//! Text of errors for log lines, status and messages.
+//! Formatting of errors for log lines, status and messages.
 
 use std::error::Error;
 use std::fmt::Write as _;
 
-/// An error with its causes, without line breaks and control characters, which peers may have put there.
+/// Formats an error with its causes on one line. Escapes control characters, which may come from peers.
 pub fn one_line(error: &dyn Error) -> String {
     let mut text = String::new();
     let mut next = Some(error);
@@ -17,7 +17,7 @@ pub fn one_line(error: &dyn Error) -> String {
     text.chars().take(REASON_CHARS_MAX).map(escaped).collect()
 }
 
-/// A reason in log and status is cut here.
+/// Maximum length of a reason in log and status, in characters; the rest is truncated.
 const REASON_CHARS_MAX: usize = 1000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The own identity: obtained from the CA or from files, kept over a restart, renewed in time.
+//! The sidecar's own identity: issued by the CA or read from files, persisted across restarts, and renewed.
 
 pub mod ca_client;
 pub mod credentials;

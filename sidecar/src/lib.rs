@@ -1,5 +1,5 @@
-//! The proxy beside each service: keeps one identity fresh, wraps every connection in mutual TLS and lets in only
-//! the peers on the allow-list.
+//! The sidecar proxy of a service: renews the service's identity, uses mutual TLS for every connection and accepts only
+//! the peers that the policy allows.
 
 pub mod admin;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The sidecar's whole life: admin, identity, policy, listeners; then its orderly end.
+//! The lifecycle of the process: starts admin endpoint, identity, policy and listeners, then drains and shuts down.
 
 pub mod handover;
 mod listeners;
@@ -31,7 +31,7 @@ pub use listeners::ListenError;
 use listeners::{Listeners, open_admin};
 use signals::Signals;
 
-/// Why a sidecar cannot start.
+/// Why the sidecar cannot start.
 #[derive(Debug, Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -44,56 +44,56 @@ pub enum RunError {
     AccessLog(#[from] AccessLogError),
 }
 
-/// What tells the parts when to begin and to end.
+/// The cancellation tokens that start and stop the components.
 #[derive(Debug, Default, Clone)]
 struct LifecycleTokens {
-    /// This process may accept: no old one does so for it.
-    begun: CancellationToken,
-    /// A new process accepts.
+    /// This process may accept: no old process serves its listeners.
+    may_accept: CancellationToken,
+    /// A new process has taken over the listeners.
     taken_over: CancellationToken,
-    /// First no new connections, then no connections, then nothing at all.
+    /// Stops the listeners, then their connections.
     listeners: ShutdownTokens,
-    over: CancellationToken,
+    terminated: CancellationToken,
 }
 
-/// Runs until a signal ends it, or a new process has taken its place.
+/// Runs until a shutdown signal, or until a new process has taken over.
 pub async fn run(
     config: Config,
     log_lines_dropped: LogLinesDropped,
     mut shutdown: Shutdown,
 ) -> Result<(), RunError> {
-    let (signals, ends) = (Signals::new().map_err(RunError::Signals)?, LifecycleTokens::default());
+    let (signals, tokens) = (Signals::new().map_err(RunError::Signals)?, LifecycleTokens::default());
     let mut background = JoinSet::new();
-    let starting = start(config, log_lines_dropped, &ends, signals, &mut background);
+    let starting = start(config, log_lines_dropped, &tokens, signals, &mut background);
     let started = tokio::select! {
         started = starting => started?,
-        // Nobody is served yet.
+        // No connection is open yet, so there is nothing to drain.
         () = shutdown.signal() => return Ok(()),
     };
     let access_log = started.admin.proxy.clone();
-    let served = serve(started, &ends, &mut shutdown).await;
+    let served = serve(started, &tokens, &mut shutdown).await;
     shutdown.ends_within(Duration::ZERO);
-    ends.over.cancel();
-    report_all(&mut background).await;
+    tokens.terminated.cancel();
+    join_all(&mut background).await;
     access_log.access_log.flush();
     served.inspect(|()| info!("ended"))
 }
 
-/// What is there before the first connection.
-struct Started {
+/// The components that are started before the listeners.
+struct Components {
     admin: Admin,
     takeover: Takeover,
     phase: watch::Sender<Phase>,
 }
 
-/// Starts everything that does not end with a connection.
+/// Starts the background tasks.
 async fn start(
     mut config: Config,
     log_lines_dropped: LogLinesDropped,
-    ends: &LifecycleTokens,
+    tokens: &LifecycleTokens,
     signals: Signals,
     background: &mut JoinSet<()>,
-) -> Result<Started, RunError> {
+) -> Result<Components, RunError> {
     let mut takeover = Takeover::begin(config.restart.as_ref()).await?;
     descriptors::prepare(&mut config);
     let clock = Arc::new(SystemClock);
@@ -109,32 +109,32 @@ async fn start(
     let admin = Admin { proxy: proxy.clone(), identity: identity.status(), phase: phases, log_lines_dropped };
     let listener = open_admin(&mut takeover, &proxy.control.config)?;
     if !takeover.is_under_way() {
-        ends.begun.cancel();
+        tokens.may_accept.cancel();
     }
-    background.spawn(administer(admin.clone(), listener, ends.clone()));
-    background.spawn(identity.run(ends.over.clone()));
-    let look_now = start_policy(&proxy, ends, background, clock).await;
+    background.spawn(serve_admin(admin.clone(), listener, tokens.clone()));
+    background.spawn(identity.run(tokens.terminated.clone()));
+    let poll_now = start_policy(&proxy, tokens, background, clock).await;
     if let Some(mut subscription) = Subscription::new(proxy.control.clone()) {
         subscription.restore().await;
-        background.spawn(subscription.run(ends.over.clone()));
+        background.spawn(subscription.run(tokens.terminated.clone()));
     }
-    background.spawn(proxy.clone().watch(ends.over.clone()));
-    background.spawn(signals.act_on(look_now, proxy, ends.over.clone()));
-    Ok(Started { admin, takeover, phase })
+    background.spawn(proxy.clone().watch(tokens.terminated.clone()));
+    background.spawn(signals.act_on(poll_now, proxy, tokens.terminated.clone()));
+    Ok(Components { admin, takeover, phase })
 }
 
-/// The admin endpoint answers from the start; where an old process answers still, from when that one lets go.
-async fn administer(admin: Admin, listener: TcpListener, ends: LifecycleTokens) {
-    let until = ShutdownTokens { stop: ends.taken_over, abort: ends.over };
-    if until.abort.run_until_cancelled(ends.begun.cancelled()).await.is_some() {
+/// Serves the admin endpoint from the start, or from the takeover if an old process still serves it.
+async fn serve_admin(admin: Admin, listener: TcpListener, tokens: LifecycleTokens) {
+    let until = ShutdownTokens { stop: tokens.taken_over, abort: tokens.terminated };
+    if until.abort.run_until_cancelled(tokens.may_accept.cancelled()).await.is_some() {
         admin.run(listener, until).await;
     }
 }
 
-/// Reads the policy once before anybody connects, and then watches it.
+/// Loads the policy file before the first connection and starts its watcher.
 async fn start_policy(
     proxy: &Arc<ProxyState>,
-    ends: &LifecycleTokens,
+    tokens: &LifecycleTokens,
     background: &mut JoinSet<()>,
     clock: Arc<SystemClock>,
 ) -> Arc<Notify> {
@@ -145,15 +145,19 @@ async fn start_policy(
         return Arc::default();
     };
     let mut file = PolicyFile::new(path, proxy.control.policy.clone(), proxy.control.metrics.clone(), clock);
-    let look_now = file.look_now.clone();
-    file.look().await;
-    background.spawn(file.run(ends.over.clone()));
-    look_now
+    let poll_now = file.poll_now.clone();
+    file.poll().await;
+    background.spawn(file.run(tokens.terminated.clone()));
+    poll_now
 }
 
-/// Opens the listeners, accepts until told to end or taken over, and ends them in order.
-async fn serve(started: Started, ends: &LifecycleTokens, shutdown: &mut Shutdown) -> Result<(), RunError> {
-    let Started { admin, mut takeover, phase } = started;
+/// Opens the listeners, accepts until a shutdown signal or a takeover, then drains.
+async fn serve(
+    started: Components,
+    tokens: &LifecycleTokens,
+    shutdown: &mut Shutdown,
+) -> Result<(), RunError> {
+    let Components { admin, mut takeover, phase } = started;
     let admin = &admin;
     let (proxy, config) = (&admin.proxy, &admin.proxy.control.config);
     let opened = Listeners::open(proxy, &mut takeover)?;
@@ -161,63 +165,63 @@ async fn serve(started: Started, ends: &LifecycleTokens, shutdown: &mut Shutdown
         ready = takeover.ready(admin) => ready?,
         () = shutdown.signal() => return Ok(()),
     }
-    ends.begun.cancel();
+    tokens.may_accept.cancel();
     tokio::select! {
-        () = takeover.ripe(admin) => {}
+        () = takeover.wait_until_ready(admin) => {}
         () = shutdown.signal() => return Ok(()),
     }
-    let mut listeners = opened.serve(proxy, &ends.listeners);
+    let mut listeners = opened.serve(proxy, &tokens.listeners);
     let drain_time = config.shutdown.drain_delay + config.shutdown.drain_deadline;
     shutdown.may_drain_for(drain_time);
     phase.send_replace(Phase::Serving);
     info!(admin = %config.admin, inbounds = config.inbounds.len(), outbounds = config.outbounds.len(), "listening");
-    if let Some(giver) = takeover.serving().await {
-        listeners.spawn(giver.run(ends.listeners.stop.clone(), ends.taken_over.clone()));
+    if let Some(server) = takeover.serving().await {
+        listeners.spawn(server.run(tokens.listeners.stop.clone(), tokens.taken_over.clone()));
     }
     tokio::select! {
         () = shutdown.signal() => {}
-        () = ends.taken_over.cancelled() => {}
+        () = tokens.taken_over.cancelled() => {}
     }
     phase.send_replace(Phase::Ending);
     shutdown.ends_within(drain_time);
-    end(proxy, ends, shutdown, &mut listeners).await;
+    drain(proxy, tokens, shutdown, &mut listeners).await;
     Ok(())
 }
 
-/// Not ready, but serving, unless a new process does; then no new connections; then, after the deadline or when told
-/// a second time, none at all.
-async fn end(
+/// Drains: reports not ready for `drain_delay` while still accepting (skipped after a takeover), then stops accepting,
+/// then terminates the open connections at the deadline or at a second signal.
+async fn drain(
     proxy: &ProxyState,
-    ends: &LifecycleTokens,
+    tokens: &LifecycleTokens,
     shutdown: &mut Shutdown,
     listeners: &mut JoinSet<()>,
 ) {
     let config = proxy.control.config.shutdown;
     info!(drain_delay = ?config.drain_delay, "not ready");
-    let again = tokio::select! {
+    let second_signal = tokio::select! {
         biased;
-        () = ends.taken_over.cancelled() => false,
+        () = tokens.taken_over.cancelled() => false,
         () = shutdown.signal() => true,
         () = tokio::time::sleep(config.drain_delay) => false,
     };
-    ends.listeners.stop.cancel();
-    if !again {
+    tokens.listeners.stop.cancel();
+    if !second_signal {
         let (_, live) = proxy.control.metrics.connections();
         info!(drain_deadline = ?config.drain_deadline, live, "draining");
         tokio::select! {
-            () = report_all(listeners) => return,
+            () = join_all(listeners) => return,
             () = tokio::time::sleep(config.drain_deadline) => {}
             () = shutdown.signal() => {}
         }
     }
     let (_, live) = proxy.control.metrics.connections();
     warn!(live, "cutting what is still open");
-    ends.listeners.abort.cancel();
-    report_all(listeners).await;
+    tokens.listeners.abort.cancel();
+    join_all(listeners).await;
 }
 
-/// Waits for every task, and tells of those that failed.
-async fn report_all(tasks: &mut JoinSet<()>) {
+/// Waits for every task and logs those that failed.
+async fn join_all(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             error!(%error, "a task failed");

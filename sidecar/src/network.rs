@@ -1,4 +1,4 @@
-//! Sockets: how they are opened, set up and closed, how names are resolved, how many there may be.
+//! Networking: dialing, socket options, name resolution and file descriptor limits.
 
 mod connect_error;
 pub mod descriptors;

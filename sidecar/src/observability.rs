@@ -1,4 +1,4 @@
-//! What operators see of the proxy: logs, metrics, refusals and trace identifiers.
+//! Observability: logs, metrics, refusals and trace identifiers.
 
 pub mod access_log;
 mod direction;

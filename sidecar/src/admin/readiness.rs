@@ -1,4 +1,4 @@
-//! What is missing until the sidecar can do its work, which is what `/ready` tells.
+//! Readiness: the missing prerequisites, shown by `/ready`.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 impl Admin {
-    /// What is missing until the sidecar can do its work.
+    /// The missing prerequisites for serving.
     pub(super) fn missing(&self) -> Vec<String> {
         let mut missing: Vec<_> = self.identity_missing().into_iter().chain(self.policy_missing()).collect();
         match *self.phase.borrow() {
@@ -29,21 +29,21 @@ impl Admin {
         missing
     }
 
-    /// What is missing apart from listeners, and may come.
-    pub fn awaited(&self) -> Vec<String> {
+    /// The missing prerequisites, without listeners, that can still become available.
+    pub fn missing_prerequisites(&self) -> Vec<String> {
         let config = &self.proxy.control.config;
         let has_policy = config.policy_file.is_some() || matches!(config.identity, IdentitySource::Ca { .. });
         let policy = has_policy.then(|| self.policy_missing()).flatten();
         self.identity_missing().into_iter().chain(policy).collect()
     }
 
-    /// Waits until nothing is awaited.
-    pub async fn nothing_awaited(&self) {
+    /// Waits until [`Self::missing_prerequisites`] is empty.
+    pub async fn wait_for_prerequisites(&self) {
         let (mut credentials, mut policy) =
             (self.proxy.control.credentials.changes(), self.proxy.control.policy.changes());
         let mut revoked = self.proxy.control.revoked.changes();
-        while !self.awaited().is_empty() {
-            // Those who change them are kept by the plane.
+        while !self.missing_prerequisites().is_empty() {
+            // The senders live as long as the proxy state, so `changed` does not fail.
             let _changed = tokio::select! {
                 changed = credentials.changed() => changed,
                 changed = policy.changed() => changed,

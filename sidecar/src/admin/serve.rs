@@ -1,4 +1,4 @@
-//! The admin endpoint's connections: few, short-lived, and ended with it.
+//! The HTTP server of the admin endpoint, with limits on the number and duration of connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,37 +18,37 @@ use tracing::{debug, error, warn};
 
 use crate::proxy::listener::ShutdownTokens;
 
-/// So many connections are open at once; when one more comes, the oldest that has asked nothing gives way.
+/// Maximum number of open connections. One more closes the oldest that has sent no request.
 pub const CONNECTIONS_MAX: usize = 64;
-/// A request's headers have come within this time; so long a connection may idle, too.
+/// Timeout of reading a request's headers, and idle timeout of a connection.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection takes no more requests after this time...
+/// After this time a connection accepts no more requests.
 pub const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(5 * 60);
-/// ...and an answer that is not read by then is given up after this.
-const LAST_ANSWER: Duration = Duration::from_secs(10);
-/// A request's line and headers together.
+/// Additional time for the last response to be read.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of the request line and headers, in bytes.
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// After accept failed for want of descriptors or memory, the next try waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Delay before the next accept after a failed one, as without descriptors or memory.
+const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 
-/// Accepts until `until.stop`; what is open then gets its last answer, unless `until.abort` comes first. All
-/// connections have ended then.
+/// Accepts until `until.stop`, then lets open connections finish their last response, unless `until.abort` comes first.
+/// All connections have ended when this returns.
 pub(super) async fn serve(listener: TcpListener, routes: Router, until: ShutdownTokens) {
-    let places = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX, Gauge::default()));
+    let limiter = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX, Gauge::default()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = until.abort.cancelled() => break,
             () = until.stop.cancelled() => break,
-            Some(ended) = connections.join_next() => report(ended),
+            Some(ended) = connections.join_next() => log_failure(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(one(stream, places.acquire(HandshakeStage::AwaitingClientHello), routes.clone(), until.stop.clone()));
+                    connections.spawn(serve_connection(stream, limiter.acquire(HandshakeStage::AwaitingClientHello), routes.clone(), until.stop.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the admin endpoint cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_DELAY).await;
                 }
             },
         }
@@ -56,17 +56,22 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, until: Shutdown
     drop(listener);
     let answered = async {
         while let Some(ended) = connections.join_next().await {
-            report(ended)
+            log_failure(ended)
         }
     };
     until.abort.run_until_cancelled(answered).await;
     connections.shutdown().await;
 }
 
-async fn one(stream: TcpStream, place: HandshakePermit, routes: Router, stop: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    permit: HandshakePermit,
+    routes: Router,
+    stop: CancellationToken,
+) {
     let greeted = CancellationToken::new();
     let asked = service_fn(|request| {
-        place.advance(HandshakeStage::Handshaking);
+        permit.advance(HandshakeStage::Handshaking);
         greeted.cancel();
         routes.clone().oneshot(request)
     });
@@ -77,7 +82,7 @@ async fn one(stream: TcpStream, place: HandshakePermit, routes: Router, stop: Ca
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), asked);
     let mut connection = std::pin::pin!(connection);
-    // Of a connection that was accepted just before the end, a request is awaited; there is a limit to that already.
+    // A connection that was accepted just before the stop still waits for its request, limited by the header timeout.
     let stopped = async {
         stop.cancelled().await;
         greeted.cancelled().await;
@@ -85,10 +90,10 @@ async fn one(stream: TcpStream, place: HandshakePermit, routes: Router, stop: Ca
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = place.evicted.cancelled() => return,
+        () = permit.evicted.cancelled() => return,
         _life_over_or_stopped = timeout(CONNECTION_LIFE_MAX, stopped) => {
             connection.as_mut().graceful_shutdown();
-            timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+            timeout(LAST_RESPONSE_TIMEOUT, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -96,7 +101,7 @@ async fn one(stream: TcpStream, place: HandshakePermit, routes: Router, stop: Ca
     }
 }
 
-fn report(ended: Result<(), JoinError>) {
+fn log_failure(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         error!(%error, "an admin connection's task failed");
     }

@@ -1,4 +1,4 @@
-//! `postern-sidecar check`: whether `run` would find everything in order, without opening a port or asking the CA.
+//! `postern-sidecar check`: checks what `run` would use, without opening a port or contacting the CA.
 
 mod findings;
 
@@ -43,13 +43,13 @@ pub(super) fn run(args: &Args, format: Format) -> ExitCode {
 #[derive(Debug, Serialize)]
 struct Report {
     verdict: Verdict,
-    /// What was found in order.
+    /// Findings without a problem.
     facts: Vec<String>,
     warnings: Vec<String>,
     errors: Vec<String>,
 }
 
-/// With its exit code.
+/// The verdict, with its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
@@ -79,7 +79,7 @@ impl Report {
     }
 
     fn print(&self, format: Format) {
-        // Whoever closed the pipe does not want to know.
+        // Ignore a closed pipe.
         let _closed = match format {
             Format::Text => self.print_text(),
             Format::Json => self.print_json(),

@@ -1,4 +1,4 @@
-//! `postern-sidecar status`: what a running sidecar says of itself.
+//! `postern-sidecar status`: shows the status of a running sidecar.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -11,11 +11,11 @@ use serde_json::Value;
 use super::Format;
 use crate::config::ADMIN_DEFAULT;
 
-/// How long the sidecar may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// An answer is read up to this size.
-const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// So many refusals are shown to people; `--format json` has all.
+/// Timeout of the request to the sidecar.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size of a response, in bytes.
+const RESPONSE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Maximum number of refusals in the text format; `--format json` has all.
 const REFUSALS_SHOWN: usize = 5;
 
 /// Print the state of a running sidecar.
@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, format: Format) -> ExitCode {
-    let status = match ask(args.admin) {
+    let status = match request_status(args.admin) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("no sidecar answers on {}: {error}", args.admin);
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args, format: Format) -> ExitCode {
     };
     print(&match format {
         Format::Json => status.to_string(),
-        Format::Text => for_people(&status),
+        Format::Text => render_text(&status),
     });
     if is_ready(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -47,18 +47,18 @@ fn is_ready(status: &Value) -> bool {
     status.get("ready") == Some(&Value::Bool(true))
 }
 
-fn ask(admin: SocketAddr) -> std::io::Result<Value> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn request_status(admin: SocketAddr) -> std::io::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&admin, REQUEST_TIMEOUT)?;
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     let request = format!("GET /status HTTP/1.0\r\nhost: {admin}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    stream.take(RESPONSE_BYTES_MAX).read_to_string(&mut answer)?;
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
     serde_json::from_str(body).map_err(|_| std::io::Error::other("the answer is not a sidecar's"))
 }
 
-fn for_people(status: &Value) -> String {
+fn render_text(status: &Value) -> String {
     let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
     let count = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
     let list = |pointer: &str| status.pointer(pointer).and_then(Value::as_array).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! `postern-sidecar verify`: judges a certificate chain as the handshake does.
+//! `postern-sidecar verify`: verifies a certificate chain as the TLS handshake does.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,20 +40,20 @@ fn time_of(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|error| format!("not an RFC 3339 time: {error}"))
 }
 
-/// Why the answer is no.
-struct Refusal {
+/// Why the chain was rejected.
+struct Rejection {
     code: &'static str,
     detail: String,
 }
 
-impl From<VerifyError> for Refusal {
+impl From<VerifyError> for Rejection {
     fn from(error: VerifyError) -> Self {
         Self { code: error.code(), detail: error.to_string() }
     }
 }
 
 pub(super) fn run(args: &Args, format: Format) -> ExitCode {
-    let verdict = judge(args);
+    let verdict = verify_chain(args);
     match (&verdict, format) {
         (_, Format::Json) => print(&as_json(&verdict).to_string()),
         (Ok(svid), Format::Text) => print(svid.id().as_str()),
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, format: Format) -> ExitCode {
     if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn judge(args: &Args) -> Result<VerifiedSvid, Refusal> {
+fn verify_chain(args: &Args) -> Result<VerifiedSvid, Rejection> {
     let chain = certificates_from_pem(&read(&args.chain)?)
         .map_err(|error| unreadable(&args.chain, &error.to_string()))?;
     let own = match &args.trust_domain {
@@ -74,8 +74,8 @@ fn judge(args: &Args) -> Result<VerifiedSvid, Refusal> {
     Ok(verify(&chain, &bundles, args.at.unwrap_or_else(OffsetDateTime::now_utc))?)
 }
 
-/// Reads a file of at most the size of a bundle.
-fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
+/// Reads a file, limited to the maximum size of a bundle.
+fn read(path: &Path) -> Result<Vec<u8>, Rejection> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     let limit = u64::try_from(BUNDLE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
@@ -88,11 +88,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-fn unreadable(path: &Path, detail: &str) -> Refusal {
-    Refusal { code: "unreadable", detail: format!("{}: {detail}", path.display()) }
+fn unreadable(path: &Path, detail: &str) -> Rejection {
+    Rejection { code: "unreadable", detail: format!("{}: {detail}", path.display()) }
 }
 
-fn as_json(verdict: &Result<VerifiedSvid, Refusal>) -> Value {
+fn as_json(verdict: &Result<VerifiedSvid, Rejection>) -> Value {
     let time = |time: OffsetDateTime| time.format(&Rfc3339).ok();
     match verdict {
         Ok(svid) => json!({
@@ -114,7 +114,7 @@ fn as_json(verdict: &Result<VerifiedSvid, Refusal>) -> Value {
     }
 }
 
-/// A certificate's text must not write to a terminal what it likes.
+/// Escapes control characters: text from a certificate must not control the terminal.
 fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -1,4 +1,4 @@
-//! The one way from what is written to a [`Config`].
+//! Conversion of a parsed document to a [`Config`].
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `[http]`: what a peer can make a sidecar hold, and for how long.
+//! `[http]`: limits and timeouts of HTTP.
 
 use std::time::Duration;
 
@@ -12,39 +12,39 @@ use super::{
     URI_BYTES_MAX,
 };
 
-/// Which HTTP the app of an inbound speaks.
+/// The HTTP version that an inbound's app speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AppHttp {
-    /// HTTP/2 for gRPC, and for an app that speaks nothing else; HTTP/1.1 otherwise.
+    /// HTTP/2 for gRPC, and for an app that speaks only HTTP/2; HTTP/1.1 otherwise.
     #[default]
     Auto,
     Http1,
-    /// Without TLS, by prior knowledge (RFC 9113 §3.3).
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 §3.3).
     Http2,
 }
 
-/// Bounds of `protocol = "http"`, each with a default.
+/// Limits of `protocol = "http"`, each with a default.
 #[derive(Debug, Clone, Copy)]
 pub struct Http {
-    /// A whole header block.
+    /// Maximum size of a header block.
     pub header_bytes_max: usize,
-    /// Fields of a header block.
+    /// Maximum number of fields in a header block.
     pub headers_max: usize,
-    /// A request's target.
+    /// Maximum size of a request target.
     pub uri_bytes_max: usize,
-    /// Requests under way on one HTTP/2 connection.
+    /// Concurrent requests on one HTTP/2 connection.
     pub streams_max: usize,
-    /// HTTP/2 connections to one address of the app or of a called service.
+    /// HTTP/2 connections to one address of the app or of an upstream service.
     pub http2_connections_max: usize,
-    /// Requests under way of one identity, over all its connections to one inbound.
+    /// Concurrent requests of one identity, over all its connections to one inbound.
     pub requests_per_peer_max: usize,
-    /// By which HPACK may make the heads of one identity's requests under way longer than what was sent of them.
+    /// Bytes by which HPACK decompression may expand the heads of one identity's concurrent requests.
     pub expanded_bytes_per_peer_max: usize,
-    /// From the first byte of a header block to its last.
+    /// From the first to the last byte of a header block.
     pub header_timeout: Duration,
-    /// A connection without a request.
+    /// Timeout of a connection without a request.
     pub idle_timeout: Duration,
-    /// A request of which nothing moves in either direction.
+    /// Timeout of a request without data in either direction.
     pub stream_idle_timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! `[limits]`: how many connections there are, and how long each may last.
+//! `[limits]`: limits and timeouts of connections.
 
 use std::time::Duration;
 
@@ -13,37 +13,37 @@ use super::{
 };
 use postern_server::config::{format_duration, parse_duration};
 
-/// Bounds, each with a default.
+/// Limits, each with a default.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections per inbound that carry nothing yet; when one more comes, the oldest is dropped.
+    /// Connections per inbound that carry no traffic yet. One more drops the oldest.
     pub handshakes_pending_max: usize,
     /// From accept to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// To reach an app or a peer.
+    /// Timeout of a connection attempt to an app or a peer.
     pub connect_timeout: Duration,
     /// Open connections per listener.
     pub connections_max: usize,
     /// Open connections of one identity at one inbound.
     pub connections_per_peer_max: usize,
-    /// The other side of a connection that answers nothing for so long is dead.
+    /// A peer that acknowledges nothing for this time is considered dead.
     pub dead_after: Duration,
-    /// A TCP connection of which nothing moves in either direction.
+    /// Timeout of a TCP connection without data in either direction.
     pub idle_timeout: Duration,
-    /// One of which one direction has ended, and nothing moves in the other.
+    /// Timeout of a TCP connection of which one direction has ended, without data in the other.
     pub half_closed_timeout: Duration,
     pub max_connection_age: MaxAge,
-    /// Peers that metrics count apart, each at each listener.
+    /// Maximum number of peers with their own metric series, counted per listener.
     pub peer_series_max: usize,
 }
 
-/// How long a connection lives on which no newer certificates are proved.
+/// Maximum age of a connection that is not re-authenticated with newer certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MaxAge {
     #[default]
     Off,
     After(Duration),
-    /// ShutdownTokens the first of the two certificates ends that were shown in its handshake.
+    /// Until the first of the two certificates of its handshake expires.
     Svid,
 }
 
@@ -115,7 +115,7 @@ impl Rules<'_> {
 }
 
 impl MaxAge {
-    /// As it is written.
+    /// The value in configuration syntax.
     pub fn show(self) -> String {
         match self {
             Self::Off => "off".to_owned(),

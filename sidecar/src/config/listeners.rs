@@ -1,4 +1,4 @@
-//! `[[inbound]]`, `[[outbound]]` and `[admin]`: what is listened on, and where it leads.
+//! `[[inbound]]`, `[[outbound]]` and `[admin]`: listeners and their targets.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -182,7 +182,7 @@ impl Rules<'_> {
         Some(address)
     }
 
-    /// Whoever reaches such a listener acts as this workload, so only programs beside it may.
+    /// Requires a loopback address: every client of such a listener acts with this workload's identity.
     fn loopback(&mut self, key: &str, listen: Option<(Range<usize>, SocketAddr)>, allowed: bool) {
         if let Some((span, address)) = listen
             && !allowed

@@ -1,4 +1,4 @@
-//! `sidecar.toml` as written: its keys and their kinds, not yet its rules.
+//! The deserialized `sidecar.toml`: keys and types, before validation.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use postern_server::config::{ConfigError, ConfigProblem};
 use serde::Deserialize;
 use toml::Spanned;
 
-/// A file whose keys are all known and of the right kind.
+/// A file whose keys are all known and have the right type.
 pub(super) struct Document<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,

@@ -1,4 +1,4 @@
-//! `[restart]`: where a new process asks the old one for its listeners.
+//! `[restart]`: the handover of listeners from the old process to a new one.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::{
     IdentitySource, READY_WITHIN_DEFAULT, READY_WITHIN_MAX, READY_WITHIN_MIN, RESTART_SOCKET_BYTES_MAX,
 };
 
-/// A restart without a refused connection.
+/// The settings of a restart without refused connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restart {
-    /// A Unix socket, mode 0600, in a directory that is there or is the state directory.
+    /// Path of a Unix socket, mode 0600, in an existing directory or in the state directory.
     pub socket: PathBuf,
-    /// A new process that is not ready by then gives up, and the old one goes on.
+    /// A new process that is not ready within this time gives up, and the old one continues.
     pub ready_within: Duration,
 }
 
@@ -36,7 +36,7 @@ impl Rules<'_> {
         let Some(dir) = socket.parent().filter(|_| socket.file_name().is_some()) else {
             return self.refuse_value(KEY, &written, "must name a file");
         };
-        if !is_state_dir(dir, identity) && !here_if_empty(dir).is_dir() {
+        if !is_state_dir(dir, identity) && !current_dir_if_empty(dir).is_dir() {
             let rule =
                 format!("must be in a directory that is there, or in state_dir; {} is none", dir.display());
             return self.refuse_value(KEY, &written, &rule);
@@ -45,11 +45,11 @@ impl Rules<'_> {
     }
 }
 
-/// That one is made at the start, if it is not there.
+/// Whether this is the state directory, which is created at startup.
 fn is_state_dir(dir: &Path, identity: Option<&IdentitySource>) -> bool {
     matches!(identity, Some(IdentitySource::Ca { state_dir: Some(state_dir), .. }) if state_dir == dir)
 }
 
-fn here_if_empty(dir: &Path) -> &Path {
+fn current_dir_if_empty(dir: &Path) -> &Path {
     if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }

@@ -1,4 +1,4 @@
-//! What the rules of every section have in common: they go on after a problem, so that all are told at once.
+//! Validation helpers of all sections. They continue after a problem, so that all problems are reported at once.
 
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::raw::{Count, Text};
 use super::values::is_name;
 use super::{HostPort, NAME_BYTES_MAX};
 
-/// Reads values and collects what is wrong with them; `None` stands for a value that was refused or is absent.
+/// Validates values and collects the problems; `None` stands for an invalid or absent value.
 pub(super) struct Rules<'a> {
     text: &'a str,
     base: PathBuf,
@@ -21,12 +21,12 @@ pub(super) struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// `file` is where relative paths start.
+    /// Relative paths are relative to the directory of `file`.
     pub(super) fn new(file: &Path, text: &'a str) -> Self {
         Self { text, base: file.parent().unwrap_or(file).to_owned(), problems: Vec::new() }
     }
 
-    /// All problems, from the first line to the last.
+    /// All problems, sorted by line.
     pub(super) fn into_problems(mut self) -> Vec<ConfigProblem> {
         self.problems.sort_by_key(|problem| problem.line);
         self.problems

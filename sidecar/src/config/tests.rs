@@ -1,4 +1,4 @@
-//! What a configuration file may say, and how it is refused.
+//! Tests of valid and invalid configuration files.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn refusal(text: &str) -> String {
     parse(text).unwrap_err().to_string()
 }
 
-/// The refusal of the good file with one line replaced by another text.
+/// The error for the valid file with one line replaced.
 fn with(line: &str, replacement: &str) -> String {
     assert!(GOOD.contains(line), "{line}");
     refusal(&GOOD.replacen(line, replacement, 1))
@@ -91,7 +91,7 @@ fn the_example_parses_and_its_values_are_the_defaults() {
     assert_eq!(config.log, Log::default());
 }
 
-/// The reader itself says which keys it knows, so no list can fall behind.
+/// The known keys come from the deserializer itself, so that no separate list can become outdated.
 #[test]
 fn every_known_key_is_in_the_example() {
     let keys_of = |section: &str| -> BTreeSet<String> {

@@ -1,4 +1,4 @@
-//! `[tunnels]`: how long a tunnel to another sidecar is kept for the next connection of the app.
+//! `[tunnels]`: limits of the pooled tunnels to other sidecars.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use super::{
     TUNNEL_LEASES_MAX, TUNNELS_IDLE_DEFAULT, TUNNELS_IDLE_MAX,
 };
 
-/// Bounds of the tunnels of one outbound, each with a default.
+/// Limits of the tunnels of one outbound, each with a default.
 #[derive(Debug, Clone, Copy)]
 pub struct Tunnels {
-    /// Idle ones that are kept.
+    /// Maximum number of idle tunnels.
     pub idle_max: usize,
-    /// An idle one is kept so long; the called side waits twice as long.
+    /// Idle timeout; the server's side waits twice as long.
     pub idle_timeout: Duration,
-    /// An older one is not used again.
+    /// Maximum age at which a tunnel is reused.
     pub age_max: Duration,
-    /// Connections of the app that one carries, one after the other.
+    /// App connections that one tunnel carries, one after the other.
     pub leases_max: u64,
 }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{HostPort, NAME_BYTES_MAX};
 
-/// Why a text is no `HOST:PORT`.
+/// A text that is not a valid `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("must be HOST:PORT, the host a name or an address (IPv6 in brackets), the port from 1 to 65535")]
 pub struct HostPortError;
@@ -26,7 +26,8 @@ impl FromStr for HostPort {
     }
 }
 
-/// DNS host name or IPv4 address; only the characters are looked at (RFC 1123 §2.1, and `_` as found in practice).
+/// Whether the text is a DNS host name or IPv4 address. Checks only the characters (RFC 1123 §2.1, plus `_`, which is
+/// used in practice).
 fn is_host_name(host: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     !host.is_empty()
@@ -49,14 +50,14 @@ fn parse_port(text: &str) -> Result<u16, HostPortError> {
     }
 }
 
-/// Reads `https://HOST:PORT`.
+/// Parses `https://HOST:PORT`.
 pub(super) fn parse_ca(text: &str) -> Result<HostPort, &'static str> {
     const RULE: &str = "must be https://HOST:PORT";
     let rest = text.strip_prefix("https://").ok_or(RULE)?;
     rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| RULE)
 }
 
-/// Names of inbounds and services (policy.md, Names).
+/// Whether the text is a valid name of an inbound or a service (policy.md, Names).
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.bytes().all(allowed)
@@ -67,7 +68,7 @@ pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Whether two listeners would want the same port. `[::]` takes IPv4, too, unless `0.0.0.0` is listened on beside it.
+/// Whether two listen addresses conflict. `[::]` also accepts IPv4, unless there is a listener on `0.0.0.0` too.
 pub(super) fn clash(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     let any = |address: IpAddr| address.is_unspecified();
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_and_port_is_refused() {
+    fn invalid_host_and_port_is_refused() {
         let long = format!("{}:80", "a".repeat(HOST_BYTES_MAX + 1));
         for text in
             ["", ":", "host", "host:", ":80", "host:0", "host:65536", "host:+80", "::1:80", "[::1]", "[x]:80"]

@@ -1,4 +1,5 @@
-//! Calls that no rule allows, counted apart until the CA is told of them: bounded, whoever calls and whatever they ask.
+//! Counters of calls that no rule allows, until they are reported to the CA. Their number is bounded whatever peers
+//! call.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,48 +9,48 @@ use postern_proto::wire::v1::call_report::Outcome;
 use postern_proto::wire::v1::{CallReport, CallReports};
 use time::OffsetDateTime;
 
-/// So many different calls are counted apart until they are told; of further ones only the number is.
+/// Maximum number of distinct calls between reports. Further ones only increase `lost`.
 pub const CALLS_MAX: usize = 1_000;
-/// And so many of one caller, so that none drives the others out.
+/// Maximum number of distinct calls of one caller, so that it cannot displace other callers.
 pub const CALLS_OF_ONE_CALLER_MAX: usize = 100;
-/// One report tells so many; the next tells more.
+/// Target number of calls in one report; the rest follows in the next report.
 pub const CALLS_REPORTED_MAX: usize = 100;
-/// A path, a method or a gap is kept up to so many bytes; what is cut ends in "…", which no rule can name.
+/// Maximum size of a path, in bytes. A truncated text ends in "…", which no rule can contain.
 pub const PATH_BYTES_MAX: usize = 512;
 const METHOD_BYTES_MAX: usize = 32;
 const GAP_BYTES_MAX: usize = 512;
 
-/// One call that no rule allows.
+/// A call that no rule allows.
 #[derive(Debug, Clone, Copy)]
-pub struct CallSeen<'a> {
+pub struct UnallowedCall<'a> {
     pub outcome: Outcome,
     pub from: &'a SpiffeId,
     /// The inbound's name.
     pub port: &'a str,
-    /// Method and path; absent for a connection that carries no calls.
+    /// Method and path; absent for a connection without calls.
     pub call: Option<(&'a str, &'a str)>,
-    /// What no rule had, in words.
+    /// Why no rule matched, as text.
     pub gap: &'a str,
-    /// Of the policy that decided.
+    /// Digest of the policy that made the decision.
     pub policy_digest: &'a str,
 }
 
-/// What is not told yet.
+/// The counters that are not reported yet.
 #[derive(Debug, Default)]
 pub struct CallCounts {
-    counted: Mutex<Counted>,
+    counted: Mutex<CallTable>,
 }
 
 #[derive(Debug, Default)]
-struct Counted {
-    callers: HashMap<SpiffeId, HashMap<Kind, Times>>,
-    kinds: usize,
+struct CallTable {
+    callers: HashMap<SpiffeId, HashMap<CallKey, CallCount>>,
+    distinct: usize,
     lost: u64,
 }
 
-/// What makes calls of one caller the same.
+/// The key by which calls of one caller are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Kind {
+struct CallKey {
     outcome: Outcome,
     port: Box<str>,
     method: Box<str>,
@@ -59,7 +60,7 @@ struct Kind {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Times {
+struct CallCount {
     count: u64,
     first: i64,
     last: i64,
@@ -67,20 +68,21 @@ struct Times {
 
 impl CallCounts {
     /// Counts one call.
-    pub fn record(&self, seen: CallSeen<'_>, now: OffsetDateTime) {
-        let (method, path) = seen.call.unwrap_or_default();
-        let kind = Kind {
-            outcome: seen.outcome,
-            port: seen.port.into(),
-            method: cut(method, METHOD_BYTES_MAX),
-            path: cut(path, PATH_BYTES_MAX),
-            gap: cut(seen.gap, GAP_BYTES_MAX),
-            policy_digest: seen.policy_digest.into(),
+    pub fn record(&self, observed: UnallowedCall<'_>, now: OffsetDateTime) {
+        let (method, path) = observed.call.unwrap_or_default();
+        let key = CallKey {
+            outcome: observed.outcome,
+            port: observed.port.into(),
+            method: truncate(method, METHOD_BYTES_MAX),
+            path: truncate(path, PATH_BYTES_MAX),
+            gap: truncate(observed.gap, GAP_BYTES_MAX),
+            policy_digest: observed.policy_digest.into(),
         };
-        self.lock().count(seen.from, kind, now.unix_timestamp());
+        self.lock().count(observed.from, key, now.unix_timestamp());
     }
 
-    /// Takes the next report, at most [`CALLS_REPORTED_MAX`] of what was counted; none when nothing was.
+    /// Removes and returns the next report; `None` if nothing was counted. It takes whole callers until it has at least
+    /// [`CALLS_REPORTED_MAX`] calls.
     pub fn take(&self) -> Option<CallReports> {
         let mut counted = self.lock();
         let mut calls = Vec::new();
@@ -88,39 +90,39 @@ impl CallCounts {
             && let Some(caller) = counted.callers.keys().next().cloned()
         {
             let of_caller = counted.callers.remove(&caller).unwrap_or_default();
-            counted.kinds -= of_caller.len();
-            calls.extend(of_caller.into_iter().map(|(kind, times)| kind.report(&caller, times)));
+            counted.distinct -= of_caller.len();
+            calls.extend(of_caller.into_iter().map(|(key, times)| key.report(&caller, times)));
         }
         let lost = std::mem::take(&mut counted.lost);
         (lost > 0 || !calls.is_empty()).then_some(CallReports { calls, lost })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, CallTable> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Counted {
-    fn count(&mut self, from: &SpiffeId, kind: Kind, now: i64) {
+impl CallTable {
+    fn count(&mut self, from: &SpiffeId, key: CallKey, now: i64) {
         let of_caller = self.callers.get_mut(from);
-        if let Some(times) = of_caller.and_then(|kinds| kinds.get_mut(&kind)) {
+        if let Some(times) = of_caller.and_then(|distinct| distinct.get_mut(&key)) {
             times.count += 1;
             times.last = now;
             return;
         }
         let of_caller = self.callers.get(from).map_or(0, HashMap::len);
-        if self.kinds >= CALLS_MAX || of_caller >= CALLS_OF_ONE_CALLER_MAX {
+        if self.distinct >= CALLS_MAX || of_caller >= CALLS_OF_ONE_CALLER_MAX {
             self.lost += 1;
             return;
         }
-        self.kinds += 1;
-        let once = Times { count: 1, first: now, last: now };
-        self.callers.entry(from.clone()).or_default().insert(kind, once);
+        self.distinct += 1;
+        let once = CallCount { count: 1, first: now, last: now };
+        self.callers.entry(from.clone()).or_default().insert(key, once);
     }
 }
 
-impl Kind {
-    fn report(self, from: &SpiffeId, times: Times) -> CallReport {
+impl CallKey {
+    fn report(self, from: &SpiffeId, times: CallCount) -> CallReport {
         CallReport {
             outcome: self.outcome.into(),
             from: from.to_string(),
@@ -136,7 +138,7 @@ impl Kind {
     }
 }
 
-fn cut(text: &str, bytes_max: usize) -> Box<str> {
+fn truncate(text: &str, bytes_max: usize) -> Box<str> {
     if text.len() <= bytes_max {
         return text.into();
     }
@@ -161,12 +163,12 @@ mod tests {
         let gap = "no rule matches";
         let outcome = Outcome::Refused;
         counts.record(
-            CallSeen { outcome, from: &from, port: "api", call, gap, policy_digest: "sha256:1" },
+            UnallowedCall { outcome, from: &from, port: "api", call, gap, policy_digest: "sha256:1" },
             NOW,
         );
     }
 
-    /// Everything, report by report.
+    /// All reported calls and the number of lost ones.
     fn taken(counts: &CallCounts) -> (Vec<CallReport>, u64) {
         let (mut calls, mut lost) = (Vec::new(), 0);
         while let Some(report) = counts.take() {

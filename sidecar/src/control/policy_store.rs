@@ -1,4 +1,4 @@
-//! The policy in force, wherever it came from, never replaced by a broken one.
+//! The policy in force, from any source. An invalid policy never replaces it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-/// The policy that decides now: one writer, many readers.
+/// Holds the policy in force: one writer, many readers.
 #[derive(Debug, Default)]
 pub struct PolicyStore {
     current: ArcSwapOption<Policy>,
@@ -16,11 +16,11 @@ pub struct PolicyStore {
     status: Mutex<PolicyStatus>,
 }
 
-/// Where a policy comes from.
+/// The source of the policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicySource {
-    /// Nowhere: every peer is refused.
+    /// No source: every peer is refused.
     #[default]
     None,
     /// `[policy] file`.
@@ -29,19 +29,19 @@ pub enum PolicySource {
     Ca,
 }
 
-/// How the policy stands, for `/status`.
+/// The state of the policy, for `/status`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PolicyStatus {
     pub source: PolicySource,
-    /// The own file, or the name that the CA's had when it was applied.
+    /// The local file, or the file name that the CA's policy had when it was applied.
     pub file: Option<String>,
-    /// Of the CA's policy; 0 where it has none.
+    /// Version of the CA's policy; 0 if the CA has none.
     pub version: Option<u64>,
-    /// Of the policy in force; absent until there is one.
+    /// Digest of the policy in force; absent until there is one.
     pub digest: Option<String>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub loaded_at: Option<OffsetDateTime>,
-    /// Why the policy as it is now at its source is not in force.
+    /// Why the newest policy of the source is not in force.
     pub last_error: Option<String>,
 }
 
@@ -51,7 +51,7 @@ impl PolicyStore {
         self.current.load_full()
     }
 
-    /// Wakes after each change.
+    /// Notifies of each change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -60,12 +60,12 @@ impl PolicyStore {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says where policies will come from; `file` is the own file's name.
+    /// Sets the source of policies; `file` is the name of the local file.
     pub fn expect_from(&self, source: PolicySource, file: Option<String>) {
         self.update(|status| (status.source, status.file) = (source, file));
     }
 
-    /// Puts a policy in force.
+    /// Installs a policy.
     pub fn replace(&self, policy: Policy, now: OffsetDateTime) {
         self.update(|status| {
             status.file = Some(policy.file().to_owned());
@@ -77,7 +77,7 @@ impl PolicyStore {
         self.put(Some(Arc::new(policy)));
     }
 
-    /// Puts none in force, because the CA stores none.
+    /// Removes the policy, because the CA stores none.
     pub fn withdraw(&self, now: OffsetDateTime) {
         self.update(|status| {
             (status.file, status.digest, status.last_error) = (None, None, None);
@@ -86,12 +86,12 @@ impl PolicyStore {
         self.put(None);
     }
 
-    /// Tells why a newer policy is not taken; the one before stays in force.
+    /// Records why a newer policy was rejected; the current one stays in force.
     pub fn refused(&self, reason: String) {
         self.update(|status| status.last_error = Some(reason));
     }
 
-    /// Tells that the policy in force is the newest again.
+    /// Records that the policy in force is the newest one again.
     pub fn confirmed(&self) {
         self.update(|status| status.last_error = None);
     }

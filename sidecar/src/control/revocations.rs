@@ -1,4 +1,4 @@
-//! The identities that are revoked: whoever holds one is refused, whatever its certificate and the policy say.
+//! The revoked identities. They are refused even with a valid certificate and an allowing policy.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use postern_proto::identity::SpiffeId;
 use tokio::sync::watch;
 
-/// The list in force: one writer, many readers, always whole.
+/// The revocation list in force: one writer, many readers, replaced as a whole.
 #[derive(Debug, Default)]
 pub struct Revoked {
     current: ArcSwap<HashSet<SpiffeId>>,
@@ -17,21 +17,21 @@ pub struct Revoked {
 impl Revoked {
     pub fn contains(&self, id: &SpiffeId) -> bool {
         let current = self.current.load();
-        // Most of the time nobody is.
+        // The list is empty most of the time.
         !current.is_empty() && current.contains(id)
     }
 
-    /// The list as it is now.
+    /// The current list.
     pub fn current(&self) -> Arc<HashSet<SpiffeId>> {
         self.current.load_full()
     }
 
-    /// Wakes after each change.
+    /// Notifies of each change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Puts another list in force; tells whether it differs from the one before.
+    /// Replaces the list; returns whether it differs from the previous one.
     pub fn replace(&self, ids: HashSet<SpiffeId>) -> bool {
         if **self.current.load() == ids {
             return false;

@@ -1,4 +1,4 @@
-//! What identity and policy say now, and the decisions that are made of them.
+//! The shared state of identity, policy and revocations, and the access decisions based on it.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use postern_proto::wire::v1::call_report::Outcome;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::call_counts::{CallCounts, CallSeen};
+use super::call_counts::{CallCounts, UnallowedCall};
 use super::policy_store::PolicyStore;
 use super::revocations::Revoked;
 use super::subscription::SubscriptionStatus;
@@ -19,17 +19,17 @@ use crate::identity::credentials::{CredentialStore, Credentials};
 use crate::network::resolver::NameServers;
 use crate::observability::metrics::Metrics;
 
-/// So many things that cannot be enforced are told.
+/// Maximum number of reported rules that cannot be enforced.
 pub const UNENFORCEABLE_TOLD_MAX: usize = 100;
 
-/// What every connection is decided by.
+/// The state on which access decisions are based.
 #[derive(Debug)]
 pub struct ControlState {
     pub config: Config,
     pub credentials: Arc<CredentialStore>,
     pub policy: Arc<PolicyStore>,
     pub revoked: Arc<Revoked>,
-    /// How the CA's stream stands.
+    /// The status of the CA's stream.
     pub subscription: watch::Sender<SubscriptionStatus>,
     pub call_counts: CallCounts,
     pub metrics: Arc<Metrics>,
@@ -54,7 +54,7 @@ impl ControlState {
         }
     }
 
-    /// The own credentials, if there are any and they have not expired.
+    /// The sidecar's credentials, if they exist, have not expired and are not revoked.
     pub fn valid_credentials(&self) -> Result<Arc<Credentials>, Denial> {
         let credentials = self.credentials.current().ok_or_else(|| Denial {
             code: "no_identity",
@@ -77,8 +77,8 @@ impl ControlState {
         Err(Denial { code: "own_identity_revoked", detail })
     }
 
-    /// Whether a peer is believed now as it was in its handshake, which judged by the roots it began with: neither it
-    /// nor the own identity has been revoked, and its root is still trusted.
+    /// Checks again a peer that was verified in its handshake, with the roots of that time: neither the peer nor the
+    /// sidecar's own identity has been revoked since, and the peer's root is still trusted.
     pub fn still_believes(&self, peer: &VerifiedSvid) -> Result<(), Denial> {
         if self.revoked.contains(peer.id()) {
             return Err(Denial { code: REVOKED, detail: format!("the identity {} is revoked", peer.id()) });
@@ -92,7 +92,7 @@ impl ControlState {
         Ok(())
     }
 
-    /// How long a connection to `peer` that begins now may take requests.
+    /// Until when a connection to `peer` that starts now may be used for new requests.
     pub fn good_until(&self, peer: &VerifiedSvid) -> OffsetDateTime {
         let not_after = peer.not_after();
         match self.config.limits.max_connection_age {
@@ -101,14 +101,14 @@ impl ControlState {
         }
     }
 
-    /// Whether the policy in force lets `peer` connect to an inbound of `own`.
+    /// Decides whether the policy in force allows `peer` to connect to an inbound of `own`.
     pub fn decide(&self, peer: &SpiffeId, own: &SpiffeId, inbound: &Inbound) -> Result<Decision, Denial> {
         let (decision, policy) = self.decision(peer, own, inbound)?;
         if decision.lets_pass() { Ok(decision) } else { Err(denied(&decision, &policy)) }
     }
 
-    /// Decides as [`Self::decide`] about a connection that is new, so that it counts when no rule allows it. Of one
-    /// that is let in to make calls, those count.
+    /// Decides like [`Self::decide`] about a new connection, and counts it if no rule allows it. For an accepted
+    /// connection that carries calls, the calls are counted instead.
     pub fn admit(
         &self,
         peer: &SpiffeId,
@@ -135,7 +135,7 @@ impl ControlState {
         Ok((may_connect(&policy, peer, own, port, self.clock.now()), policy))
     }
 
-    /// What the policy in force says to one request of `peer` to an inbound of `own`, and which policy that is.
+    /// The decision of the policy in force about one request of `peer` to an inbound of `own`, and that policy.
     pub fn decide_call(
         &self,
         peer: &SpiffeId,
@@ -148,7 +148,8 @@ impl ControlState {
         Ok((decide(&policy, peer, own, port, Some(call), self.clock.now()), policy))
     }
 
-    /// Counts, for the CA to be told, what no rule of `policy` allows; `call` is method and path, if there is one.
+    /// Counts a connection or call that no rule of `policy` allows, for the report to the CA; `call` is method and
+    /// path.
     pub fn count(&self, decision: &Decision, policy: &Policy, call: Option<(&str, &str)>) {
         let (outcome, refusal) = match decision {
             Decision::Allow { .. } => return,
@@ -156,11 +157,12 @@ impl ControlState {
             Decision::Observed { refusal } => (Outcome::Observed, refusal),
         };
         let (from, port, gap) = (&refusal.peer, &*refusal.port, &*refusal.lack().to_string());
-        let seen = CallSeen { outcome, from, port, call, gap, policy_digest: policy.digest() };
-        self.call_counts.record(seen, self.clock.now());
+        let call = UnallowedCall { outcome, from, port, call, gap, policy_digest: policy.digest() };
+        self.call_counts.record(call, self.clock.now());
     }
 
-    /// What of the policy in force cannot be enforced by these inbounds, in words, up to [`UNENFORCEABLE_TOLD_MAX`].
+    /// Descriptions of the rules of the policy in force that these inbounds cannot enforce, up to
+    /// [`UNENFORCEABLE_TOLD_MAX`].
     pub fn unenforceable(&self) -> Vec<String> {
         let (Some(policy), Some(own)) = (self.policy.current(), self.credentials.current()) else {
             return Vec::new();
@@ -171,7 +173,7 @@ impl ControlState {
         service.unenforceable(ports).take(UNENFORCEABLE_TOLD_MAX).map(|found| found.to_string()).collect()
     }
 
-    /// The identity that must answer an outbound.
+    /// The identity that the server of an outbound must have.
     pub fn expected(&self, target: &Target) -> Result<SpiffeId, Denial> {
         let name = match target {
             Target::Id(id) => return Ok(id.clone()),

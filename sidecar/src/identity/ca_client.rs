@@ -1,8 +1,8 @@
-//! How the CA is asked: over a fresh connection each time; a certificate's answer is doubted before it is used.
+//! The CA client: one connection per request or subscription. It verifies each issued certificate before use.
 
-mod answer;
 mod connect;
 mod request;
+mod response;
 mod subscribe;
 
 use std::io;
@@ -24,23 +24,23 @@ use crate::error_text::one_line;
 use crate::identity::credentials::Credentials;
 use crate::network::Unreached;
 use crate::network::resolver::NameServers;
-use answer::Expected;
-pub use answer::{AnswerError, BUNDLES_MAX};
 use connect::{CaAddress, Connection};
 pub use request::{RequestError, SigningRequest};
-pub use subscribe::Subscribed;
+use response::ExpectedIdentity;
+pub use response::{BUNDLES_MAX, ResponseError};
+pub use subscribe::SubscriptionStream;
 
-/// An answer of the CA has at most this many bytes.
+/// Maximum size of a CA response, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How long each step may take. Whatever a CA does, an attempt ends.
+/// A timeout for each step of an attempt, so that every attempt ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// To resolve the name, and then for each address to open a TCP connection.
+    /// For the name resolution, and again for the TCP connection to each address.
     pub connect: Duration,
-    /// The TLS handshake.
+    /// For the TLS handshake.
     pub handshake: Duration,
-    /// From the request to the whole answer.
+    /// From sending the request to receiving the complete response.
     pub request: Duration,
 }
 
@@ -54,16 +54,16 @@ impl Default for Timeouts {
     }
 }
 
-/// Asks one CA. Each request and each subscription has a connection of its own, with a fresh resolution of the name.
+/// A client of one CA. Each request and each subscription resolves the name again and opens its own connection.
 #[derive(Debug, Clone)]
 pub struct CaClient {
     ca: CaAddress,
     timeouts: Timeouts,
 }
 
-/// An answer that was doubted and found good.
+/// A certificate chain, its key and the trust bundles from a verified CA response.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedIdentity {
     pub svid: Svid,
     pub bundles: Arc<TrustBundles>,
 }
@@ -73,49 +73,49 @@ impl CaClient {
         Self { ca: CaAddress { address, name_servers }, timeouts }
     }
 
-    /// Gets a first certificate for a join token, whose pin says which CA to believe. The CA answers a request again
-    /// whose answer was lost, so ask with the same request until one has come.
+    /// Gets the first certificate with a join token. The token's pin selects the CA to trust. If a response is lost,
+    /// send the same request again: the CA then returns the same response.
     pub async fn enrol(
         &self,
         token: &JoinToken,
         request: SigningRequest,
         now: OffsetDateTime,
-    ) -> Result<Issued, CaError> {
-        let judge = PeerVerifier::pinned(token.id().trust_domain().clone(), token.pin());
-        let mut connection = self.connect(None, judge).await?;
+    ) -> Result<IssuedIdentity, CaError> {
+        let verifier = PeerVerifier::pinned(token.id().trust_domain().clone(), token.pin());
+        let mut connection = self.connect(None, verifier).await?;
         let attestation = Some(Attestation::JoinToken(token.reveal().to_string()));
         let message = IssueRequest { csr: request.csr, attestation };
-        let answer = self.in_time(connection.ca.issue(message)).await;
-        let answer = answer.map_err(|error| error.explained_by(&connection))?;
-        let expected = Expected { id: token.id(), pin: Some(token.pin()) };
-        Ok(answer::judge(answer, expected, request.key, now)?)
+        let answer = self.with_timeout(connection.ca.issue(message)).await;
+        let answer = answer.map_err(|error| error.or_alert(&connection))?;
+        let expected = ExpectedIdentity { id: token.id(), pin: Some(token.pin()) };
+        Ok(response::verify(answer, expected, request.key, now)?)
     }
 
-    /// Gets a new certificate for the identity at hand; the request is kept until it is answered, as for
+    /// Gets a new certificate for the current identity. Send the same request until there is a response, as with
     /// [`Self::enrol`].
     pub async fn renew(
         &self,
         credentials: &Credentials,
         request: SigningRequest,
         now: OffsetDateTime,
-    ) -> Result<Issued, CaError> {
+    ) -> Result<IssuedIdentity, CaError> {
         let id = credentials.svid.id();
-        let mut connection = self.connect(Some(credentials), ca_judge(credentials)).await?;
-        let answer = self.in_time(connection.ca.renew(RenewRequest { csr: request.csr })).await;
-        let answer = answer.map_err(|error| error.explained_by(&connection))?;
-        Ok(answer::judge(answer, Expected { id, pin: None }, request.key, now)?)
+        let mut connection = self.connect(Some(credentials), ca_verifier(credentials)).await?;
+        let answer = self.with_timeout(connection.ca.renew(RenewRequest { csr: request.csr })).await;
+        let answer = answer.map_err(|error| error.or_alert(&connection))?;
+        Ok(response::verify(answer, ExpectedIdentity { id, pin: None }, request.key, now)?)
     }
 
     async fn connect(
         &self,
         identity: Option<&Credentials>,
-        judge: PeerVerifier,
+        verifier: PeerVerifier,
     ) -> Result<Connection, CaError> {
         let tls = identity.map(|credentials| &credentials.tls);
-        Connection::open(&self.ca, tls, Arc::new(judge), self.timeouts).await
+        Connection::open(&self.ca, tls, Arc::new(verifier), self.timeouts).await
     }
 
-    async fn in_time(
+    async fn with_timeout(
         &self,
         call: impl Future<Output = Result<Response<IssueResponse>, Status>>,
     ) -> Result<IssueResponse, CaError> {
@@ -127,13 +127,13 @@ impl CaClient {
     }
 }
 
-/// Believes the CA of the own trust domain alone.
-fn ca_judge(own: &Credentials) -> PeerVerifier {
+/// A verifier that accepts only the CA of the sidecar's own trust domain.
+fn ca_verifier(own: &Credentials) -> PeerVerifier {
     let ca = Arc::new(AuthorizeId(SpiffeId::of_ca(own.svid.id().trust_domain())));
     PeerVerifier::new(own.bundles.clone(), ca)
 }
 
-/// Why the CA gave nothing that can be used.
+/// Why a CA request or subscription failed.
 #[derive(Debug, Error)]
 pub enum CaError {
     #[error("no signing request could be made")]
@@ -146,9 +146,9 @@ pub enum CaError {
     },
     #[error("CA kept {step} waiting for more than {after:?}")]
     Timeout { step: &'static str, after: Duration },
-    /// The server is not the CA we trust; the finding is in words.
-    #[error("CA {address} is not believed: {finding}")]
-    Distrusted { address: HostPort, finding: String },
+    /// The server is not the trusted CA.
+    #[error("CA {address} is not believed: {rejection}")]
+    Distrusted { address: HostPort, rejection: String },
     #[error("no TLS connection to CA {address}")]
     Tls {
         address: HostPort,
@@ -157,19 +157,19 @@ pub enum CaError {
     },
     #[error("CA {address} does not speak gRPC: it chose no ALPN protocol \"h2\"")]
     NoHttp2 { address: HostPort },
-    /// The CA ended the connection over our certificate.
+    /// The CA rejected the sidecar's certificate with a TLS alert.
     #[error("CA refused the certificate shown to it: TLS alert {alert:?}")]
     Alert { alert: AlertDescription },
-    /// The connection died under the request.
+    /// The connection broke during the request.
     #[error("connection to the CA broke: {detail}")]
     Broken { detail: String },
     #[error("CA ended the subscription")]
     Ended,
-    /// The CA, or the gRPC layer on its behalf, said no.
+    /// The CA or its gRPC layer returned an error status.
     #[error("CA answered {code:?}: {message}")]
     Refused { code: Code, message: String, retry_after: Option<Duration> },
     #[error("CA's answer is not used")]
-    Answer(#[from] AnswerError),
+    Answer(#[from] ResponseError),
 }
 
 impl CaError {
@@ -191,16 +191,16 @@ impl CaError {
         }
     }
 
-    /// A request that died of a TLS alert says so, instead of "broken pipe".
-    fn explained_by(self, connection: &Connection) -> Self {
+    /// Replaces an error like "broken pipe" by the TLS alert that caused it, if the connection received one.
+    fn or_alert(self, connection: &Connection) -> Self {
         match (connection.alert(), self) {
             (Some(alert), Self::Broken { .. } | Self::Refused { .. }) => Self::Alert { alert },
             (_, error) => error,
         }
     }
 
-    /// Whether the present certificate will not do for this CA, so that only a join token helps.
-    pub fn wants_join_token(&self) -> bool {
+    /// Whether the CA does not accept the current certificate, so that only a join token helps.
+    pub fn needs_join_token(&self) -> bool {
         match self {
             Self::Refused { code, .. } => matches!(code, Code::Unauthenticated | Code::PermissionDenied),
             Self::Alert { .. } | Self::Distrusted { .. } => true,
@@ -208,7 +208,7 @@ impl CaError {
         }
     }
 
-    /// How long the CA asked to be left alone.
+    /// The retry delay that the CA asked for.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
@@ -216,7 +216,7 @@ impl CaError {
         }
     }
 
-    /// A stable word for metrics and status.
+    /// A stable code for metrics and status.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Request(_) => "request",
@@ -230,5 +230,5 @@ impl CaError {
     }
 }
 
-/// The CA's words are cut here.
+/// Maximum length of the CA's status message, in characters; the rest is truncated.
 const MESSAGE_CHARS_MAX: usize = 300;

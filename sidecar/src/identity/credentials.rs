@@ -1,4 +1,4 @@
-//! The one snapshot of what this sidecar is and whom it believes: key, chain and roots change together.
+//! The snapshot of the sidecar's key, certificate chain and trust bundles, which change together.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use postern_proto::mtls::TlsIdentity;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-/// An identity and the trust that goes with it, at one moment.
+/// The identity and its trust bundles at one moment.
 #[derive(Debug)]
 pub struct Credentials {
-    /// Grows by one with each change.
+    /// Incremented with each change.
     pub generation: u64,
     pub svid: Svid,
     pub tls: TlsIdentity,
@@ -19,18 +19,18 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Whether the identity's time is over.
+    /// Whether the certificate has expired at `now`.
     pub fn is_expired(&self, now: OffsetDateTime) -> bool {
         !is_valid_at(self.svid.verified().not_after(), now)
     }
 }
 
-/// Whether a certificate still holds. It is good through the whole second of notAfter (svid.md, Time).
+/// Whether a certificate is still valid. It is valid through the whole second of notAfter (svid.md, Time).
 pub fn is_valid_at(not_after: OffsetDateTime, now: OffsetDateTime) -> bool {
     now.unix_timestamp() <= not_after.unix_timestamp()
 }
 
-/// Holds the newest credentials: one writer, many readers. Empty until the first identity has come.
+/// Holds the newest credentials: one writer, many readers. Empty until the first identity is available.
 #[derive(Debug)]
 pub struct CredentialStore {
     current: ArcSwapOption<Credentials>,
@@ -44,23 +44,24 @@ impl Default for CredentialStore {
 }
 
 impl CredentialStore {
-    /// The newest credentials. They may have expired: whoever uses them asks the clock.
+    /// The newest credentials. They may have expired; callers check against their clock.
     pub fn current(&self) -> Option<Arc<Credentials>> {
         self.current.load_full()
     }
 
-    /// Of the newest credentials, 0 before the first. It costs less than having them: no count of readers moves.
+    /// Generation of the newest credentials, 0 before the first. Cheaper than [`Self::current`]: it changes no
+    /// reference count.
     pub fn generation(&self) -> u64 {
         self.current.load().as_ref().map_or(0, |newest| newest.generation)
     }
 
-    /// Wakes with each change; the value is the generation.
+    /// Notifies of each change; the value is the generation.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 
-    /// Puts a new identity in place and returns its generation. Where the trust is the same as before, what was
-    /// verified under it stays remembered; other trust begins with nothing.
+    /// Installs a new identity and returns its generation. If the trust bundles are unchanged, the old object stays in
+    /// use with its cache of verified chains; changed bundles start with an empty cache.
     pub fn replace(&self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<u64, rustls::Error> {
         let tls = TlsIdentity::new(&svid)?;
         let before = self.current().map(|credentials| credentials.bundles.clone());

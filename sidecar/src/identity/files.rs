@@ -1,8 +1,9 @@
-//! An identity from three PEM files that someone else renews: watched, taken whole or not at all.
+//! An identity from three PEM files that another program renews. The files are polled and used all together or not at
+//! all.
 //!
-//! The contents are read at each look, not the modification times: that sees through the symlink swaps by which
-//! Kubernetes updates a volume, and through a rewrite within a file system's time stamp. A change is taken when two
-//! looks in a row saw the same, so that a writer is given time to finish.
+//! Each poll reads the contents, not the modification times. That detects the symlink swaps by which Kubernetes updates
+//! a volume, and a rewrite within the time resolution of the file system. A change is used after two polls in a row
+//! have read the same contents, so that a writer has time to finish.
 
 mod load;
 
@@ -13,88 +14,88 @@ use postern_proto::identity::{Svid, TrustBundles};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::writer::IdentityWriter;
-use load::{Contents, Fingerprint};
+use load::{FileContents, FilesFingerprint};
 pub use load::{FilePaths, FilesError, KEY_FILE_BYTES_MAX, SVID_FILE_BYTES_MAX, load};
 
-/// How often the files are looked at.
-pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval between two polls of the files.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Owns the identity of a workload that has its files.
+/// Provides the identity of a workload that is configured with files.
 #[derive(Debug)]
 pub struct IdentityFiles {
     paths: FilePaths,
-    holder: IdentityWriter,
-    /// What the last look saw.
-    seen: Option<Fingerprint>,
-    /// What is in place.
-    taken: Option<Fingerprint>,
-    /// What was told last, so that each problem is told once.
-    told: Option<Told>,
+    writer: IdentityWriter,
+    /// FilesFingerprint of the files at the last poll.
+    last_read: Option<FilesFingerprint>,
+    /// FilesFingerprint of the identity in use.
+    installed: Option<FilesFingerprint>,
+    /// The last reported error, so that each error is reported once.
+    reported: Option<ReportedError>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
-    seen: Option<Fingerprint>,
+struct ReportedError {
+    last_read: Option<FilesFingerprint>,
     code: &'static str,
 }
 
 impl IdentityFiles {
-    pub fn new(paths: FilePaths, holder: IdentityWriter) -> Self {
-        Self { paths, holder, seen: None, taken: None, told: None }
+    pub fn new(paths: FilePaths, writer: IdentityWriter) -> Self {
+        Self { paths, writer, last_read: None, installed: None, reported: None }
     }
 
-    /// Works until `cancel`.
+    /// Runs until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.work()).await;
+        cancel.run_until_cancelled(self.poll_forever()).await;
     }
 
-    async fn work(&mut self) {
+    async fn poll_forever(&mut self) {
         loop {
-            self.look().await;
-            self.holder.watch_expiry();
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            self.poll().await;
+            self.writer.log_expiry();
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Looks at the files once.
-    async fn look(&mut self) {
+    /// Polls the files once.
+    async fn poll(&mut self) {
         let contents = match load::read(&self.paths).await {
             Ok(contents) => contents,
-            Err(error) => return self.refused(None, &error),
+            Err(error) => return self.report_failure(None, &error),
         };
-        let found = contents.fingerprint();
-        let settled = self.seen.replace(found) == Some(found) || self.taken.is_none();
-        if self.taken == Some(found) {
-            // The last good set is back, so whatever was wrong is over.
-            self.told = None;
-            return self.holder.recovered();
+        let current = contents.fingerprint();
+        let settled = self.last_read.replace(current) == Some(current) || self.installed.is_none();
+        if self.installed == Some(current) {
+            // The files are those in use again, so an earlier error is resolved.
+            self.reported = None;
+            return self.writer.record_recovery();
         }
         if settled {
-            self.take(&contents, found);
+            self.use_contents(&contents, current);
         }
     }
 
-    fn take(&mut self, contents: &Contents, found: Fingerprint) {
-        let judged = contents.judge(self.holder.now());
-        match judged.and_then(|(svid, bundles)| self.adopt(svid, bundles)) {
+    fn use_contents(&mut self, contents: &FileContents, current: FilesFingerprint) {
+        let verified = contents.verify(self.writer.now());
+        match verified.and_then(|(svid, bundles)| self.install(svid, bundles)) {
             Ok(()) => {
-                self.taken = Some(found);
-                self.told = None;
+                self.installed = Some(current);
+                self.reported = None;
             }
-            Err(error) => self.refused(Some(found), &error),
+            Err(error) => self.report_failure(Some(current), &error),
         }
     }
 
-    fn adopt(&mut self, svid: Svid, bundles: TrustBundles) -> Result<(), FilesError> {
-        self.holder.adopt(svid, Arc::new(bundles)).map_err(FilesError::Unusable)
+    fn install(&mut self, svid: Svid, bundles: TrustBundles) -> Result<(), FilesError> {
+        self.writer.install(svid, Arc::new(bundles)).map_err(FilesError::Unusable)
     }
 
-    /// What is in place stays; the problem is told once.
-    fn refused(&mut self, seen: Option<Fingerprint>, error: &FilesError) {
-        let telling = Some(Told { seen, code: error.code() });
-        if self.told != telling {
-            self.told = telling;
-            self.holder.failed(error.code(), error);
+    /// Reports an error once; the identity in use stays.
+    fn report_failure(&mut self, last_read: Option<FilesFingerprint>, error: &FilesError) {
+        let error_report = Some(ReportedError { last_read, code: error.code() });
+        if self.reported != error_report {
+            self.reported = error_report;
+            self.writer.record_failure(error.code(), error);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What is kept over a restart, each in a file that is replaced whole: key, chain and bundles, so that the CA may be away
-//! meanwhile; and the key of a request that has no answer yet.
+//! The state directory, which persists across restarts: key, chain and bundles, so that a restart does not need the CA;
+//! and the key of a pending request. Each file is replaced atomically.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,32 +8,32 @@ use postern_proto::identity::{PrivateKey, SpiffeId, Svid, SvidError, TrustBundle
 use thiserror::Error;
 use time::OffsetDateTime;
 
-pub(crate) use file::{StateFile, off_thread};
-use stored::Stored;
-pub use stored::StoredError;
-use unanswered::StoredRequest;
+pub(crate) use file::{StateFile, run_blocking};
+use pending_request::StoredRequest;
+pub use stored_identity::StateFormatError;
+use stored_identity::StoredIdentity;
 
 mod file;
-mod stored;
-mod unanswered;
+mod pending_request;
+mod stored_identity;
 
-/// A directory of mode 0700 with files of mode 0600.
+/// The state directory, mode 0700, with files of mode 0600.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     identity: StateFile,
-    unanswered: StateFile,
+    pending_request: StateFile,
 }
 
-/// An identity from before the restart. It may have expired; then it is good for renewing only.
+/// An identity from before the restart. It may have expired; then it can only be used for renewal.
 #[derive(Debug)]
-pub struct Kept {
+pub struct PersistedIdentity {
     pub svid: Svid,
     pub bundles: TrustBundles,
 }
 
-/// The key of a request that had no answer before the restart, and the identity that was asked for.
+/// The key of a request that was pending before the restart, and the requested identity.
 #[derive(Debug)]
-pub struct KeptRequest {
+pub struct PersistedRequest {
     pub id: SpiffeId,
     pub key: PrivateKey,
 }
@@ -42,51 +42,52 @@ impl StateDir {
     pub fn new(dir: PathBuf) -> Self {
         Self {
             identity: StateFile::new(&dir, FILE, STATE_BYTES_MAX),
-            unanswered: StateFile::new(&dir, REQUEST_FILE, REQUEST_BYTES_MAX),
+            pending_request: StateFile::new(&dir, REQUEST_FILE, REQUEST_BYTES_MAX),
         }
     }
 
-    /// What was kept, if anything was.
-    pub fn load(&self, now: OffsetDateTime) -> Result<Option<Kept>, StateError> {
+    /// Loads the persisted identity, if there is one.
+    pub fn load(&self, now: OffsetDateTime) -> Result<Option<PersistedIdentity>, StateError> {
         let Some(bytes) = self.identity.read()? else { return Ok(None) };
         let file = self.identity.path();
         let damaged = |cause| StateError::Damaged { path: file.clone(), cause };
-        let (chain, key, bundles) = Stored::parse(&bytes).and_then(Stored::into_parts).map_err(damaged)?;
+        let (chain, key, bundles) =
+            StoredIdentity::parse(&bytes).and_then(StoredIdentity::into_parts).map_err(damaged)?;
         let svid = match Svid::new(chain.clone(), key.clone(), &bundles, now) {
-            // Judged at the edge of its life instead: it will be renewed, or wait for the clock to be set.
+            // Verify at the limit of its validity instead: it will be renewed, or used once the clock is set.
             Err(SvidError::Chain(
                 VerifyError::Expired { not_after: edge, .. }
                 | VerifyError::NotYetValid { not_before: edge, .. },
             )) => Svid::new(chain, key, &bundles, edge),
-            judged => judged,
+            verified => verified,
         };
         let svid = svid.map_err(|cause| StateError::Mismatched { path: file.clone(), cause })?;
-        Ok(Some(Kept { svid, bundles }))
+        Ok(Some(PersistedIdentity { svid, bundles }))
     }
 
-    /// Keeps an identity in place of the older.
+    /// Saves an identity and replaces the older one.
     pub fn save(&self, svid: &Svid, bundles: &TrustBundles) -> Result<(), StateError> {
-        self.identity.replace(Stored::new(svid, bundles).to_json().as_bytes())
+        self.identity.replace(StoredIdentity::new(svid, bundles).to_json().as_bytes())
     }
 
-    /// The request that had no answer, if one was kept.
-    pub fn load_unanswered(&self) -> Result<Option<KeptRequest>, StateError> {
-        let Some(bytes) = self.unanswered.read()? else { return Ok(None) };
-        let damaged = |cause| StateError::Damaged { path: self.unanswered.path(), cause };
+    /// Loads the pending request, if there is one.
+    pub fn load_pending_request(&self) -> Result<Option<PersistedRequest>, StateError> {
+        let Some(bytes) = self.pending_request.read()? else { return Ok(None) };
+        let damaged = |cause| StateError::Damaged { path: self.pending_request.path(), cause };
         StoredRequest::parse(&bytes).map(Some).map_err(damaged)
     }
 
-    /// Keeps the key of a request before it is sent.
-    pub fn save_unanswered(&self, id: &SpiffeId, key: &PrivateKey) -> Result<(), StateError> {
-        self.unanswered.replace(StoredRequest::new(id, key).to_json().as_bytes())
+    /// Saves the key of a request before the request is sent.
+    pub fn save_pending_request(&self, id: &SpiffeId, key: &PrivateKey) -> Result<(), StateError> {
+        self.pending_request.replace(StoredRequest::new(id, key).to_json().as_bytes())
     }
 
-    /// Forgets the request, which is answered.
-    pub fn remove_unanswered(&self) -> Result<(), StateError> {
-        self.unanswered.remove()
+    /// Removes the pending request after its response has arrived.
+    pub fn remove_pending_request(&self) -> Result<(), StateError> {
+        self.pending_request.remove()
     }
 
-    /// Puts what is unusable out of the way, where an operator can look at it, and says where.
+    /// Renames an unusable file so that an operator can inspect it; returns the new path.
     pub fn set_aside(&self) -> Result<PathBuf, StateError> {
         self.identity.set_aside()
     }
@@ -95,13 +96,13 @@ impl StateDir {
 const FILE: &str = "identity.json";
 const REQUEST_FILE: &str = "unanswered.json";
 
-/// A kept request, which is an ID and a key, has at most this many bytes.
+/// Maximum size of a request file, which holds an ID and a key, in bytes.
 const REQUEST_BYTES_MAX: u64 = 16 * 1024;
 
-/// A state file has at most this many bytes.
+/// Maximum size of an identity file, in bytes.
 pub const STATE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Why nothing could be read or kept.
+/// Why a state file could not be read or written.
 #[derive(Debug, Error)]
 pub enum StateError {
     #[error("cannot {doing} {}", path.display())]
@@ -119,7 +120,7 @@ pub enum StateError {
     Damaged {
         path: PathBuf,
         #[source]
-        cause: StoredError,
+        cause: StateFormatError,
     },
     #[error("{} holds no identity", path.display())]
     Mismatched {
@@ -130,8 +131,8 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether the file itself is at fault, so that it is of no use to anybody.
-    pub fn is_of_content(&self) -> bool {
+    /// Whether the content of the file is invalid, so that reading it again cannot succeed.
+    pub fn is_invalid_content(&self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::Damaged { .. } | Self::Mismatched { .. })
     }
 }

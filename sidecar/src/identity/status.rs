@@ -1,11 +1,11 @@
-//! The own identity at one moment, for status, metrics and readiness.
+//! The status of the sidecar's identity.
 
 use postern_proto::identity::SpiffeId;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
-/// The own identity at one moment, for `/status`, metrics and readiness. Whether it has expired, the reader's clock
-/// says.
+/// The sidecar's identity at one moment, for `/status`, metrics and readiness. It holds no `expired` flag: readers
+/// compare `not_after` with their clock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct IdentityStatus {
     /// Absent until there is a certificate.
@@ -15,29 +15,29 @@ pub struct IdentityStatus {
     pub not_before: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub not_after: Option<OffsetDateTime>,
-    /// Of [`super::credentials::Credentials`]: 0 until there are any.
+    /// Generation of [`super::credentials::Credentials`]; 0 until there are any.
     pub generation: u64,
-    /// How often a certificate was replaced by a newer one.
+    /// Number of times that a certificate was replaced by a newer one.
     pub rotations: u64,
-    /// How often getting one failed.
+    /// Number of failed attempts.
     pub failures: u64,
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_success: Option<OffsetDateTime>,
-    /// What stands in the way since the last success, if anything.
+    /// The last error since the last success, if any.
     pub last_error: Option<IdentityError>,
-    /// When the CA is asked next; absent where the identity comes from files.
+    /// Time of the next request to the CA; absent if the identity comes from files.
     #[serde(with = "time::serde::rfc3339::option")]
     pub next_attempt: Option<OffsetDateTime>,
 }
 
-/// A failure to get a fresh identity.
+/// A failed attempt to get a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IdentityError {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
-    /// A stable word for metrics and alerts.
+    /// A stable code for metrics and alerts.
     pub code: &'static str,
-    /// In words, with its causes. Text from others in it is escaped.
+    /// The error message with its causes. Text from the CA or from files is escaped.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! The task that keeps the own identity fresh, from a CA or from files.
+//! The task that obtains and renews the sidecar's identity, from a CA or from files.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::network::resolver::NameServers;
 
 use super::status::IdentityStatus;
 
-/// Fills a credential store and keeps it fresh. Made first, so that its status can be watched; then run.
+/// Fills a credential store and keeps it up to date. Created before it runs, so that its status can be watched.
 #[derive(Debug)]
 pub struct IdentityTask {
     status: watch::Receiver<IdentityStatus>,
@@ -31,33 +31,33 @@ enum Work {
 }
 
 impl IdentityTask {
-    /// Prepares the work; nothing happens before [`Self::run`].
+    /// Creates the task. It does nothing before [`Self::run`].
     pub fn new(
         source: &IdentitySource,
         store: Arc<CredentialStore>,
         name_servers: NameServers,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (holder, status) = IdentityWriter::new(store, clock);
+        let (writer, status) = IdentityWriter::new(store, clock);
         let work = match source.clone() {
             IdentitySource::Ca { ca, join_token, state_dir } => {
                 let client = CaClient::new(ca, name_servers, Timeouts::default());
                 let state = state_dir.map(StateDir::new);
-                Work::Renewal(Box::new(Renewal::new(client, join_token, state, holder)))
+                Work::Renewal(Box::new(Renewal::new(client, join_token, state, writer)))
             }
             IdentitySource::Files { svid, key, bundle } => {
-                Work::Files(Box::new(IdentityFiles::new(FilePaths { svid, key, bundle }, holder)))
+                Work::Files(Box::new(IdentityFiles::new(FilePaths { svid, key, bundle }, writer)))
             }
         };
         Self { status, work }
     }
 
-    /// What there is to know about the identity, also while the task runs.
+    /// A receiver for the status, also while the task runs.
     pub fn status(&self) -> watch::Receiver<IdentityStatus> {
         self.status.clone()
     }
 
-    /// Works until `cancel`; never ends by itself.
+    /// Runs until `cancel`.
     pub async fn run(self, cancel: CancellationToken) {
         match self.work {
             Work::Renewal(renewal) => renewal.run(cancel).await,

@@ -1,4 +1,4 @@
-//! Who holds the own identity: puts new ones in place and tells everybody how it stands.
+//! The single writer of the sidecar's identity: installs new credentials and publishes the status.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::clock::Clock;
 use crate::error_text::one_line;
 use crate::identity::credentials::{CredentialStore, Credentials};
 
-/// The one writer of the credential store and of the status.
+/// The single writer of the credential store and of the status.
 #[derive(Debug)]
 pub struct IdentityWriter {
     store: Arc<CredentialStore>,
     status: watch::Sender<IdentityStatus>,
     clock: Arc<dyn Clock>,
-    /// The generation whose expiry has been told.
-    expired: Option<u64>,
+    /// The generation whose expiry has been logged.
+    logged_expiry: Option<u64>,
 }
 
 impl IdentityWriter {
@@ -29,7 +29,7 @@ impl IdentityWriter {
         clock: Arc<dyn Clock>,
     ) -> (Self, watch::Receiver<IdentityStatus>) {
         let (status, watched) = watch::channel(IdentityStatus::default());
-        (Self { store, status, clock, expired: None }, watched)
+        (Self { store, status, clock, logged_expiry: None }, watched)
     }
 
     pub fn now(&self) -> OffsetDateTime {
@@ -40,11 +40,11 @@ impl IdentityWriter {
         self.store.current()
     }
 
-    /// Puts an identity in place that has just come.
-    pub fn adopt(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+    /// Installs an identity that was just obtained.
+    pub fn install(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
         let now = self.now();
         let first = self.credentials().is_none();
-        self.put(svid, bundles)?;
+        self.replace(svid, bundles)?;
         self.status.send_modify(|status| {
             status.rotations += u64::from(!first);
             status.last_success = Some(now);
@@ -53,12 +53,12 @@ impl IdentityWriter {
         Ok(())
     }
 
-    /// Puts an identity in place that was kept over a restart. It may have expired.
+    /// Installs an identity that was persisted across a restart. It may have expired.
     pub fn restore(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
-        self.put(svid, bundles)
+        self.replace(svid, bundles)
     }
 
-    fn put(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
+    fn replace(&mut self, svid: Svid, bundles: Arc<TrustBundles>) -> Result<(), rustls::Error> {
         let (id, verified) = (svid.id().clone(), svid.verified().clone());
         let generation = self.store.replace(svid, bundles)?;
         info!(id = %id, not_after = %verified.not_after(), generation, "identity in place");
@@ -71,8 +71,8 @@ impl IdentityWriter {
         Ok(())
     }
 
-    /// Tells that getting an identity failed; what is in place stays.
-    pub fn failed(&mut self, code: &'static str, cause: &dyn Error) {
+    /// Logs and records that an attempt failed; the current identity stays in use.
+    pub fn record_failure(&mut self, code: &'static str, cause: &dyn Error) {
         let reason = one_line(cause);
         warn!(code, reason, "no fresh identity");
         let last_error = Some(IdentityError { at: self.now(), code, reason });
@@ -82,25 +82,25 @@ impl IdentityWriter {
         });
     }
 
-    /// Tells that nothing stands in the way any more, though the identity is the same.
-    pub fn recovered(&mut self) {
+    /// Logs and records that the last error is resolved while the identity is unchanged.
+    pub fn record_recovery(&mut self) {
         let over = self.status.borrow().last_error.as_ref().map(|error| error.code);
         let Some(code) = over else { return };
         info!(code, "the problem is over; the identity in place stays");
         self.status.send_modify(|status| status.last_error = None);
     }
 
-    /// Tells when the CA is asked next.
-    pub fn next_attempt(&mut self, at: OffsetDateTime) {
+    /// Records the time of the next request to the CA.
+    pub fn set_next_attempt(&mut self, at: OffsetDateTime) {
         self.status.send_if_modified(|status| status.next_attempt.replace(at) != Some(at));
     }
 
-    /// Logs, once for each, that the identity in place has expired.
-    pub fn watch_expiry(&mut self) {
+    /// Logs, once per generation, that the current identity has expired.
+    pub fn log_expiry(&mut self) {
         let Some(credentials) = self.credentials() else { return };
         let not_after = credentials.svid.verified().not_after();
-        if credentials.is_expired(self.now()) && self.expired != Some(credentials.generation) {
-            self.expired = Some(credentials.generation);
+        if credentials.is_expired(self.now()) && self.logged_expiry != Some(credentials.generation) {
+            self.logged_expiry = Some(credentials.generation);
             error!(id = %credentials.svid.id(), not_after = %not_after, reason = "expired", "identity lost");
         }
     }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
 
-    /// What `act` logs, as text.
+    /// Runs `act` and returns its log output.
     fn logged(act: impl FnOnce()) -> String {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let writer = lines.clone();
@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_line_with_its_causes_and_shows_in_the_status() {
-        let (mut holder, status) = IdentityWriter::new(Arc::default(), Arc::new(SystemClock));
+        let (mut writer, status) = IdentityWriter::new(Arc::default(), Arc::new(SystemClock));
         let cause = io::Error::other("first\n\u{1b}[31msecond");
         let error =
             crate::identity::ca_client::CaError::Tls { address: "ca.internal:7443".parse().unwrap(), cause };
-        let told = logged(|| holder.failed("ca_unreachable", &error));
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.contains("no TLS connection to CA ca.internal:7443: first"), "{told}");
-        assert!(!told.contains('\u{1b}'), "{told:?}");
+        let output = logged(|| writer.record_failure("ca_unreachable", &error));
+        assert_eq!(output.lines().count(), 1, "{output}");
+        assert!(output.contains("no TLS connection to CA ca.internal:7443: first"), "{output}");
+        assert!(!output.contains('\u{1b}'), "{output:?}");
         let status = status.borrow();
         let reason = &status.last_error.as_ref().unwrap().reason;
         assert_eq!(reason, "no TLS connection to CA ca.internal:7443: first\\n\\u{1b}[31msecond");
@@ -156,15 +156,15 @@ mod tests {
 
     #[test]
     fn the_end_of_a_problem_is_logged_once() {
-        let (mut holder, status) = IdentityWriter::new(Arc::default(), Arc::new(SystemClock));
-        assert_eq!(logged(|| holder.recovered()), "");
-        holder.failed("file_unreadable", &io::Error::other("permission denied"));
-        let told = logged(|| {
-            holder.recovered();
-            holder.recovered();
+        let (mut writer, status) = IdentityWriter::new(Arc::default(), Arc::new(SystemClock));
+        assert_eq!(logged(|| writer.record_recovery()), "");
+        writer.record_failure("file_unreadable", &io::Error::other("permission denied"));
+        let output = logged(|| {
+            writer.record_recovery();
+            writer.record_recovery();
         });
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.contains("INFO") && told.contains("file_unreadable"), "{told}");
+        assert_eq!(output.lines().count(), 1, "{output}");
+        assert!(output.contains("INFO") && output.contains("file_unreadable"), "{output}");
         assert_eq!(status.borrow().last_error, None);
     }
 }

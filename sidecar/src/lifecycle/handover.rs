@@ -1,11 +1,12 @@
-//! A restart without a refused connection: a new process gets the listening sockets of the old one, and both accept
-//! until the new one has said that it does. Whatever fails before, the old one goes on.
+//! The handover of listeners at a restart, without a refused connection. The old process sends its listening sockets to
+//! the new one and keeps accepting until the new one reports that it accepts. If anything fails before, the old one
+//! continues.
 
 mod channel;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod giving;
 mod message;
+mod server;
 mod socket;
 mod sockets;
 
@@ -25,29 +26,29 @@ use crate::error_text::one_line;
 use crate::proxy::listener::{self, Families};
 use channel::Channel;
 pub use channel::ChannelError;
-pub use giving::{Giver, HELLO_WITHIN, SERVING_WITHIN};
-pub use message::{Key, Kind, MESSAGE_BYTES_MAX, MessageError};
+pub use message::{ListenerKey, ListenerKind, MESSAGE_BYTES_MAX, MessageError};
 use message::{Message, VERSION_NEWEST, VERSION_OLDEST};
-pub use socket::DoorError;
-use socket::{HandoverSocket, knock};
+pub use server::{HELLO_TIMEOUT, HandoverServer, SERVING_TIMEOUT};
+pub use socket::HandoverSocketError;
+use socket::{HandoverSocket, connect};
 pub use sockets::UnfitError;
-use sockets::{Offered, second};
+use sockets::{OfferedListeners, duplicate};
 
-/// An old process answers each time within this.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// A process that is just ending breaks off; whether it is gone is looked at so often...
-const LOOKS_MAX: u32 = 50;
-/// ...with so much time between.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Timeout of each response of the old process.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of attempts to contact an old process that is just ending and closes the connection.
+const ATTEMPTS_MAX: u32 = 50;
+/// Delay between these attempts.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(20);
 
-/// Inbounds, outbounds, and the admin endpoint.
+/// Maximum number of offered listeners: inbounds, outbounds, and the admin endpoint.
 const OFFERED_MAX: usize = 2 * LISTENERS_MAX + 1;
 
-/// Why the listeners cannot be taken over. The old process keeps them.
+/// Why the listeners cannot be taken over. The old process continues to serve them.
 #[derive(Debug, Error)]
 pub enum TakeoverError {
     #[error(transparent)]
-    HandoverSocket(#[from] DoorError),
+    HandoverSocket(#[from] HandoverSocketError),
     #[error("cannot take over from the process at restart.socket {}", path.display())]
     Talk {
         path: PathBuf,
@@ -60,7 +61,7 @@ pub enum TakeoverError {
     TooMany { path: PathBuf, found: usize },
     #[error("the socket offered for {key} on {} is not to be used", key.address)]
     Unfit {
-        key: Key,
+        key: ListenerKey,
         #[source]
         cause: UnfitError,
     },
@@ -72,24 +73,25 @@ pub enum TakeoverError {
     GoesOn { path: PathBuf },
 }
 
-/// The way from asking an old process, if there is one, to being the one that is asked.
+/// The takeover by the new process: requests the listeners from an old process, if there is one, then offers them to
+/// the next process.
 #[derive(Debug, Default)]
 pub struct Takeover {
     restart: Option<Restart>,
-    /// As long as it has the say.
+    /// The old process, while it still serves.
     old: Option<Channel>,
-    /// The old process has ended before this one was ready.
-    is_orphan: bool,
-    offered: Offered,
-    mine: Vec<(Key, OwnedFd)>,
-    door: Option<HandoverSocket>,
+    /// The old process ended before this one was ready.
+    old_process_ended: bool,
+    offered: OfferedListeners,
+    own_listeners: Vec<(ListenerKey, OwnedFd)>,
+    handover_socket: Option<HandoverSocket>,
 }
 
 impl Takeover {
-    /// Asks the process at the restart socket for its listeners. Where nobody listens, this is an ordinary start.
+    /// Requests the listeners from the process at the restart socket. If none listens there, this is an ordinary start.
     pub async fn begin(restart: Option<&Restart>) -> Result<Self, TakeoverError> {
         let Some(restart) = restart else { return Ok(Self::default()) };
-        let (old, offered) = ask(&restart.socket).await?.unzip();
+        let (old, offered) = request_listeners(&restart.socket).await?.unzip();
         Ok(Self {
             restart: Some(restart.clone()),
             old,
@@ -98,95 +100,103 @@ impl Takeover {
         })
     }
 
-    /// Whether an old process serves until this one does.
+    /// Whether an old process serves until this one is ready.
     pub fn is_under_way(&self) -> bool {
         self.old.is_some()
     }
 
-    /// The old process's socket, or a fresh one.
-    pub fn listener(&mut self, key: Key, families: Families) -> io::Result<TcpListener> {
+    /// The listener received from the old process, or a new one.
+    pub fn listener(&mut self, key: ListenerKey, families: Families) -> io::Result<TcpListener> {
         let listener = match self.offered.take(&key) {
             Some(listener) => TcpListener::from_std(listener)?,
             None => listener::open(key.address, families)?,
         };
         if self.restart.is_some() {
-            self.mine.push((key, second(&listener)?));
+            self.own_listeners.push((key, duplicate(&listener)?));
         }
         Ok(listener)
     }
 
-    /// Waits until this process may accept: at once, or when it is ready and the old one knows. An old one that ends
-    /// meanwhile leaves its sockets here, and need not be told.
+    /// Waits until this process may accept: immediately, or after it is ready and the old process has agreed. If the
+    /// old process ends meanwhile, its sockets remain open here and no agreement is needed.
     pub async fn ready(&mut self, admin: &Admin) -> Result<(), TakeoverError> {
         let Some(restart) = &self.restart else { return Ok(()) };
-        self.door = Some(HandoverSocket::open(&restart.socket)?);
+        self.handover_socket = Some(HandoverSocket::open(&restart.socket)?);
         let Some(old) = &self.old else { return Ok(()) };
         let path = &restart.socket;
         info!("waiting until ready, to take over");
-        match agreed(old, admin, restart.ready_within).await {
+        match request_agreement(old, admin, restart.ready_within).await {
             Ok(()) => return Ok(()),
             Err(ChannelError::BrokenOff) => {}
-            Err(ChannelError::Silent { after }) if !admin.awaited().is_empty() => {
-                return Err(TakeoverError::NotReady { after, missing: admin.awaited().join("; ") });
+            Err(ChannelError::Silent { after }) if !admin.missing_prerequisites().is_empty() => {
+                return Err(TakeoverError::NotReady {
+                    after,
+                    missing: admin.missing_prerequisites().join("; "),
+                });
             }
             Err(cause) => return Err(TakeoverError::Talk { path: path.clone(), cause }),
         }
-        if ask(path).await?.is_some() {
+        if request_listeners(path).await?.is_some() {
             return Err(TakeoverError::GoesOn { path: path.clone() });
         }
         warn!("the old process is gone; its listeners go on here");
-        (self.old, self.is_orphan) = (None, true);
+        (self.old, self.old_process_ended) = (None, true);
         Ok(())
     }
 
-    /// After an old process that has ended too early: who connects meanwhile waits until this one is ready, which is
-    /// better than to be refused for want of what is about to come, but not for ever.
-    pub async fn ripe(&self, admin: &Admin) {
-        let Some(restart) = self.restart.as_ref().filter(|_| self.is_orphan) else { return };
-        if timeout(restart.ready_within, admin.nothing_awaited()).await.is_err() {
-            warn!(missing = admin.awaited().join("; "), "not ready, but nobody else is left to serve");
+    /// If the old process ended too early, waits until this process is ready, at most `ready_within`: clients that
+    /// connect meanwhile wait in the listen queue instead of being refused.
+    pub async fn wait_until_ready(&self, admin: &Admin) {
+        let Some(restart) = self.restart.as_ref().filter(|_| self.old_process_ended) else { return };
+        if timeout(restart.ready_within, admin.wait_for_prerequisites()).await.is_err() {
+            warn!(
+                missing = admin.missing_prerequisites().join("; "),
+                "not ready, but nobody else is left to serve"
+            );
         }
     }
 
-    /// Tells the old process that this one accepts, so that it ends, and is there for the next one.
-    pub async fn serving(self) -> Option<Giver> {
-        let (restart, mut door) = self.restart.zip(self.door)?;
+    /// Reports to the old process that this one accepts, so that the old one ends. Publishes the restart socket for the
+    /// next process.
+    pub async fn serving(self) -> Option<HandoverServer> {
+        let (restart, mut handover_socket) = self.restart.zip(self.handover_socket)?;
         if let Some(old) = &self.old {
-            match old.say(&Message::Serving).await {
+            match old.send(&Message::Serving).await {
                 Ok(()) => info!("took over from the old process"),
                 Err(error) => {
                     warn!(reason = one_line(&error), "the old process does not hear that it may end")
                 }
             }
         }
-        if let Err(error) = door.publish() {
+        if let Err(error) = handover_socket.publish() {
             warn!(path = %restart.socket.display(), %error, "no process can take over from this one");
             return None;
         }
-        Some(Giver::new(door, restart.ready_within, self.mine))
+        Some(HandoverServer::new(handover_socket, restart.ready_within, self.own_listeners))
     }
 }
 
-/// Asks for the listeners of the process at `path`, until it has offered all of them or is gone.
-async fn ask(path: &Path) -> Result<Option<(Channel, Offered)>, TakeoverError> {
-    for _ in 0..LOOKS_MAX {
-        let Some(old) = knock(path)? else { return Ok(None) };
-        match offered(&old, path).await {
+/// Requests the listeners of the process at `path`, until it has sent all of them or has ended.
+async fn request_listeners(path: &Path) -> Result<Option<(Channel, OfferedListeners)>, TakeoverError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(old) = connect(path)? else { return Ok(None) };
+        match receive_offer(&old, path).await {
             Ok(offered) => return Ok(Some((old, offered))),
             Err(TakeoverError::Talk { cause: ChannelError::BrokenOff, .. }) => {}
             Err(error) => return Err(error),
         }
-        tokio::time::sleep(LOOK_PAUSE).await;
+        tokio::time::sleep(ATTEMPT_DELAY).await;
     }
     Err(TakeoverError::Talk { path: path.to_owned(), cause: ChannelError::BrokenOff })
 }
 
-async fn offered(old: &Channel, path: &Path) -> Result<Offered, TakeoverError> {
+async fn receive_offer(old: &Channel, path: &Path) -> Result<OfferedListeners, TakeoverError> {
     let failed = |cause| TakeoverError::Talk { path: path.to_owned(), cause };
-    let out_of_turn =
-        |expected, said: &Message| failed(ChannelError::OutOfTurn { expected, said: said.word() });
-    old.say(&Message::hello()).await.map_err(failed)?;
-    let listeners = match old.hear(ANSWER_WITHIN).await.map_err(failed)? {
+    let out_of_turn = |expected, received: &Message| {
+        failed(ChannelError::OutOfTurn { expected, received: received.name() })
+    };
+    old.send(&Message::hello()).await.map_err(failed)?;
+    let listeners = match old.receive(RESPONSE_TIMEOUT).await.map_err(failed)? {
         Message::Offer { version, listeners } if (VERSION_OLDEST..=VERSION_NEWEST).contains(&version) => {
             listeners
         }
@@ -198,9 +208,9 @@ async fn offered(old: &Channel, path: &Path) -> Result<Offered, TakeoverError> {
     if listeners > OFFERED_MAX {
         return Err(TakeoverError::TooMany { path: path.to_owned(), found: listeners });
     }
-    let mut offered = Offered::default();
+    let mut offered = OfferedListeners::default();
     for _ in 0..listeners {
-        match old.hear_with(ANSWER_WITHIN).await.map_err(failed)? {
+        match old.receive_with_sockets(RESPONSE_TIMEOUT).await.map_err(failed)? {
             (Message::Listener(key), sockets) => {
                 offered.add(key.clone(), sockets).map_err(|cause| TakeoverError::Unfit { key, cause })?;
             }
@@ -211,15 +221,16 @@ async fn offered(old: &Channel, path: &Path) -> Result<Offered, TakeoverError> {
     Ok(offered)
 }
 
-/// ShutdownTokens this process is ready and the old one has been told so.
-async fn agreed(old: &Channel, admin: &Admin, within: Duration) -> Result<(), ChannelError> {
-    let out_of_turn = |said: &Message| ChannelError::OutOfTurn { expected: "yours", said: said.word() };
+/// Waits until this process is ready, then asks the old process for its agreement.
+async fn request_agreement(old: &Channel, admin: &Admin, within: Duration) -> Result<(), ChannelError> {
+    let out_of_turn =
+        |received: &Message| ChannelError::OutOfTurn { expected: "yours", received: received.name() };
     tokio::select! {
-        () = admin.nothing_awaited() => {}
-        heard = old.hear(within) => return Err(heard.map_or_else(|error| error, |said| out_of_turn(&said))),
+        () = admin.wait_for_prerequisites() => {}
+        received = old.receive(within) => return Err(received.map_or_else(|error| error, |received| out_of_turn(&received))),
     }
-    old.say(&Message::Ready).await?;
-    match old.hear(ANSWER_WITHIN).await? {
+    old.send(&Message::Ready).await?;
+    match old.receive(RESPONSE_TIMEOUT).await? {
         Message::Yours => Ok(()),
         other => Err(out_of_turn(&other)),
     }

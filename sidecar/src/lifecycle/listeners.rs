@@ -1,4 +1,4 @@
-//! The listeners of one sidecar: opened all or none, then served.
+//! The listeners of the sidecar. Either all are opened or the start fails.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::config::Config;
-use crate::lifecycle::handover::{Key, Kind, Takeover};
+use crate::lifecycle::handover::{ListenerKey, ListenerKind, Takeover};
 use crate::observability::Direction;
 use crate::proxy::inbound::InboundServer;
 use crate::proxy::listener::{self, Families, ShutdownTokens};
 use crate::proxy::outbound::OutboundServer;
 use crate::proxy::state::ProxyState;
 
-/// Why a listener is not there.
+/// Why a listener could not be opened.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address} ({what})")]
 pub struct ListenError {
@@ -27,46 +27,48 @@ pub struct ListenError {
     error: io::Error,
 }
 
-/// Opened, and not served yet.
+/// Listeners that are open but do not accept yet.
 pub(super) struct Listeners {
     inbounds: Vec<TcpListener>,
     outbounds: Vec<TcpListener>,
 }
 
 pub(super) fn open_admin(takeover: &mut Takeover, config: &Config) -> Result<TcpListener, ListenError> {
-    open(takeover, config, (Kind::Admin, String::new(), config.admin))
+    open(takeover, config, (ListenerKind::Admin, String::new(), config.admin))
 }
 
 impl Listeners {
-    /// Opens all, or takes them over.
+    /// Opens all listeners, or takes them over from the old process.
     pub(super) fn open(proxy: &ProxyState, takeover: &mut Takeover) -> Result<Self, ListenError> {
         let config = &proxy.control.config;
         let inbounds = config
             .inbounds
             .iter()
-            .map(|inbound| open(takeover, config, (Kind::Inbound, inbound.name.clone(), inbound.listen)))
+            .map(|inbound| {
+                open(takeover, config, (ListenerKind::Inbound, inbound.name.clone(), inbound.listen))
+            })
             .collect::<Result<_, _>>()?;
         let outbounds = config
             .outbounds
             .iter()
             .map(|outbound| {
-                open(takeover, config, (Kind::Outbound, outbound.target.to_string(), outbound.listen))
+                open(takeover, config, (ListenerKind::Outbound, outbound.target.to_string(), outbound.listen))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { inbounds, outbounds })
     }
 
-    /// Accepts on all of them.
+    /// Starts to accept on all listeners.
     pub(super) fn serve(self, proxy: &Arc<ProxyState>, until: &ShutdownTokens) -> JoinSet<()> {
         let config = &proxy.control.config;
         let mut tasks = JoinSet::new();
         for (index, (listener, inbound)) in self.inbounds.into_iter().zip(&config.inbounds).enumerate() {
-            note(proxy, Direction::Inbound, index, &listener);
+            record_address(proxy, Direction::Inbound, index, &listener);
             let server = Arc::new(InboundServer::new(proxy.clone(), index, inbound.clone()));
             tasks.spawn(listener::run(listener, server, proxy.clone(), until.clone()));
         }
         for (index, (listener, outbound)) in self.outbounds.into_iter().zip(&config.outbounds).enumerate() {
-            note(proxy, Direction::Outbound, index, &listener);
+            record_address(proxy, Direction::Outbound, index, &listener);
             let server = Arc::new(OutboundServer::new(proxy.clone(), index, outbound.clone()));
             tasks.spawn(listener::run(listener, server, proxy.clone(), until.clone()));
         }
@@ -74,8 +76,8 @@ impl Listeners {
     }
 }
 
-/// `/status` shows where it really listens.
-fn note(proxy: &ProxyState, direction: Direction, index: usize, listener: &TcpListener) {
+/// Records the actual listen address for `/status`.
+fn record_address(proxy: &ProxyState, direction: Direction, index: usize, listener: &TcpListener) {
     match listener.local_addr() {
         Ok(address) => proxy.listening.enter(direction, index, address),
         Err(error) => error!(%error, direction = direction.as_str(), "a listener has no address"),
@@ -85,9 +87,9 @@ fn note(proxy: &ProxyState, direction: Direction, index: usize, listener: &TcpLi
 fn open(
     takeover: &mut Takeover,
     config: &Config,
-    (kind, name, address): (Kind, String, SocketAddr),
+    (kind, name, address): (ListenerKind, String, SocketAddr),
 ) -> Result<TcpListener, ListenError> {
-    let key = Key { kind, name, address };
+    let key = ListenerKey { kind, name, address };
     let what = key.to_string();
     let families = Families::of(address, config.listen_addresses());
     let opened = takeover.listener(key, families).and_then(|listener| {

@@ -1,4 +1,4 @@
-//! The signals a sidecar listens to.
+//! Signal handling: SIGHUP.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use tracing::info;
 
 use crate::proxy::state::ProxyState;
 
-/// SIGHUP, which asks for a fresh look at the files. Those that end the process are heard by its main thread.
+/// The handler of SIGHUP, which reloads the policy file and reopens the access log. The main thread handles the signals
+/// that end the process.
 #[derive(Debug)]
 pub(super) struct Signals {
     hang_up: Signal,
@@ -21,16 +22,16 @@ impl Signals {
         Ok(Self { hang_up: signal(SignalKind::hangup())? })
     }
 
-    /// Acts on them until everything is over. What came before is not lost.
+    /// Handles signals until `over`, including those that arrived before.
     pub(super) async fn act_on(
         mut self,
-        look_now: Arc<Notify>,
+        poll_now: Arc<Notify>,
         proxy: Arc<ProxyState>,
         over: CancellationToken,
     ) {
         while over.run_until_cancelled(self.hang_up.recv()).await.flatten().is_some() {
             info!("SIGHUP: looking at the policy file, opening the access log anew");
-            look_now.notify_one();
+            poll_now.notify_one();
             proxy.access_log.reopen();
         }
     }

@@ -1,4 +1,4 @@
-//! Why nobody was reached: at one address, or at all addresses of a place.
+//! Errors of connection attempts: for one host, and for all hosts of a target.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use crate::config::HostPort;
 use crate::error_text::one_line;
 use crate::observability::metrics::DialResult;
 
-/// Why an address is not reached.
+/// Why a host could not be reached.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// The name leads nowhere, or nobody says where.
-    #[error("{at} cannot be resolved: {standing}")]
-    Resolve { at: HostPort, standing: ResolutionState },
-    /// The error at each address of one host.
+    /// The name has no address, or no name server answered.
+    #[error("{at} cannot be resolved: {state}")]
+    Resolve { at: HostPort, state: ResolutionState },
+    /// The error for each address of one host.
     #[error("{}", listed(.0))]
     Dial(Vec<DialError>),
 }
 
 impl ConnectError {
-    /// Whether it says nothing about whom was to be reached.
+    /// Whether the cause is on this machine, so that the error says nothing about the host.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Resolve { .. } => false,
@@ -30,7 +30,7 @@ impl ConnectError {
         }
     }
 
-    /// As which the dial counts.
+    /// The result that metrics count.
     pub fn dial_result(&self) -> DialResult {
         if self.is_local() { DialResult::LocalFault } else { DialResult::Failed }
     }
@@ -41,13 +41,13 @@ fn listed<E: std::error::Error>(errors: &[E]) -> String {
     all.join("; ")
 }
 
-/// Why no address of a place was reached: all that went wrong.
+/// Why no host of a target could be reached, with all errors.
 #[derive(Debug, Error)]
 pub struct Unreached {
     pub errors: Vec<ConnectError>,
-    /// So many addresses more were not tried.
+    /// Number of addresses that were not tried.
     pub untried: usize,
-    /// Every address had failed again and again before.
+    /// Every address was ejected because of repeated failures.
     pub all_were_ejected: bool,
 }
 

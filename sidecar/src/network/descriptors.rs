@@ -1,9 +1,9 @@
-//! File descriptors: as many as the system lets us have, and some that no connection can take, so that accepting, the
-//! admin endpoint, the CA and files go on whatever the connections do.
+//! File descriptor limits. The sidecar raises its limit as far as allowed, and reserves descriptors that connections
+//! cannot use, so that accept, the admin endpoint, the CA client and files keep working under load.
 //!
-//! A new descriptor has the lowest number that is free (POSIX, File Descriptor Allocation). So its number says how many
-//! are in use at least, and nothing has to be counted. The limit is asked each time, which costs a tenth of a
-//! microsecond, because others may change it (prlimit(1)).
+//! A new descriptor has the lowest free number (POSIX, File Descriptor Allocation). So its number is a lower bound of
+//! the number of descriptors in use, and no counter is needed. The limit is read each time, which takes 0.1
+//! microseconds, because another process may change it (prlimit(1)).
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,19 +13,19 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 
-/// Kept from connections: the admin endpoint may have 64, and as many are for the CA, names, files and what is about
-/// to be refused.
+/// Number of reserved descriptors: 64 for the admin endpoint, and 64 for the CA client, name resolution, files and
+/// connections that are about to be refused.
 pub const RESERVED: u64 = 128;
-/// Of a low limit at most this part is reserved.
+/// At most 1/2 of a low limit is reserved.
 const RESERVED_PART: u64 = 2;
-/// A connection that is carried has two sides.
+/// A proxied connection needs two descriptors.
 const EACH_CONNECTION: u64 = 2;
-/// Handshakes under way may take this part of what connections can have...
+/// Pending handshakes may use 1/4 of the descriptors available to connections.
 const HANDSHAKES_PART: u64 = 4;
-/// ...and those of one identity this, which leaves something to others.
+/// Connections of one identity may use 1/2 of them, which leaves the rest to other identities.
 const PEER_PART: u64 = 2;
 
-/// Raises the limit as far as it may be raised, and lowers those of the `[limits]` that it cannot bear.
+/// Raises the descriptor limit to the maximum, and lowers the `[limits]` that exceed it.
 pub fn prepare(config: &mut Config) {
     let asked = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: asked.maximum, maximum: asked.maximum });
@@ -35,11 +35,12 @@ pub fn prepare(config: &mut Config) {
     }
     let Some(limit) = limit() else { return info!("file descriptors are not limited") };
     info!(limit, reserved = reserved(limit), "file descriptors");
-    fit(config, limit);
+    lower_limits(config, limit);
 }
 
-/// Lowers what could take all descriptors away from others, and tells what cannot be reached.
-fn fit(config: &mut Config, limit: u64) {
+/// Lowers the limits with which handshakes or one identity could use all descriptors, and warns if `connections_max`
+/// cannot be reached.
+fn lower_limits(config: &mut Config, limit: u64) {
     let listeners = (config.inbounds.len() + config.outbounds.len()) as u64;
     let others = in_use().unwrap_or_default() + listeners;
     let left = (limit - reserved(limit)).saturating_sub(others);
@@ -64,23 +65,23 @@ fn fit(config: &mut Config, limit: u64) {
     }
 }
 
-/// So many this process may have open; none says that there is no limit.
+/// Maximum number of open descriptors of this process; `None` if there is no limit.
 pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Of so many, so many are reserved.
+/// Number of reserved descriptors for a limit.
 fn reserved(limit: u64) -> u64 {
     RESERVED.min(limit / RESERVED_PART)
 }
 
-/// Whether a connection has got a descriptor that is reserved, and must give it back.
+/// Whether the connection's descriptor is a reserved one, so that the connection must be closed.
 pub fn is_reserved(connection: &impl AsRawFd) -> bool {
     let number = u64::try_from(connection.as_raw_fd()).unwrap_or(u64::MAX);
     limit().is_some_and(|limit| number >= limit - reserved(limit))
 }
 
-/// So many are open, one of them to look.
+/// Number of open descriptors, including the one that is used to count them.
 pub fn in_use() -> io::Result<u64> {
     Ok(std::fs::read_dir("/proc/self/fd")?.count() as u64)
 }
@@ -104,20 +105,20 @@ mod tests {
     #[test]
     fn under_a_low_limit_neither_strangers_nor_one_identity_can_take_all() {
         let mut config = config();
-        fit(&mut config, 512);
+        lower_limits(&mut config, 512);
         let (pending, one) =
             (config.limits.handshakes_pending_max as u64, config.limits.connections_per_peer_max as u64);
         let connections = (512 - RESERVED) / EACH_CONNECTION;
         assert!((1..=connections / 2).contains(&pending), "{pending}");
         assert!((1..=connections / 2).contains(&one), "{one}");
-        fit(&mut config, 8);
+        lower_limits(&mut config, 8);
         assert_eq!((config.limits.handshakes_pending_max, config.limits.connections_per_peer_max), (1, 1));
     }
 
     #[test]
     fn a_high_limit_changes_nothing() {
         let (mut fitted, config) = (config(), config());
-        fit(&mut fitted, 1_048_576);
+        lower_limits(&mut fitted, 1_048_576);
         assert_eq!(fitted.limits.handshakes_pending_max, config.limits.handshakes_pending_max);
         assert_eq!(fitted.limits.connections_per_peer_max, config.limits.connections_per_peer_max);
     }
@@ -126,7 +127,7 @@ mod tests {
     fn an_open_file_is_counted_and_is_not_in_the_reserve() {
         let before = in_use().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        // Other tests open and close theirs meanwhile.
+        // Other tests open and close descriptors concurrently.
         assert!(before > 2 && !is_reserved(&file));
     }
 }

@@ -1,4 +1,4 @@
-//! TCP connections to apps, peers and the CA: one address, or several at short intervals (RFC 8305).
+//! Outgoing TCP connections to apps, peers and the CA, to one address or to several by Happy Eyeballs (RFC 8305).
 
 mod fault;
 mod race;
@@ -15,22 +15,22 @@ use tokio::time::timeout;
 use crate::network::descriptors::is_reserved;
 use crate::network::socket::{prepare, reset_on_close};
 use fault::EMFILE;
-pub use race::{CONNECT_DELAY, HANDSHAKE_DELAY, Progress, Won, race};
+pub use race::{CONNECT_DELAY, HANDSHAKE_DELAY, Progress, RaceResult, race};
 
-/// A connection is tried at so many addresses at most.
+/// Maximum number of addresses that are tried for one connection.
 pub const ATTEMPTS_MAX: usize = 32;
 
-/// Why an address is not reached.
+/// Why a connection to an address failed.
 #[derive(Debug, Error)]
 pub enum DialError {
-    /// Nobody answers there.
+    /// The address does not accept connections.
     #[error("{address} cannot be reached")]
     Unreachable {
         address: SocketAddr,
         #[source]
         error: io::Error,
     },
-    /// Something is wrong on this machine. It says nothing about the address.
+    /// The cause is on this machine. The error says nothing about the address.
     #[error("{address} was not reached because of a fault on this machine: {fault}")]
     Local {
         address: SocketAddr,
@@ -38,7 +38,7 @@ pub enum DialError {
         #[source]
         error: io::Error,
     },
-    /// The kernel chose the destination's port for this side, too (RFC 9293 §3.5, simultaneous open).
+    /// The kernel chose the destination port as the local port too (RFC 9293 §3.5, simultaneous open).
     #[error(
         "{address} was not reached because of a fault on this machine: nobody listens there, and the connection \
          was connected to itself, because the port is one of those that the kernel gives to clients \
@@ -55,27 +55,28 @@ impl DialError {
         }
     }
 
-    /// Whether it says nothing about the address.
+    /// Whether the cause is on this machine, so that the error says nothing about the address.
     pub fn is_local(&self) -> bool {
         !matches!(self, Self::Unreachable { .. })
     }
 }
 
-/// The bounds of one connection.
+/// Timeouts and purpose of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub connect_timeout: Duration,
-    /// The other side of a connection that answers nothing for so long is dead.
+    /// A peer that acknowledges nothing for this time is considered dead.
     pub dead_after: Duration,
     pub purpose: Purpose,
 }
 
-/// What a connection is for, which says whether it may have a reserved descriptor.
+/// What a connection is used for. It decides whether the connection may use a reserved descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// It carries what an app or a peer sends: it may not.
+    /// Traffic of apps and peers: no reserved descriptor.
     Traffic,
-    /// It renews the identity or keeps the subscription: it may, or traffic could let the certificate expire.
+    /// Certificate renewal or the subscription: reserved descriptors are allowed, otherwise traffic could prevent
+    /// renewal until the certificate expires.
     Ca,
 }
 
@@ -92,16 +93,16 @@ pub async fn connect(address: SocketAddr, bounds: Bounds) -> Result<TcpStream, D
     Ok(stream)
 }
 
-/// Connects to the first of several addresses of one host that answers.
+/// Connects to the first of several addresses of one host that accepts.
 pub async fn connect_any(addresses: &[SocketAddr], bounds: Bounds) -> Result<TcpStream, Vec<DialError>> {
     if let [address] = addresses {
         return connect(*address, bounds).await.map_err(|error| vec![error]);
     }
     let attempts = addresses.iter().map(|&address| Box::pin(connect(address, bounds)));
-    race(stream::iter(attempts), &Progress::default()).await.map(|won| won.value)
+    race(stream::iter(attempts), &Progress::default()).await.map(|winner| winner.value)
 }
 
-/// Connects, unless that needs a descriptor that is reserved for other purposes.
+/// Connects, unless this would use a descriptor that is reserved for other purposes.
 async fn open(address: SocketAddr, bounds: Bounds) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if bounds.purpose == Purpose::Traffic && is_reserved(&socket) {
@@ -119,8 +120,8 @@ fn too_late(limit: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
 }
 
-/// The addresses of both families in turn, so that a family that leads nowhere costs one delay (RFC 8305 §4). The
-/// order within a family stays.
+/// Alternates the addresses of both families, so that an unreachable family costs one delay (RFC 8305 §4). The order
+/// within a family is unchanged.
 pub fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let (v6, v4): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(SocketAddr::is_ipv6);
     let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
@@ -171,7 +172,7 @@ mod tests {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = connect(nobody, bounds()).await.unwrap_err();
         assert!(!error.is_local() && error.to_string().contains("cannot be reached"), "{error}");
-        // A port that nobody can bind to leads nowhere by the kernel's own word.
+        // EADDRNOTAVAIL is an error of this machine.
         let error = DialError::new(nobody, io::Error::from_raw_os_error(99));
         assert!(error.is_local() && error.to_string().contains("on this machine"), "{error}");
     }

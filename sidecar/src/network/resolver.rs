@@ -1,8 +1,8 @@
-//! Asking for the addresses of a name as the machine is set up for it: `/etc/hosts` first, then the name servers and the
-//! search list of `/etc/resolv.conf`.
+//! The DNS resolver. It uses the machine's configuration: `/etc/hosts` first, then the name servers and the search list
+//! of `/etc/resolv.conf`.
 
-pub mod bad_line;
 pub mod hosts;
+pub mod ignored_line;
 pub mod name;
 pub mod resolv_conf;
 pub mod setup;
@@ -31,22 +31,22 @@ use crate::network::dial::{Progress, race};
 use name::{Absence, Answer, ResolvedName, TTL_MIN};
 use setup::{Setup, SystemFiles};
 
-/// A question may take so long, all tries and search domains together.
+/// Timeout of one lookup, including all retries and search domains.
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
-/// When one family has addresses, a connection that waits for them waits so long for the other (RFC 8305 §3, Resolution
-/// Delay);
+/// After one family has answered, a lookup for a waiting connection waits this long for the other family (RFC 8305 §3,
+/// Resolution Delay).
 pub const OTHER_FAMILY_DELAY: Duration = Duration::from_millis(50);
-/// and where nobody waits, so long.
+/// The same delay for a background lookup, for which no connection waits.
 pub const OTHER_FAMILY_DELAY_UNHURRIED: Duration = Duration::from_secs(2);
-/// The hosts file has no times to live: what it says is good for so long.
+/// TTL of addresses from the hosts file, which has no TTLs.
 pub const HOSTS_FILE_TTL: Duration = Duration::from_secs(5);
 
-/// Who is asked.
+/// The name servers to query.
 #[derive(Debug, Clone)]
 pub enum NameServers {
-    /// Those of the machine.
+    /// Those of the machine's configuration files.
     System(Arc<SystemFiles>),
-    /// Those of somebody who says which.
+    /// Those of the given setup.
     Given(Arc<Setup>),
 }
 
@@ -56,7 +56,7 @@ impl Default for NameServers {
     }
 }
 
-/// Why there is no answer.
+/// Why a lookup failed.
 #[derive(Debug, Error)]
 pub enum LookupError {
     #[error("it is no valid name")]
@@ -64,110 +64,112 @@ pub enum LookupError {
     #[error("the name servers cannot be used")]
     Setup(#[source] NetError),
     #[error("no name server answers")]
-    Unanswered(#[source] NetError),
+    NoResponse(#[source] NetError),
     #[error("no name server answers within {0:?}")]
-    TooLate(Duration),
+    Timeout(Duration),
     #[error("no name server is configured")]
     NoServer,
     #[error("the files that say whom to ask could not be read")]
-    Reading(#[source] tokio::task::JoinError),
+    ReadFiles(#[source] tokio::task::JoinError),
 }
 
 impl NameServers {
-    /// Where a host is now, for who asks once.
+    /// Resolves a host once.
     pub async fn resolve(&self, at: &HostPort) -> Result<Vec<SocketAddr>, ConnectError> {
-        let mut known = ResolvedName::nothing();
+        let mut known = ResolvedName::unresolved();
         let addresses = match at.host.parse::<IpAddr>() {
             Ok(address) => vec![address.to_canonical()],
             Err(_) if is_localhost(&at.host) => LOOPBACK.to_vec(),
             Err(_) => {
                 match self.look_up(&at.host, OTHER_FAMILY_DELAY).await {
-                    Ok(answer) => known.learn(answer),
-                    Err(error) => known.miss(one_line(&error)),
+                    Ok(answer) => known.apply(answer),
+                    Err(error) => known.record_failure(one_line(&error)),
                 };
                 known.addresses
             }
         };
         if addresses.is_empty() {
-            return Err(ConnectError::Resolve { at: at.clone(), standing: known.standing });
+            return Err(ConnectError::Resolve { at: at.clone(), state: known.state });
         }
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, at.port)).collect())
     }
 
-    /// The addresses of a host name, of both families. When one family has some, the other has this `delay` left.
+    /// Looks up the addresses of a host name in both families. After one family has answered, waits at most `delay` for
+    /// the other.
     pub async fn look_up(&self, host: &str, delay: Duration) -> Result<Answer, LookupError> {
-        let asked = async {
+        let lookup = async {
             let name = Name::from_ascii(host).map_err(LookupError::Name)?;
             let setup = match self {
                 Self::Given(setup) => setup.clone(),
-                Self::System(files) => files.setup().await.map_err(LookupError::Reading)?,
+                Self::System(files) => files.setup().await.map_err(LookupError::ReadFiles)?,
             };
             if let Some(addresses) = setup.hosts.addresses(host) {
                 return Ok(Answer::Addresses { addresses: addresses.to_vec(), ttl: HOSTS_FILE_TTL });
             }
             look_up(&name, &setup, delay).await
         };
-        timeout(LOOKUP_TIME_MAX, asked).await.unwrap_or(Err(LookupError::TooLate(LOOKUP_TIME_MAX)))
+        timeout(LOOKUP_TIME_MAX, lookup).await.unwrap_or(Err(LookupError::Timeout(LOOKUP_TIME_MAX)))
     }
 }
 
-async fn look_up(name: &Name, setup: &Setup, delay: Duration) -> Found {
-    let servers: Vec<_> = setup.config.name_servers().iter().map(|server| asking(server, setup)).collect();
+async fn look_up(name: &Name, setup: &Setup, delay: Duration) -> LookupResult {
+    let servers: Vec<_> =
+        setup.config.name_servers().iter().map(|server| single_server_resolver(server, setup)).collect();
     let servers: Vec<_> = servers.into_iter().collect::<Result<_, _>>()?;
-    let mut so_far = None;
+    let mut merged = None;
     for candidate in candidates(name, setup) {
-        let v4 = ask_all(&servers, &candidate, RecordType::A);
-        let v6 = ask_all(&servers, &candidate, RecordType::AAAA);
-        match both_families(v4, v6, delay).await {
+        let v4 = race_servers(&servers, &candidate, RecordType::A);
+        let v6 = race_servers(&servers, &candidate, RecordType::AAAA);
+        match query_both_families(v4, v6, delay).await {
             found @ Ok(Answer::Addresses { .. } | Answer::OneFamily { .. }) => return found,
-            other => so_far = Some(first_doubt(so_far, other)),
+            other => merged = Some(merge_negative(merged, other)),
         }
     }
-    so_far.unwrap_or(Ok(Answer::Absent { absence: Absence::NoSuchName, ttl: TTL_MIN }))
+    merged.unwrap_or(Ok(Answer::Absent { absence: Absence::NoSuchName, ttl: TTL_MIN }))
 }
 
-/// Asks one name server. Each has a resolver of its own, so that they are asked as connections are made.
-fn asking(server: &NameServerConfig, setup: &Setup) -> Result<TokioResolver, LookupError> {
+/// A resolver for one name server. Each server has its own resolver, so that queries are raced like connections.
+fn single_server_resolver(server: &NameServerConfig, setup: &Setup) -> Result<TokioResolver, LookupError> {
     let config = ResolverConfig::from_parts(None, Vec::new(), vec![server.clone()]);
     let mut resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::new())
         .with_options(setup.options.clone());
-    // What is known is kept by those who asked.
+    // Callers cache the answers.
     resolver.options_mut().cache_size = 0;
     resolver.build().map_err(LookupError::Setup)
 }
 
-/// Under which full names to look (resolv.conf(5), `search` and `ndots`).
+/// The fully qualified names to query, in order (resolv.conf(5), `search` and `ndots`).
 fn candidates(name: &Name, setup: &Setup) -> Vec<Name> {
-    let mut as_it_is = name.clone();
-    as_it_is.set_fqdn(true);
+    let mut absolute = name.clone();
+    absolute.set_fqdn(true);
     if name.is_fqdn() {
-        return vec![as_it_is];
+        return vec![absolute];
     }
-    // One that gets too long is none (RFC 1035 §2.3.4).
+    // A name that becomes too long is skipped (RFC 1035 §2.3.4).
     let search = setup.config.search().iter();
     let mut all: Vec<_> = search.filter_map(|domain| name.clone().append_domain(domain).ok()).collect();
     let dots = usize::from(name.num_labels()).saturating_sub(1);
     let at = if dots >= setup.options.ndots { 0 } else { all.len() };
-    all.insert(at, as_it_is);
+    all.insert(at, absolute);
     all
 }
 
-/// Asks one name server after the other, at short intervals. The first answer counts, be it yes or no.
-async fn ask_all(servers: &[TokioResolver], name: &Name, kind: RecordType) -> Found {
-    let attempts = servers.iter().map(|server| Box::pin(ask(server, name, kind)));
+/// Queries the name servers with staggered starts. The first answer is used, positive or negative.
+async fn race_servers(servers: &[TokioResolver], name: &Name, kind: RecordType) -> LookupResult {
+    let attempts = servers.iter().map(|server| Box::pin(query(server, name, kind)));
     match race(stream::iter(attempts), &Progress::default()).await {
-        Ok(won) => Ok(won.value),
+        Ok(winner) => Ok(winner.value),
         Err(errors) => Err(errors.into_iter().next().unwrap_or(LookupError::NoServer)),
     }
 }
 
-async fn ask<P>(resolver: &Resolver<P>, name: &Name, kind: RecordType) -> Result<Answer, LookupError>
+async fn query<P>(resolver: &Resolver<P>, name: &Name, kind: RecordType) -> Result<Answer, LookupError>
 where
     P: hickory_resolver::ConnectionProvider,
 {
     let (absence, seconds) = match resolver.lookup(name.clone(), kind).await {
         Ok(found) => {
-            // The names on the way, too, may lead elsewhere sooner.
+            // The TTLs of CNAME records count too.
             let seconds = found.answers().iter().map(|record| record.ttl).min().unwrap_or_default();
             let addresses: Vec<_> =
                 found.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
@@ -182,21 +184,21 @@ where
                 _ => (Absence::NoAddress, negative_ttl),
             }
         }
-        Err(error) => return Err(LookupError::Unanswered(error)),
+        Err(error) => return Err(LookupError::NoResponse(error)),
     };
     let ttl = Duration::from_secs(seconds.unwrap_or_default().into());
     Ok(Answer::Absent { absence, ttl })
 }
 
-type Found = Result<Answer, LookupError>;
+type LookupResult = Result<Answer, LookupError>;
 
-/// Asks about both families at once. One is enough, and when it is there, or the name is not, the other has this `delay`
-/// left (RFC 8305 §3). That there is no address is believed only of both.
-async fn both_families(
-    v4: impl Future<Output = Found>,
-    v6: impl Future<Output = Found>,
+/// Queries both families concurrently. One family is enough: once it has addresses, or the name does not exist, waits
+/// at most `delay` for the other (RFC 8305 §3). The absence of addresses is accepted only from both families.
+async fn query_both_families(
+    v4: impl Future<Output = LookupResult>,
+    v6: impl Future<Output = LookupResult>,
     delay: Duration,
-) -> Found {
+) -> LookupResult {
     let (v4, v6) = (pin!(v4), pin!(v6));
     let (first, other) = select(v4, v6).await.factor_first();
     match first {
@@ -208,29 +210,29 @@ async fn both_families(
             Ok(Ok(_)) => Ok(Answer::Addresses { addresses, ttl }),
             Ok(Err(_)) | Err(_) => Ok(Answer::OneFamily { addresses, ttl }),
         },
-        // There is no name for either family (RFC 8020 §2).
+        // NXDOMAIN holds for both families (RFC 8020 §2).
         Ok(Answer::Absent { absence: Absence::NoSuchName, .. }) => match timeout(delay, other).await {
-            Ok(other) => combined(first, other),
+            Ok(other) => merge_families(first, other),
             Err(_) => first,
         },
-        first => combined(first, other.await),
+        first => merge_families(first, other.await),
     }
 }
 
-/// Two answers, of which the first has no addresses.
-fn combined(first: Found, other: Found) -> Found {
+/// Combines the answers of two families, of which the first has no addresses.
+fn merge_families(first: LookupResult, other: LookupResult) -> LookupResult {
     match other {
         Ok(Answer::Addresses { addresses, ttl }) if first.is_err() => {
             Ok(Answer::OneFamily { addresses, ttl })
         }
         found @ Ok(Answer::Addresses { .. }) => found,
-        other => first_doubt(Some(first), other),
+        other => merge_negative(Some(first), other),
     }
 }
 
-/// Of answers without addresses what to believe: a name under which nobody answered may have had some.
-fn first_doubt(so_far: Option<Found>, next: Found) -> Found {
-    match (so_far, next) {
+/// Combines answers without addresses. An error takes precedence: a name whose query failed may have addresses.
+fn merge_negative(merged: Option<LookupResult>, next: LookupResult) -> LookupResult {
+    match (merged, next) {
         (
             Some(Ok(Answer::Absent { absence, ttl })),
             Ok(Answer::Absent { absence: other, ttl: other_ttl }),
@@ -240,10 +242,10 @@ fn first_doubt(so_far: Option<Found>, next: Found) -> Found {
     }
 }
 
-/// The addresses of this machine for its own programs.
+/// The loopback addresses.
 pub(crate) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// RFC 6761 §6.3: never asked about, and always this machine.
+/// Whether the name is `localhost` or below it: never queried, always loopback (RFC 6761 §6.3).
 pub(crate) fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     host == "localhost" || host.ends_with(".localhost")
@@ -255,20 +257,20 @@ mod tests {
 
     use super::*;
 
-    fn addresses(last: u8, seconds: u64) -> Found {
+    fn addresses(last: u8, seconds: u64) -> LookupResult {
         Ok(Answer::Addresses { addresses: vec![[10, 0, 0, last].into()], ttl: Duration::from_secs(seconds) })
     }
 
-    fn absent(absence: Absence, seconds: u64) -> Found {
+    fn absent(absence: Absence, seconds: u64) -> LookupResult {
         Ok(Answer::Absent { absence, ttl: Duration::from_secs(seconds) })
     }
 
-    fn late() -> Found {
-        Err(LookupError::TooLate(LOOKUP_TIME_MAX))
+    fn late() -> LookupResult {
+        Err(LookupError::Timeout(LOOKUP_TIME_MAX))
     }
 
-    async fn both(v4: Found, v6: Found) -> Found {
-        both_families(async { v4 }, async { v6 }, OTHER_FAMILY_DELAY).await
+    async fn both(v4: LookupResult, v6: LookupResult) -> LookupResult {
+        query_both_families(async { v4 }, async { v6 }, OTHER_FAMILY_DELAY).await
     }
 
     #[tokio::test]
@@ -290,10 +292,10 @@ mod tests {
     async fn a_family_about_which_nobody_answers_delays_the_other_by_fractions_of_a_second() {
         let since = tokio::time::Instant::now();
         let silent = std::future::pending;
-        let found = both_families(silent(), async { addresses(1, 30) }, OTHER_FAMILY_DELAY).await;
+        let found = query_both_families(silent(), async { addresses(1, 30) }, OTHER_FAMILY_DELAY).await;
         assert!(matches!(found, Ok(Answer::OneFamily { .. })), "{found:?}");
         let found =
-            both_families(async { absent(Absence::NoSuchName, 3) }, silent(), OTHER_FAMILY_DELAY).await;
+            query_both_families(async { absent(Absence::NoSuchName, 3) }, silent(), OTHER_FAMILY_DELAY).await;
         assert_eq!(found.unwrap(), absent(Absence::NoSuchName, 3).unwrap());
         assert_eq!(since.elapsed(), OTHER_FAMILY_DELAY * 2);
     }
@@ -304,8 +306,8 @@ mod tests {
         both(late(), absent(Absence::NoSuchName, 5)).await.unwrap_err();
         let none = both(absent(Absence::NoSuchName, 5), absent(Absence::NoAddress, 3)).await;
         assert_eq!(none.unwrap(), absent(Absence::NoAddress, 3).unwrap());
-        first_doubt(Some(late()), absent(Absence::NoSuchName, 5)).unwrap_err();
-        first_doubt(Some(absent(Absence::NoSuchName, 5)), late()).unwrap_err();
+        merge_negative(Some(late()), absent(Absence::NoSuchName, 5)).unwrap_err();
+        merge_negative(Some(absent(Absence::NoSuchName, 5)), late()).unwrap_err();
     }
 
     fn under(name: &str, ndots: usize) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! How a TCP connection is ended. A connection that is carried is reset by its close, unless its relay ended cleanly:
-//! so whatever else ends it, an error, a cut, a panic, is never taken for a clean end at the other side.
+//! TCP socket options. Closing a proxied connection resets it, unless the relay has ended cleanly. So the other side
+//! never mistakes an error, a termination or a panic for a clean end.
 
 mod retransmission;
 
@@ -13,53 +13,52 @@ use rustls::{AlertDescription, Error as TlsError};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Prepares a connection with `at`, or those that a listener there will accept (Linux copies what a listening socket is
-/// set to): small writes leave at once, and an other side that has gone without a word, as when a machine loses its
-/// power, is noticed after about `dead_after`, whether something is under way to it or not. One that lives and takes
-/// nothing is not dead: its kernel acknowledges.
+/// Sets the options of a connection with `at`, or of the connections that a listener there will accept (Linux copies
+/// the options of a listening socket). Disables Nagle's algorithm. Detects a peer that has disappeared, as by a power
+/// loss, after about `dead_after`, with or without unacknowledged data. A peer that is alive but reads nothing is not
+/// dead: its kernel acknowledges.
 pub fn prepare(socket: &impl AsFd, at: IpAddr, dead_after: Duration) -> io::Result<()> {
     let options = SockRef::from(socket);
     options.set_tcp_nodelay(true)?;
-    // Over loopback the kernel speaks for a side that died, and need not be asked.
+    // Over loopback the kernel closes the connections of a process that has died: no probes are needed.
     if at.is_loopback() {
-        spare_congestion_control(&options);
+        use_loopback_congestion_control(&options);
         return Ok(());
     }
-    // Nothing is under way: keep-alive. Something is: the distance of retransmissions and of probes of a closed window.
+    // Keep-alive covers an idle connection. The retransmission interval covers unacknowledged data and a closed window.
     let probe = TcpKeepalive::new()
         .with_time(dead_after / 2)
         .with_interval((dead_after / 2 / KEEP_ALIVE_PROBES).max(Duration::from_secs(1)))
         .with_retries(KEEP_ALIVE_PROBES);
     options.set_tcp_keepalive(&probe)?;
     if let Err(error) = retransmission::bound(socket, dead_after) {
-        static TOLD: Once = Once::new();
+        static LOGGED: Once = Once::new();
         let what = "a machine that vanishes while something is under way to it is found dead after net.ipv4.tcp_retries2 \
                     tries, by default a quarter of an hour: run Linux 6.15 or newer, or lower that setting";
-        TOLD.call_once(|| tracing::warn!(%error, what, "this kernel has no TCP_RTO_MAX_MS"));
+        LOGGED.call_once(|| tracing::warn!(%error, what, "this kernel has no TCP_RTO_MAX_MS"));
     }
     Ok(())
 }
 
-/// Over loopback nothing is ever congested, and the simplest control does. Measured where the system's is BBR: its
-/// timers take a fifth of the CPU of a new connection.
-fn spare_congestion_control(socket: &SockRef<'_>) {
+/// Selects a simple congestion control for loopback, which has no congestion. Measured with BBR as the system's
+/// default: its timers take a fifth of the CPU time of a new connection.
+fn use_loopback_congestion_control(socket: &SockRef<'_>) {
     if let Err(error) = socket.set_tcp_congestion(LOOPBACK_CONGESTION_CONTROL) {
         tracing::debug!(%error, "the system's congestion control stays");
     }
 }
 
-/// In every Linux kernel, and open to every process unless an administrator says otherwise (tcp(7),
-/// `tcp_allowed_congestion_control`).
+/// Available in every Linux kernel, and allowed to every process by default (tcp(7), `tcp_allowed_congestion_control`).
 const LOOPBACK_CONGESTION_CONTROL: &[u8] = b"reno";
-/// Unanswered ones in a row after which a silent side is dead (tcp(7), TCP_KEEPCNT).
+/// Number of unanswered probes after which a peer is dead (tcp(7), TCP_KEEPCNT).
 const KEEP_ALIVE_PROBES: u32 = 3;
 
-/// From now on closing it resets it.
+/// Makes a close of the connection send a reset (SO_LINGER with zero).
 pub fn reset_on_close(stream: &TcpStream) {
     set_linger(stream, Some(Duration::ZERO));
 }
 
-/// Both directions have ended: closing it is no reset any more.
+/// Makes a close send no reset, after both directions have ended.
 pub fn close_cleanly(stream: &TcpStream) {
     set_linger(stream, None);
 }
@@ -70,7 +69,7 @@ fn set_linger(stream: &TcpStream, linger: Option<Duration>) {
     }
 }
 
-/// The alert with which the other side broke off, if that is what an error says.
+/// The TLS alert that the peer sent, if the error contains one.
 pub fn alert_in(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref::<TlsError>()? {
         TlsError::AlertReceived(alert) => Some(*alert),
@@ -82,7 +81,7 @@ pub fn alert_in(error: &io::Error) -> Option<AlertDescription> {
 mod tests {
     use super::*;
 
-    /// Both ends of a connection over loopback, prepared as if they were connected with `at`.
+    /// Both ends of a loopback connection, with the options of a connection with `at`.
     async fn prepared(at: &str) -> [TcpStream; 2] {
         let (at, dead_after) = (at.parse().unwrap(), Duration::from_secs(30));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

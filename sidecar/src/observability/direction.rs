@@ -2,7 +2,7 @@
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
-/// Which way a connection goes, seen from the own app.
+/// The direction of a connection, from the view of the local app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {

@@ -1,4 +1,4 @@
-//! How a connection or request ended: by which side, and with what.
+//! Termination details of a connection or request: which side ended it, and how.
 
 use std::io;
 
@@ -6,19 +6,19 @@ use serde::ser::{Serialize, Serializer};
 
 use super::direction::Direction;
 
-/// Who ended a connection or a request, and how.
+/// Which side ended a connection or request, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub by: EndedBy,
     pub with: EndedWith,
 }
 
-/// Who ended it.
+/// The side that ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
-    /// The peer at an inbound, the own app at an outbound.
+    /// The client: the peer at an inbound, the app at an outbound.
     Caller,
-    /// The own app at an inbound, the peer at an outbound.
+    /// The server: the app at an inbound, the peer at an outbound.
     Called,
     /// This sidecar.
     Sidecar,
@@ -37,29 +37,29 @@ impl EndedBy {
     }
 }
 
-/// With what it was ended.
+/// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedWith {
-    /// Its end, after everything.
+    /// A complete stream or message.
     Fin,
-    /// The end of its connection, before its own.
+    /// The connection was closed before the stream was complete.
     Closed,
-    /// A reset of its connection.
+    /// The connection was reset.
     Reset,
     /// RST_STREAM (RFC 9113 §6.4).
     StreamReset(h2::Reason),
     /// GOAWAY (RFC 9113 §6.8).
     GoAway(h2::Reason),
-    /// Silence: nothing was acknowledged.
+    /// The peer stopped acknowledging.
     Dead,
-    /// What could not be understood.
+    /// Invalid protocol data.
     Invalid,
-    /// `reason` says why.
+    /// Terminated by the sidecar; `reason` holds the cause.
     Cut,
 }
 
 impl EndedWith {
-    /// How a connection ended that broke with this error.
+    /// Classifies the I/O error that ended a connection.
     pub fn of_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {

@@ -1,4 +1,4 @@
-//! The log on standard error: what it takes, in which queues it waits, and how what is lost shows.
+//! The log on standard error: filter, queues, and a counter of dropped lines.
 
 mod repeats;
 
@@ -18,25 +18,25 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{Log, LogFormat};
 pub use repeats::{KINDS_MAX, RepeatLimiter, VARIANTS_MAX};
 
-/// Lines of one queue that wait for a reader; further ones are dropped and counted, so that a blocked pipe never
-/// stalls traffic.
+/// Capacity of each queue, in lines. Further lines are dropped and counted, so that a blocked pipe never stalls
+/// traffic.
 pub const LOG_LINES_WAITING_MAX: usize = 4 * 1024;
 
-/// The running log; dropping it writes what waits, but not for a reader that does not read.
+/// A guard of the running log. Dropping it flushes the queues, but does not wait for a blocked reader.
 #[derive(Debug)]
 pub struct Logging {
-    /// Dropped first: the last report of repeats goes through the queues.
+    /// Stopped first: its last report of repeated lines goes through the queues.
     reporter: Reporter,
-    dropped: Dropped,
-    _flushed_at_end: [WorkerGuard; 2],
+    dropped: DroppedLines,
+    _flush_guards: [WorkerGuard; 2],
 }
 
-/// Counts the lines of both queues that were dropped.
+/// The counters of dropped lines of both queues.
 #[derive(Debug, Clone)]
-struct Dropped([ErrorCounter; 2]);
+struct DroppedLines([ErrorCounter; 2]);
 
-impl Dropped {
-    fn lines(&self) -> usize {
+impl DroppedLines {
+    fn count(&self) -> usize {
         self.0.iter().map(ErrorCounter::dropped_lines).sum()
     }
 }
@@ -46,10 +46,10 @@ impl Logging {
     pub fn start(log: Log) -> std::io::Result<Self> {
         let (warnings, warnings_guard) = queue("log-warnings");
         let (details, details_guard) = queue("log-details");
-        let dropped = Dropped([warnings.error_counter(), details.error_counter()]);
+        let dropped = DroppedLines([warnings.error_counter(), details.error_counter()]);
         let limiter = Arc::new(RepeatLimiter::default());
         let format = tracing_subscriber::fmt::layer()
-            .with_writer(Queues { warnings, details })
+            .with_writer(LevelQueues { warnings, details })
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .with_target(false);
         let format = match log.format {
@@ -58,23 +58,23 @@ impl Logging {
         };
         tracing_subscriber::registry()
             .with(format)
-            .with(repeats::Limited(limiter.clone()))
+            .with(repeats::RepeatLimitLayer(limiter.clone()))
             .with(LevelFilter::from_level(log.level))
             .init();
         let reporter = Reporter::start(limiter, dropped.clone(), log.repeats_interval)?;
-        Ok(Self { reporter, dropped, _flushed_at_end: [warnings_guard, details_guard] })
+        Ok(Self { reporter, dropped, _flush_guards: [warnings_guard, details_guard] })
     }
 
-    /// Counts the lines that were dropped because nobody read them.
+    /// Returns a function that counts the dropped lines.
     pub fn dropped(&self) -> impl Fn() -> usize + Send + Sync + use<> {
         let dropped = self.dropped.clone();
-        move || dropped.lines()
+        move || dropped.count()
     }
 }
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.reporter.end();
+        self.reporter.stop();
     }
 }
 
@@ -86,13 +86,13 @@ fn queue(thread: &str) -> (NonBlocking, WorkerGuard) {
         .finish(std::io::stderr())
 }
 
-/// Two queues, so that lines of debug and info never take the place of a warning.
-struct Queues {
+/// Two queues, so that debug and info lines never displace warnings.
+struct LevelQueues {
     warnings: NonBlocking,
     details: NonBlocking,
 }
 
-impl<'a> MakeWriter<'a> for Queues {
+impl<'a> MakeWriter<'a> for LevelQueues {
     type Writer = NonBlocking;
 
     fn make_writer(&'a self) -> NonBlocking {
@@ -104,7 +104,7 @@ impl<'a> MakeWriter<'a> for Queues {
     }
 }
 
-/// The thread that reports, once in each interval, what was only counted.
+/// The thread that reports the counted repeats once per interval.
 #[derive(Debug)]
 struct Reporter {
     end: Option<SyncSender<()>>,
@@ -112,14 +112,18 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn start(limiter: Arc<RepeatLimiter>, dropped: Dropped, interval: Duration) -> std::io::Result<Self> {
+    fn start(
+        limiter: Arc<RepeatLimiter>,
+        dropped: DroppedLines,
+        interval: Duration,
+    ) -> std::io::Result<Self> {
         let (end, ended) = sync_channel(0);
         let report = move || {
             let mut reported = 0;
             loop {
                 let timed_out = ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout);
                 limiter.report(interval);
-                let lost = dropped.lines();
+                let lost = dropped.count();
                 if lost > reported {
                     warn!(lines = lost - reported, "log lines were lost: standard error is read too slowly");
                     reported = lost;
@@ -133,7 +137,7 @@ impl Reporter {
         Ok(Self { end: Some(end), thread: Some(thread) })
     }
 
-    fn end(&mut self) {
+    fn stop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

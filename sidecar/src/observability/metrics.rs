@@ -1,4 +1,4 @@
-//! What Prometheus reads; docs/METRICS.md has each name with its type, labels and meaning.
+//! The metrics for Prometheus; docs/METRICS.md describes each name, type and label.
 
 mod exposition;
 mod histogram;
@@ -31,17 +31,17 @@ pub use pool::{CountIdle, DialResult, PooledConnection};
 pub use requests::RequestClass;
 pub use series::{ListenerSeries, OTHER_PEERS, PeerSeries, SeriesRegister, UNKNOWN_PEER};
 
-/// So many different refusals are counted apart; further ones share the label `other`, so that peers cannot make
-/// metrics grow.
+/// Maximum number of refusal series. Further refusals share the label `other`, so that peers cannot grow the metrics
+/// without bound.
 pub const REFUSAL_SERIES_MAX: usize = 1_000;
 
 /// All metrics of one sidecar.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// What is counted by listener and peer.
+    /// Series by listener and peer.
     pub series: Arc<SeriesRegister>,
-    /// What has a limit.
+    /// Gauges of limited resources.
     pub levels: LimitGauges,
     terminated: Family<ByReason, Counter>,
     handshakes: Family<ByHandshake, Histogram, fn() -> Histogram>,
@@ -90,15 +90,15 @@ impl Default for Metrics {
             access_log_lines_dropped: Counter::default(),
             access_log_lines_failed: Counter::default(),
         };
-        metrics.begin_at_zero();
+        metrics.initialize_counters();
         metrics.register();
         metrics
     }
 }
 
-/// Values that other parts of the program keep.
+/// Values that other components maintain.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CountedElsewhere {
+pub struct ExternalValues {
     pub svid_not_after: Option<OffsetDateTime>,
     pub svid_rotations: u64,
     pub log_lines_dropped: u64,
@@ -111,20 +111,20 @@ fn handshake_histogram() -> Histogram {
 }
 
 impl Metrics {
-    /// A counter that first appears with its first event hides that event from `rate`.
-    fn begin_at_zero(&self) {
+    /// Creates counters with value zero: `rate` would miss the first event of a counter that appears with it.
+    fn initialize_counters(&self) {
         for direction in [Direction::Inbound, Direction::Outbound] {
-            let _begun = self.upstream_failures.get_or_create(&ByDirection { direction });
-            let _begun = self.upstream_ejections.get_or_create(&ByDirection { direction });
+            let _created = self.upstream_failures.get_or_create(&ByDirection { direction });
+            let _created = self.upstream_ejections.get_or_create(&ByDirection { direction });
         }
         for result in ["answered", "absent", "failed"] {
-            let _begun = self.name_lookups.get_or_create(&ByResult { result });
+            let _created = self.name_lookups.get_or_create(&ByResult { result });
         }
         for result in ["ok", "error"] {
-            let _begun = self.policy_reloads.get_or_create(&ByResult { result });
+            let _created = self.policy_reloads.get_or_create(&ByResult { result });
         }
         for tunnel in ["new", "kept"] {
-            let _begun = self.tunnel_leases.get_or_create(&ByTunnel { tunnel });
+            let _created = self.tunnel_leases.get_or_create(&ByTunnel { tunnel });
         }
     }
 
@@ -177,13 +177,13 @@ impl Metrics {
         self.registry = root;
     }
 
-    /// The limits in force.
+    /// Sets the configured limits.
     pub fn configured(&self, limits: &Limits) {
         self.levels.configured(limits);
         self.series.limit_peers(limits.peer_series_max);
     }
 
-    /// A connection or a request was cut.
+    /// Counts a terminated connection or request.
     pub fn terminated(&self, reason: &'static str) {
         self.terminated.get_or_create(&ByReason { reason }).inc();
     }
@@ -205,12 +205,12 @@ impl Metrics {
         self.handshakes.get_or_create(&ByHandshake { direction, result }).observe(duration.as_secs_f64());
     }
 
-    /// Nobody answered at an address as hoped.
+    /// Counts a failed attempt at an address.
     pub fn upstream_failed(&self, direction: Direction) {
         self.upstream_failures.get_or_create(&ByDirection { direction }).inc();
     }
 
-    /// An address is not tried for a while, unless no other is left.
+    /// Counts an ejected address. It is not tried for a while, unless no other address is left.
     pub fn ejected(&self, direction: Direction) {
         self.upstream_ejections.get_or_create(&ByDirection { direction }).inc();
     }
@@ -238,33 +238,33 @@ impl Metrics {
         self.policy_reloads.get_or_create(&ByResult { result }).inc();
     }
 
-    /// 0 where no policy of the CA is in force.
+    /// Sets the policy version; 0 if no policy of the CA is in force.
     pub fn policy_version(&self, version: u64) {
         self.policy_version.set(i64::try_from(version).unwrap_or(i64::MAX));
     }
 
-    /// Whether the stream from the CA is up.
+    /// Sets whether the stream from the CA is connected.
     pub fn subscription_connected(&self, connected: bool) {
         self.subscription_connected.set(connected.into());
     }
 
-    /// Connections opened, and open now, both ways together.
+    /// Numbers of connections opened so far and open now, in both directions.
     pub fn connections(&self) -> (u64, i64) {
         let opened = self.series.peers().iter().map(|one| one.connections.load(Ordering::Relaxed)).sum();
         let active = |one: &Arc<ListenerSeries>| AtomicI64::load(&one.connections_active, Ordering::Relaxed);
         (opened, self.series.listeners().iter().map(active).sum())
     }
 
-    /// Records what others count; called before the text is made.
-    pub fn record_elsewhere(&self, counted: &CountedElsewhere) {
-        self.access_log_lines_dropped.inner().store(counted.access_log_lines_dropped, Ordering::Relaxed);
-        self.access_log_lines_failed.inner().store(counted.access_log_lines_failed, Ordering::Relaxed);
-        self.log_lines_dropped.inner().store(counted.log_lines_dropped, Ordering::Relaxed);
-        self.svid_rotations.inner().store(counted.svid_rotations, Ordering::Relaxed);
-        self.svid_not_after.set(counted.svid_not_after.map_or(0, OffsetDateTime::unix_timestamp));
+    /// Records the values of other components; called before each scrape.
+    pub fn record_external(&self, values: &ExternalValues) {
+        self.access_log_lines_dropped.inner().store(values.access_log_lines_dropped, Ordering::Relaxed);
+        self.access_log_lines_failed.inner().store(values.access_log_lines_failed, Ordering::Relaxed);
+        self.log_lines_dropped.inner().store(values.log_lines_dropped, Ordering::Relaxed);
+        self.svid_rotations.inner().store(values.svid_rotations, Ordering::Relaxed);
+        self.svid_not_after.set(values.svid_not_after.map_or(0, OffsetDateTime::unix_timestamp));
     }
 
-    /// The exposition text.
+    /// Encodes the metrics in the exposition format.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;

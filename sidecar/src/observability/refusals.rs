@@ -1,4 +1,4 @@
-//! Every refusal, told the same way everywhere: in the log, as a metric and in `/status`.
+//! Refusals: each is logged, counted as a metric and listed in `/status`, with the same fields.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,30 +16,30 @@ use crate::clock::Clock;
 use crate::observability::Direction;
 use crate::observability::metrics::{Metrics, RefusalLabels};
 
-/// `/status` shows this many different refusals of callers with an identity, and as many of others, the newest first.
+/// Maximum number of distinct refusals in `/status` for clients with an identity, and again for others; newest first.
 pub const REFUSALS_SHOWN_MAX: usize = 64;
-/// A reason is told up to this many characters.
+/// Maximum length of a detail, in characters.
 const DETAIL_CHARS_MAX: usize = 1_000;
 
-/// Who was refused, by whom, and why.
+/// A refused connection or request: client, server and reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     pub direction: Direction,
-    /// The caller's SPIFFE ID, or its address where it has shown none.
+    /// The client's SPIFFE ID, or its address if it presented none.
     pub from: String,
     #[serde(flatten)]
     pub called: Called,
-    /// A stable word.
+    /// A stable code.
     pub reason: &'static str,
-    /// The whole record, in words.
+    /// The full explanation, as text.
     pub detail: String,
-    /// What to type to learn more.
+    /// A command that explains the refusal.
     pub explain: Option<String>,
-    /// The request, as its caller was told of it.
+    /// The identifier of the request that was sent to the client.
     pub instance: Option<String>,
 }
 
-/// The called side, as far as it is known.
+/// The server, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Called {
     /// Its SPIFFE ID.
@@ -47,14 +47,14 @@ pub struct Called {
     pub id: Option<String>,
     /// Its name in the policy.
     pub service: Option<String>,
-    /// The inbound's name, which the called side knows.
+    /// The inbound's name, which is known on the server's side.
     pub port: Option<String>,
-    /// Where it was called, which the caller knows.
+    /// The address that was called, which is known on the client's side.
     pub address: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Told {
+struct RecordedRefusal {
     #[serde(with = "time::serde::rfc3339")]
     last: OffsetDateTime,
     count: u64,
@@ -62,10 +62,10 @@ struct Told {
     refusal: Refusal,
 }
 
-/// The number of one refused request, which its caller is told and the log has.
+/// The identifier of one refused request, in the response to the client and in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instance {
-    /// Random at each start.
+    /// Random for each process.
     run: u64,
     count: u64,
 }
@@ -76,14 +76,14 @@ impl fmt::Display for Instance {
     }
 }
 
-/// Tells refusals and remembers the newest.
+/// Records refusals and keeps the newest.
 #[derive(Debug)]
 pub struct Refusals {
     run: u64,
     count: AtomicU64,
-    /// Callers without an identity do not drive out the others.
-    identified: Mutex<VecDeque<Told>>,
-    unidentified: Mutex<VecDeque<Told>>,
+    /// Clients without an identity have their own list, so that they cannot displace the others.
+    identified: Mutex<VecDeque<RecordedRefusal>>,
+    unidentified: Mutex<VecDeque<RecordedRefusal>>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
@@ -95,12 +95,12 @@ impl Refusals {
         Self { run, count: AtomicU64::new(1), identified, unidentified, metrics, clock }
     }
 
-    /// The next number.
+    /// The next identifier.
     pub fn number(&self) -> Instance {
         Instance { run: self.run, count: self.count.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Tells one refusal.
+    /// Logs, counts and stores one refusal.
     pub fn tell(&self, mut refusal: Refusal) {
         refusal.detail = escaped(&refusal.detail);
         let Refusal { direction, from, called, reason, detail, explain, instance } = &refusal;
@@ -110,38 +110,41 @@ impl Refusals {
         let direction = direction.as_str();
         warn!(direction, from, to, service, port, address, reason, detail, explain, instance, "refused");
         self.metrics.refused(refusal.labels());
-        self.remember(refusal);
+        self.store(refusal);
     }
 
-    fn remember(&self, refusal: Refusal) {
+    fn store(&self, refusal: Refusal) {
         let last = self.clock.now();
         let list = if refusal.is_of_identity() { &self.identified } else { &self.unidentified };
-        let mut told = list.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = match told.iter().position(|known| known.refusal.is_like(&refusal)) {
-            Some(at) => told.remove(at).map_or(1, |known| known.count + 1),
+        let mut recorded = list.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = match recorded.iter().position(|known| known.refusal.is_same(&refusal)) {
+            Some(at) => recorded.remove(at).map_or(1, |known| known.count + 1),
             None => 1,
         };
-        told.push_front(Told { last, count, refusal });
-        told.truncate(REFUSALS_SHOWN_MAX);
+        recorded.push_front(RecordedRefusal { last, count, refusal });
+        recorded.truncate(REFUSALS_SHOWN_MAX);
     }
 
     /// The newest refusals as `/status` shows them.
     pub fn newest(&self) -> serde_json::Value {
-        let list = |list: &Mutex<VecDeque<Told>>| list.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut told: Vec<_> = list(&self.identified).into_iter().chain(list(&self.unidentified)).collect();
-        told.sort_by_key(|told| std::cmp::Reverse(told.last));
-        serde_json::to_value(told).unwrap_or_default()
+        let list = |list: &Mutex<VecDeque<RecordedRefusal>>| {
+            list.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        let mut recorded: Vec<_> =
+            list(&self.identified).into_iter().chain(list(&self.unidentified)).collect();
+        recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.last));
+        serde_json::to_value(recorded).unwrap_or_default()
     }
 }
 
 impl Refusal {
-    /// Whether two are counted as one in `/status`: the ports from which a stranger calls do not matter.
-    fn is_like(&self, other: &Self) -> bool {
+    /// Whether two refusals are counted as one in `/status`; the client's port is ignored.
+    fn is_same(&self, other: &Self) -> bool {
         (self.direction, self.reason, &self.called) == (other.direction, other.reason, &other.called)
             && host(&self.from) == host(&other.from)
     }
 
-    /// Whether the caller has shown an identity.
+    /// Whether the client has presented an identity.
     fn is_of_identity(&self) -> bool {
         self.from.starts_with("spiffe://")
     }
@@ -152,7 +155,7 @@ impl Refusal {
         let service = self.called.service.as_ref().or(self.called.id.as_ref());
         RefusalLabels {
             direction: self.direction,
-            // A peer without a name is told by address in the log alone: addresses are too many to count apart.
+            // The address of a peer without an identity appears only in the log: addresses would make too many series.
             peer: if named { self.from.clone() } else { unknown() },
             service: service.cloned().unwrap_or_else(unknown),
             reason: self.reason,
@@ -160,7 +163,7 @@ impl Refusal {
     }
 }
 
-/// What to type to learn why the policy says no.
+/// The command that explains why the policy denies.
 pub fn explain_command(policy: Option<&Policy>, from: &str, to: &str, port: Option<&str>) -> String {
     let file = policy.map_or("POLICY", Policy::file);
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
@@ -173,12 +176,12 @@ pub fn explain_command(policy: Option<&Policy>, from: &str, to: &str, port: Opti
     format!("postern-ca policy explain {file} --from {from} --to {to}{port}")
 }
 
-/// An address without its port; a SPIFFE ID as it is.
+/// An address without its port, or a SPIFFE ID unchanged.
 fn host(from: &str) -> String {
     from.parse::<SocketAddr>().map_or_else(|_| from.to_owned(), |address| address.ip().to_string())
 }
 
-/// Text that a peer may have chosen, without control characters and of bounded length.
+/// Escapes control characters in a text that may come from a peer, and truncates it.
 fn escaped(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
     text.chars().take(DETAIL_CHARS_MAX).map(escape).collect()
@@ -239,7 +242,11 @@ mod tests {
         let newest = refusals.newest();
         assert_eq!(newest.as_array().unwrap().len(), REFUSALS_SHOWN_MAX + 1);
         assert!(
-            newest.as_array().unwrap().iter().any(|told| told["from"] == "spiffe://shop.example/reports")
+            newest
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|recorded| recorded["from"] == "spiffe://shop.example/reports")
         );
     }
 }

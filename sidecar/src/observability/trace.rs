@@ -1,9 +1,9 @@
-//! W3C Trace Context, by which the access logs of both sides tell of one connection under one number.
+//! W3C Trace Context: gives the access log entries of both sides of a connection the same trace ID.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-/// A `traceparent` (§3.2) of a trace that begins here; nothing where there is no randomness. Its flags ask nobody to
-/// sample: no spans are recorded.
+/// A `traceparent` (§3.2) of a new trace; `None` without a random source. Its sampled flag is not set, because no spans
+/// are recorded.
 pub fn begin() -> Option<String> {
     let (mut trace, mut parent) = ([0; 16], [0; 8]);
     let random = SystemRandom::new();
@@ -11,7 +11,7 @@ pub fn begin() -> Option<String> {
     Some(format!("00-{:032x}-{:016x}-00", u128::from_be_bytes(trace), u64::from_be_bytes(parent)))
 }
 
-/// The trace of a `traceparent` (§3.2.2.3).
+/// The trace ID of a `traceparent` (§3.2.2.3).
 pub fn id(traceparent: &str) -> Option<String> {
     let id = traceparent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{HostPort, Limits};
 use crate::error_text::one_line;
-use crate::network::dial::{Progress, Won, race};
+use crate::network::dial::{Progress, RaceResult, race};
 use crate::network::resolver::name::{self, Answer, ResolutionState};
 use crate::network::resolver::{NameServers, OTHER_FAMILY_DELAY, OTHER_FAMILY_DELAY_UNHURRIED};
 use crate::network::{ConnectError, Unreached};
@@ -102,10 +102,10 @@ impl Upstreams {
         };
         let before = known.clone();
         let good_for = match answer {
-            Ok(answer) => known.learn(answer),
-            Err(error) => known.miss(error),
+            Ok(answer) => known.apply(answer),
+            Err(error) => known.record_failure(error),
         };
-        let (standing, addresses) = (known.standing.clone(), known.addresses.len());
+        let (standing, addresses) = (known.state.clone(), known.addresses.len());
         let is_other = known.addresses != before.addresses;
         if is_other {
             state.take_over_addresses();
@@ -116,8 +116,8 @@ impl Upstreams {
         self.metrics.looked_up(standing.as_str());
         match &standing {
             // Logged once per change, not at each attempt.
-            _ if before.standing.as_str() == standing.as_str() && !is_other => {}
-            ResolutionState::Answered if before.standing == ResolutionState::Answered => {
+            _ if before.state.as_str() == standing.as_str() && !is_other => {}
+            ResolutionState::Answered if before.state == ResolutionState::Answered => {
                 debug!(name, addresses, "resolved to others");
             }
             ResolutionState::Answered => info!(name, addresses, "resolved"),
@@ -145,7 +145,7 @@ impl Upstreams {
             Some((Box::pin(connecting), attempt))
         });
         match race(attempts, &Progress::default()).await {
-            Ok(Won { value: (stream, mut leased), failed }) => {
+            Ok(RaceResult { value: (stream, mut leased), failed }) => {
                 leased.succeeded();
                 attempt.won(&leased, &attempt.under_way(failed.iter().map(|(id, _)| *id)));
                 Ok((stream, leased))
@@ -200,7 +200,7 @@ impl Upstreams {
         let state = self.state();
         let nowhere = state.hosts.iter().filter(|place| place.endpoints().is_empty());
         let unresolved = nowhere
-            .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() });
+            .map(|place| ConnectError::Resolve { at: place.at.clone(), state: place.standing().clone() });
         let addresses = state.load_balancer.addresses();
         (
             unresolved.collect(),
@@ -252,7 +252,7 @@ impl Upstreams {
         let state = self.state();
         let nowhere = state.hosts.iter().filter(|place| place.endpoints().is_empty());
         let errors = nowhere
-            .map(|place| ConnectError::Resolve { at: place.at.clone(), standing: place.standing().clone() })
+            .map(|place| ConnectError::Resolve { at: place.at.clone(), state: place.standing().clone() })
             .collect();
         drop(state);
         Unreached { errors, untried: 0, all_were_ejected: self.all_ejected() }

@@ -96,7 +96,7 @@ fn a_reader_who_does_not_read_stalls_nobody_and_lost_lines_are_counted() {
     let log = AccessLog::open(&AccessLogTarget::File(pipe.clone()), 64).unwrap();
     // More than pipe, buffer and queue hold together.
     (0..10_000).for_each(|number| write(&log, number));
-    let (dropped, failed) = log.lost();
+    let (dropped, failed) = log.lost_lines();
     assert!(dropped > 0, "the queue is bounded");
     assert_eq!(failed, 0);
 
@@ -124,7 +124,7 @@ fn a_log_that_is_moved_away_and_opened_anew_loses_no_line() {
         [read(&old), read(&path)].concat().iter().map(|line| line["connection"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
     assert_eq!(read(&path).len(), 100, "the new file has what came after");
-    assert_eq!(log.lost(), (0, 0));
+    assert_eq!(log.lost_lines(), (0, 0));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_full_disk_loses_lines_and_counts_them() {
     let log = AccessLog::open(&AccessLogTarget::File("/dev/full".into()), 1_000).unwrap();
     (0..100).for_each(|number| write(&log, number));
     log.flush();
-    assert_eq!(log.lost(), (0, 100));
+    assert_eq!(log.lost_lines(), (0, 100));
 }
 
 #[test]

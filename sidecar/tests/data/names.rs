@@ -302,5 +302,5 @@ async fn a_question_is_given_up_in_the_end_however_patient_the_machines_settings
     let server = NameServer::new(Says::Nothing).await;
     let asked = server.asked_for(LOOKUP_TIME_MAX * 10);
     let error = asked.look_up("payments.example", OTHER_FAMILY_DELAY).await.unwrap_err();
-    assert!(matches!(error, LookupError::TooLate(LOOKUP_TIME_MAX)), "{error:?}");
+    assert!(matches!(error, LookupError::Timeout(LOOKUP_TIME_MAX)), "{error:?}");
 }

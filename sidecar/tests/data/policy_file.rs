@@ -27,7 +27,7 @@ impl InstrumentedIo {
         let (store, metrics) = (Arc::<PolicyStore>::default(), Arc::<Metrics>::default());
         let path = dir.path().join("policy.toml");
         let mut file = PolicyFile::new(path, store.clone(), metrics.clone(), Arc::new(SystemClock));
-        file.look().await;
+        file.poll().await;
         let cancel = CancellationToken::new();
         let task = tokio::spawn(file.run(cancel.clone()));
         Self { dir, store, metrics, _task: task, _guard: cancel.drop_guard() }
@@ -137,7 +137,7 @@ async fn a_file_that_is_written_piece_by_piece_is_taken_when_it_is_whole() {
     for piece in pieces {
         file.write_all(piece.as_bytes()).unwrap();
         // A writer this slow is far from done when the next look comes.
-        tokio::time::sleep(postern_sidecar::control::policy_file::SETTLE / 2).await;
+        tokio::time::sleep(postern_sidecar::control::policy_file::SETTLE_TIME / 2).await;
     }
     changes.changed().await.unwrap();
     assert_eq!(watched.store.current().unwrap().services().len(), 4, "whole, at the first change");

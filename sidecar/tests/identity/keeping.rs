@@ -94,7 +94,7 @@ async fn a_key_of_another_certificate_is_set_aside() {
     let state = StateDir::new(home.state());
     let error = state.load(home.clock().now()).unwrap_err();
     assert!(matches!(error, StateError::Mismatched { .. }), "{error:?}");
-    assert!(error.is_of_content());
+    assert!(error.is_invalid_content());
     ca.behave(ca.issue_for(Duration::hours(1), home.clock()));
     home.put_token(&ca.token(&id("orders"), 2));
     home.start(&ca).until_enrolled().await;

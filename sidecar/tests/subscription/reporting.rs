@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use postern_proto::wire::v1::CallReport;
 use postern_proto::wire::v1::call_report::Outcome;
 use postern_proto::wire::v1::sidecar_report::Report;
-use postern_sidecar::control::call_counts::{CALLS_MAX, CALLS_OF_ONE_CALLER_MAX, CallSeen};
+use postern_sidecar::control::call_counts::{CALLS_MAX, CALLS_OF_ONE_CALLER_MAX, UnallowedCall};
 use postern_sidecar::control::subscription::SubscriptionState;
 use time::OffsetDateTime;
 
@@ -67,7 +67,7 @@ async fn a_flood_is_told_in_bounded_reports_and_the_rest_as_a_number() {
         let path = format!("/{n}");
         let call = Some(("GET", path.as_str()));
         let (outcome, port, gap) = (Outcome::Refused, "api", "no rule matches");
-        let seen = CallSeen { outcome, from: &from, port, call, gap, policy_digest: "sha256:0" };
+        let seen = UnallowedCall { outcome, from: &from, port, call, gap, policy_digest: "sha256:0" };
         counts.record(seen, OffsetDateTime::now_utc());
     }
     payments.until(|status| status.state == SubscriptionState::Connected).await;

@@ -1,4 +1,4 @@
-//! What `check` finds: facts, warnings and errors, about each thing that `run` would use.
+//! The findings of `check`: facts, warnings and errors about everything that `run` would use.
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,10 +12,10 @@ use time::format_description::well_known::Rfc3339;
 use crate::config::{Config, HostPort, IdentitySource, JoinTokenSource, Target};
 use crate::error_text::one_line;
 use crate::identity::files::{FilePaths, load};
-use crate::identity::join_token::{self, ReadTokenError};
-use crate::identity::state_dir::{Kept, StateDir};
+use crate::identity::join_token::{self, JoinTokenReadError};
+use crate::identity::state_dir::{PersistedIdentity, StateDir};
 
-/// Everything found, in the order of the file.
+/// All findings, in the order of the configuration file.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) facts: Vec<String>,
@@ -24,7 +24,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Looks at everything; opens no port and asks no CA.
+    /// Checks everything without opening a port or contacting the CA.
     pub(super) async fn of(config: &Config, now: OffsetDateTime) -> Self {
         let mut findings = Self::default();
         let id = findings.identity(&config.identity, now).await;
@@ -37,11 +37,11 @@ impl Findings {
         match source {
             IdentitySource::Ca { ca, join_token, state_dir } => {
                 self.facts.push(format!("identity: from the CA at {ca}"));
-                let kept = state_dir.as_deref().and_then(|dir| self.kept(dir, now));
-                self.join_token(join_token.as_ref(), kept).await
+                let persisted = state_dir.as_deref().and_then(|dir| self.persisted(dir, now));
+                self.join_token(join_token.as_ref(), persisted).await
             }
             IdentitySource::Files { svid, key, bundle } => {
-                self.private(key);
+                self.warn_if_readable_by_others(key);
                 let paths = FilePaths { svid: svid.clone(), key: key.clone(), bundle: bundle.clone() };
                 match load(&paths, now).await {
                     Ok((svid, _)) => Some(self.svid("from files", &svid)),
@@ -51,9 +51,9 @@ impl Findings {
         }
     }
 
-    fn kept(&mut self, dir: &Path, now: OffsetDateTime) -> Option<SpiffeId> {
+    fn persisted(&mut self, dir: &Path, now: OffsetDateTime) -> Option<SpiffeId> {
         match StateDir::new(dir.to_owned()).load(now) {
-            Ok(Some(Kept { svid, .. })) => {
+            Ok(Some(PersistedIdentity { svid, .. })) => {
                 if now.unix_timestamp() > svid.verified().not_after().unix_timestamp() {
                     self.warnings
                         .push("identity: the kept one has expired; it is good for renewing only".to_owned());
@@ -68,47 +68,50 @@ impl Findings {
         }
     }
 
-    /// With an identity kept, a token is good to have; without, it is the only way in.
+    /// Checks the join token. It is optional if there is a persisted identity, and required otherwise.
     async fn join_token(
         &mut self,
         source: Option<&JoinTokenSource>,
-        kept: Option<SpiffeId>,
+        persisted: Option<SpiffeId>,
     ) -> Option<SpiffeId> {
         if let Some(JoinTokenSource::File(file)) = source {
-            self.private(file);
+            self.warn_if_readable_by_others(file);
         }
         let read = match source {
             Some(source) => join_token::read(source).await,
-            None => return self.without_token(kept, "no join token is configured and no identity was kept"),
+            None => {
+                return self.without_token(persisted, "no join token is configured and no identity was kept");
+            }
         };
-        match (read, kept) {
-            (Ok(read), Some(kept)) if *read.token.id() != kept => {
+        match (read, persisted) {
+            (Ok(read), Some(persisted)) if *read.token.id() != persisted => {
                 let found = read.token.id().clone();
-                self.warnings
-                    .push(format!("identity: the join token is for {found}, so {kept} will be set aside"));
+                self.warnings.push(format!(
+                    "identity: the join token is for {found}, so {persisted} will be set aside"
+                ));
                 Some(found)
             }
-            (Ok(read), kept) => {
+            (Ok(read), persisted) => {
                 let id = read.token.id().clone();
                 self.facts.push(format!(
                     "join token: for {id}, to be redeemed at a CA with the pin {}",
                     read.token.pin()
                 ));
-                Some(kept.unwrap_or(id))
+                Some(persisted.unwrap_or(id))
             }
-            (Err(error @ ReadTokenError::Token(_)), Some(kept)) => {
+            (Err(error @ JoinTokenReadError::Token(_)), Some(persisted)) => {
                 self.warnings.push(one_line(&error));
-                Some(kept)
+                Some(persisted)
             }
-            (Err(error), kept) => self.without_token(kept, &one_line(&error)),
+            (Err(error), persisted) => self.without_token(persisted, &one_line(&error)),
         }
     }
 
-    fn without_token(&mut self, kept: Option<SpiffeId>, reason: &str) -> Option<SpiffeId> {
-        if kept.is_none() {
+    fn without_token(&mut self, persisted: Option<SpiffeId>, reason: &str) -> Option<SpiffeId> {
+        if persisted.is_none() {
             self.errors.push(format!("identity: {reason}"));
         }
-        kept
+        persisted
     }
 
     fn svid(&mut self, origin: &str, svid: &Svid) -> SpiffeId {
@@ -185,9 +188,9 @@ impl Findings {
         }
     }
 
-    /// Others on the machine should not read a secret.
-    fn private(&mut self, file: &Path) {
-        // Whether the file is there at all, its reader says.
+    /// Warns if other users can read a secret file.
+    fn warn_if_readable_by_others(&mut self, file: &Path) {
+        // A missing file is reported when it is read.
         if let Ok(metadata) = std::fs::metadata(file)
             && metadata.permissions().mode() & 0o077 != 0
         {

@@ -1,4 +1,4 @@
-//! What a sidecar says of itself when it subscribes.
+//! The hello message with which a sidecar describes itself when it subscribes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use crate::config::{Inbound, Target};
 use crate::control::ControlState;
 
-/// Said instead of a digest where the own policy file has not been read yet.
+/// Sent instead of a digest if the local policy file has not been read yet.
 const NOT_READ_YET: &str = "none";
 
 pub(super) fn hello(control: &ControlState, instance: &str) -> SidecarHello {
@@ -38,10 +38,10 @@ pub(super) fn hello(control: &ControlState, instance: &str) -> SidecarHello {
     }
 }
 
-/// Tells this run of the program apart from others of the same identity.
+/// A random identifier of this process, which distinguishes it from others with the same identity.
 pub(super) fn instance(random: &SystemRandom) -> Arc<str> {
     let mut bytes = [0; 16];
-    // Without a random source all zeros: then runs cannot be told apart, and nothing worse.
+    // Without a random source, all zeros: processes then cannot be distinguished, with no other effect.
     let _filled = random.fill(&mut bytes);
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }

@@ -1,4 +1,4 @@
-//! A slice that came from the CA, judged for the identity it came to.
+//! Validation of a policy slice from the CA for the sidecar's identity.
 
 use postern_proto::identity::{SpiffeId, TrustDomain};
 use postern_proto::policy::Policy;
@@ -6,9 +6,12 @@ use postern_proto::wire::SliceError;
 use postern_proto::wire::v1::PolicySlice;
 use thiserror::Error;
 
-/// The policy in a slice, or none where the CA stores none. Without `own`, as before the first identity has come,
-/// it is judged by itself; a policy for others then lets nobody in.
-pub(super) fn policy_of(slice: PolicySlice, own: Option<&SpiffeId>) -> Result<Option<Policy>, TakeError> {
+/// The policy of a slice, or `None` if the CA stores none. Without `own`, as before the first identity is available,
+/// the slice is validated on its own; a policy for another identity then allows no peer.
+pub(super) fn policy_of(
+    slice: PolicySlice,
+    own: Option<&SpiffeId>,
+) -> Result<Option<Policy>, SliceRejection> {
     if slice.version == 0 {
         return Ok(None);
     }
@@ -16,17 +19,17 @@ pub(super) fn policy_of(slice: PolicySlice, own: Option<&SpiffeId>) -> Result<Op
     let policy = Policy::from_slice(slice)?;
     let Some(own) = own else { return Ok(Some(policy)) };
     if policy.trust_domain() != own.trust_domain() {
-        return Err(TakeError::OtherDomain { found: policy.trust_domain().clone() });
+        return Err(SliceRejection::OtherDomain { found: policy.trust_domain().clone() });
     }
     match meant {
-        Some(found) if found != own.as_str() => Err(TakeError::OtherIdentity { found }),
+        Some(found) if found != own.as_str() => Err(SliceRejection::OtherIdentity { found }),
         _ => Ok(Some(policy)),
     }
 }
 
-/// Why a slice is not put in force.
+/// Why a slice is rejected.
 #[derive(Debug, Error)]
-pub enum TakeError {
+pub enum SliceRejection {
     #[error("the policy slice is not understood")]
     Slice(#[from] SliceError),
     #[error("the policy slice is not a message")]

@@ -1,4 +1,4 @@
-//! Puts in force what the CA says, and what it said before a restart.
+//! Applies updates from the CA, and the state that was persisted before a restart.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use prost::Message as _;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::kept::{Kept, KeptError};
-use super::slice::{TakeError, policy_of};
+use super::persisted::{PersistedState, PersistedStateError};
+use super::slice::{SliceRejection, policy_of};
 use crate::control::ControlState;
 use crate::control::policy_store::PolicySource;
 use crate::error_text::one_line;
 
-/// The one writer of what comes from the CA.
+/// The single writer of the policy and revocations that come from the CA.
 #[derive(Debug)]
 pub(super) struct UpdateHandler {
     control: Arc<ControlState>,
-    /// What a restart finds.
-    pub(super) kept: watch::Sender<Kept>,
-    /// What the CA shall be told of its last slice.
+    /// The state to persist across a restart.
+    pub(super) persisted: watch::Sender<PersistedState>,
+    /// The acknowledgement of the last slice, to be sent to the CA.
     pub(super) acknowledgement: Option<PolicyAcknowledgement>,
 }
 
@@ -32,33 +32,33 @@ impl UpdateHandler {
         if control.config.policy_file.is_none() {
             control.policy.expect_from(PolicySource::Ca, None);
         }
-        Self { control, kept: watch::Sender::default(), acknowledgement: None }
+        Self { control, persisted: watch::Sender::default(), acknowledgement: None }
     }
 
-    /// Puts in force what was kept over the restart.
-    pub(super) fn restore(&mut self, kept: Kept) -> Result<(), KeptError> {
+    /// Applies the state that was persisted across the restart.
+    pub(super) fn restore(&mut self, persisted: PersistedState) -> Result<(), PersistedStateError> {
         let own_file = self.control.config.policy_file.is_some();
-        if let Some(slice) = kept.slice.as_deref().filter(|_| !own_file) {
-            let slice = PolicySlice::decode(slice).map_err(TakeError::from)?;
-            let policy = policy_of(slice, None).map_err(KeptError::Slice)?;
-            self.put(policy, "the state directory");
+        if let Some(slice) = persisted.slice.as_deref().filter(|_| !own_file) {
+            let slice = PolicySlice::decode(slice).map_err(SliceRejection::from)?;
+            let policy = policy_of(slice, None).map_err(PersistedStateError::Slice)?;
+            self.install(policy, "the state directory");
         }
-        self.control.revoked.replace(kept.revoked.clone());
-        self.kept.send_replace(kept);
+        self.control.revoked.replace(persisted.revoked.clone());
+        self.persisted.send_replace(persisted);
         Ok(())
     }
 
-    pub(super) fn take(&mut self, update: Update) {
+    pub(super) fn apply(&mut self, update: Update) {
         match update {
             Update::Policy(_) if self.control.config.policy_file.is_some() => {
                 warn!("the CA sent a policy, but the own file is in force");
             }
-            Update::Policy(slice) => self.take_slice(slice),
-            Update::Revoked(list) => self.take_revoked(list),
+            Update::Policy(slice) => self.apply_slice(slice),
+            Update::Revoked(list) => self.apply_revoked(list),
         }
     }
 
-    fn take_slice(&mut self, slice: PolicySlice) {
+    fn apply_slice(&mut self, slice: PolicySlice) {
         let (version, bytes) = (slice.version, slice.encode_to_vec());
         let own = self.control.credentials.current();
         let refused = match policy_of(slice, own.as_ref().map(|own| own.svid.id())) {
@@ -72,17 +72,17 @@ impl UpdateHandler {
         self.acknowledgement = Some(PolicyAcknowledgement { version, refused, unenforceable });
     }
 
-    /// What is in force already, as after a reconnection, is only confirmed.
+    /// Installs a policy. One that is in force already, as after a reconnection, is only confirmed.
     fn put_in_force(&mut self, policy: Option<Policy>, slice: Vec<u8>) {
-        if self.kept.borrow().slice.as_ref() == Some(&slice) {
+        if self.persisted.borrow().slice.as_ref() == Some(&slice) {
             return self.control.policy.confirmed();
         }
-        self.put(policy, "the CA");
+        self.install(policy, "the CA");
         self.control.metrics.policy_reloaded("ok");
-        self.kept.send_modify(|kept| kept.slice = Some(slice));
+        self.persisted.send_modify(|persisted| persisted.slice = Some(slice));
     }
 
-    fn put(&self, policy: Option<Policy>, from: &str) {
+    fn install(&self, policy: Option<Policy>, from: &str) {
         let now = self.control.clock.now();
         let version = policy.as_ref().and_then(Policy::version).unwrap_or_default();
         self.control.metrics.policy_version(version);
@@ -98,18 +98,19 @@ impl UpdateHandler {
         }
     }
 
-    fn keep_last_good(&self, version: u64, cause: &TakeError) -> String {
+    fn keep_last_good(&self, version: u64, cause: &SliceRejection) -> String {
         let reason = one_line(cause);
-        let kept = self.control.policy.current().is_some();
-        let consequence = if kept { "the last good policy stays in force" } else { "every peer is refused" };
+        let persisted = self.control.policy.current().is_some();
+        let consequence =
+            if persisted { "the last good policy stays in force" } else { "every peer is refused" };
         error!(version, reason, consequence, "policy from the CA not taken");
         self.control.metrics.policy_reloaded("error");
         self.control.policy.refused(format!("version {version}: {reason}"));
         reason
     }
 
-    /// What is no SPIFFE ID is nobody's, so it leaves the rest of the list good.
-    fn take_revoked(&self, list: RevokedIdentities) {
+    /// Applies a revocation list. An entry that is not a SPIFFE ID is logged and skipped; the rest applies.
+    fn apply_revoked(&self, list: RevokedIdentities) {
         let mut revoked = HashSet::with_capacity(list.ids.len());
         for text in &list.ids {
             match SpiffeId::parse(text) {
@@ -122,8 +123,9 @@ impl UpdateHandler {
         self.revoke(revoked);
     }
 
-    /// The CA gives nothing to an identity that is revoked: a sidecar that was away meanwhile learns it so.
-    pub(super) fn own_identity_refused(&self) {
+    /// Revokes the sidecar's own identity locally. The CA refuses the stream of a revoked identity, so a sidecar that
+    /// was disconnected meanwhile learns of it this way.
+    pub(super) fn revoke_own_identity(&self) {
         let Some(own) = self.control.credentials.current() else { return };
         let mut revoked = HashSet::clone(&self.control.revoked.current());
         revoked.insert(own.svid.id().clone());
@@ -134,7 +136,7 @@ impl UpdateHandler {
         let count = revoked.len();
         if self.control.revoked.replace(revoked.clone()) {
             info!(count, "revoked identities changed");
-            self.kept.send_modify(|kept| kept.revoked = revoked);
+            self.persisted.send_modify(|persisted| persisted.revoked = revoked);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One connection to the CA: TCP, TLS 1.3 judged by us, HTTP/2; each step bounded in time.
+//! One connection to the CA: TCP, TLS 1.3 with SPIFFE verification, HTTP/2. Each step has a timeout.
 
 use std::io;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::network::dial::ATTEMPTS_MAX;
 use crate::network::dial::{self, Bounds, Purpose};
 use crate::network::resolver::NameServers;
 
-/// Where the CA is, and who knows.
+/// The CA's address and the name servers that resolve it.
 #[derive(Debug, Clone)]
 pub(super) struct CaAddress {
     pub(super) address: HostPort,
@@ -34,10 +34,10 @@ pub(super) struct CaAddress {
 
 const ALPN: &[u8] = b"h2";
 
-/// The headers and trailers of an answer have at most this many bytes.
+/// Maximum size of the headers and trailers of a response, in bytes.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
-/// A CA that vanished without a word shows by the pings it does not answer.
+/// HTTP/2 pings detect a CA that has disappeared without closing the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,28 +51,28 @@ impl Connection {
     pub(super) async fn open(
         ca: &CaAddress,
         identity: Option<&TlsIdentity>,
-        judge: Arc<PeerVerifier>,
+        verifier: Arc<PeerVerifier>,
         timeouts: Timeouts,
     ) -> Result<Self, CaError> {
         let (address, tcp) = (&ca.address, connect(ca, timeouts).await?);
-        let tls = handshake(address, tcp, identity, judge, timeouts).await?;
+        let tls = handshake(address, tcp, identity, verifier, timeouts).await?;
         let alert = Arc::new(OnceLock::new());
-        let observed = Observed { stream: tls, alert: alert.clone() };
-        let channel = http2(observed)
+        let recorder = AlertRecorder { stream: tls, alert: alert.clone() };
+        let channel = http2(recorder)
             .await
             .map_err(|error| CaError::Tls { address: address.clone(), cause: io::Error::other(error) })?;
         let ca = CertificateAuthorityClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
         Ok(Self { ca, alert })
     }
 
-    /// The TLS alert that ended the connection, if one did. In TLS 1.3 a server judges our certificate only after
-    /// our handshake is over, so its refusal shows here and not in the handshake.
+    /// The TLS alert that ended the connection, if any. In TLS 1.3 a server verifies the client certificate after the
+    /// client has completed its handshake, so a rejection shows here and not in the handshake.
     pub(super) fn alert(&self) -> Option<AlertDescription> {
         self.alert.get().copied()
     }
 }
 
-/// Connects to the first of the CA's addresses that answers (RFC 8305).
+/// Connects to the first of the CA's addresses that accepts (RFC 8305).
 async fn connect(ca: &CaAddress, timeouts: Timeouts) -> Result<TcpStream, CaError> {
     let address = &ca.address;
     let resolving = ca.name_servers.resolve(address);
@@ -93,18 +93,18 @@ async fn handshake(
     address: &HostPort,
     tcp: TcpStream,
     identity: Option<&TlsIdentity>,
-    judge: Arc<PeerVerifier>,
+    verifier: Arc<PeerVerifier>,
     timeouts: Timeouts,
 ) -> Result<TlsStream<TcpStream>, CaError> {
     let failed = |cause| CaError::Tls { address: address.clone(), cause };
     let config =
-        mtls::client_config(identity, judge.clone(), &[ALPN]).map_err(|e| failed(io::Error::other(e)))?;
-    let shaking = TlsConnector::from(config).connect(mtls::server_name(), tcp);
-    let stream = match timeout(timeouts.handshake, shaking).await {
+        mtls::client_config(identity, verifier.clone(), &[ALPN]).map_err(|e| failed(io::Error::other(e)))?;
+    let connecting = TlsConnector::from(config).connect(mtls::server_name(), tcp);
+    let stream = match timeout(timeouts.handshake, connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(cause)) => {
-            return Err(match finding(&judge) {
-                Some(finding) => CaError::Distrusted { address: address.clone(), finding },
+            return Err(match rejection(&verifier) {
+                Some(rejection) => CaError::Distrusted { address: address.clone(), rejection },
                 None => failed(cause),
             });
         }
@@ -116,9 +116,9 @@ async fn handshake(
     Ok(stream)
 }
 
-/// Why the judge did not believe the server.
-fn finding(judge: &PeerVerifier) -> Option<String> {
-    match judge.verdict()? {
+/// Why the verifier rejected the server.
+fn rejection(verifier: &PeerVerifier) -> Option<String> {
+    match verifier.verdict()? {
         Verdict::Admitted(_) => None,
         Verdict::Denied(_, denial) => Some(denial.to_string()),
         Verdict::Unverified(error) => Some(error.to_string()),
@@ -128,13 +128,13 @@ fn finding(judge: &PeerVerifier) -> Option<String> {
     }
 }
 
-async fn http2(stream: Observed) -> Result<Channel, tonic::transport::Error> {
+async fn http2(stream: AlertRecorder) -> Result<Channel, tonic::transport::Error> {
     let mut only = Some(TokioIo::new(stream));
     let connector = service_fn(move |_| {
         let stream = only.take().ok_or_else(|| io::Error::other("one connection serves one request"));
         std::future::ready(stream)
     });
-    // The URI fills `:authority`; peers are known by SPIFFE ID, and the stream is open already.
+    // The URI only fills `:authority`: peers are identified by SPIFFE ID, and the stream is already open.
     let endpoint = Endpoint::from_static("https://postern-ca")
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keep_alive_interval(PING_INTERVAL)
@@ -142,26 +142,26 @@ async fn http2(stream: Observed) -> Result<Channel, tonic::transport::Error> {
     endpoint.connect_with_connector(connector).await
 }
 
-/// A TLS stream that remembers the alert it ended with: on the way up through HTTP/2 that is lost.
-struct Observed {
+/// A TLS stream that records the alert that ended it. The HTTP/2 layer does not pass the alert on.
+struct AlertRecorder {
     stream: TlsStream<TcpStream>,
     alert: Arc<OnceLock<AlertDescription>>,
 }
 
-impl Observed {
+impl AlertRecorder {
     fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &result
             && let Some(rustls::Error::AlertReceived(alert)) =
                 error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
         {
-            // The first alert ended the connection; the stream may repeat it.
+            // Only the first alert counts: it ended the connection, and the stream may report it again.
             let _already_set = self.alert.set(*alert);
         }
         result
     }
 }
 
-impl AsyncRead for Observed {
+impl AsyncRead for AlertRecorder {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -172,7 +172,7 @@ impl AsyncRead for Observed {
     }
 }
 
-impl AsyncWrite for Observed {
+impl AsyncWrite for AlertRecorder {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(result)

@@ -1,4 +1,4 @@
-//! The long-lived stream: what the CA tells down, what this sidecar reports up.
+//! The long-lived subscription stream: updates from the CA, reports from this sidecar.
 
 use postern_proto::wire::SLICE_BYTES_MAX;
 use postern_proto::wire::v1::sidecar_report::Report;
@@ -10,37 +10,41 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::connect::Connection;
-use super::{CaClient, CaError, ca_judge};
+use super::{CaClient, CaError, ca_verifier};
 use crate::identity::credentials::Credentials;
 
-/// So many reports wait until the CA reads them.
+/// Maximum number of reports that wait for the CA to read them.
 const REPORTS_WAITING_MAX: usize = 4;
 
-/// A stream that the CA has begun to serve.
-pub struct Subscribed {
-    /// The identity's generation that vouches for it.
+/// An open stream. The CA has sent its first update.
+pub struct SubscriptionStream {
+    /// Generation of the credentials that authenticate the stream.
     pub generation: u64,
-    /// Dropping it tells the CA that nothing more comes.
+    /// Dropping the sender closes the sidecar's side of the stream.
     pub reports: mpsc::Sender<SidecarReport>,
     updates: Streaming<SidecarUpdate>,
-    /// What came while it was opened.
+    /// The update that was received while the stream was opened.
     first: Option<SidecarUpdate>,
     connection: Connection,
 }
 
-impl std::fmt::Debug for Subscribed {
+impl std::fmt::Debug for SubscriptionStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscribed").field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("SubscriptionStream").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 
 impl CaClient {
-    /// Opens a stream for the identity at hand. It is open when its first update is there.
-    pub async fn subscribe(&self, own: &Credentials, hello: SidecarHello) -> Result<Subscribed, CaError> {
-        let connection = self.connect(Some(own), ca_judge(own)).await?;
+    /// Opens a stream with the credentials `own`. It is open once its first update has arrived.
+    pub async fn subscribe(
+        &self,
+        own: &Credentials,
+        hello: SidecarHello,
+    ) -> Result<SubscriptionStream, CaError> {
+        let connection = self.connect(Some(own), ca_verifier(own)).await?;
         let (reports, waiting) = mpsc::channel(REPORTS_WAITING_MAX);
         let hello = SidecarReport { report: Some(Report::Hello(hello)) };
-        // The queue is empty and its other end is here.
+        // Cannot fail: the queue is empty and its receiver still exists.
         let _sent = reports.try_send(hello);
         let mut ca = connection.ca.clone().max_decoding_message_size(SLICE_BYTES_MAX);
         let opening = async {
@@ -50,17 +54,17 @@ impl CaClient {
         };
         match timeout(self.timeouts.request, opening).await {
             Ok(Ok((updates, first @ Some(_)))) => {
-                Ok(Subscribed { generation: own.generation, reports, updates, first, connection })
+                Ok(SubscriptionStream { generation: own.generation, reports, updates, first, connection })
             }
             Ok(Ok((_, None))) => Err(CaError::Ended),
-            Ok(Err(status)) => Err(CaError::of_status(&status).explained_by(&connection)),
+            Ok(Err(status)) => Err(CaError::of_status(&status).or_alert(&connection)),
             Err(_) => Err(CaError::Timeout { step: "the first update", after: self.timeouts.request }),
         }
     }
 }
 
-impl Subscribed {
-    /// The next update; `None` is one that this version does not know.
+impl SubscriptionStream {
+    /// The next update; `None` for an update type that this version does not know.
     pub async fn next(&mut self) -> Result<Option<Update>, CaError> {
         if let Some(first) = self.first.take() {
             return Ok(first.update);
@@ -68,11 +72,11 @@ impl Subscribed {
         match self.updates.message().await {
             Ok(Some(update)) => Ok(update.update),
             Ok(None) => Err(CaError::Ended),
-            Err(status) => Err(CaError::of_status(&status).explained_by(&self.connection)),
+            Err(status) => Err(CaError::of_status(&status).or_alert(&self.connection)),
         }
     }
 
-    /// Waits until the CA ends the stream, which it does when it has read all reports.
+    /// Closes this side and waits until the CA ends the stream, which it does after it has read all reports.
     pub async fn ended(self) {
         let Self { mut updates, reports, .. } = self;
         drop(reports);
@@ -81,8 +85,8 @@ impl Subscribed {
 }
 
 impl CaError {
-    /// Whether the CA says that this identity may not subscribe: it is revoked.
-    pub fn says_revoked(&self) -> bool {
+    /// Whether the CA denies the subscription because this identity is revoked.
+    pub fn is_revocation(&self) -> bool {
         matches!(self, Self::Refused { code: Code::PermissionDenied, .. })
     }
 }

@@ -1,4 +1,4 @@
-//! Three PEM files, read with bounds and judged together.
+//! Reading three PEM files with size limits, and verifying them together.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use tokio::fs::{self, File};
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
 
-/// A chain's file has at most this many bytes.
+/// Maximum size of a chain file, in bytes.
 pub const SVID_FILE_BYTES_MAX: usize = 256 * 1024;
-/// A key's file has at most this many bytes.
+/// Maximum size of a key file, in bytes.
 pub const KEY_FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// Where the three files are.
+/// The paths of the three files.
 #[derive(Debug, Clone)]
 pub struct FilePaths {
     /// The chain, leaf first.
@@ -29,13 +29,13 @@ pub struct FilePaths {
     pub bundle: PathBuf,
 }
 
-/// Reads and judges the files once.
+/// Reads and verifies the files once.
 pub async fn load(paths: &FilePaths, now: OffsetDateTime) -> Result<(Svid, TrustBundles), FilesError> {
-    read(paths).await?.judge(now)
+    read(paths).await?.verify(now)
 }
 
-pub(super) async fn read(paths: &FilePaths) -> Result<Contents, FilesError> {
-    Ok(Contents {
+pub(super) async fn read(paths: &FilePaths) -> Result<FileContents, FilesError> {
+    Ok(FileContents {
         svid: read_file(&paths.svid, SVID_FILE_BYTES_MAX).await?,
         key: read_file(&paths.key, KEY_FILE_BYTES_MAX).await?,
         bundle: read_file(&paths.bundle, BUNDLE_BYTES_MAX).await?,
@@ -49,7 +49,7 @@ async fn read_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, 
         return Err(FilesError::NoFile { path: path.to_owned() });
     }
     let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    // All of its capacity is there from the start, so that no copy of a key is left behind when it grows.
+    // The capacity is allocated up front: growing the buffer would leave a copy of the key in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.min(bytes_max) + 1));
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     let mut opened = File::open(path).await.map_err(unreadable)?.take(limit);
@@ -60,30 +60,30 @@ async fn read_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, 
     Ok(bytes)
 }
 
-/// What one look saw.
-pub(super) struct Contents {
+/// The contents of the three files at one poll.
+pub(super) struct FileContents {
     svid: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
     bundle: Zeroizing<Vec<u8>>,
 }
 
-/// SHA-256 over the three files, by which a set is known again without keeping the key.
+/// SHA-256 over the three files. Detects changes without keeping the key in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint([u8; 32]);
+pub(super) struct FilesFingerprint([u8; 32]);
 
-impl Contents {
-    pub(super) fn fingerprint(&self) -> Fingerprint {
+impl FileContents {
+    pub(super) fn fingerprint(&self) -> FilesFingerprint {
         let mut context = digest::Context::new(&digest::SHA256);
         for file in [&self.svid, &self.key, &self.bundle] {
             context.update(digest::digest(&digest::SHA256, file).as_ref());
         }
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(context.finish().as_ref());
-        Fingerprint(fingerprint)
+        FilesFingerprint(fingerprint)
     }
 
-    /// Whether the three belong together and are valid now.
-    pub(super) fn judge(&self, now: OffsetDateTime) -> Result<(Svid, TrustBundles), FilesError> {
+    /// Checks that chain, key and bundle match and are valid at `now`.
+    pub(super) fn verify(&self, now: OffsetDateTime) -> Result<(Svid, TrustBundles), FilesError> {
         let chain = certificates_from_pem(&self.svid)?;
         let key = PrivateKey::from_pem(&self.key)?;
         let id = claimed_id(&chain).map_err(SvidError::from)?;
@@ -94,7 +94,7 @@ impl Contents {
     }
 }
 
-/// Why the files are no identity.
+/// Why the files cannot be used as an identity.
 #[derive(Debug, Error)]
 pub enum FilesError {
     #[error("{} cannot be read", path.display())]
@@ -120,7 +120,7 @@ pub enum FilesError {
 }
 
 impl FilesError {
-    /// A stable word for metrics and status.
+    /// A stable code for metrics and status.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } | Self::NoFile { .. } => "file_unreadable",

@@ -1,4 +1,4 @@
-//! One attempt to get a certificate: renew, or enrol where only that helps.
+//! One attempt to get a certificate: renew, or enrol if renewal is impossible.
 
 use std::time::Duration;
 
@@ -8,33 +8,33 @@ use time::OffsetDateTime;
 
 use super::Renewal;
 use crate::error_text::one_line;
-use crate::identity::ca_client::{CaError, Issued};
+use crate::identity::ca_client::{CaError, IssuedIdentity};
 use crate::identity::credentials::Credentials;
-use crate::identity::join_token::{self, ReadToken, ReadTokenError};
+use crate::identity::join_token::{self, JoinTokenReadError, LoadedJoinToken};
 
-/// What an attempt brought, by what it cost.
+/// How a certificate was obtained.
 pub(super) enum Success {
-    /// A join token, which is used up.
-    Enrolled(Issued),
-    Renewed(Issued),
+    /// With a join token, which cannot be used again.
+    Enrolled(IssuedIdentity),
+    Renewed(IssuedIdentity),
 }
 
 impl Renewal {
     pub(super) async fn attempt(&mut self) -> Result<Success, AttemptError> {
-        let Some(credentials) = self.holder.credentials() else {
-            let read = self.fresh_token().await?;
+        let Some(credentials) = self.writer.credentials() else {
+            let read = self.unused_token().await?;
             return self.enrol(read).await.map_err(AttemptError::Enrol);
         };
-        let now = self.holder.now();
+        let now = self.writer.now();
         let request = self.request_for(credentials.svid.id()).await.map_err(AttemptError::Renew)?;
         let refusal = match self.client.renew(&credentials, request, now).await {
             Ok(issued) => return Ok(Success::Renewed(issued)),
             Err(refusal) => refusal,
         };
-        if !lost_for_renewal(&credentials, &refusal, now) {
+        if !requires_enrolment(&credentials, &refusal, now) {
             return Err(AttemptError::Renew(refusal));
         }
-        match self.fresh_token_for(credentials.svid.id()).await {
+        match self.unused_token_for(credentials.svid.id()).await {
             Ok(read) => {
                 let enrolled = self.enrol(read).await;
                 enrolled.map_err(|cause| AttemptError::EnrolAfter { refusal: one_line(&refusal), cause })
@@ -43,25 +43,25 @@ impl Renewal {
         }
     }
 
-    async fn enrol(&mut self, read: ReadToken) -> Result<Success, CaError> {
+    async fn enrol(&mut self, read: LoadedJoinToken) -> Result<Success, CaError> {
         let request = self.request_for(read.token.id()).await?;
-        let issued = self.client.enrol(&read.token, request, self.holder.now()).await?;
-        self.used = Some(read.fingerprint);
+        let issued = self.client.enrol(&read.token, request, self.writer.now()).await?;
+        self.used_token = Some(read.fingerprint);
         Ok(Success::Enrolled(issued))
     }
 
-    async fn fresh_token(&self) -> Result<ReadToken, TokenError> {
+    async fn unused_token(&self) -> Result<LoadedJoinToken, TokenError> {
         let source = self.join_token.as_ref().ok_or(TokenError::NotConfigured)?;
         let read = join_token::read(source).await?;
-        if self.used == Some(read.fingerprint) {
+        if self.used_token == Some(read.fingerprint) {
             return Err(TokenError::Used);
         }
         Ok(read)
     }
 
-    /// Whoever runs as one identity does not become another without a restart.
-    pub(super) async fn fresh_token_for(&self, id: &SpiffeId) -> Result<ReadToken, TokenError> {
-        let read = self.fresh_token().await?;
+    /// A running sidecar does not change its identity without a restart, so the token must be for `id`.
+    pub(super) async fn unused_token_for(&self, id: &SpiffeId) -> Result<LoadedJoinToken, TokenError> {
+        let read = self.unused_token().await?;
         if read.token.id() != id {
             return Err(TokenError::OtherIdentity { own: id.clone(), found: read.token.id().clone() });
         }
@@ -69,12 +69,12 @@ impl Renewal {
     }
 }
 
-/// Whether only a join token can help. An expired certificate's refusal may show as a broken connection only.
-fn lost_for_renewal(credentials: &Credentials, refusal: &CaError, now: OffsetDateTime) -> bool {
-    refusal.wants_join_token() || credentials.is_expired(now) && matches!(refusal, CaError::Broken { .. })
+/// Whether only a join token helps. The rejection of an expired certificate may show only as a broken connection.
+fn requires_enrolment(credentials: &Credentials, refusal: &CaError, now: OffsetDateTime) -> bool {
+    refusal.needs_join_token() || credentials.is_expired(now) && matches!(refusal, CaError::Broken { .. })
 }
 
-/// Why an attempt brought no certificate.
+/// Why an attempt failed.
 #[derive(Debug, Error)]
 pub(super) enum AttemptError {
     #[error("not enrolled")]
@@ -122,7 +122,7 @@ impl AttemptError {
     }
 }
 
-/// Why there is no join token to enrol with.
+/// Why there is no usable join token.
 #[derive(Debug, Error)]
 pub(super) enum TokenError {
     #[error("no join token is configured")]
@@ -132,5 +132,5 @@ pub(super) enum TokenError {
     #[error("the join token is for {found}, but the identity at hand is {own}")]
     OtherIdentity { own: SpiffeId, found: SpiffeId },
     #[error(transparent)]
-    Unreadable(#[from] ReadTokenError),
+    Unreadable(#[from] JoinTokenReadError),
 }

@@ -1,4 +1,4 @@
-//! One file of the state directory: mode 0600, bounded, replaced whole.
+//! One file of the state directory: mode 0600, limited in size, replaced atomically.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::StateError;
 
-/// How long a task waits for a disk.
+/// Maximum time that a task waits for the disk.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DIR_MODE: u32 = 0o700;
@@ -20,7 +20,7 @@ const FILE_MODE: u32 = 0o600;
 const OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 
-/// A file by its name, in a directory of mode 0700.
+/// A named file in a directory of mode 0700.
 #[derive(Debug, Clone)]
 pub(crate) struct StateFile {
     dir: PathBuf,
@@ -37,7 +37,7 @@ impl StateFile {
         self.dir.join(self.name)
     }
 
-    /// What is in it, if it is there.
+    /// Reads the file, if it exists.
     pub(crate) fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
         let path = self.path();
         let unreadable = |cause| StateError::Io { doing: "read", path: path.clone(), cause };
@@ -50,16 +50,16 @@ impl StateFile {
         if length > self.bytes_max {
             return Err(StateError::TooLarge { path, bytes_max: self.bytes_max });
         }
-        // All of its capacity is there from the start, so that no copy of a key is left behind when it grows.
+        // The capacity is allocated up front: growing the buffer would leave a copy of the key in freed memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
         opened.take(self.bytes_max).read_to_end(&mut bytes).map_err(unreadable)?;
         Ok(Some(bytes))
     }
 
-    /// Replaces it: written beside, flushed to the disk, and only then put in place of the older.
+    /// Replaces the file atomically: writes a new file in the same directory, flushes it to disk, then renames it.
     pub(crate) fn replace(&self, bytes: &[u8]) -> Result<(), StateError> {
-        self.prepare()?;
-        let dir = self.turn()?;
+        self.ensure_directory()?;
+        let dir = self.lock_directory()?;
         let (file, new) = (self.path(), self.dir.join(format!("{}.new", self.name)));
         let failed = |doing| {
             let path = new.clone();
@@ -78,7 +78,7 @@ impl StateFile {
         dir.sync_all().map_err(failed("flush the directory of"))
     }
 
-    /// Removes it, if it is there.
+    /// Removes the file, if it exists.
     pub(crate) fn remove(&self) -> Result<(), StateError> {
         let path = self.path();
         match fs::remove_file(&path) {
@@ -87,29 +87,29 @@ impl StateFile {
         }
     }
 
-    /// Puts what is unusable out of the way, where an operator can look at it, and says where.
+    /// Renames an unusable file so that an operator can inspect it; returns the new path.
     pub(crate) fn set_aside(&self) -> Result<PathBuf, StateError> {
         let (path, aside) = (self.path(), self.dir.join(format!("{}.damaged", self.name)));
         fs::rename(&path, &aside).map_err(|cause| StateError::Io { doing: "set aside", path, cause })?;
         Ok(aside)
     }
 
-    /// At a restart two processes of one workload overlap, and each writes beside the file under the same name.
-    fn turn(&self) -> Result<File, StateError> {
+    /// Locks the directory. At a restart two processes of one workload overlap and use the same temporary file name.
+    fn lock_directory(&self) -> Result<File, StateError> {
         let dir = File::open(&self.dir).map_err(|cause| StateError::Io {
             doing: "open",
             path: self.dir.clone(),
             cause,
         })?;
         if let Err(error) = dir.lock() {
-            // Some file systems lock no directories (NFS); what a collision leaves there is set aside at the start.
+            // Some file systems cannot lock directories (NFS). A file damaged by a collision is set aside at startup.
             warn!(dir = %self.dir.display(), %error, "the state directory cannot be locked");
         }
         Ok(dir)
     }
 
-    /// Makes the directory, or takes the access of others to it away; one that everybody shares is refused.
-    fn prepare(&self) -> Result<(), StateError> {
+    /// Creates the directory, or removes the access of other users. A directory with the sticky bit is refused.
+    fn ensure_directory(&self) -> Result<(), StateError> {
         let failed = |cause| StateError::Io { doing: "prepare", path: self.dir.clone(), cause };
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(&self.dir).map_err(failed)?;
         let mode = fs::metadata(&self.dir).map_err(failed)?.permissions().mode();
@@ -123,8 +123,9 @@ impl StateFile {
     }
 }
 
-/// File work off the runtime's threads. A disk that hangs holds nothing up for longer than [`DISK_TIMEOUT`].
-pub(crate) async fn off_thread<T: Send + 'static>(
+/// Runs file operations outside the runtime's worker threads. A hanging disk blocks a caller for at most
+/// [`DISK_TIMEOUT`].
+pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, StateError> {
     let failed = |cause| StateError::Io { doing: "work on", path: "the state directory".into(), cause };
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_who_replace_it_at_once_never_leave_half_of_it() {
+    fn concurrent_replacements_never_leave_a_partial_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = || StateFile::new(dir.path(), "state.json", 1024 * 1024);
         let write = |byte: u8| {

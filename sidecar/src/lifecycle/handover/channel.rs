@@ -1,4 +1,4 @@
-//! One conversation of two processes of one user: whole messages, each with at most one socket (SCM_RIGHTS, unix(7)).
+//! The message channel between two processes of one user: messages, each with at most one socket (SCM_RIGHTS, unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,22 +21,22 @@ use tokio::time::timeout;
 
 use super::message::{MESSAGE_BYTES_MAX, Message, MessageError};
 
-/// Keeps messages whole (unix(7), SOCK_SEQPACKET).
+/// Creates a socket that preserves message boundaries (unix(7), SOCK_SEQPACKET).
 pub(super) fn socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// One side of a conversation.
+/// One end of a channel.
 #[derive(Debug)]
 pub(super) struct Channel {
-    /// Called a stream by its type; but it is made by [`socket`].
+    /// A SOCK_SEQPACKET socket from [`socket`], despite its type.
     socket: UnixStream,
-    /// The process on the other side, when it connected or began to listen (SO_PEERCRED).
+    /// Credentials of the other process, from when it connected or started to listen (SO_PEERCRED).
     pub(super) peer: UCred,
 }
 
-/// Why a conversation cannot go on.
+/// Why a handover failed on the channel.
 #[derive(Debug, Error)]
 pub enum ChannelError {
     #[error("the other process broke off")]
@@ -45,8 +45,8 @@ pub enum ChannelError {
     Silent { after: Duration },
     #[error("the other process refused: {reason}")]
     Refused { reason: String },
-    #[error("expected {expected}, the other process said {said}")]
-    OutOfTurn { expected: &'static str, said: &'static str },
+    #[error("expected {expected}, the other process said {received}")]
+    OutOfTurn { expected: &'static str, received: &'static str },
     #[error("expected a socket with the message, found {found}")]
     Sockets { found: usize },
     #[error(transparent)]
@@ -56,7 +56,7 @@ pub enum ChannelError {
 }
 
 impl Channel {
-    /// Connects to whoever listens there.
+    /// Connects to the process that listens at `path`.
     pub(super) fn connect(path: &Path) -> io::Result<Self> {
         let socket = socket()?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
@@ -67,20 +67,20 @@ impl Channel {
         Ok(Self { peer: socket.peer_cred()?, socket })
     }
 
-    pub(super) async fn say(&self, message: &Message) -> Result<(), ChannelError> {
-        self.send(message, &[]).await
+    pub(super) async fn send(&self, message: &Message) -> Result<(), ChannelError> {
+        self.send_bytes(message, &[]).await
     }
 
-    /// Says something with a socket, which both then have.
-    pub(super) async fn say_with(
+    /// Sends a message with a duplicate of a socket.
+    pub(super) async fn send_with_socket(
         &self,
         message: &Message,
         socket: BorrowedFd<'_>,
     ) -> Result<(), ChannelError> {
-        self.send(message, &[socket]).await
+        self.send_bytes(message, &[socket]).await
     }
 
-    async fn send(&self, message: &Message, sockets: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+    async fn send_bytes(&self, message: &Message, sockets: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let bytes = message.encode()?;
         let sending = self.socket.async_io(Interest::WRITABLE, || {
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
@@ -90,37 +90,40 @@ impl Channel {
             }
             Ok(sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?)
         });
-        // A message leaves whole.
-        match timeout(SAID_WITHIN, sending).await {
+        // SOCK_SEQPACKET sends a whole message.
+        match timeout(SEND_TIMEOUT, sending).await {
             Ok(Ok(_whole)) => Ok(()),
             Ok(Err(error)) => Err(of_io(error)),
-            Err(_late) => Err(ChannelError::Silent { after: SAID_WITHIN }),
+            Err(_late) => Err(ChannelError::Silent { after: SEND_TIMEOUT }),
         }
     }
 
-    /// Hears one message. Sockets that come with one which has none are closed.
-    pub(super) async fn hear(&self, within: Duration) -> Result<Message, ChannelError> {
-        Ok(self.hear_with(within).await?.0)
+    /// Receives one message. Sockets that arrive with it are closed.
+    pub(super) async fn receive(&self, within: Duration) -> Result<Message, ChannelError> {
+        Ok(self.receive_with_sockets(within).await?.0)
     }
 
-    /// Hears one message and what sockets came with it.
-    pub(super) async fn hear_with(&self, within: Duration) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
-        let hearing = self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd()));
-        let (bytes, sockets) = match timeout(within, hearing).await {
-            Ok(heard) => heard.map_err(of_io)?,
+    /// Receives one message and its sockets.
+    pub(super) async fn receive_with_sockets(
+        &self,
+        within: Duration,
+    ) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
+        let receiving = self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd()));
+        let (bytes, sockets) = match timeout(within, receiving).await {
+            Ok(received) => received.map_err(of_io)?,
             Err(_late) => return Err(ChannelError::Silent { after: within }),
         };
         match Message::decode(&bytes) {
             _ if bytes.is_empty() => Err(ChannelError::BrokenOff),
             Ok(Message::Refuse { reason }) => Err(ChannelError::Refused { reason }),
-            heard => Ok((heard?, sockets)),
+            received => Ok((received?, sockets)),
         }
     }
 }
 
-/// One whole message; none has no bytes, so that no bytes are the end.
+/// Receives one whole message. No message is empty, so zero bytes mean the end.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    // One more than is allowed, so that it shows.
+    // One byte more than allowed, to detect a message that is too long.
     let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -146,8 +149,8 @@ fn of_io(error: io::Error) -> ChannelError {
     }
 }
 
-/// What is said is short; whoever does not take it for so long never will.
-const SAID_WITHIN: Duration = Duration::from_secs(5);
+/// Timeout of sending a message. Messages are short, so a receiver that has not read it by then is stuck.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
-//! What the fuzz target of `integration/fuzz` sees of the messages of a restart, which nothing else outside needs.
+//! The entry point of the fuzz target in `integration/fuzz` for handover messages.
 
 use super::message::Message;
 
-/// A message, read and written again, if it is one.
+/// Decodes and encodes a message; `None` if it is invalid.
 pub fn rewritten(bytes: &[u8]) -> Option<Vec<u8>> {
     Message::decode(bytes).ok()?.encode().ok()
 }

@@ -1,4 +1,4 @@
-//! What two processes say to each other at a restart: one JSON object in each message, bounded, and nothing secret.
+//! The handover messages: one JSON object each, limited in size, without secrets.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,62 +6,62 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The versions of this conversation that this program can hold. `hello` and `refuse` are the same in all of them.
+/// The supported protocol versions. `hello` and `refuse` are the same in all of them.
 pub(super) const VERSION_OLDEST: u32 = 1;
 pub(super) const VERSION_NEWEST: u32 = 1;
 
-/// A message has at most this many bytes.
+/// Maximum size of a message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// In this order; unknown fields are for later versions.
+/// The messages, in protocol order. Unknown fields are ignored, for later versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
-    /// New: asks for the listeners.
+    /// New process: requests the listeners.
     Hello { oldest: u32, newest: u32 },
-    /// Old: so many listeners follow.
+    /// Old process: the number of listeners that follow.
     Offer { version: u32, listeners: usize },
-    /// Old: one of them; its socket comes with the message.
-    Listener(Key),
-    /// New: has identity, policy and all its listeners.
+    /// Old process: one listener; its socket is attached.
+    Listener(ListenerKey),
+    /// New process: it has identity, policy and all its listeners.
     Ready,
-    /// Old: goes on accepting until it hears that the new one does.
+    /// Old process: agrees, and accepts until it receives `Serving`.
     Yours,
-    /// New: accepts; the old one may stop.
+    /// New process: accepts; the old one may stop.
     Serving,
-    /// Either: no more of this, and why.
+    /// Either process: aborts, with the reason.
     Refuse { reason: String },
 }
 
-/// Which listener it is.
+/// The key of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key {
-    pub kind: Kind,
+pub struct ListenerKey {
+    pub kind: ListenerKind,
     /// An inbound's name or an outbound's target.
     pub name: String,
-    /// As configured; port 0 is any.
+    /// The configured address; port 0 is any port.
     pub address: SocketAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ListenerKind {
     Inbound,
     Outbound,
     Admin,
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ListenerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Inbound => write!(f, "inbound {}", self.name),
-            Kind::Outbound => write!(f, "outbound {}", self.name),
-            Kind::Admin => f.write_str("admin"),
+            ListenerKind::Inbound => write!(f, "inbound {}", self.name),
+            ListenerKind::Outbound => write!(f, "outbound {}", self.name),
+            ListenerKind::Admin => f.write_str("admin"),
         }
     }
 }
 
-/// Why bytes are no message.
+/// Why bytes are not a valid message.
 #[derive(Debug, Error)]
 pub enum MessageError {
     #[error("a message has more than the {MESSAGE_BYTES_MAX} bytes allowed")]
@@ -87,7 +87,7 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Text from the other side in it is made fit for a log.
+    /// Decodes a message and escapes its text for the log.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(MessageError::TooLong);
@@ -99,8 +99,8 @@ impl Message {
         })
     }
 
-    /// Its first word, for messages about messages.
-    pub(super) fn word(&self) -> &'static str {
+    /// The message's name, for errors.
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Hello { .. } => "hello",
             Self::Offer { .. } => "offer",
@@ -113,8 +113,8 @@ impl Message {
     }
 }
 
-/// The newest version that both can hold.
-pub(super) fn agree(oldest: u32, newest: u32) -> Option<u32> {
+/// The newest version that both processes support.
+pub(super) fn negotiate(oldest: u32, newest: u32) -> Option<u32> {
     let version = newest.min(VERSION_NEWEST);
     (version >= VERSION_OLDEST && version >= oldest).then_some(version)
 }
@@ -125,8 +125,11 @@ mod tests {
 
     #[test]
     fn every_message_is_read_as_it_was_said() {
-        let key =
-            Key { kind: Kind::Outbound, name: "payments".into(), address: "[::1]:9001".parse().unwrap() };
+        let key = ListenerKey {
+            kind: ListenerKind::Outbound,
+            name: "payments".into(),
+            address: "[::1]:9001".parse().unwrap(),
+        };
         for message in [
             Message::hello(),
             Message::Offer { version: 1, listeners: 513 },
@@ -138,12 +141,12 @@ mod tests {
         ] {
             let bytes = message.encode().unwrap();
             assert_eq!(Message::decode(&bytes).unwrap(), message);
-            assert!(String::from_utf8(bytes).unwrap().contains(message.word()));
+            assert!(String::from_utf8(bytes).unwrap().contains(message.name()));
         }
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn invalid_message_is_refused() {
         let long = format!("{{\"refuse\":{{\"reason\":\"{}\"}}}}", "x".repeat(MESSAGE_BYTES_MAX));
         assert!(matches!(Message::decode(long.as_bytes()), Err(MessageError::TooLong)));
         assert!(matches!(
@@ -173,10 +176,10 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_spoken() {
-        assert_eq!(agree(1, 1), Some(1));
-        assert_eq!(agree(1, 9), Some(1));
-        assert_eq!(agree(2, 9), None);
-        assert_eq!(agree(0, 0), None);
-        assert_eq!(agree(3, 2), None, "nonsense");
+        assert_eq!(negotiate(1, 1), Some(1));
+        assert_eq!(negotiate(1, 9), Some(1));
+        assert_eq!(negotiate(2, 9), None);
+        assert_eq!(negotiate(0, 0), None);
+        assert_eq!(negotiate(3, 2), None, "nonsense");
     }
 }

@@ -1,4 +1,5 @@
-//! The Unix socket where a new process knocks: mode 0600, put in place whole, never in place of anything alive.
+//! The restart socket, a Unix socket of mode 0600. It is created atomically and never replaces a socket in use by
+//! another process.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -16,12 +17,12 @@ use super::channel::{Channel, socket};
 
 const MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
-/// Conversations that wait to be heard.
+/// Length of the listen queue.
 const BACKLOG: i32 = 8;
 
-/// Why there is no door, or none to knock at.
+/// Why the restart socket cannot be created or used.
 #[derive(Debug, Error)]
-pub enum DoorError {
+pub enum HandoverSocketError {
     #[error("restart.socket {}: cannot {doing}", path.display())]
     Io {
         doing: &'static str,
@@ -35,21 +36,21 @@ pub enum DoorError {
     Foreign { path: PathBuf, own: u32, peer: u32 },
 }
 
-/// An open door. A process that ends otherwise than in order leaves the file, which the next one replaces.
+/// An open restart socket. A process that crashes leaves the file, which the next one replaces.
 #[derive(Debug)]
 pub(super) struct HandoverSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode number of the file.
     inode: (u64, u64),
     published: bool,
 }
 
 impl HandoverSocket {
-    /// Opens a door beside the path, so that what is there stays until [`Self::publish`].
-    pub(super) fn open(path: &Path) -> Result<Self, DoorError> {
-        let failed = |doing| move |cause| DoorError::Io { doing, path: path.to_owned(), cause };
-        let new = beside(path);
+    /// Creates the socket under a temporary name, so that an existing one stays until [`Self::publish`].
+    pub(super) fn open(path: &Path) -> Result<Self, HandoverSocketError> {
+        let failed = |doing| move |cause| HandoverSocketError::Io { doing, path: path.to_owned(), cause };
+        let new = temporary_path(path);
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             DirBuilder::new()
                 .recursive(true)
@@ -61,7 +62,7 @@ impl HandoverSocket {
         let socket = socket().map_err(failed("make a socket"))?;
         let address = SocketAddrUnix::new(&new).map_err(|error| failed("use the path")(error.into()))?;
         bind(&socket, &address).map_err(|error| failed("make the file")(error.into()))?;
-        // Nobody can connect before it listens.
+        // Set the mode before listen: nobody can connect earlier.
         fs::set_permissions(&new, Permissions::from_mode(MODE)).map_err(failed("protect the file"))?;
         listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
         let inode = inode(&new).map_err(failed("look at the file"))?;
@@ -69,10 +70,10 @@ impl HandoverSocket {
         Ok(Self { listener, path: path.to_owned(), inode, published: false })
     }
 
-    /// Puts it in place of what is there: nothing, the file of a process that is gone, or the door of the one whose
-    /// listeners were taken over.
+    /// Renames the socket to its path. It replaces nothing, the file of a process that has ended, or the socket of the
+    /// process whose listeners were taken over.
     pub(super) fn publish(&mut self) -> io::Result<()> {
-        fs::rename(beside(&self.path), &self.path)?;
+        fs::rename(temporary_path(&self.path), &self.path)?;
         self.published = true;
         Ok(())
     }
@@ -82,36 +83,37 @@ impl HandoverSocket {
         Channel::new(socket)
     }
 
-    /// Takes the file away if it is still its own, while it still listens: so nobody can have replaced it meanwhile.
+    /// Removes the file if it is still this process's. It is removed while still listening, so that no other process
+    /// can have replaced it meanwhile.
     pub(super) fn close(self) {
         if inode(&self.path).is_ok_and(|found| found == self.inode) {
-            tell(&self.path, fs::remove_file(&self.path));
+            log_failed_removal(&self.path, fs::remove_file(&self.path));
         }
     }
 }
 
-/// One that was never published leaves nothing.
+/// Removes the temporary file of a socket that was never published.
 impl Drop for HandoverSocket {
     fn drop(&mut self) {
         if !self.published {
-            let path = beside(&self.path);
-            tell(&path, remove(&path));
+            let path = temporary_path(&self.path);
+            log_failed_removal(&path, remove(&path));
         }
     }
 }
 
-fn tell(path: &Path, removed: io::Result<()>) {
+fn log_failed_removal(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed {
         warn!(path = %path.display(), %error, "the restart socket's file stays");
     }
 }
 
-/// Connects to the process that listens there, if one does.
-pub(super) fn knock(path: &Path) -> Result<Option<Channel>, DoorError> {
-    let failed = |doing| move |cause| DoorError::Io { doing, path: path.to_owned(), cause };
+/// Connects to the process that listens at the path, if there is one.
+pub(super) fn connect(path: &Path) -> Result<Option<Channel>, HandoverSocketError> {
+    let failed = |doing| move |cause| HandoverSocketError::Io { doing, path: path.to_owned(), cause };
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(DoorError::NoSocket { path: path.to_owned() });
+            return Err(HandoverSocketError::NoSocket { path: path.to_owned() });
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -119,17 +121,17 @@ pub(super) fn knock(path: &Path) -> Result<Option<Channel>, DoorError> {
     }
     let channel = match Channel::connect(path) {
         Ok(channel) => channel,
-        Err(error) if is_nobody(&error) => return Ok(None),
+        Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(failed("ask the process that listens there")(error)),
     };
     let (own, peer) = (own_uid(), channel.peer.uid());
     if peer == own || peer == ROOT || own == ROOT {
         return Ok(Some(channel));
     }
-    Err(DoorError::Foreign { path: path.to_owned(), own, peer })
+    Err(HandoverSocketError::Foreign { path: path.to_owned(), own, peer })
 }
 
-/// Whether a process of that user may have the listeners.
+/// Whether a process of that user may take over the listeners.
 pub(super) fn may_take_over(peer: u32) -> bool {
     allows(own_uid(), peer)
 }
@@ -144,12 +146,12 @@ pub(super) fn own_uid() -> u32 {
     geteuid().as_raw()
 }
 
-/// The file is gone, or the process that made it.
-fn is_nobody(error: &io::Error) -> bool {
+/// Whether the file does not exist, or the process that created it has ended.
+fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-fn beside(path: &Path) -> PathBuf {
+fn temporary_path(path: &Path) -> PathBuf {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     new.into()
@@ -181,17 +183,17 @@ mod tests {
     async fn a_door_is_for_its_owner_only_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/restart.sock");
-        assert!(knock(&path).unwrap().is_none(), "nobody, and no file");
-        let door = HandoverSocket::open(&path).unwrap();
-        assert!(knock(&path).unwrap().is_none(), "not published");
-        drop(door);
+        assert!(connect(&path).unwrap().is_none(), "nobody, and no file");
+        let handover_socket = HandoverSocket::open(&path).unwrap();
+        assert!(connect(&path).unwrap().is_none(), "not published");
+        drop(handover_socket);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "and never was");
-        let mut door = HandoverSocket::open(&path).unwrap();
-        door.publish().unwrap();
+        let mut handover_socket = HandoverSocket::open(&path).unwrap();
+        handover_socket.publish().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
-        assert!(knock(&path).unwrap().is_some());
-        assert_eq!(door.accept().await.unwrap().peer.uid(), own_uid());
-        door.close();
+        assert!(connect(&path).unwrap().is_some());
+        assert_eq!(handover_socket.accept().await.unwrap().peer.uid(), own_uid());
+        handover_socket.close();
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
     }
 
@@ -202,24 +204,24 @@ mod tests {
         let mut gone = HandoverSocket::open(&path).unwrap();
         gone.publish().unwrap();
         drop(gone);
-        assert!(path.exists() && knock(&path).unwrap().is_none());
+        assert!(path.exists() && connect(&path).unwrap().is_none());
         let mut old = HandoverSocket::open(&path).unwrap();
         old.publish().unwrap();
         let mut new = HandoverSocket::open(&path).unwrap();
         new.publish().unwrap();
         old.close();
-        assert!(knock(&path).unwrap().is_some(), "the new one's file stays");
+        assert!(connect(&path).unwrap().is_some(), "the new one's file stays");
         new.close();
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
+    async fn file_that_is_not_a_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("restart.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(knock(&path), Err(DoorError::NoSocket { .. })));
+        assert!(matches!(connect(&path), Err(HandoverSocketError::NoSocket { .. })));
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        assert!(matches!(knock(&path), Err(DoorError::NoSocket { .. })));
+        assert!(matches!(connect(&path), Err(HandoverSocketError::NoSocket { .. })));
     }
 }

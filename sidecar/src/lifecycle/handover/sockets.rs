@@ -1,4 +1,4 @@
-//! Listening sockets by what they are for: those that an old process offers, and those that this one has.
+//! The listening sockets of a handover: validation and selection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +9,9 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use super::channel::ChannelError;
-use super::message::Key;
+use super::message::ListenerKey;
 
-/// Why what came with a message is not the listener that it was called.
+/// Why a received socket is not the listener that its message describes.
 #[derive(Debug, Error)]
 pub enum UnfitError {
     #[error("is no TCP socket that listens")]
@@ -24,28 +24,28 @@ pub enum UnfitError {
     Channel(#[from] ChannelError),
 }
 
-/// What an old process offers. What is not taken is closed here; the old one still has it.
+/// The listeners that an old process offers. Unused ones are closed here; the old process still has them.
 #[derive(Debug, Default)]
-pub(super) struct Offered(Vec<(Key, std::net::TcpListener)>);
+pub(super) struct OfferedListeners(Vec<(ListenerKey, std::net::TcpListener)>);
 
-impl Offered {
-    pub(super) fn add(&mut self, key: Key, sockets: Vec<OwnedFd>) -> Result<(), UnfitError> {
+impl OfferedListeners {
+    pub(super) fn add(&mut self, key: ListenerKey, sockets: Vec<OwnedFd>) -> Result<(), UnfitError> {
         let listener = listener(key.address, sockets)?;
         self.0.push((key, listener));
         Ok(())
     }
 
-    /// The socket that is bound as `wanted` asks. One that had another name or use is the same address all the same,
-    /// which cannot be opened a second time.
-    pub(super) fn take(&mut self, wanted: &Key) -> Option<std::net::TcpListener> {
-        let same = |(key, _): &(Key, _)| key == wanted;
-        let bound = |(key, _): &(Key, _)| key.address == wanted.address && wanted.address.port() != 0;
+    /// Takes the socket with the wanted key. Otherwise takes one with the same address but another name or kind,
+    /// because the address cannot be bound twice.
+    pub(super) fn take(&mut self, wanted: &ListenerKey) -> Option<std::net::TcpListener> {
+        let same = |(key, _): &(ListenerKey, _)| key == wanted;
+        let bound = |(key, _): &(ListenerKey, _)| key.address == wanted.address && wanted.address.port() != 0;
         let at = self.0.iter().position(same).or_else(|| self.0.iter().position(bound))?;
         Some(self.0.swap_remove(at).1)
     }
 }
 
-/// Takes a socket for a listener only if it is one, at that address.
+/// Checks that there is exactly one socket and that it is a TCP listener at that address.
 fn listener(address: SocketAddr, mut sockets: Vec<OwnedFd>) -> Result<std::net::TcpListener, UnfitError> {
     let found = sockets.len();
     let (Some(socket), true) = (sockets.pop(), sockets.is_empty()) else {
@@ -67,18 +67,18 @@ fn listener(address: SocketAddr, mut sockets: Vec<OwnedFd>) -> Result<std::net::
     Ok(listener)
 }
 
-/// A second handle on what a listener listens with, to be given away.
-pub(super) fn second(listener: &TcpListener) -> io::Result<OwnedFd> {
+/// Duplicates a listener's descriptor, to be sent to another process.
+pub(super) fn duplicate(listener: &TcpListener) -> io::Result<OwnedFd> {
     listener.as_fd().try_clone_to_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::Kind;
+    use super::super::message::ListenerKind;
     use super::*;
 
-    fn key(name: &str, address: SocketAddr) -> Key {
-        Key { kind: Kind::Inbound, name: name.to_owned(), address }
+    fn key(name: &str, address: SocketAddr) -> ListenerKey {
+        ListenerKey { kind: ListenerKind::Inbound, name: name.to_owned(), address }
     }
 
     fn listening() -> (SocketAddr, OwnedFd) {
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_listener_is_found_by_its_address_whatever_it_was_for() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut offered = Offered::default();
+        let mut offered = OfferedListeners::default();
         let (renamed, socket) = listening();
         offered.add(key("old-name", renamed), vec![socket]).unwrap();
         let (one, socket) = listening();
@@ -97,7 +97,7 @@ mod tests {
         let (other, socket) = listening();
         offered.add(key("other", any), vec![socket]).unwrap();
         let at = |taken: Option<std::net::TcpListener>| taken.map(|taken| taken.local_addr().unwrap());
-        let wanted = Key { kind: Kind::Outbound, ..key("new-name", renamed) };
+        let wanted = ListenerKey { kind: ListenerKind::Outbound, ..key("new-name", renamed) };
         assert_eq!(at(offered.take(&wanted)), Some(renamed));
         assert_eq!(at(offered.take(&wanted)), None, "once");
         assert_eq!(at(offered.take(&key("other", any))), Some(other), "any port, by name");
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_no_listener_at_that_address_is_refused() {
-        let mut offered = Offered::default();
+        let mut offered = OfferedListeners::default();
         let (address, socket) = listening();
         let mut refused = |address, sockets| offered.add(key("api", address), sockets).unwrap_err();
         let elsewhere = "127.0.0.2:1".parse().unwrap();

@@ -1,14 +1,14 @@
-//! Faults of this machine that make a connection fail. They say nothing about the address that was tried.
+//! Errors of this machine that make a connection attempt fail. They say nothing about the address.
 
 use std::io;
 
-/// What is wrong on this machine, if that is why a connection failed, and what to do.
+/// Description and remedy, if the error is caused by this machine.
 pub(super) fn on_this_machine(error: &io::Error) -> Option<&'static str> {
     let code = error.raw_os_error()?;
     FAULTS.iter().find(|(known, _)| *known == code).map(|(_, fault)| *fault)
 }
 
-/// By errno(3) as Linux numbers it.
+/// By errno(3) number on Linux.
 const FAULTS: [(i32, &str); 13] = [
     (EMFILE, "no file descriptor is left for it (raise LimitNOFILE=)"),
     (23, "the system has no file descriptor left (ENFILE: raise fs.file-max)"),
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_machine_lacks_or_forbids_is_not_the_addresss_fault() {
+    fn local_errors_are_distinguished_from_errors_of_the_address() {
         for local in [EMFILE, 23, 12, 105, 99, 98, 11, 1, 13, 101, 100, 97, 22] {
             assert!(on_this_machine(&io::Error::from_raw_os_error(local)).is_some(), "{local}");
         }

@@ -1,4 +1,4 @@
-//! Attempts that begin one after the other, at short intervals, until one succeeds (RFC 8305 §5).
+//! Happy Eyeballs: staggered connection attempts, of which the first success wins (RFC 8305 §5).
 
 use std::pin::pin;
 use std::time::Duration;
@@ -7,14 +7,13 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// An attempt that has not got so far as to be connected after this time gets company (RFC 8305 §5, Connection Attempt
-/// Delay).
+/// Delay before the next attempt starts if the newest attempt is not connected (RFC 8305 §5, Connection Attempt Delay).
 pub const CONNECT_DELAY: Duration = Duration::from_millis(250);
-/// One that is connected has this long to finish its handshake before it gets company. The peer has to sign and we
-/// have to verify, and under load both take longer than the network does.
+/// Delay before the next attempt starts after the newest attempt has connected, to complete its handshake. It is longer
+/// because signing and verification take longer than the network under load.
 pub const HANDSHAKE_DELAY: Duration = Duration::from_millis(500);
 
-/// By which an attempt says that it is connected and goes on.
+/// Lets an attempt report that it is connected and continues with its handshake.
 #[derive(Debug, Default)]
 pub struct Progress(Notify);
 
@@ -24,17 +23,20 @@ impl Progress {
     }
 }
 
-/// The first success.
+/// The result of a race: the first success.
 #[derive(Debug)]
-pub struct Won<T, E> {
+pub struct RaceResult<T, E> {
     pub value: T,
-    /// The attempts that failed before.
+    /// The errors of the attempts that failed before.
     pub failed: Vec<E>,
 }
 
-/// Begins an attempt at once, and the next one each time the newest has failed or has had its delay. The first success
-/// ends all others. Without one, every error.
-pub async fn race<T, E, F>(attempts: impl Stream<Item = F>, progress: &Progress) -> Result<Won<T, E>, Vec<E>>
+/// Starts the first attempt immediately, and the next one whenever an attempt has failed or the delay of the newest has
+/// passed. The first success cancels all others. If all fail, returns every error.
+pub async fn race<T, E, F>(
+    attempts: impl Stream<Item = F>,
+    progress: &Progress,
+) -> Result<RaceResult<T, E>, Vec<E>>
 where
     F: Future<Output = Result<T, E>>,
 {
@@ -46,7 +48,7 @@ where
         tokio::select! {
             biased;
             Some(ended) = under_way.next() => match ended {
-                Ok(value) => return Ok(Won { value, failed }),
+                Ok(value) => return Ok(RaceResult { value, failed }),
                 Err(error) => {
                     failed.push(error);
                     next_is_due = true;
@@ -75,32 +77,32 @@ mod tests {
 
     use super::*;
 
-    type Begun = Mutex<Vec<(usize, Duration)>>;
+    type StartTimes = Mutex<Vec<(usize, Duration)>>;
 
-    /// What an attempt does.
+    /// The behaviour of a simulated attempt.
     #[derive(Debug, Clone, Copy)]
-    enum Does {
+    enum Behaviour {
         Succeeds(u64),
         Fails(u64),
         IsSilent,
         ConnectsThenIsSilent(u64),
     }
 
-    /// Races attempts on a clock that stands still, and says who has won and when each began.
-    async fn raced(all: &[Does]) -> (Result<usize, usize>, Vec<(usize, u64)>) {
-        let (begun, progress, since) = (Begun::default(), Progress::default(), Instant::now());
+    /// Races simulated attempts on a paused clock. Returns the winner and when each attempt started.
+    async fn raced(all: &[Behaviour]) -> (Result<usize, usize>, Vec<(usize, u64)>) {
+        let (started, progress, since) = (StartTimes::default(), Progress::default(), Instant::now());
         let attempts = all.iter().enumerate().map(|(at, &does)| {
-            let (begun, progress) = (&begun, &progress);
+            let (started, progress) = (&started, &progress);
             let attempt = async move {
-                begun.lock().unwrap().push((at, since.elapsed()));
+                started.lock().unwrap().push((at, since.elapsed()));
                 match does {
-                    Does::Succeeds(after) => sleep(Duration::from_millis(after)).await,
-                    Does::Fails(after) => {
+                    Behaviour::Succeeds(after) => sleep(Duration::from_millis(after)).await,
+                    Behaviour::Fails(after) => {
                         sleep(Duration::from_millis(after)).await;
                         return Err(at);
                     }
-                    Does::IsSilent => std::future::pending().await,
-                    Does::ConnectsThenIsSilent(after) => {
+                    Behaviour::IsSilent => std::future::pending().await,
+                    Behaviour::ConnectsThenIsSilent(after) => {
                         sleep(Duration::from_millis(after)).await;
                         progress.connected();
                         std::future::pending().await
@@ -110,32 +112,36 @@ mod tests {
             };
             Box::pin(attempt) as BoxFuture<'_, _>
         });
-        let won = race(stream::iter(attempts), &progress).await;
-        let begun = begun.lock().unwrap().iter().map(|(at, after)| (*at, after.as_millis() as u64)).collect();
-        (won.map(|won| won.value).map_err(|failed| failed.len()), begun)
+        let winner = race(stream::iter(attempts), &progress).await;
+        let started =
+            started.lock().unwrap().iter().map(|(at, after)| (*at, after.as_millis() as u64)).collect();
+        (winner.map(|winner| winner.value).map_err(|failed| failed.len()), started)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_attempt_delays_by_a_quarter_of_a_second_and_one_that_fails_not_at_all() {
-        use Does::{Fails, IsSilent, Succeeds};
+        use Behaviour::{Fails, IsSilent, Succeeds};
         assert_eq!(raced(&[Succeeds(10), Succeeds(0)]).await, (Ok(0), vec![(0, 0)]));
         assert_eq!(raced(&[IsSilent, Succeeds(10), Succeeds(0)]).await, (Ok(1), vec![(0, 0), (1, 250)]));
         let two_silent = (Ok(2), vec![(0, 0), (1, 250), (2, 500)]);
         assert_eq!(raced(&[IsSilent, IsSilent, Succeeds(10)]).await, two_silent);
         assert_eq!(raced(&[Fails(3), Succeeds(10)]).await, (Ok(1), vec![(0, 0), (1, 3)]));
-        // The first is slow, but still the first.
+        // The first attempt is slow but still succeeds first.
         assert_eq!(raced(&[Succeeds(300), Succeeds(100)]).await, (Ok(0), vec![(0, 0), (1, 250)]));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_is_connected_has_longer_for_its_handshake() {
-        let begun = vec![(0, 0), (1, 600)];
-        assert_eq!(raced(&[Does::ConnectsThenIsSilent(100), Does::Succeeds(0)]).await, (Ok(1), begun));
+        let started = vec![(0, 0), (1, 600)];
+        assert_eq!(
+            raced(&[Behaviour::ConnectsThenIsSilent(100), Behaviour::Succeeds(0)]).await,
+            (Ok(1), started)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_all_fail_every_error_is_told_and_without_attempts_there_is_none() {
-        assert_eq!(raced(&[Does::Fails(0), Does::Fails(700)]).await.0, Err(2));
+        assert_eq!(raced(&[Behaviour::Fails(0), Behaviour::Fails(700)]).await.0, Err(2));
         assert_eq!(raced(&[]).await, (Err(0), vec![]));
     }
 }

@@ -1,4 +1,4 @@
-//! The resolver's configuration (resolv.conf(5)): what cannot be used costs nothing but itself, as in the C library.
+//! The resolver's configuration file (resolv.conf(5)). Invalid lines are ignored, as in the C library.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -6,52 +6,52 @@ use std::time::Duration;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::proto::rr::Name;
 
-use super::bad_line::BadLine;
+use super::ignored_line::IgnoredLine;
 
-/// Further name servers are not asked (resolv.conf(5), MAXNS).
+/// Maximum number of name servers (resolv.conf(5), MAXNS).
 pub const NAME_SERVERS_MAX: usize = 3;
-/// Further domains are not searched.
+/// Maximum number of search domains.
 pub const SEARCH_MAX: usize = 32;
-/// The most that the options may say (resolv.conf(5)).
+/// Maximum values of the options (resolv.conf(5)).
 const NDOTS_MAX: u32 = 15;
 const TIMEOUT_SECONDS_MAX: u32 = 30;
 const ATTEMPTS_MAX: u32 = 5;
 
-/// What the file says.
+/// The parsed file.
 #[derive(Debug)]
 pub struct ResolvConf {
     pub config: ResolverConfig,
     pub options: ResolverOpts,
-    pub bad: Vec<BadLine>,
+    pub ignored: Vec<IgnoredLine>,
 }
 
 impl ResolvConf {
     pub fn parse(text: &[u8]) -> Self {
-        let mut reading = Reading::default();
+        let mut parser = Parser::default();
         for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
-            reading.line(number, line);
+            parser.line(number, line);
         }
-        let Reading { servers, search, mut options, over_tcp, bad } = reading;
-        // Without a `nameserver` line it is the one on this machine.
+        let Parser { servers, search, mut options, over_tcp, ignored } = parser;
+        // Without a `nameserver` line, the name server on this machine is used.
         let servers = if servers.is_empty() { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { servers };
         let server = if over_tcp { NameServerConfig::tcp } else { NameServerConfig::udp_and_tcp };
         let config = ResolverConfig::from_parts(None, search, servers.into_iter().map(server).collect());
-        // What is known is kept by those who asked.
+        // Callers cache the answers.
         options.cache_size = 0;
-        Self { config, options, bad }
+        Self { config, options, ignored }
     }
 }
 
 #[derive(Debug, Default)]
-struct Reading {
+struct Parser {
     servers: Vec<IpAddr>,
     search: Vec<Name>,
     options: ResolverOpts,
     over_tcp: bool,
-    bad: Vec<BadLine>,
+    ignored: Vec<IgnoredLine>,
 }
 
-impl Reading {
+impl Parser {
     fn line(&mut self, number: usize, line: &[u8]) {
         if line.trim_ascii().is_empty() || matches!(line.first(), Some(b'#' | b';')) {
             return;
@@ -63,13 +63,13 @@ impl Reading {
         let problem = match keyword {
             b"nameserver" => self.name_server(&words),
             b"search" => self.search(&words),
-            // The last of the two counts.
+            // The last of `search` and `domain` is used.
             b"domain" => self.search(words.get(..1).unwrap_or_default()),
             b"options" => words.iter().fold(None, |problem, word| self.option(word).or(problem)),
             b"sortlist" => None,
             _ => Some("it does not begin with a keyword of resolv.conf(5)"),
         };
-        self.bad.extend(problem.map(|problem| BadLine::new(number, line, problem)));
+        self.ignored.extend(problem.map(|problem| IgnoredLine::new(number, line, problem)));
     }
 
     fn name_server(&mut self, words: &[&[u8]]) -> Option<&'static str> {
@@ -105,7 +105,7 @@ impl Reading {
             (b"ndots" | b"timeout" | b"attempts", None) => return Some("an option in it has no number"),
             (b"edns0", _) => self.options.edns0 = true,
             (b"use-vc" | b"usevc" | b"tcp", _) => self.over_tcp = true,
-            // The others change nothing here.
+            // Other options have no effect here.
             _ => {}
         }
         None
@@ -124,8 +124,8 @@ mod tests {
         conf.config.search().iter().map(Name::to_string).collect()
     }
 
-    fn bad(conf: &ResolvConf) -> Vec<usize> {
-        conf.bad.iter().map(|bad| bad.line).collect()
+    fn ignored(conf: &ResolvConf) -> Vec<usize> {
+        conf.ignored.iter().map(|ignored| ignored.line).collect()
     }
 
     #[test]
@@ -139,30 +139,30 @@ mod tests {
         assert_eq!(search(&conf), ["shop.example", "b.example"]);
         let options = &conf.options;
         assert_eq!((options.ndots, options.timeout, options.attempts), (5, Duration::from_secs(2), 1));
-        assert!(options.edns0 && conf.bad.is_empty(), "{:?}", conf.bad);
+        assert!(options.edns0 && conf.ignored.is_empty(), "{:?}", conf.ignored);
     }
 
     #[test]
-    fn what_cannot_be_used_costs_itself_alone_and_is_told_by_its_line() {
+    fn invalid_lines_are_ignored_and_reported_by_number() {
         let long = "a".repeat(70);
         let text = format!(
             "search {long}.test good.test\nnameserver 10.0.0.53\nnonsense \u{0}\n nameserver 10.0.0.1\n"
         );
         let conf = ResolvConf::parse(text.as_bytes());
         assert_eq!((servers(&conf), search(&conf)), (vec!["10.0.0.53".into()], vec!["good.test".into()]));
-        assert_eq!(bad(&conf), [1, 3, 4]);
+        assert_eq!(ignored(&conf), [1, 3, 4]);
 
         let conf = ResolvConf::parse(
             b"search caf\xe9.test good.test\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\n",
         );
         assert_eq!((servers(&conf), search(&conf)), (vec!["10.0.0.53".into()], vec!["good.test".into()]));
-        assert_eq!(bad(&conf), [1, 3]);
+        assert_eq!(ignored(&conf), [1, 3]);
 
         let conf =
             ResolvConf::parse(b"domain -bad-..x\noptions ndots:x timeout:99 attempts:0 ndots\nnameserver\n");
         assert_eq!((servers(&conf), search(&conf).len()), (vec!["127.0.0.1".into()], 0));
         assert_eq!((conf.options.timeout, conf.options.attempts), (Duration::from_secs(30), 1));
-        assert_eq!(bad(&conf), [1, 2, 3]);
+        assert_eq!(ignored(&conf), [1, 2, 3]);
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
         let many = "nameserver 10.0.0.1\n".repeat(5) + "search" + &" shop.example".repeat(40) + "\n";
         let conf = ResolvConf::parse(many.as_bytes());
         assert_eq!((servers(&conf).len(), search(&conf).len()), (NAME_SERVERS_MAX, SEARCH_MAX));
-        assert_eq!(bad(&conf), [4, 5, 6]);
+        assert_eq!(ignored(&conf), [4, 5, 6]);
     }
 
     #[test]

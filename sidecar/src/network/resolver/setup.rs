@@ -1,4 +1,4 @@
-//! How this machine resolves names, by its own files, read again when they have changed.
+//! The machine's resolver configuration, reloaded when its files change.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -10,14 +10,14 @@ use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
-use super::bad_line;
 use super::hosts::Hosts;
+use super::ignored_line;
 use super::resolv_conf::ResolvConf;
 
-/// So much of either file is read.
+/// Maximum number of bytes that are read of each file.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where and how to ask.
+/// The resolver configuration: hosts file, name servers and options.
 #[derive(Debug, Default)]
 pub struct Setup {
     pub hosts: Hosts,
@@ -25,14 +25,14 @@ pub struct Setup {
     pub options: ResolverOpts,
 }
 
-/// The files that say it, and what they said last.
+/// The configuration files and their last parsed contents.
 #[derive(Debug)]
 pub struct SystemFiles {
     hosts: PathBuf,
     resolv_conf: PathBuf,
-    last: Mutex<Option<(Stamps, Arc<Setup>)>>,
-    /// The look at the files under way. One at most: a file system that hangs takes one thread, not all.
-    look: tokio::sync::Mutex<Option<JoinHandle<Arc<Setup>>>>,
+    last: Mutex<Option<(FileStamps, Arc<Setup>)>>,
+    /// The reload in progress, at most one: a hanging file system blocks one thread, not all.
+    reload: tokio::sync::Mutex<Option<JoinHandle<Arc<Setup>>>>,
 }
 
 impl Default for SystemFiles {
@@ -41,20 +41,20 @@ impl Default for SystemFiles {
     }
 }
 
-/// What tells one state of a file from another. Image stores give every file the same times, so another file of the same
-/// length shows by its inode alone.
+/// Metadata that detects a change of a file. Container image layers give every file the same times, so another file of
+/// the same length differs only in its inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     inode: (u64, u64),
     modified: (i64, i64),
     changed: (i64, i64),
     bytes: u64,
 }
 
-/// Of both files; of one that is not there, none.
-type Stamps = [Option<Stamp>; 2];
+/// The stamps of both files; `None` for a file that does not exist.
+type FileStamps = [Option<FileStamp>; 2];
 
-impl Stamp {
+impl FileStamp {
     fn of(file: &Path) -> Option<Self> {
         let about = fs::metadata(file).ok()?;
         Some(Self {
@@ -68,22 +68,23 @@ impl Stamp {
 
 impl SystemFiles {
     pub fn new(hosts: PathBuf, resolv_conf: PathBuf) -> Self {
-        Self { hosts, resolv_conf, last: Mutex::default(), look: tokio::sync::Mutex::default() }
+        Self { hosts, resolv_conf, last: Mutex::default(), reload: tokio::sync::Mutex::default() }
     }
 
-    /// What the files say now, without keeping the runtime's threads.
+    /// Loads the current configuration without blocking the runtime's worker threads.
     pub async fn setup(self: &Arc<Self>) -> Result<Arc<Setup>, JoinError> {
-        let mut look = self.look.lock().await;
+        let mut reload = self.reload.lock().await;
         let files = self.clone();
-        let under_way = look.get_or_insert_with(|| tokio::task::spawn_blocking(move || files.look()));
-        let setup = under_way.await;
-        *look = None;
+        let running =
+            reload.get_or_insert_with(|| tokio::task::spawn_blocking(move || files.reload_if_changed()));
+        let setup = running.await;
+        *reload = None;
         setup
     }
 
-    /// What the files say now. What is wrong with them is told once, not at each look.
-    fn look(&self) -> Arc<Setup> {
-        let stamps = [&self.hosts, &self.resolv_conf].map(|file| Stamp::of(file));
+    /// Loads the current configuration. Problems are logged once per change, not at each call.
+    fn reload_if_changed(&self) -> Arc<Setup> {
+        let stamps = [&self.hosts, &self.resolv_conf].map(|file| FileStamp::of(file));
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, setup)) = &*last
             && *read == stamps
@@ -96,16 +97,16 @@ impl SystemFiles {
     }
 
     fn read(&self) -> Setup {
-        // Without a hosts file there are no names in it.
-        let (hosts, bad) = Hosts::parse(&read(&self.hosts).unwrap_or_default());
-        bad_line::tell(&self.hosts, &bad);
+        // A missing hosts file counts as empty.
+        let (hosts, ignored) = Hosts::parse(&read(&self.hosts).unwrap_or_default());
+        ignored_line::log(&self.hosts, &ignored);
         let text = read(&self.resolv_conf).unwrap_or_else(|error| {
             let file = self.resolv_conf.display();
             warn!(%file, %error, "cannot be read: asking a name server on this machine");
             Vec::new()
         });
-        let ResolvConf { config, options, bad } = ResolvConf::parse(&text);
-        bad_line::tell(&self.resolv_conf, &bad);
+        let ResolvConf { config, options, ignored } = ResolvConf::parse(&text);
+        ignored_line::log(&self.resolv_conf, &ignored);
         Setup { hosts, config, options }
     }
 }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     fn servers(files: &SystemFiles) -> Vec<String> {
-        files.look().config.name_servers().iter().map(|server| server.ip.to_string()).collect()
+        files.reload_if_changed().config.name_servers().iter().map(|server| server.ip.to_string()).collect()
     }
 
     #[test]
@@ -133,16 +134,16 @@ mod tests {
 
         fs::write(&conf, "nameserver 10.0.0.53\nsearch shop.example\noptions ndots:5 unheard-of\n").unwrap();
         assert_eq!(servers(&files), ["10.0.0.53"]);
-        let setup = files.look();
+        let setup = files.reload_if_changed();
         assert_eq!((setup.options.ndots, setup.config.search().len()), (5, 1));
-        assert!(Arc::ptr_eq(&setup, &files.look()), "not read again");
+        assert!(Arc::ptr_eq(&setup, &files.reload_if_changed()), "not read again");
 
         fs::write(&hosts, "10.0.0.1 payments\n").unwrap();
-        assert!(!Arc::ptr_eq(&setup, &files.look()));
+        assert!(!Arc::ptr_eq(&setup, &files.reload_if_changed()));
         let filler = "#".repeat(FILE_BYTES_MAX as usize);
         let too_long = format!("10.0.0.1 a\n{filler}\n10.0.0.2 beyond\n");
         fs::write(&hosts, too_long).unwrap();
-        let hosts = &files.look().hosts;
+        let hosts = &files.reload_if_changed().hosts;
         assert!(hosts.addresses("a").is_some(), "as far as it is read");
         assert!(hosts.addresses("beyond").is_none());
         fs::write(&conf, "nonsense \u{0}").unwrap();

@@ -1,4 +1,4 @@
-//! The thread that writes lines: only it ever waits for whoever reads them.
+//! The writer thread of the access log, the only one that blocks on the output.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -14,41 +14,41 @@ use tracing::{error, info};
 use super::AccessLogError;
 use crate::config::AccessLogTarget;
 
-/// Owner and group may read it.
+/// Readable by owner and group.
 const FILE_MODE: u32 = 0o640;
 const BUFFER_BYTES: usize = 64 * 1024;
-/// A target that cannot be written to is told so often at most.
-const FAILURE_TOLD_INTERVAL: Duration = Duration::from_secs(60);
+/// Minimum interval between log messages about failed writes.
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the thread is told.
-pub(super) enum Message {
-    AccessLogEntry {
+/// A message to the writer thread.
+pub(super) enum WriterMessage {
+    Line {
         text: Vec<u8>,
-        /// Its caller has shown no identity.
+        /// The client has presented no identity.
         unidentified: bool,
     },
     Reopen,
-    /// Says when all before it is written.
+    /// Signals when all previous lines are written.
     Flush(SyncSender<()>),
 }
 
-/// The target and how it fares.
-pub(super) struct Writer {
+/// The output of the access log.
+pub(super) struct LogWriter {
     out: BufWriter<Box<dyn Write + Send>>,
     path: Option<PathBuf>,
-    /// Lines in the buffer.
+    /// Number of lines in the buffer.
     waiting: u64,
     failed: Arc<AtomicU64>,
-    /// Given back when a line is taken.
-    room_for_unidentified: Arc<AtomicUsize>,
-    told: Option<Instant>,
+    /// Queue capacity, released when a line is received.
+    unidentified_capacity: Arc<AtomicUsize>,
+    last_failure_log: Option<Instant>,
 }
 
-impl Writer {
+impl LogWriter {
     pub(super) fn open(
         target: &AccessLogTarget,
         failed: Arc<AtomicU64>,
-        room_for_unidentified: Arc<AtomicUsize>,
+        unidentified_capacity: Arc<AtomicUsize>,
     ) -> Result<Self, AccessLogError> {
         let (out, path): (Box<dyn Write + Send>, _) = match target {
             AccessLogTarget::Stdout => (Box::new(io::stdout()), None),
@@ -59,39 +59,39 @@ impl Writer {
             }
         };
         let out = BufWriter::with_capacity(BUFFER_BYTES, out);
-        Ok(Self { out, path, waiting: 0, failed, room_for_unidentified, told: None })
+        Ok(Self { out, path, waiting: 0, failed, unidentified_capacity, last_failure_log: None })
     }
 
-    /// Writes until nobody is left who could send a line.
-    pub(super) fn run(mut self, messages: &Receiver<Message>) {
+    /// Writes lines until all senders are dropped.
+    pub(super) fn run(mut self, messages: &Receiver<WriterMessage>) {
         while let Ok(message) = messages.recv() {
-            self.take(message);
+            self.handle(message);
             while let Ok(message) = messages.try_recv() {
-                self.take(message);
+                self.handle(message);
             }
             self.flush();
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle(&mut self, message: WriterMessage) {
         match message {
-            Message::AccessLogEntry { text, unidentified } => {
+            WriterMessage::Line { text, unidentified } => {
                 if unidentified {
-                    self.room_for_unidentified.fetch_add(1, Ordering::Relaxed);
+                    self.unidentified_capacity.fetch_add(1, Ordering::Relaxed);
                 }
                 self.waiting += 1;
                 if let Err(error) = self.out.write_all(&text) {
-                    self.fail(&error);
+                    self.discard_buffer(&error);
                 }
             }
-            Message::Reopen => {
+            WriterMessage::Reopen => {
                 self.flush();
                 self.reopen();
             }
-            Message::Flush(done) => {
+            WriterMessage::Flush(done) => {
                 self.flush();
-                // Whoever asked may have gone.
-                let _told = done.send(());
+                // The receiver may no longer exist.
+                let _receiver_gone = done.send(());
             }
         }
     }
@@ -99,12 +99,12 @@ impl Writer {
     fn flush(&mut self) {
         match self.out.flush() {
             Ok(()) => self.waiting = 0,
-            Err(error) => self.fail(&error),
+            Err(error) => self.discard_buffer(&error),
         }
     }
 
-    /// What is buffered is lost, so that a full disk is not a growing process.
-    fn fail(&mut self, error: &io::Error) {
+    /// Discards the buffered lines, so that memory does not grow when the disk is full.
+    fn discard_buffer(&mut self, error: &io::Error) {
         self.failed.fetch_add(self.waiting, Ordering::Relaxed);
         self.waiting = 0;
         let sink: Box<dyn Write + Send> = Box::new(io::sink());
@@ -112,9 +112,12 @@ impl Writer {
         let (target, _lost) = out.into_parts();
         self.out = BufWriter::with_capacity(BUFFER_BYTES, target);
         let now = Instant::now();
-        if self.told.is_none_or(|told| now.duration_since(told) > FAILURE_TOLD_INTERVAL) {
+        if self
+            .last_failure_log
+            .is_none_or(|last_failure_log| now.duration_since(last_failure_log) > FAILURE_LOG_INTERVAL)
+        {
             error!(%error, "the access log cannot be written; its lines are lost and counted");
-            self.told = Some(now);
+            self.last_failure_log = Some(now);
         }
     }
 
@@ -133,7 +136,7 @@ impl Writer {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // A pipe that nobody reads yet can be opened only by one who could read it, too (fifo(7)).
+    // Opening a FIFO that has no reader yet succeeds only for read and write (fifo(7)).
     let pipe = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
     OpenOptions::new().create(true).append(true).read(pipe).mode(FILE_MODE).open(path)
 }

@@ -1,5 +1,5 @@
-//! Log lines of the same kind: the first is written, further ones are counted and reported once per interval. So peers
-//! and networks cannot flood the log, and no denial is lost among the lines of a scanner.
+//! The limiter of repeated log lines: the first line of a kind is written, further ones are counted and reported once
+//! per interval. So peers cannot flood the log, and a scanner's lines do not hide other denials.
 
 mod kind;
 
@@ -11,37 +11,37 @@ use tracing::{Event, Level, Subscriber, error, info, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use kind::{Kind, Line};
+use kind::{LineKind, LogLine};
 
-/// Kinds that are told apart between two reports, among lines about peers with an identity and among all others, each.
-/// What is more is one further kind for each place in the code.
+/// Maximum number of kinds between two reports, separately for lines about peers with an identity and for all others.
+/// Further lines are counted as one kind per callsite.
 pub const KINDS_MAX: usize = 1_024;
-/// Different lines of one kind that are written between two reports.
+/// Maximum number of distinct lines of one kind that are written between two reports.
 pub const VARIANTS_MAX: usize = 8;
 
-/// What was written since the last report, and how often again.
+/// The lines written since the last report and the counts of their repeats.
 #[derive(Debug, Default)]
 pub struct RepeatLimiter {
-    /// Lines about peers that have shown an identity do not share room with those of strangers.
-    identified: Mutex<HashMap<Kind, Repeats>>,
-    others: Mutex<HashMap<Kind, Repeats>>,
+    /// Lines about peers with an identity have their own table, which other lines cannot fill.
+    identified: Mutex<HashMap<LineKind, Repeats>>,
+    others: Mutex<HashMap<LineKind, Repeats>>,
 }
 
 /// The lines of one kind.
 #[derive(Debug)]
 struct Repeats {
     level: Level,
-    /// Hashes of those that were written, and how often each came again.
+    /// Hash of each written line, and the number of its repeats.
     variants: Vec<(u64, u64)>,
-    /// Lines that were not written.
+    /// Number of lines that were not written.
     count: u64,
-    last: Option<Line>,
+    last: Option<LogLine>,
 }
 
 impl RepeatLimiter {
-    /// Whether a line is written; otherwise it is counted.
-    fn takes(&self, kind: Kind, level: Level, line: Line) -> bool {
-        let mut kinds = self.lane(&kind);
+    /// Returns whether to write a line; otherwise counts it.
+    fn allows(&self, kind: LineKind, level: Level, line: LogLine) -> bool {
+        let mut kinds = self.table(&kind);
         let kind = if kinds.len() < KINDS_MAX || kinds.contains_key(&kind) { kind } else { kind.overflow() };
         let repeats = kinds.entry(kind).or_insert_with(|| Repeats {
             level,
@@ -49,35 +49,35 @@ impl RepeatLimiter {
             count: 0,
             last: None,
         });
-        repeats.take(line)
+        repeats.record(line)
     }
 
-    /// Reports what was not written since the last report, which was one `interval` ago. A kind that did not come
-    /// again is forgotten: its next line is written.
+    /// Reports the lines that were not written since the last report, one `interval` ago. A kind without repeats is
+    /// removed: its next line is written.
     pub fn report(&self, interval: Duration) {
-        for lane in [&self.identified, &self.others] {
+        for table in [&self.identified, &self.others] {
             let reports: Vec<_> = {
-                let mut kinds = lock(lane);
+                let mut kinds = lock(table);
                 kinds.retain(|_, repeats| repeats.count > 0);
                 kinds
                     .iter_mut()
                     .map(|(kind, repeats)| (kind.clone(), repeats.level, repeats.reset()))
                     .collect()
             };
-            // Written outside of the lock, which each line takes.
+            // Write outside of the lock, which every log line acquires.
             for (kind, level, (count, last)) in reports {
                 write(&kind, level, count, &last, interval);
             }
         }
     }
 
-    fn lane(&self, kind: &Kind) -> MutexGuard<'_, HashMap<Kind, Repeats>> {
+    fn table(&self, kind: &LineKind) -> MutexGuard<'_, HashMap<LineKind, Repeats>> {
         lock(if kind.is_identified() { &self.identified } else { &self.others })
     }
 }
 
 impl Repeats {
-    fn take(&mut self, line: Line) -> bool {
+    fn record(&mut self, line: LogLine) -> bool {
         if let Some((_, again)) = self.variants.iter_mut().find(|(hash, _)| *hash == line.hash()) {
             *again += 1;
         } else if self.variants.len() < VARIANTS_MAX {
@@ -89,24 +89,24 @@ impl Repeats {
         false
     }
 
-    fn reset(&mut self) -> (u64, Option<Line>) {
+    fn reset(&mut self) -> (u64, Option<LogLine>) {
         self.variants.retain(|(_, again)| *again > 0);
         self.variants.iter_mut().for_each(|(_, again)| *again = 0);
         (std::mem::take(&mut self.count), self.last.take())
     }
 }
 
-fn lock(lane: &Mutex<HashMap<Kind, Repeats>>) -> MutexGuard<'_, HashMap<Kind, Repeats>> {
-    lane.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(table: &Mutex<HashMap<LineKind, Repeats>>) -> MutexGuard<'_, HashMap<LineKind, Repeats>> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One line for all that were counted.
-fn write(kind: &Kind, level: Level, repeated: u64, last: &Option<Line>, interval: Duration) {
+/// Writes one line for all counted repeats.
+fn write(kind: &LineKind, level: Level, repeated: u64, last: &Option<LogLine>, interval: Duration) {
     let field = |name| kind.field(name);
     let (direction, from, peer) = (field("direction"), field("from"), field("peer"));
     let (to, service, port) = (field("to"), field("service"), field("port"));
     let (reason, name) = (field("reason").or(field("code")), field("name"));
-    let last = last.as_ref().map(Line::text);
+    let last = last.as_ref().map(LogLine::text);
     let message = kind.message();
     macro_rules! report {
         ($level:ident) => {
@@ -124,17 +124,17 @@ fn write(kind: &Kind, level: Level, repeated: u64, last: &Option<Line>, interval
     }
 }
 
-/// Applies a limiter to the lines of info and above; below, everything is written.
-pub(super) struct Limited(pub(super) std::sync::Arc<RepeatLimiter>);
+/// Applies a limiter to lines of level info and above; lower levels are not limited.
+pub(super) struct RepeatLimitLayer(pub(super) std::sync::Arc<RepeatLimiter>);
 
-impl<S: Subscriber> Layer<S> for Limited {
+impl<S: Subscriber> Layer<S> for RepeatLimitLayer {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let (metadata, level) = (event.metadata(), *event.metadata().level());
         if level > Level::INFO || metadata.target() == kind::REPORT_TARGET {
             return true;
         }
-        let (kind, line) = kind::of(event);
-        self.0.takes(kind, level, line)
+        let (kind, line) = kind::classify(event);
+        self.0.allows(kind, level, line)
     }
 }
 
@@ -150,11 +150,11 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// What was written.
+    /// A writer that captures the output.
     #[derive(Debug, Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Written {
+    impl io::Write for CapturedOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    impl<'a> MakeWriter<'a> for Written {
+    impl<'a> MakeWriter<'a> for CapturedOutput {
         type Writer = Self;
 
         fn make_writer(&'a self) -> Self {
@@ -173,18 +173,18 @@ mod tests {
         }
     }
 
-    impl Written {
+    impl CapturedOutput {
         fn take(&self) -> Vec<String> {
             let bytes = std::mem::take(&mut *self.0.lock().unwrap());
             String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
         }
     }
 
-    /// Runs `log` with a limiter, and shows what is written.
-    fn limited(log: impl FnOnce(&RepeatLimiter, &Written)) {
-        let (limiter, written) = (Arc::new(RepeatLimiter::default()), Written::default());
+    /// Runs `log` with a limiter and a capturing writer.
+    fn limited(log: impl FnOnce(&RepeatLimiter, &CapturedOutput)) {
+        let (limiter, written) = (Arc::new(RepeatLimiter::default()), CapturedOutput::default());
         let format = tracing_subscriber::fmt::layer().with_writer(written.clone()).with_ansi(false);
-        let subscriber = tracing_subscriber::registry().with(format).with(Limited(limiter.clone()));
+        let subscriber = tracing_subscriber::registry().with(format).with(RepeatLimitLayer(limiter.clone()));
         tracing::subscriber::with_default(subscriber, || log(&limiter, &written));
     }
 

@@ -1,4 +1,4 @@
-//! How the series of listeners and peers are written for Prometheus.
+//! Encoding of the listener and peer series in the exposition format.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use super::requests::STATUS_CLASSES;
 use super::series::{ListenerSeries, PeerSeries, SeriesRegister};
 use crate::observability::EndedBy;
 
-/// No label set has more than these.
+/// The type of exemplar labels, which are not used.
 type NoExemplar = [(&'static str, &'static str); 0];
 
-/// Writes families one after the other.
+/// An encoder of metric families.
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Collector for SeriesRegister {
@@ -174,7 +174,7 @@ impl Families<'_> {
         Ok(())
     }
 
-    /// Of durations, in seconds.
+    /// Encodes histograms of durations in seconds.
     fn histograms<'s, S: EncodeLabelSet>(
         &mut self,
         name: &str,

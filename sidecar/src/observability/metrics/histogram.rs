@@ -1,11 +1,11 @@
-//! A histogram of durations that many threads record without a lock.
+//! A lock-free histogram of durations.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::MetricEncoder;
 
-/// Upper bounds for whole requests, connections and handshakes.
+/// Bucket upper bounds for requests, connections and handshakes.
 pub(super) const DURATION_BOUNDS: &[Duration] = &[
     Duration::from_micros(250),
     Duration::from_micros(500),
@@ -26,7 +26,7 @@ pub(super) const DURATION_BOUNDS: &[Duration] = &[
     Duration::from_secs(600),
 ];
 
-/// Upper bounds for the sidecar's own share of a request.
+/// Bucket upper bounds for the time that the sidecar itself adds.
 pub(super) const SHARE_BOUNDS: &[Duration] = &[
     Duration::from_micros(10),
     Duration::from_micros(25),
@@ -43,11 +43,11 @@ pub(super) const SHARE_BOUNDS: &[Duration] = &[
     Duration::from_secs(1),
 ];
 
-/// Durations, counted by the bounds between which they lie.
+/// Counts of durations by bucket.
 #[derive(Debug)]
 pub struct DurationHistogram {
     bounds: &'static [Duration],
-    /// One more than there are bounds.
+    /// One more than the number of bounds, for the bucket `+Inf`.
     counts: Box<[AtomicU64]>,
     sum_nanos: AtomicU64,
 }
@@ -67,7 +67,7 @@ impl DurationHistogram {
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// How many were observed.
+    /// Number of observed durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }

@@ -3,16 +3,16 @@
 use crate::observability::Direction;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
-/// How a handshake ended.
+/// The result of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HandshakeResult {
     Completed,
-    /// One side refused the other's certificate or identity, or could not serve.
+    /// One side rejected the other's certificate or identity, or could not serve.
     Refused,
-    /// It was no TLS, broke off, or had nothing in common.
+    /// Not TLS, aborted, or without common parameters.
     Failed,
     TimedOut,
-    /// It gave way to newer ones.
+    /// Dropped in favour of newer handshakes.
     Evicted,
 }
 
@@ -55,13 +55,13 @@ pub(super) struct ByTunnel {
     pub(super) tunnel: &'static str,
 }
 
-/// Who was refused, by whom and why.
+/// The labels of a refusal: client, server and reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
     pub direction: Direction,
-    /// The caller.
+    /// The client.
     pub peer: String,
-    /// The called.
+    /// The server.
     pub service: String,
     pub reason: &'static str,
 }

@@ -1,4 +1,4 @@
-//! What has a limit: how much of it there is, and how much there may be.
+//! Gauges of limited resources: current use and limit.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -14,10 +14,10 @@ struct ByListener {
     listener: String,
 }
 
-/// The levels of one sidecar.
+/// The gauges of one sidecar.
 #[derive(Debug, Default)]
 pub struct LimitGauges {
-    /// Handshakes of peers under way.
+    /// Pending handshakes of peers.
     pub handshakes_pending: Gauge,
     handshakes_pending_limit: Gauge,
     connections: Family<ByListener, Gauge>,
@@ -47,31 +47,31 @@ impl LimitGauges {
         registry.register("connections_of_one_peer_limit", "As many one identity may have", limit);
     }
 
-    /// Metrics of the process go by the names that Prometheus's own clients give them.
+    /// Registers the process metrics under the names of the Prometheus client libraries.
     pub(super) fn register_process(&self, registry: &mut Registry) {
         registry.register("process_open_fds", "Open file descriptors", self.open_fds.clone());
         registry.register("process_max_fds", "File descriptors that may be open", self.max_fds.clone());
     }
 
-    /// The limits in force.
+    /// Sets the configured limits.
     pub fn configured(&self, limits: &Limits) {
         self.handshakes_pending_limit.set(signed(limits.handshakes_pending_max as u64));
         self.connections_limit.set(signed(limits.connections_max as u64));
         self.most_of_one_peer_limit.set(signed(limits.connections_per_peer_max as u64));
     }
 
-    /// Open connections of one listener, to be set by it.
+    /// The gauge of open connections of a listener, which the listener sets.
     pub fn of_listener(&self, direction: Direction, listener: String) -> Gauge {
         self.connections.get_or_create(&ByListener { direction, listener }).clone()
     }
 
-    /// Requests of one listener that wait for a connection.
+    /// Sets the number of requests of a listener that wait for a connection.
     pub fn waiting(&self, direction: Direction, listener: String, requests: usize) {
         let gauge = self.http_requests_waiting.get_or_create(&ByListener { direction, listener });
         gauge.set(signed(requests as u64));
     }
 
-    /// Takes over what is looked at only when somebody asks.
+    /// Sets the gauges that are measured only at a scrape.
     pub fn measured(&self, most_of_one_peer: usize, descriptors: u64, descriptors_max: Option<u64>) {
         self.most_of_one_peer.set(signed(most_of_one_peer as u64));
         self.open_fds.set(signed(descriptors));

@@ -1,4 +1,4 @@
-//! What is counted of the connections that a listener keeps for the next request or the next connection of the app.
+//! Metrics of a listener's connection pools.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::series::ListenerSeries;
 
-/// How a dial ended.
+/// The result of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialResult {
     Ok,
-    /// Nobody answered, or not as hoped.
+    /// No connection, or a failed handshake.
     Failed,
-    /// One side refused the other's certificate or identity, or could not serve.
+    /// One side rejected the other's certificate or identity, or could not serve.
     Refused,
-    /// This machine lacks or forbids something. It says nothing about the address.
+    /// An error of this machine, which says nothing about the address.
     LocalFault,
 }
 
@@ -31,12 +31,12 @@ impl DialResult {
     }
 }
 
-/// A pool that knows which of its connections carry nothing. It is asked at each scrape, so that no request pays for it.
+/// A pool that can count its idle connections. It is called at each scrape, so that requests have no cost for it.
 pub trait CountIdle: Debug + Send + Sync {
     fn idle(&self) -> usize;
 }
 
-/// The pools of one listener.
+/// The pool metrics of one listener.
 #[derive(Debug, Default)]
 pub struct PoolSeries {
     pools: Mutex<Vec<Weak<dyn CountIdle>>>,
@@ -47,7 +47,7 @@ pub struct PoolSeries {
     local_fault: AtomicU64,
 }
 
-/// Connections of the pools of one listener.
+/// Numbers of pooled connections of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PoolConnections {
     pub(super) active: i64,
@@ -55,12 +55,12 @@ pub(super) struct PoolConnections {
 }
 
 impl PoolSeries {
-    /// Asks this pool, too, as long as it lives.
+    /// Adds a pool, which is counted as long as it exists.
     pub fn enter(&self, pool: Weak<dyn CountIdle>) {
         self.pools().push(pool);
     }
 
-    /// Counts a dial that has ended.
+    /// Counts a finished dial.
     pub fn dialed(&self, result: DialResult) {
         self.count_of(result).fetch_add(1, Ordering::Relaxed);
     }
@@ -69,12 +69,12 @@ impl PoolSeries {
         self.count_of(result).load(Ordering::Relaxed)
     }
 
-    /// Whether the listener keeps connections at all.
+    /// Whether the listener has a pool.
     pub(super) fn has_pool(&self) -> bool {
         !self.pools().is_empty()
     }
 
-    /// A connection that closes while it is looked at is at most in one of the counts.
+    /// Counts active and idle connections. A connection that closes meanwhile is in at most one of the counts.
     pub(super) fn connections(&self) -> PoolConnections {
         let pools: Vec<_> = self.pools().iter().filter_map(Weak::upgrade).collect();
         let idle = pools.iter().map(|pool| pool.idle()).sum::<usize>();
@@ -97,7 +97,7 @@ impl PoolSeries {
     }
 }
 
-/// Counts a connection of a pool until this is dropped.
+/// A guard that counts a pooled connection until it is dropped.
 #[derive(Debug)]
 pub struct PooledConnection(Arc<ListenerSeries>);
 

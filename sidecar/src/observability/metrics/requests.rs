@@ -1,21 +1,21 @@
-//! Requests counted by method, status class and gRPC status: a fixed table, so that no request allocates.
+//! Request counters by method, status class and gRPC status, in a fixed table, so that counting does not allocate.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::observability::EndedBy;
 
-/// The methods that are told apart (OpenTelemetry, `http.request.method`); all others are `_OTHER`.
+/// The known methods (OpenTelemetry, `http.request.method`); all others are `_OTHER`.
 pub(super) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", OTHER_METHOD];
 const OTHER_METHOD: &str = "_OTHER";
-/// Classes of statuses; `none` for a request that ended before it was answered.
+/// Status classes; `none` for a request that ended without a response.
 pub(super) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
-/// gRPC's codes, by number; the last for an answer that ended without one.
+/// gRPC status codes by number; the last is for a response that ended without one.
 pub(super) const GRPC_STATUSES: [&str; 18] =
     ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "none"];
 const GRPC_NONE: usize = GRPC_STATUSES.len() - 1;
 
-/// How a request counts.
+/// The labels of a request, as table indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestClass {
     method: usize,
@@ -24,13 +24,14 @@ pub struct RequestClass {
 }
 
 impl RequestClass {
-    /// `status` is what was answered, if anything; `grpc` is the code of a gRPC call, `None` in it if none came.
+    /// `status` is the response status, if any. `grpc` is `Some` for a gRPC call, with its status code if one was
+    /// received.
     pub fn new(method: &str, status: Option<u16>, grpc: Option<Option<u8>>) -> Self {
         let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
         Self { method, status: status_class(status), grpc: grpc.map(grpc_index) }
     }
 
-    /// The class of its status, as an index into `STATUS_CLASSES`.
+    /// The status class, as an index into `STATUS_CLASSES`.
     pub fn status_class(self) -> usize {
         self.status
     }
@@ -44,7 +45,7 @@ fn grpc_index(code: Option<u8>) -> usize {
     code.map(usize::from).filter(|code| *code < GRPC_NONE).unwrap_or(GRPC_NONE)
 }
 
-/// Requests that ended before they were whole, by what ended them.
+/// Counters of incomplete requests, by the side that ended them.
 #[derive(Debug, Default)]
 pub struct AbortedRequests([AtomicU64; EndedBy::ALL.len()]);
 
@@ -60,15 +61,15 @@ impl AbortedRequests {
     }
 }
 
-/// Requests of one peer.
+/// Request counters of one peer.
 #[derive(Debug, Default)]
 pub struct RequestCounts {
     plain: [[AtomicU64; STATUS_CLASSES.len()]; METHODS.len()],
-    /// gRPC calls are POST (gRPC over HTTP/2, `Requests`), so that only their statuses are told apart.
+    /// gRPC calls are always POST (gRPC over HTTP/2, `Requests`), so they are counted by status only.
     grpc: [[AtomicU64; GRPC_STATUSES.len()]; STATUS_CLASSES.len()],
 }
 
-/// The labels of one count: method, status class and gRPC status, which is empty for what is not gRPC.
+/// Labels of one counter: method, status class and gRPC status, which is empty for requests other than gRPC.
 pub(super) type RequestLabels = [(&'static str, &'static str); 3];
 
 impl RequestCounts {
@@ -83,7 +84,7 @@ impl RequestCounts {
         }
     }
 
-    /// All counts that are not zero.
+    /// All counters that are not zero.
     pub fn counts(&self) -> impl Iterator<Item = (RequestLabels, u64)> {
         let plain = METHODS.iter().zip(&self.plain).flat_map(|(method, statuses)| {
             STATUS_CLASSES.iter().zip(statuses).map(|(status, count)| (labels(method, status, ""), count))

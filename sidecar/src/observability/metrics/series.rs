@@ -1,4 +1,5 @@
-//! What is counted of each listener and of each peer at it: looked up once per connection, bounded in number.
+//! The metric series of listeners and of their peers. They are looked up once per connection, and their number is
+//! bounded.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -16,18 +17,18 @@ pub const UNKNOWN_PEER: &str = "unknown";
 /// The label of peers beyond the limit.
 pub const OTHER_PEERS: &str = "other";
 
-/// All series of one sidecar that are counted by listener or peer.
+/// All listener and peer series of one sidecar.
 #[derive(Debug)]
 pub struct SeriesRegister {
     listeners: Mutex<HashMap<(Direction, String), Arc<ListenerSeries>>>,
     peers: Mutex<HashMap<PeerKey, Arc<PeerSeries>>>,
-    /// Peers that are counted apart.
+    /// Maximum number of peers with their own series.
     peers_max: AtomicUsize,
-    /// Connections of peers beyond that.
+    /// Connections of peers without their own series.
     overflowed: AtomicU64,
 }
 
-/// A peer, as seen by one listener.
+/// The key of a peer at one listener.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PeerKey {
     direction: Direction,
@@ -36,30 +37,30 @@ struct PeerKey {
     service: String,
 }
 
-/// What is counted of one listener.
+/// The metrics of one listener.
 #[derive(Debug)]
 pub struct ListenerSeries {
     pub direction: Direction,
     /// The inbound's name or the outbound's service.
     pub listener: String,
-    /// Connections that carry something now, or are in their handshake.
+    /// Connections that are in use or in their handshake.
     pub connections_active: AtomicI64,
-    /// Connections that ended before their peer had shown an identity.
+    /// Connections that ended before their peer presented an identity.
     pub unidentified: AtomicU64,
-    /// Of `tcp`: from the connection's begin to its end...
+    /// Duration of a `tcp` connection.
     pub connection_duration: DurationHistogram,
-    /// ...and what of that the sidecar took until bytes could pass.
+    /// Time that the sidecar needed until the `tcp` connection could carry bytes.
     pub connection_share: DurationHistogram,
     pub requests_active: AtomicI64,
     pub requests_aborted: AbortedRequests,
-    /// By status class.
+    /// Duration of requests by status class.
     pub request_duration: [DurationHistogram; STATUS_CLASSES.len()],
-    /// What the sidecar took of the time until the answer's head was passed on.
+    /// Time that the sidecar itself added until it forwarded the response head.
     pub request_share: DurationHistogram,
     pub pool: PoolSeries,
 }
 
-/// What is counted of one peer at one listener.
+/// The metrics of one peer at one listener.
 #[derive(Debug)]
 pub struct PeerSeries {
     key: PeerKey,
@@ -87,14 +88,14 @@ impl SeriesRegister {
         self.peers_max.store(max, Ordering::Relaxed);
     }
 
-    /// The series of a listener, the same for all that have one name.
+    /// The series of a listener; listeners of one name share it.
     pub fn listener(&self, direction: Direction, listener: &str) -> Arc<ListenerSeries> {
         let mut listeners = lock(&self.listeners);
         let new = || Arc::new(ListenerSeries::new(direction, listener));
         listeners.entry((direction, listener.to_owned())).or_insert_with(new).clone()
     }
 
-    /// The series of a peer at a listener: its own while there is room, else the one that all others share.
+    /// The series of a peer at a listener: its own up to the limit, beyond it the shared series `other`.
     pub fn peer(&self, listener: &Arc<ListenerSeries>, peer: &str, service: &str) -> Arc<PeerSeries> {
         let key = |peer: &str, service: &str| PeerKey {
             direction: listener.direction,
@@ -112,19 +113,19 @@ impl SeriesRegister {
         peers.entry(wanted).or_insert_with_key(new).clone()
     }
 
-    /// Connections whose peer had no series of its own.
+    /// Number of connections whose peer had no series of its own.
     pub fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// In the order of their labels.
+    /// All listener series, sorted by labels.
     pub fn listeners(&self) -> Vec<Arc<ListenerSeries>> {
         let mut all: Vec<_> = lock(&self.listeners).values().cloned().collect();
         all.sort_by(|one, other| one.labels().cmp(&other.labels()));
         all
     }
 
-    /// In the order of their labels.
+    /// All peer series, sorted by labels.
     pub fn peers(&self) -> Vec<Arc<PeerSeries>> {
         let mut all: Vec<_> = lock(&self.peers).values().cloned().collect();
         all.sort_by(|one, other| one.labels().cmp(&other.labels()));
@@ -151,12 +152,12 @@ impl ListenerSeries {
         }
     }
 
-    /// Whether it has had requests.
+    /// Whether any request was counted.
     pub fn has_had_requests(&self) -> bool {
         self.request_duration.iter().any(|histogram| histogram.count() > 0)
     }
 
-    /// Labels that all metrics of a listener have.
+    /// The labels of all metrics of a listener.
     pub fn labels(&self) -> [(&'static str, &str); 2] {
         [("direction", self.direction.as_str()), ("listener", &self.listener)]
     }
@@ -175,18 +176,18 @@ impl PeerSeries {
         }
     }
 
-    /// Labels that all metrics of a peer have.
+    /// The labels of all metrics of a peer.
     pub fn labels(&self) -> [(&'static str, &str); 4] {
         let [direction, listener] = self.listener.labels();
         [direction, listener, ("peer", &self.key.peer), ("service", &self.key.service)]
     }
 
-    /// Whether it is the series of this peer, so that it need not be looked up.
+    /// Whether this is the peer's own series, so that no lookup is needed.
     pub fn is_of(&self, peer: &str) -> bool {
         self.key.peer == peer
     }
 
-    /// Counts a request that has ended.
+    /// Counts a finished request.
     pub fn request_ended(&self, class: RequestClass, duration: Duration) {
         self.requests.count(class);
         if let Some(histogram) = self.listener.request_duration.get(class.status_class()) {

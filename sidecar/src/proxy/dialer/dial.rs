@@ -19,7 +19,7 @@ use super::slots::SlotOutcome;
 use crate::config::Target;
 use crate::identity::credentials::Credentials;
 use crate::network::ConnectError;
-use crate::network::dial::{Progress, Won, race};
+use crate::network::dial::{Progress, RaceResult, race};
 use crate::network::socket::alert_in;
 use crate::observability::Direction;
 use crate::observability::metrics::{DialResult, HandshakeResult};
@@ -168,7 +168,7 @@ impl PeerDialer {
             Some((Box::pin(reaching), (None, attempt)))
         });
         match registration.wait_for(race(attempts, progress)).await {
-            Ok(Won { value: (found, mut leased), failed }) => {
+            Ok(RaceResult { value: (found, mut leased), failed }) => {
                 let mut overtaken =
                     std::mem::take(&mut *dialed.lock().unwrap_or_else(PoisonError::into_inner));
                 overtaken.retain(|id| failed.iter().all(|failed| failed.id != *id));

@@ -28,7 +28,7 @@ impl UpstreamHost {
         let host = match at.host.parse::<IpAddr>() {
             Ok(address) => Host::Address(address.to_canonical()),
             Err(_) if is_localhost(&at.host) => Host::Localhost,
-            Err(_) => Host::Named(ResolvedName::nothing()),
+            Err(_) => Host::Named(ResolvedName::unresolved()),
         };
         Self { at: at.clone(), host }
     }
@@ -48,7 +48,7 @@ impl UpstreamHost {
     pub(super) fn standing(&self) -> &ResolutionState {
         match &self.host {
             Host::Address(_) | Host::Localhost => &ResolutionState::Answered,
-            Host::Named(known) => &known.standing,
+            Host::Named(known) => &known.state,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whole messages, sockets with them, and every way in which a conversation fails.
+//! Tests of message boundaries, socket passing and channel errors.
 
 use rustix::net::socketpair;
 
@@ -24,15 +24,15 @@ async fn raw(channel: &Channel, bytes: &[u8], sockets: &[BorrowedFd<'_>]) {
 async fn messages_stay_whole_and_a_socket_comes_with_its_own() {
     let (one, other) = pair();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    one.say(&Message::Ready).await.unwrap();
-    one.say_with(&Message::Yours, listener.as_fd()).await.unwrap();
-    one.say(&Message::Serving).await.unwrap();
-    assert_eq!(other.hear(SOON).await.unwrap(), Message::Ready);
-    let (message, mut sockets) = other.hear_with(SOON).await.unwrap();
+    one.send(&Message::Ready).await.unwrap();
+    one.send_with_socket(&Message::Yours, listener.as_fd()).await.unwrap();
+    one.send(&Message::Serving).await.unwrap();
+    assert_eq!(other.receive(SOON).await.unwrap(), Message::Ready);
+    let (message, mut sockets) = other.receive_with_sockets(SOON).await.unwrap();
     assert_eq!((message, sockets.len()), (Message::Yours, 1));
     let same = std::net::TcpListener::from(sockets.remove(0));
     assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
-    assert_eq!(other.hear(SOON).await.unwrap(), Message::Serving);
+    assert_eq!(other.receive(SOON).await.unwrap(), Message::Serving);
     assert_eq!(one.peer.uid(), super::super::socket::own_uid());
 }
 
@@ -40,31 +40,35 @@ async fn messages_stay_whole_and_a_socket_comes_with_its_own() {
 async fn foreign_long_and_overloaded_messages_are_errors() {
     let (one, other) = pair();
     raw(&one, b"GET / HTTP/1.1\r\n\r\n", &[]).await;
-    let heard = other.hear(SOON).await;
+    let received = other.receive(SOON).await;
     assert!(
-        matches!(heard, Err(ChannelError::Message(MessageError::Unreadable { bytes: 18, .. }))),
-        "{heard:?}"
+        matches!(received, Err(ChannelError::Message(MessageError::Unreadable { bytes: 18, .. }))),
+        "{received:?}"
     );
     raw(&one, &vec![b' '; 64 * 1024], &[]).await;
-    let heard = other.hear(SOON).await;
-    assert!(matches!(heard, Err(ChannelError::Message(MessageError::TooLong))), "{heard:?}");
+    let received = other.receive(SOON).await;
+    assert!(matches!(received, Err(ChannelError::Message(MessageError::TooLong))), "{received:?}");
     let socket = one.socket.as_fd();
     raw(&one, b"\"ready\"", &[socket; 8]).await;
-    let heard = other.hear(SOON).await;
-    assert!(matches!(heard, Err(ChannelError::Io(_))), "{heard:?}");
-    one.say(&Message::Refuse { reason: "no".into() }).await.unwrap();
-    let heard = other.hear(SOON).await;
-    assert!(matches!(heard, Err(ChannelError::Refused { ref reason }) if reason == "no"), "{heard:?}");
+    let received = other.receive(SOON).await;
+    assert!(matches!(received, Err(ChannelError::Io(_))), "{received:?}");
+    one.send(&Message::Refuse { reason: "no".into() }).await.unwrap();
+    let received = other.receive(SOON).await;
+    assert!(matches!(received, Err(ChannelError::Refused { ref reason }) if reason == "no"), "{received:?}");
 }
 
 #[tokio::test]
-async fn silence_and_an_end_are_told_apart() {
+async fn timeout_and_end_are_distinguished() {
     let (one, other) = pair();
-    let heard = other.hear(Duration::from_millis(1)).await;
-    assert!(matches!(heard, Err(ChannelError::Silent { .. })), "{heard:?}");
-    one.say(&Message::Ready).await.unwrap();
+    let received = other.receive(Duration::from_millis(1)).await;
+    assert!(matches!(received, Err(ChannelError::Silent { .. })), "{received:?}");
+    one.send(&Message::Ready).await.unwrap();
     drop(one);
-    assert_eq!(other.hear(SOON).await.unwrap(), Message::Ready, "what was said is heard");
-    assert!(matches!(other.hear(SOON).await, Err(ChannelError::BrokenOff)));
-    assert!(matches!(other.say(&Message::Ready).await, Err(ChannelError::BrokenOff)));
+    assert_eq!(
+        other.receive(SOON).await.unwrap(),
+        Message::Ready,
+        "a message sent before the end is received"
+    );
+    assert!(matches!(other.receive(SOON).await, Err(ChannelError::BrokenOff)));
+    assert!(matches!(other.send(&Message::Ready).await, Err(ChannelError::BrokenOff)));
 }

@@ -1,4 +1,4 @@
-//! What makes two log lines one kind: where in the code they are written, and about whom.
+//! The kind of a log line: its callsite and the fields that identify the peer and the reason.
 
 use std::fmt::{Debug, Write as _};
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -8,27 +8,27 @@ use tracing::Event;
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 
-/// The target of reports, which are not limited themselves.
+/// The tracing target of reports, which are not limited.
 pub(super) const REPORT_TARGET: &str = "postern_sidecar::log::report";
 
-/// Fields that say who is concerned, and the stable word why.
+/// Fields that belong to the kind: the parties and the stable reason code.
 const KIND_FIELDS: [&str; 9] =
     ["direction", "from", "peer", "to", "service", "port", "reason", "code", "name"];
-/// Fields that differ from line to line of the same kind.
+/// Fields that number lines and are ignored in comparisons.
 const NUMBERING_FIELDS: [&str; 2] = ["connection", "instance"];
-/// A text longer than this is no name.
+/// A text longer than this is not treated as a name.
 const NAME_BYTES_MAX: usize = 2_048;
 
-/// What lines of one kind have in common.
+/// The common part of the lines of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Kind {
+pub(super) struct LineKind {
     callsite: Identifier,
     message: String,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Kind {
-    /// The value of a field, as all lines of this kind have it.
+impl LineKind {
+    /// The value of a field of this kind.
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
@@ -37,25 +37,25 @@ impl Kind {
         &self.message
     }
 
-    /// Whether it is about a peer that has shown an identity.
+    /// Whether the lines are about a peer with an identity.
     pub(super) fn is_identified(&self) -> bool {
         ["from", "peer"].into_iter().filter_map(|name| self.field(name)).any(|id| id.starts_with("spiffe://"))
     }
 
-    /// The kind of lines for whose own kind there is no room.
+    /// The kind per callsite that is used when the table is full.
     pub(super) fn overflow(self) -> Self {
         Self { fields: Vec::new(), ..self }
     }
 }
 
-/// One line, without what numbers it.
+/// One line, without its numbering fields.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     text: String,
     hash: u64,
 }
 
-impl Line {
+impl LogLine {
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }
@@ -65,26 +65,26 @@ impl Line {
     }
 }
 
-/// Reads a line that is about to be written.
-pub(super) fn of(event: &Event<'_>) -> (Kind, Line) {
-    let mut reader = Reader::default();
-    event.record(&mut reader);
-    let Reader { message, fields, text, compared } = reader;
+/// Extracts kind and line of an event.
+pub(super) fn classify(event: &Event<'_>) -> (LineKind, LogLine) {
+    let mut visitor = FieldVisitor::default();
+    event.record(&mut visitor);
+    let FieldVisitor { message, fields, text, compared } = visitor;
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((&fields, &compared));
-    (Kind { callsite: event.metadata().callsite(), message, fields }, Line { text, hash })
+    (LineKind { callsite: event.metadata().callsite(), message, fields }, LogLine { text, hash })
 }
 
 #[derive(Debug, Default)]
-struct Reader {
+struct FieldVisitor {
     message: String,
     fields: Vec<(&'static str, String)>,
-    /// All fields, for people.
+    /// All fields, as text.
     text: String,
-    /// What two lines of one kind may differ in, if they say something different.
+    /// The values in which two distinct lines of one kind differ.
     compared: String,
 }
 
-impl Visit for Reader {
+impl Visit for FieldVisitor {
     fn record_str(&mut self, field: &Field, value: &str) {
         let name = field.name();
         if NUMBERING_FIELDS.contains(&name) {
@@ -92,7 +92,7 @@ impl Visit for Reader {
         }
         let space = if self.text.is_empty() { "" } else { " " };
         // Writing to a string does not fail.
-        let _always_ok = write!(self.text, "{space}{name}={value}");
+        let _infallible = write!(self.text, "{space}{name}={value}");
         if is_address(value) {
             return;
         }
@@ -100,7 +100,7 @@ impl Visit for Reader {
         if names_kind && (!matches!(name, "reason" | "code") || is_stable_word(value)) {
             self.fields.push((name, value.to_owned()));
         } else {
-            let _always_ok = write!(self.compared, "{name}={value};");
+            let _infallible = write!(self.compared, "{name}={value};");
         }
     }
 
@@ -112,7 +112,7 @@ impl Visit for Reader {
     }
 }
 
-/// The address and port from which a stranger calls do not make a line another.
+/// Whether the text is an address; lines that differ only in the client's address are repeats.
 fn is_address(text: &str) -> bool {
     text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok()
 }

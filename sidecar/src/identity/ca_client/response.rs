@@ -1,4 +1,4 @@
-//! The CA's answer, doubted: nothing is used before it is judged as any peer would judge it.
+//! Verification of the CA's issue response. An issued certificate must pass the same checks that peers apply to it.
 
 use std::sync::Arc;
 
@@ -12,55 +12,56 @@ use thiserror::Error;
 use time::OffsetDateTime;
 use tracing::debug;
 
-use super::Issued;
+use super::IssuedIdentity;
 
-/// An answer carries at most this many trust bundles.
+/// Maximum number of trust bundles in a response.
 pub const BUNDLES_MAX: usize = 100;
 
-/// What the answer must be about.
+/// The identity that the response must contain.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Expected<'a> {
+pub(super) struct ExpectedIdentity<'a> {
     pub(super) id: &'a SpiffeId,
-    /// The pin of the own domain's bundle, where a join token vouches for it.
+    /// The expected pin of the own trust domain's bundle; set when a join token supplies it.
     pub(super) pin: Option<BundlePin>,
 }
 
-/// Accepts a chain for `key` that is valid now under the bundles that came with it, and names the expected identity.
-pub(super) fn judge(
+/// Accepts a chain that matches `key`, is valid at `now` under the bundles of the response, and has the expected
+/// identity.
+pub(super) fn verify(
     response: v1::IssueResponse,
-    expected: Expected<'_>,
+    expected: ExpectedIdentity<'_>,
     key: PrivateKey,
     now: OffsetDateTime,
-) -> Result<Issued, AnswerError> {
+) -> Result<IssuedIdentity, ResponseError> {
     for ignored in response.ignored.iter().take(IGNORED_SHOWN_MAX) {
         debug!(ignored = %ignored.escape_debug(), "CA left something out");
     }
     let bundles = trust_bundles(response.bundles)?;
     let own = bundles.of(expected.id.trust_domain());
     let own =
-        own.ok_or_else(|| AnswerError::NoOwnBundle { trust_domain: expected.id.trust_domain().clone() })?;
+        own.ok_or_else(|| ResponseError::NoOwnBundle { trust_domain: expected.id.trust_domain().clone() })?;
     if let Some(pin) = expected.pin
         && own.pin() != pin
     {
-        return Err(AnswerError::WrongPin { expected: pin, found: own.pin() });
+        return Err(ResponseError::WrongPin { expected: pin, found: own.pin() });
     }
     let chain = response.chain.into_iter().map(CertificateDer::from).collect();
     let svid = Svid::new(chain, key, &bundles, now)?;
     if svid.id() != expected.id {
-        return Err(AnswerError::OtherIdentity { expected: expected.id.clone(), found: svid.id().clone() });
+        return Err(ResponseError::OtherIdentity { expected: expected.id.clone(), found: svid.id().clone() });
     }
-    Ok(Issued { svid, bundles: Arc::new(bundles) })
+    Ok(IssuedIdentity { svid, bundles: Arc::new(bundles) })
 }
 
-fn trust_bundles(bundles: Vec<v1::TrustBundle>) -> Result<TrustBundles, AnswerError> {
+fn trust_bundles(bundles: Vec<v1::TrustBundle>) -> Result<TrustBundles, ResponseError> {
     if bundles.len() > BUNDLES_MAX {
-        return Err(AnswerError::TooManyBundles { bundles: bundles.len() });
+        return Err(ResponseError::TooManyBundles { bundles: bundles.len() });
     }
     let mut read: Vec<TrustBundle> = Vec::with_capacity(bundles.len());
     for bundle in bundles {
         let trust_domain = TrustDomain::new(&bundle.trust_domain)?;
         if read.iter().any(|earlier| *earlier.trust_domain() == trust_domain) {
-            return Err(AnswerError::BundleTwice { trust_domain });
+            return Err(ResponseError::BundleTwice { trust_domain });
         }
         let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
         read.push(TrustBundle::new(trust_domain, roots)?);
@@ -68,12 +69,12 @@ fn trust_bundles(bundles: Vec<v1::TrustBundle>) -> Result<TrustBundles, AnswerEr
     Ok(read.into_iter().collect())
 }
 
-/// Lines of what the CA left out that are logged.
+/// Maximum number of ignored items of one response that are logged.
 const IGNORED_SHOWN_MAX: usize = 16;
 
-/// Why an answer is not used.
+/// Why a response is rejected.
 #[derive(Debug, Error)]
-pub enum AnswerError {
+pub enum ResponseError {
     #[error("{bundles} trust bundles are more than the {BUNDLES_MAX} allowed")]
     TooManyBundles { bundles: usize },
     #[error("a trust bundle names no trust domain")]

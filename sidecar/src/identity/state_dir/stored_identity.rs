@@ -1,4 +1,4 @@
-//! The form of the state file: JSON with DER in base64.
+//! The format of the identity file: JSON with DER in base64.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stored {
+pub(super) struct StoredIdentity {
     version: u32,
     /// PKCS#8.
     key: Zeroizing<String>,
@@ -24,7 +24,7 @@ pub(super) struct Stored {
 
 pub(super) type Parts = (Vec<CertificateDer<'static>>, PrivateKey, TrustBundles);
 
-impl Stored {
+impl StoredIdentity {
     pub(super) fn new(svid: &Svid, bundles: &TrustBundles) -> Self {
         let bundle = |bundle: &TrustBundle| {
             (bundle.trust_domain().to_string(), bundle.roots().iter().map(encode).collect())
@@ -38,25 +38,25 @@ impl Stored {
     }
 
     pub(super) fn to_json(&self) -> Zeroizing<String> {
-        // Strings and lists of strings have a JSON form, whatever is in them.
+        // Cannot fail: strings and lists of strings always serialize.
         Zeroizing::new(serde_json::to_string(self).unwrap_or_default())
     }
 
-    pub(super) fn parse(json: &[u8]) -> Result<Self, StoredError> {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, StateFormatError> {
         let stored: Self = serde_json::from_slice(json)
-            .map_err(|error| StoredError::Form { line: error.line(), column: error.column() })?;
+            .map_err(|error| StateFormatError::Form { line: error.line(), column: error.column() })?;
         match stored.version {
             VERSION => Ok(stored),
-            version => Err(StoredError::Version { version }),
+            version => Err(StateFormatError::Version { version }),
         }
     }
 
-    pub(super) fn into_parts(self) -> Result<Parts, StoredError> {
-        let key = STANDARD.decode(self.key.as_bytes()).map_err(|_| StoredError::Base64)?;
+    pub(super) fn into_parts(self) -> Result<Parts, StateFormatError> {
+        let key = STANDARD.decode(self.key.as_bytes()).map_err(|_| StateFormatError::Base64)?;
         let bundles = self.bundles.iter().map(|(trust_domain, roots)| {
             Ok(TrustBundle::new(TrustDomain::new(trust_domain)?, decode(roots)?)?)
         });
-        let bundles: Result<_, StoredError> = bundles.collect();
+        let bundles: Result<_, StateFormatError> = bundles.collect();
         Ok((decode(&self.chain)?, PrivateKey::from_pkcs8(key), bundles?))
     }
 }
@@ -67,15 +67,15 @@ fn encode(certificate: &CertificateDer<'_>) -> String {
     STANDARD.encode(certificate)
 }
 
-fn decode(certificates: &[String]) -> Result<Vec<CertificateDer<'static>>, StoredError> {
+fn decode(certificates: &[String]) -> Result<Vec<CertificateDer<'static>>, StateFormatError> {
     let decode =
-        |text: &String| STANDARD.decode(text).map(CertificateDer::from).map_err(|_| StoredError::Base64);
+        |text: &String| STANDARD.decode(text).map(CertificateDer::from).map_err(|_| StateFormatError::Base64);
     certificates.iter().map(decode).collect()
 }
 
-/// Why a state file cannot be read. It never repeats the text, which holds a key.
+/// Why a state file cannot be parsed. The error never contains the file's text, which holds a key.
 #[derive(Debug, Error)]
-pub enum StoredError {
+pub enum StateFormatError {
     #[error("it is not of the expected form at line {line}, column {column}")]
     Form { line: usize, column: usize },
     #[error("its version is {version}, not {VERSION}")]

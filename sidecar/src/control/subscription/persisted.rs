@@ -1,4 +1,4 @@
-//! What the CA said last, kept over a restart: the policy slice and the revoked identities.
+//! The persisted state of the subscription: the last policy slice and the revoked identities.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,49 +12,49 @@ use thiserror::Error;
 use crate::identity::state_dir::{StateError, StateFile};
 
 const FILE: &str = "subscription.json";
-/// The file has at most this many bytes: a slice and a list, each of the size of a message.
-const KEPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Maximum size of the file, in bytes: a slice and a list, each of the size of a message.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const VERSION: u32 = 1;
 
-/// What the CA said last.
+/// The last state that the CA sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Kept {
-    /// The last good slice as it came; absent until there is one.
+pub(super) struct PersistedState {
+    /// The last valid slice, as received; absent until there is one.
     pub(super) slice: Option<Vec<u8>>,
     pub(super) revoked: HashSet<SpiffeId>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct RawState {
     version: u32,
-    /// Of slice and list: a file that lost a bit is not a policy.
+    /// Digest of slice and list, which detects a corrupt file.
     digest: String,
     slice: Option<String>,
     revoked: Vec<String>,
 }
 
-impl Kept {
+impl PersistedState {
     pub(super) fn file(state_dir: &Path) -> StateFile {
-        StateFile::new(state_dir, FILE, KEPT_BYTES_MAX)
+        StateFile::new(state_dir, FILE, FILE_BYTES_MAX)
     }
 
     pub(super) fn to_json(&self) -> String {
         let mut revoked: Vec<_> = self.revoked.iter().map(SpiffeId::to_string).collect();
         revoked.sort_unstable();
         let slice = self.slice.as_ref().map(|slice| STANDARD.encode(slice));
-        let raw = Raw { version: VERSION, digest: digest(slice.as_deref(), &revoked), slice, revoked };
-        // Strings and lists of strings have a JSON form, whatever is in them.
+        let raw = RawState { version: VERSION, digest: digest(slice.as_deref(), &revoked), slice, revoked };
+        // Cannot fail: strings and lists of strings always serialize.
         serde_json::to_string(&raw).unwrap_or_default()
     }
 
-    pub(super) fn parse(json: &[u8]) -> Result<Self, KeptError> {
-        let Raw { version, digest: written, slice, revoked } = serde_json::from_slice(json)?;
+    pub(super) fn parse(json: &[u8]) -> Result<Self, PersistedStateError> {
+        let RawState { version, digest: written, slice, revoked } = serde_json::from_slice(json)?;
         if version != VERSION {
-            return Err(KeptError::Version { version });
+            return Err(PersistedStateError::Version { version });
         }
         if digest(slice.as_deref(), &revoked) != written {
-            return Err(KeptError::Digest);
+            return Err(PersistedStateError::Digest);
         }
         let slice = slice.map(|slice| STANDARD.decode(slice)).transpose()?;
         let revoked: Result<_, _> = revoked.iter().map(|id| SpiffeId::parse(id)).collect();
@@ -71,9 +71,9 @@ fn digest(slice: Option<&str>, revoked: &[String]) -> String {
     STANDARD.encode(context.finish())
 }
 
-/// Why a kept file is not used.
+/// Why a persisted file is not used.
 #[derive(Debug, Error)]
-pub(super) enum KeptError {
+pub(super) enum PersistedStateError {
     #[error(transparent)]
     File(#[from] StateError),
     #[error("it is not of the expected form")]
@@ -87,14 +87,14 @@ pub(super) enum KeptError {
     #[error("a revoked identity in it is none")]
     Id(#[from] SpiffeIdError),
     #[error("its slice cannot be used")]
-    Slice(#[from] super::slice::TakeError),
+    Slice(#[from] super::slice::SliceRejection),
 }
 
-impl KeptError {
-    /// Whether the file itself is at fault, so that it is of no use to anybody.
-    pub(super) fn is_of_content(&self) -> bool {
+impl PersistedStateError {
+    /// Whether the content of the file is invalid, so that reading it again cannot succeed.
+    pub(super) fn is_invalid_content(&self) -> bool {
         match self {
-            Self::File(error) => error.is_of_content(),
+            Self::File(error) => error.is_invalid_content(),
             _ => true,
         }
     }
@@ -104,29 +104,31 @@ impl KeptError {
 mod tests {
     use super::*;
 
-    fn kept() -> Kept {
+    fn persisted() -> PersistedState {
         let ids = ["spiffe://shop.example/a", "spiffe://shop.example/b"];
-        Kept {
+        PersistedState {
             slice: Some(vec![1, 2, 3]),
             revoked: ids.iter().map(|id| SpiffeId::parse(id).unwrap()).collect(),
         }
     }
 
     #[test]
-    fn what_is_kept_is_read_back() {
-        for kept in [kept(), Kept::default(), Kept { slice: None, ..kept() }] {
-            assert_eq!(Kept::parse(kept.to_json().as_bytes()).unwrap(), kept);
+    fn persisted_state_is_read_back() {
+        for persisted in
+            [persisted(), PersistedState::default(), PersistedState { slice: None, ..persisted() }]
+        {
+            assert_eq!(PersistedState::parse(persisted.to_json().as_bytes()).unwrap(), persisted);
         }
     }
 
     #[test]
     fn no_changed_byte_passes() {
-        let json = kept().to_json();
+        let json = persisted().to_json();
         for at in 0..json.len() {
             let mut bytes = json.clone().into_bytes();
             bytes[at] ^= 1;
-            assert!(Kept::parse(&bytes).is_err(), "{}", String::from_utf8_lossy(&bytes));
-            assert!(Kept::parse(&json.as_bytes()[..at]).is_err(), "cut at {at}");
+            assert!(PersistedState::parse(&bytes).is_err(), "{}", String::from_utf8_lossy(&bytes));
+            assert!(PersistedState::parse(&json.as_bytes()[..at]).is_err(), "cut at {at}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The form of the kept request: JSON with the key in base64.
+//! The format of the file of the pending request: JSON with the key in base64.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,8 +6,8 @@ use postern_proto::identity::{PrivateKey, SpiffeId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::KeptRequest;
-use super::stored::{StoredError, VERSION};
+use super::PersistedRequest;
+use super::stored_identity::{StateFormatError, VERSION};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,17 +25,17 @@ impl StoredRequest {
     }
 
     pub(super) fn to_json(&self) -> Zeroizing<String> {
-        // Strings have a JSON form, whatever is in them.
+        // Cannot fail: strings always serialize.
         Zeroizing::new(serde_json::to_string(self).unwrap_or_default())
     }
 
-    pub(super) fn parse(json: &[u8]) -> Result<KeptRequest, StoredError> {
+    pub(super) fn parse(json: &[u8]) -> Result<PersistedRequest, StateFormatError> {
         let stored: Self = serde_json::from_slice(json)
-            .map_err(|error| StoredError::Form { line: error.line(), column: error.column() })?;
+            .map_err(|error| StateFormatError::Form { line: error.line(), column: error.column() })?;
         if stored.version != VERSION {
-            return Err(StoredError::Version { version: stored.version });
+            return Err(StateFormatError::Version { version: stored.version });
         }
-        let key = STANDARD.decode(stored.key.as_bytes()).map_err(|_| StoredError::Base64)?;
-        Ok(KeptRequest { id: SpiffeId::parse(&stored.id)?, key: PrivateKey::from_pkcs8(key) })
+        let key = STANDARD.decode(stored.key.as_bytes()).map_err(|_| StateFormatError::Base64)?;
+        Ok(PersistedRequest { id: SpiffeId::parse(&stored.id)?, key: PrivateKey::from_pkcs8(key) })
     }
 }
