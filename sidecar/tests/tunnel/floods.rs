@@ -152,7 +152,7 @@ async fn peers_that_read_nothing_hold_up_only_their_own_leases() {
     let mut full = Vec::new();
     for _ in 0..20 {
         let stream = TcpStream::connect(to_slow.outbound.unwrap()).await.unwrap();
-        // ShutdownTokens nothing more is taken.
+        // Until nothing more is taken.
         let filled = async {
             loop {
                 stream.writable().await.unwrap();
