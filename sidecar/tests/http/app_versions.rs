@@ -28,7 +28,7 @@ use crate::live::{ALL, policy};
 use crate::shop::{Seen, say, seen};
 use crate::sidecar::{Sidecar, Spec, eventually};
 
-/// As `sidecar/src/http/app.rs` has it.
+/// As `sidecar/src/proxy/http/app.rs` has it.
 const VERSION_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes of a body of which the sidecar keeps nothing.
 const MUCH: usize = 1024 * 1024;
