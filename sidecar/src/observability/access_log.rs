@@ -107,7 +107,7 @@ impl AccessLog {
         }
     }
 
-    /// Waits until the queued lines are written, for at most [`LAST_LINES_WAIT`].
+    /// Waits until the queued lines are written, for at most `LAST_LINES_WAIT`.
     pub fn flush(&self) {
         let Some(queue) = &self.queue else { return };
         let (done, wait) = sync_channel(1);

@@ -87,14 +87,14 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Decodes a message and escapes its text for the log.
+    /// Decodes a message and escapes the control characters of its text for the log.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(MessageError::TooLong);
         }
         let unreadable = |cause| MessageError::Unreadable { bytes: bytes.len(), cause };
         Ok(match serde_json::from_slice(bytes).map_err(unreadable)? {
-            Self::Refuse { reason } => Self::Refuse { reason: reason.escape_debug().collect() },
+            Self::Refuse { reason } => Self::Refuse { reason: without_control_characters(&reason) },
             message => message,
         })
     }
@@ -111,6 +111,11 @@ impl Message {
             Self::Refuse { .. } => "refuse",
         }
     }
+}
+
+fn without_control_characters(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().map(escape).collect()
 }
 
 /// The newest version that both processes support.
@@ -172,6 +177,12 @@ mod tests {
         let lines = r#"{"refuse":{"reason":"a\nlevel=ERROR \u001b[2J"}}"#;
         let Message::Refuse { reason } = Message::decode(lines.as_bytes()).unwrap() else { panic!() };
         assert!(!reason.contains(['\n', '\u{1b}']), "{reason}");
+        let quoted = Message::Refuse { reason: r#"port "api" isn't free: C:\x"#.to_owned() };
+        assert_eq!(
+            Message::decode(&quoted.encode().unwrap()).unwrap(),
+            quoted,
+            "quotes are no harm to a log"
+        );
     }
 
     #[test]
