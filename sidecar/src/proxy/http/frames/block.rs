@@ -43,6 +43,9 @@ pub(super) enum BlockVerdict {
 /// Fields that are not counted: `host` is a pseudo-header field in HTTP/2, and a hop may add `date`.
 const NOT_COUNTED: [&[u8]; 2] = [b"host", b"date"];
 
+/// What a literal without indexing has beside its name and value, where both are short (RFC 7541 §6.2.2).
+const LITERAL_OVERHEAD_BYTES: usize = 3;
+
 /// How an accepted block is passed to h2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
@@ -55,8 +58,8 @@ pub(super) enum Table {
 #[derive(Default)]
 struct Fields {
     rewritten: Option<Vec<u8>>,
-    /// Bytes of names and values, without overhead.
-    text_bytes: usize,
+    /// Length of the block if each field were a literal without indexing.
+    literal_bytes: usize,
     bytes: usize,
     count: usize,
     method: Vec<u8>,
@@ -83,7 +86,7 @@ pub(super) fn check(
 
 impl Fields {
     fn take(&mut self, name: &[u8], value: &[u8], kind: Kind, limits: &Http) {
-        self.text_bytes += name.len() + value.len();
+        self.literal_bytes += name.len() + value.len() + LITERAL_OVERHEAD_BYTES;
         self.bytes += name.len() + value.len() + FIELD_OVERHEAD_BYTES;
         let is_pseudo = name.first() == Some(&b':');
         self.count += usize::from(!is_pseudo && !NOT_COUNTED.contains(&name));
@@ -197,7 +200,7 @@ impl Fields {
             (None, _) => BlockVerdict::Accepted {
                 rewritten: self.rewritten,
                 is_informational: informational,
-                expanded_bytes: self.text_bytes.saturating_sub(sent_bytes),
+                expanded_bytes: self.literal_bytes.saturating_sub(sent_bytes),
             },
         }
     }
